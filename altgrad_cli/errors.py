@@ -1,0 +1,66 @@
+"""Every error altgrad raises on purpose, as one tree.
+
+    AltgradError               the program could not do its job            exit 1
+    └── UsageError             the user can fix it                         exit 2
+        ├── ConfigError        a key, a value, a file of the configuration
+        ├── FormatError        a number format's name or options
+        ├── DataError          a corpus or a tokenizer
+        └── CheckpointError    a file that is not a trustworthy checkpoint
+
+A message says what is wrong; ``where`` names the file and key or the layer, ``allowed`` the legal set
+and ``hint`` the next step. The command line renders the four parts; nothing else formats them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AltgradError(Exception):
+    """An expected failure, with the parts a reader needs to act on it."""
+
+    exit_code = 1
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        where: str | None = None,
+        allowed: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = where
+        self.allowed = allowed
+        self.hint = hint
+
+
+class UsageError(AltgradError):
+    """The command, the configuration or the input is wrong; nothing was run."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A configuration key or value breaks a rule."""
+
+
+class FormatError(UsageError):
+    """A number format's name or options break a rule."""
+
+
+class DataError(UsageError):
+    """A corpus or a tokenizer cannot be used."""
+
+
+class CheckpointError(UsageError):
+    """A file is not a checkpoint that can be trusted."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word closest to ``word`` (case-insensitive), or None when nothing is close."""
+    by_lower = {name.lower(): name for name in known}
+    found = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.5)
+    return by_lower[found[0]] if found else None
