@@ -1,0 +1,1 @@
+"""The network under study: a small GPT."""

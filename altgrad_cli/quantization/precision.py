@@ -1,0 +1,217 @@
+"""Which tensor of which layer is rounded onto which grid: configuration in, one frozen plan out.
+
+A layer has three roles where a linear layer rounds its operands (W, A, G) and one where the optimizer's
+result is stored (M). A regime says which roles take part; rules, in order, make exceptions for layers.
+No torch here: a plan can be made, printed and compared before anything is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from altgrad_cli.errors import ConfigError, nearest
+from altgrad_cli.formats import FP8Format, parse_format
+
+Role = Literal["weights", "activations", "gradients", "stored_weights", "optimizer_state"]
+Regime = Literal["fp32", "bf16", "standard", "uniform", "frozen", "postln"]
+Recipe = Literal["none", "amax", "delayed"]
+RoundingMode = Literal["nearest", "stochastic", "stochastic_all"]
+Overflow = Literal["saturate", "ieee"]
+
+ROLES: tuple[Role, ...] = ("weights", "activations", "gradients", "stored_weights", "optimizer_state")
+OPERAND_ROLES: tuple[Role, ...] = ROLES[:3]
+"""The roles a linear layer rounds itself; the other two are rounded after the update."""
+ROLE_LETTERS: dict[Role, str] = dict(zip(ROLES, "WAGMO", strict=True))
+
+REGIME_ROLES: dict[Regime, tuple[Role, ...]] = {
+    "fp32": (),
+    "frozen": (),
+    "bf16": OPERAND_ROLES,
+    "standard": OPERAND_ROLES,
+    "uniform": ROLES[:4],
+    "postln": ("activations",),
+}
+LAYERNORM_FED = ("*.c_attn", "*.c_fc")
+"""Linear layers whose input is a LayerNorm's output."""
+HEAD = "lm_head"
+FLOAT32_WORDS = ("fp32", "float32", "none")
+"""What a rule writes to leave a layer unrounded."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScalingConfig:
+    """How the scale s of Q(x) = s * round(x / s) is chosen for W, A and G."""
+
+    recipe: Recipe = "delayed"
+    """``none``: s = 1; ``amax``: from this tensor; ``delayed``: from the last ``history`` steps."""
+    power_of_two: bool = True
+    """Round s up to a power of two, so that x / s is exact."""
+    margin: float = 1.0
+    """A power of two by which s is widened (below 1: narrowed)."""
+    history: int = 16
+
+    def __post_init__(self) -> None:
+        mantissa = self.margin.hex().split("p")[0] if self.margin > 0 else ""
+        if mantissa != "0x1.0000000000000":
+            raise ConfigError(
+                f"precision.scaling.margin = {self.margin} is not a power of two",
+                where="precision.scaling.margin",
+                allowed="0.25, 0.5, 1, 2, 4, ...",
+            )
+        if self.history < 1:
+            raise ConfigError(
+                f"precision.scaling.history = {self.history} is not allowed",
+                where="precision.scaling.history",
+                allowed="1 or more steps",
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayerRule:
+    """An exception for the layers that match ``pattern`` (a glob over layer names); the first match wins."""
+
+    pattern: str
+    format: str
+    """A format, or ``fp32`` to leave the layer unrounded."""
+    roles: tuple[Role, ...] | None = None
+    """The roles that are rounded there; None keeps the regime's, or W, A, G where the regime has none."""
+    scaling: Recipe | None = None
+
+    def __post_init__(self) -> None:
+        if self.format.lower() not in FLOAT32_WORDS:
+            parse_format(self.format)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PrecisionConfig:
+    """What is rounded, how, and with which exceptions."""
+
+    regime: Regime = "uniform"
+    roles: tuple[Role, ...] | None = None
+    """Replaces the regime's roles (for attribution); None keeps them."""
+    rounding: RoundingMode = "nearest"
+    overflow: Overflow = "saturate"
+    scaling: ScalingConfig = field(default_factory=ScalingConfig)
+    head_format: str = "BF16"
+    """Grid of the tied LM head's W, A, G; ``fp32`` leaves it unrounded."""
+    rules: tuple[LayerRule, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.head_format.lower() not in FLOAT32_WORDS:
+            parse_format(self.head_format)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPrecision:
+    """The plan for one linear layer; a role absent from ``formats`` stays in float32."""
+
+    name: str
+    formats: tuple[tuple[Role, FP8Format], ...]
+    recipe: Recipe
+
+    def format_of(self, role: Role) -> FP8Format | None:
+        """The grid of ``role``, or None where it stays in float32."""
+        return dict(self.formats).get(role)
+
+
+@dataclass(frozen=True, slots=True)
+class PrecisionPlan:
+    """The plan for the whole network, layer by layer in execution order."""
+
+    layers: tuple[LayerPrecision, ...]
+    frozen_blocks: bool
+    stochastic_update: bool
+    stochastic_operands: bool
+
+    @property
+    def stores_weights(self) -> bool:
+        """Whether any layer keeps its weights on the grid (no float32 master copy)."""
+        return any(layer.format_of("stored_weights") for layer in self.layers)
+
+
+def _formats(roles: Sequence[Role], fmt: FP8Format) -> tuple[tuple[Role, FP8Format], ...]:
+    # With the stored weights on the grid, the weight operand is the stored grid: one scale, no second rounding.
+    chosen = [role for role in roles if not (role == "weights" and "stored_weights" in roles)]
+    return tuple((role, fmt) for role in chosen)
+
+
+def _check_overflow(fmt: FP8Format, overflow: Overflow) -> None:
+    if overflow == "ieee" and not (fmt.has_inf or fmt.has_nan or fmt.fn_nan):
+        raise ConfigError(
+            f"precision.overflow = 'ieee' needs a format with inf or nan, and {fmt.describe()} has neither",
+            where="precision.overflow",
+            allowed="saturate",
+            hint="use precision.overflow=saturate, or a dialect with specials such as E3M4:ieee",
+        )
+
+
+def plan_precision(config: PrecisionConfig, format_name: str, layer_names: Sequence[str]) -> PrecisionPlan:
+    """The plan for layers ``layer_names`` with ``format_name`` as the format under study.
+
+    Raises:
+        ConfigError: a rule's pattern matches no layer, or a finite format was asked to overflow to inf.
+    """
+    study_format = parse_format("BF16" if config.regime == "bf16" else format_name)
+    regime_roles = REGIME_ROLES[config.regime] if config.roles is None else config.roles
+    for rule in config.rules:
+        if not any(fnmatchcase(name, rule.pattern) for name in layer_names):
+            close = nearest(rule.pattern, layer_names)
+            raise ConfigError(
+                f"the pattern {rule.pattern!r} matches no layer",
+                where="precision.rules",
+                allowed=", ".join(layer_names),
+                hint=f"did you mean {close!r}?" if close else None,
+            )
+    layers = tuple(_plan_layer(config, study_format, regime_roles, name) for name in layer_names)
+    for layer in layers:
+        for role, fmt in layer.formats:
+            if role in OPERAND_ROLES and fmt == study_format:
+                _check_overflow(fmt, config.overflow)
+    return PrecisionPlan(
+        layers=layers,
+        frozen_blocks=config.regime == "frozen",
+        stochastic_update=config.rounding != "nearest",
+        stochastic_operands=config.rounding == "stochastic_all",
+    )
+
+
+def _plan_layer(
+    config: PrecisionConfig, study_format: FP8Format, regime_roles: Sequence[Role], name: str
+) -> LayerPrecision:
+    recipe = config.scaling.recipe
+    for rule in config.rules:
+        if fnmatchcase(name, rule.pattern):
+            if rule.format.lower() in FLOAT32_WORDS:
+                return LayerPrecision(name, (), recipe)
+            fmt = parse_format(rule.format)
+            roles = rule.roles or regime_roles or OPERAND_ROLES
+            if rule.roles is None and fmt.name == "BF16":
+                # "keep this layer in BF16" means field practice: BF16 operands on a float32 master.
+                roles = OPERAND_ROLES
+            return LayerPrecision(name, _formats(roles, fmt), rule.scaling or ("none" if fmt.name == "BF16" else recipe))
+    if name == HEAD:
+        if config.regime in ("fp32", "frozen") or config.head_format.lower() in FLOAT32_WORDS:
+            return LayerPrecision(name, (), "none")
+        return LayerPrecision(name, _formats(OPERAND_ROLES, parse_format(config.head_format)), "none")
+    if config.regime == "postln" and not any(fnmatchcase(name, pattern) for pattern in LAYERNORM_FED):
+        return LayerPrecision(name, (), recipe)
+    return LayerPrecision(
+        name, _formats(regime_roles, study_format), "none" if study_format.name == "BF16" else recipe
+    )
+
+
+def without_rounding(plan: PrecisionPlan, *, role: Role | None = None, layer: str | None = None) -> PrecisionPlan:
+    """The plan with one role, one layer, or that role of that layer left in float32."""
+    layers = tuple(
+        replace(
+            entry,
+            formats=tuple((r, f) for r, f in entry.formats if role is not None and r != role),
+        )
+        if layer in (None, entry.name)
+        else entry
+        for entry in plan.layers
+    )
+    return replace(plan, layers=layers)
