@@ -1,0 +1,58 @@
+"""What a user may say about data; everything is checked when it is said."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from altgrad_cli.errors import ConfigError, DataError, nearest
+
+TOKENIZERS = ("bytes", "gpt2", "bpe:4096")
+BPE_VOCABULARY_SIZES = range(257, 100_001)
+"""Sizes that ``bpe:N`` takes: below 257 there is nothing to merge, and ``bytes`` says so more clearly."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Where the text comes from and how it becomes tokens."""
+
+    path: str | None = None
+    """A .txt, .jsonl, .json or .parquet file, or a folder of them; None: the embedded corpus."""
+    hub: str | None = None
+    """A data set on the Hugging Face Hub as ``owner/name`` or ``owner/name:config``, instead of a path."""
+    tokenizer: str = "bytes"
+    """``bytes`` (256 symbols), ``gpt2`` (50,257), or ``bpe:N``, trained on the training split."""
+    language: str = "en"
+    """Which language of a multilingual corpus (MultiEURLEX) is read."""
+    validation_fraction: float = 0.1
+    """Share of the documents held out, where the corpus does not bring its own validation split."""
+    cache_dir: str | None = None
+    """Where tokens are cached; None: $ALTGRAD_CACHE, else the user's cache folder."""
+
+    def __post_init__(self) -> None:
+        if self.path is not None and self.hub is not None:
+            raise ConfigError(
+                "data.path and data.hub are both given", where="data", hint="give one of the two"
+            )
+        if not 0.0 < self.validation_fraction < 1.0:
+            raise ConfigError(
+                f"a validation fraction of {self.validation_fraction} leaves one split without text",
+                where="data.validation_fraction",
+                allowed="above 0 and below 1",
+            )
+        bpe_vocabulary_size(self.tokenizer)
+
+
+def bpe_vocabulary_size(tokenizer: str) -> int | None:
+    """The N of ``bpe:N``, None for ``bytes`` and ``gpt2``; anything else is a DataError."""
+    if tokenizer in ("bytes", "gpt2"):
+        return None
+    kind, _, size = tokenizer.partition(":")
+    if kind == "bpe" and size.isascii() and size.isdigit() and int(size) in BPE_VOCABULARY_SIZES:
+        return int(size)
+    guess = None if kind == "bpe" else nearest(tokenizer, TOKENIZERS)
+    raise DataError(
+        f"unknown tokenizer: {tokenizer}",
+        where="data.tokenizer",
+        allowed=f"bytes, gpt2, or bpe:N with N from {BPE_VOCABULARY_SIZES[0]} to {BPE_VOCABULARY_SIZES[-1]}",
+        hint=f"did you mean {guess}?" if guess else "data.tokenizer=bytes needs no file and no training",
+    )
