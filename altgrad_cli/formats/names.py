@@ -1,0 +1,212 @@
+"""From a name to a format: ``E7M0``, ``e3m4:bias=3``, ``E4M3:fnuz``, ``bf16``, ``float8_e4m3fn``.
+
+A name is ``ExMy`` or an alias, then options after colons: one dialect (``finite``, ``ieee``, ``fn``,
+``fnuz``, ``p3109``) and ``bias=N``. A dialect other than the name's own brings its own customary bias;
+``bias=`` overrides it. The name of the parsed format is canonical: two spellings of one grid meet.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from altgrad_cli.errors import FormatError, nearest
+from altgrad_cli.formats.spec import FP8Format
+
+DIALECTS = ("finite", "ieee", "fn", "fnuz", "p3109")
+_OPTIONS = (*DIALECTS, "bias=N")
+
+# Bare ExMy names that the field does not read as "finite, bias 2^(E-1) - 1".
+_CUSTOMARY: Mapping[tuple[int, int], tuple[str, int]] = MappingProxyType(
+    {
+        (3, 4): ("finite", 1),  # the study's E3M4: max 124
+        (4, 3): ("fn", 7),  # OCP E4M3, torch.float8_e4m3fn: max 448
+        (5, 2): ("ieee", 15),  # OCP E5M2: max 57344
+    }
+)
+
+# Names of their own, where the field has one, for what is otherwise ExMy with options.
+_PROPER_NAMES: Mapping[str, str] = MappingProxyType(
+    {"BF16": "E8M7:ieee", "FP16": "E5M10:ieee", "E4M3B11FNUZ": "E4M3:fnuz:bias=11"}
+)
+
+_ALIASES: Mapping[str, str] = MappingProxyType(
+    {
+        "BFLOAT16": "BF16",
+        "FLOAT16": "FP16",
+        "HALF": "FP16",
+        "E4M3FN": "E4M3:fn",
+        "E4M3FNUZ": "E4M3:fnuz",
+        "E5M2FNUZ": "E5M2:fnuz",
+        "E2M3FN": "E2M3",
+        "E3M2FN": "E3M2",
+        "E2M1FN": "E2M1",
+        "E8M0FNU": "E8M0",
+    }
+)
+
+_NAMED = (
+    *(f"E{exponent_bits}M{7 - exponent_bits}" for exponent_bits in range(8)),
+    *("BF16", "FP16"),
+    *("E3M4:ieee", "E4M3:ieee", "E4M3:fnuz", "E5M2:fnuz", "E4M3B11FNUZ"),
+    *("E2M3", "E3M2", "E2M1"),
+)
+
+_PREFIX = re.compile(r"^(?:FLOAT|FP)[468]_", re.IGNORECASE)
+_EXMY = re.compile(r"^E([0-9]{1,9})M([0-9]{1,9})$", re.IGNORECASE)
+_ALMOST_EXMY = re.compile(r"^E([-+0-9.]*)M([-+0-9.]*)$", re.IGNORECASE)
+_INTEGER = re.compile(r"^[-+]?[0-9]{1,9}$")
+
+
+def parse_format(text: str) -> FP8Format:
+    """The format that ``text`` names, with its canonical name; case and spaces around it do not matter.
+
+    Raises ``FormatError`` naming the broken rule and the nearest valid names.
+    """
+    name, *options = (part.strip() for part in text.split(":"))
+    if not name:
+        raise _refusal("the format's name is empty", text, hint="for example E3M4, e5m2, E4M3:fnuz or BF16")
+    name = _PREFIX.sub("", name)
+    known = {**_ALIASES, **_PROPER_NAMES}.get(name.upper())
+    if known is not None:
+        name, *implied = known.split(":")
+        if known in _PROPER_NAMES:  # an alias of a proper name: FLOAT16 -> FP16 -> E5M10:ieee
+            name, *implied = _PROPER_NAMES[known].split(":")
+        options = _with_implied(implied, options)
+    exponent_bits, mantissa_bits = _field_widths(name, text)
+    dialect, bias = _read_options(options, text)
+    return _build(exponent_bits, mantissa_bits, dialect, bias)
+
+
+def named_formats() -> tuple[FP8Format, ...]:
+    """The formats with a place in the registry, in its order."""
+    return tuple(FORMAT_REGISTRY.values())
+
+
+def customary_bias(exponent_bits: int, dialect: str) -> int:
+    """The bias a dialect comes with: 2^(E-1) - 1, one more where nan took the code of -0; E0 has 0."""
+    if exponent_bits == 0:
+        return 0
+    return (1 << (exponent_bits - 1)) - (0 if dialect in ("fnuz", "p3109") else 1)
+
+
+def nearest_names(text: str, count: int = 3) -> tuple[str, ...]:
+    """The valid names closest to ``text``, best first; may be empty."""
+    by_key = {name.lower(): name for name in (*FORMAT_REGISTRY, *_ALIASES)}
+    found = difflib.get_close_matches(text.strip().lower(), by_key, n=count, cutoff=0.5)
+    return tuple(by_key[key] for key in found)
+
+
+def _with_implied(implied: list[str], options: list[str]) -> list[str]:
+    """The options an alias stands for, those given outright overriding theirs of the same kind."""
+    given = {_option_kind(option) for option in options}
+    return [option for option in implied if _option_kind(option) not in given] + options
+
+
+def _option_kind(option: str) -> str:
+    return "bias" if option.lower().startswith("bias") else "dialect"
+
+
+def _field_widths(name: str, text: str) -> tuple[int, int]:
+    found = _EXMY.match(name)
+    if found:
+        return int(found[1]), int(found[2])
+    almost = _ALMOST_EXMY.match(name)
+    if almost:
+        which, given = ("exponent", almost[1]) if not almost[1].isdigit() else ("mantissa", almost[2])
+        raise _refusal(f"the number of {which} bits must be a whole number >= 0, not {given!r}", text)
+    raise _refusal(f"unknown format {name!r}", text)
+
+
+def _read_options(options: list[str], text: str) -> tuple[str | None, int | None]:
+    dialect: str | None = None
+    bias: int | None = None
+    for option in options:
+        key, equals, value = option.lower().partition("=")
+        if key == "bias" and equals:
+            if not _INTEGER.match(value):
+                raise _refusal(
+                    f"the bias must be a whole number of at most 9 digits, not {value!r}",
+                    text,
+                    allowed="bias=N",
+                )
+            if bias is not None:
+                raise _refusal("the bias is given twice", text, allowed="bias=N once")
+            bias = int(value)
+        elif option.lower() in DIALECTS:
+            if dialect not in (None, option.lower()):
+                raise _refusal(
+                    f"{dialect} and {option.lower()} exclude each other: a format has one dialect",
+                    text,
+                    allowed=f"one of {', '.join(DIALECTS)}",
+                )
+            dialect = option.lower()
+        else:
+            guess = nearest(option, _OPTIONS)
+            raise _refusal(
+                f"unknown option {option!r}" if option else "an option is missing after the colon",
+                text,
+                allowed=", ".join(_OPTIONS),
+                hint=f"did you mean :{guess}?" if guess else None,
+            )
+    return dialect, bias
+
+
+def _build(exponent_bits: int, mantissa_bits: int, dialect: str | None, bias: int | None) -> FP8Format:
+    own_dialect, own_bias = _CUSTOMARY.get(
+        (exponent_bits, mantissa_bits), ("finite", customary_bias(min(exponent_bits, 16), "finite"))
+    )
+    dialect = dialect or own_dialect
+    default_bias = own_bias if dialect == own_dialect else customary_bias(min(exponent_bits, 16), dialect)
+    bias = default_bias if bias is None else bias
+    name = f"E{exponent_bits}M{mantissa_bits}"
+    if (exponent_bits, mantissa_bits, dialect, bias) == (8, 0, "finite", 127):
+        raise FormatError(
+            "the OCP scale format E8M0 is unsigned and has no zero: it is not expressible here, "
+            "where every format has a sign",
+            where="E8M0",
+            hint="E7M0 is the signed power-of-two format; E8M0:bias=128 is a signed one of 9 bits",
+        )
+    name += f":{dialect}" if dialect != own_dialect else ""
+    name += f":bias={bias}" if bias != default_bias else ""
+    name = next((proper for proper, spelt in _PROPER_NAMES.items() if spelt == name), name)
+    try:
+        return FP8Format(
+            name,
+            exponent_bits,
+            mantissa_bits,
+            bias,
+            has_inf=dialect in ("ieee", "p3109"),
+            has_nan=dialect != "finite",
+            fn_nan=dialect == "fn",
+            negative_zero=dialect not in ("fnuz", "p3109"),
+        )
+    except FormatError as error:
+        error.hint = error.hint or _range_hint(exponent_bits, mantissa_bits) or _did_you_mean(name)
+        raise
+
+
+def _range_hint(exponent_bits: int, mantissa_bits: int) -> str | None:
+    if (exponent_bits, mantissa_bits) == (8, 7):
+        return "BF16 is E8M7:ieee"
+    return None
+
+
+def _did_you_mean(text: str) -> str | None:
+    names = nearest_names(text)
+    return f"did you mean {' or '.join(names)}?" if names else None
+
+
+def _refusal(message: str, text: str, *, allowed: str | None = None, hint: str | None = None) -> FormatError:
+    return FormatError(
+        message,
+        where=f"format name {text!r}",
+        allowed=allowed
+        or f"ExMy with 1 + E + M <= 16, options {', '.join(_OPTIONS)}; or {', '.join(_NAMED)}",
+        hint=hint or _did_you_mean(text),
+    )
+
+
+FORMAT_REGISTRY: Mapping[str, FP8Format] = MappingProxyType({name: parse_format(name) for name in _NAMED})
