@@ -139,7 +139,7 @@ def _formats(roles: Sequence[Role], fmt: FP8Format) -> tuple[tuple[Role, FP8Form
 
 
 def _check_overflow(fmt: FP8Format, overflow: Overflow) -> None:
-    if overflow == "ieee" and not (fmt.has_inf or fmt.has_nan or fmt.fn_nan):
+    if overflow == "ieee" and not (fmt.has_inf or fmt.has_nan):
         raise ConfigError(
             f"precision.overflow = 'ieee' needs a format with inf or nan, and {fmt.describe()} has neither",
             where="precision.overflow",

@@ -1,0 +1,191 @@
+"""Everything that changes during a run, built once from a frozen config."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from altgrad_cli.data.batches import Batch
+from altgrad_cli.formats import FP8Format, parse_format
+from altgrad_cli.models.gpt import GPT, initialize
+from altgrad_cli.quantization.linear import PassSlot, QuantizedLinear, number_layers
+from altgrad_cli.quantization.precision import HEAD, OPERAND_ROLES, PrecisionPlan, plan_precision
+from altgrad_cli.quantization.quantize import round_to_grid
+from altgrad_cli.quantization.scaling import AmaxHistory, scale_for, stored_weight_scale
+from altgrad_cli.training.adamw import AdamState
+from altgrad_cli.training.config import TrainConfig
+from altgrad_cli.training.flat import FlatParameters, flatten
+from altgrad_cli.training.streams import Streams
+
+
+@dataclass(slots=True)
+class OperandScales:
+    """Amax history of every operand that has a delayed scale; None where the recipe needs none."""
+
+    histories: list[list[AmaxHistory | None]]
+
+    def current(self, plan: PrecisionPlan, config: TrainConfig) -> list[list[float | None]]:
+        """The scale of each layer's W, A, G for the next pass; None takes it from the tensor."""
+        scaling = config.precision.scaling
+        scales: list[list[float | None]] = []
+        for layer, histories in zip(plan.layers, self.histories, strict=True):
+            row: list[float | None] = []
+            for role, history in zip(OPERAND_ROLES, histories, strict=True):
+                fmt = layer.format_of(role)
+                if fmt is None or layer.recipe == "none":
+                    row.append(1.0)
+                elif history is None or not len(history):
+                    row.append(None)  # amax recipe, or the warm start of a delayed one
+                else:
+                    amax = history.get_amax()
+                    row.append(scale_for(amax, fmt, power_of_two=scaling.power_of_two, margin=scaling.margin))
+            scales.append(row)
+        return scales
+
+    def update(self, amax: list[list[float]]) -> None:
+        """Append this step's amax of each operand; a non-finite one never enters."""
+        for histories, row in zip(self.histories, amax, strict=True):
+            for history, value in zip(histories, row, strict=True):
+                if history is not None:
+                    history.update(value)
+
+
+def fresh_scales(plan: PrecisionPlan, config: TrainConfig) -> OperandScales:
+    """Empty histories for the operands of ``plan`` with a delayed scale."""
+    length = config.precision.scaling.history
+    return OperandScales(
+        [
+            [
+                AmaxHistory(length) if layer.format_of(role) and layer.recipe == "delayed" else None
+                for role in OPERAND_ROLES
+            ]
+            for layer in plan.layers
+        ]
+    )
+
+
+@dataclass(slots=True)
+class TrainState:
+    """The state of a run between two steps."""
+
+    config: TrainConfig
+    plan: PrecisionPlan
+    device: torch.device
+    model: GPT
+    layers: list[tuple[str, QuantizedLinear]]
+    slot: PassSlot
+    flat: FlatParameters
+    candidate: Tensor
+    """Where the next update is computed, unrounded; aligned with ``flat.values``."""
+    rounded: Tensor
+    """The same for the blocks' linear weights after rounding onto their grids; values[:linear_end] long."""
+    adam: AdamState
+    candidate_adam: AdamState
+    scales: OperandScales
+    stored_scales: list[float | None]
+    """Power-of-two scale of each layer's stored weights; None where a float32 master is kept."""
+    streams: Streams
+    init_hash: str
+    formats: list[tuple[int, str]]
+    """(step, format) from which each format was in force."""
+    step: int = 0
+    adam_step: int = 0
+
+    @property
+    def format(self) -> str:
+        """The format under study now."""
+        return self.formats[-1][1]
+
+    @property
+    def layer_names(self) -> list[str]:
+        """The linear layers in execution order, the head last."""
+        return [name for name, _ in self.layers]
+
+    def stored_format(self, layer: int) -> FP8Format | None:
+        """The grid on which layer number ``layer`` keeps its weights, or None."""
+        return self.plan.layers[layer].format_of("stored_weights")
+
+
+def choose_device(name: str) -> torch.device:
+    """The torch device for ``runtime.device``; ``auto`` takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        ConfigError: the device asked for is not there.
+    """
+    from altgrad_cli.errors import ConfigError
+
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if present[kind]))
+    if not present[name]:
+        raise ConfigError(
+            f"this machine has no {name} device",
+            where="runtime.device",
+            allowed=", ".join(["auto", *(kind for kind, here in present.items() if here)]),
+            hint="use --device auto",
+        )
+    return torch.device(name)
+
+
+def fingerprint(tensor: Tensor) -> str:
+    """SHA-256 of the tensor's bytes (float32, little endian), shortened to 16 hex digits."""
+    return hashlib.sha256(tensor.detach().cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
+
+
+def build_state(config: TrainConfig, vocab_size: int) -> TrainState:
+    """The state before the first step: seeded first, then built, hashed, and encoded where M is on."""
+    device = choose_device(config.runtime.device)
+    streams = Streams(config.seed, device)
+    slot = PassSlot()
+    model = GPT(config.model, vocab_size, lambda i, o: QuantizedLinear(i, o, slot))
+    initialize(model, streams["init"])
+    layers = number_layers(model)
+    names = [name for name, _ in layers]
+    plan = plan_precision(config.precision, config.fp8_format, names)
+    model.to(device)
+    flat = flatten(model, [name for name in names if name != HEAD])
+    init_hash = fingerprint(flat.values)
+    state = TrainState(
+        config=config,
+        plan=plan,
+        device=device,
+        model=model,
+        layers=layers,
+        slot=slot,
+        flat=flat,
+        candidate=torch.empty_like(flat.values),
+        rounded=torch.empty_like(flat.values[: flat.linear_end if plan.stores_weights else 0]),
+        adam=AdamState.zeros_like(flat.values),
+        candidate_adam=AdamState.zeros_like(flat.values),
+        scales=fresh_scales(plan, config),
+        stored_scales=[None] * len(layers),
+        streams=streams,
+        init_hash=init_hash,
+        formats=[(0, parse_format("BF16" if config.precision.regime == "bf16" else config.fp8_format).name)],
+    )
+    encode_stored_weights(state)
+    return state
+
+
+@torch.no_grad()
+def encode_stored_weights(state: TrainState) -> None:
+    """Put the weights of every layer with role M onto its grid, with a fresh scale."""
+    for index, (_, layer) in enumerate(state.layers):
+        fmt = state.stored_format(index)
+        if fmt is None:
+            state.stored_scales[index] = None
+            continue
+        scale = stored_weight_scale(float(layer.weight.abs().max()), fmt, None)
+        round_to_grid(layer.weight, fmt, scale, out=layer.weight.data)
+        state.stored_scales[index] = scale
+
+
+def draw(state: TrainState, tokens: object) -> Batch:
+    """The next training batch, from the data stream alone."""
+    from altgrad_cli.data.batches import draw_batch
+
+    config = state.config
+    return draw_batch(tokens, config.batch_size, config.model.block_size, state.streams["data"])  # type: ignore[arg-type]

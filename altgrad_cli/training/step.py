@@ -1,0 +1,121 @@
+"""One forward and backward pass, as a function that can be called again.
+
+``compute_step`` changes nothing in the state: it draws from forks of the random streams and reports what the
+amax histories should see. The engine commits those after its decision. The float32 shadow, the traced second
+run of a failing step, replay and what-if are the same function called with another plan or tap.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from altgrad_cli.data.batches import Batch
+from altgrad_cli.models.gpt import cross_entropy
+from altgrad_cli.quantization.linear import OperandRounding, Scale, Tap
+from altgrad_cli.quantization.precision import PrecisionPlan, without_rounding
+from altgrad_cli.training.state import TrainState
+from altgrad_cli.training.streams import fork
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one pass gave; tensors stay on the device, nothing was waited for."""
+
+    loss: Tensor
+    """0-d, nats per token."""
+    gradient: Tensor
+    """Flat, aligned with ``FlatParameters.values``."""
+    stats: Tensor | None
+    """(layers, 3, len(STATS)) float64; NaN rows where nothing was rounded; None when not counted."""
+    scales_used: dict[tuple[int, int], Scale]
+    """(layer, operand role) -> s of Q(x) = s * round(x / s)."""
+    streams_after: dict[str, torch.Generator]
+    """Forks of the streams the pass drew from, where it left them."""
+
+
+def compute_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    plan: PrecisionPlan | None = None,
+    scales: list[list[float | None]] | None = None,
+    out: Tensor | None = None,
+    count: bool = True,
+    tap: Tap | None = None,
+) -> StepResult:
+    """Loss and gradient of ``batch`` at the state's weights, every operand rounded by ``plan``.
+
+    Args:
+        plan: None takes the state's own.
+        scales: None takes those of the state's amax histories.
+        out: where the flat gradient goes; None makes a new tensor.
+        count: whether to gather statistics where rounding happens.
+        tap: sees every operand before it is rounded.
+    """
+    config = state.config
+    plan = plan or state.plan
+    drawn: dict[str, torch.Generator] = {}
+    if config.model.dropout > 0:
+        drawn["dropout"] = fork(state.streams["dropout"])
+    if plan.stochastic_operands:
+        drawn["rounding_operands"] = fork(state.streams["rounding_operands"])
+    rounding = OperandRounding(
+        plan,
+        config.precision.scaling,
+        scales if scales is not None else state.scales.current(plan, config),
+        overflow=config.precision.overflow,
+        count=count,
+        generator=drawn.get("rounding_operands"),
+        device=state.device,
+        tap=tap,
+        compiled=config.runtime.compile,
+    )
+    parameters = dict(state.model.named_parameters())
+    ordered = [parameters[name] for name in state.flat.names]
+    state.model.dropout_source.generator = drawn.get("dropout")
+    with state.slot.use(rounding):
+        loss = cross_entropy(state.model(batch.x.to(state.device)), batch.y.to(state.device))
+        gradients = torch.autograd.grad(loss, ordered)
+    state.model.dropout_source.generator = None
+    flat = torch.empty_like(state.flat.values) if out is None else out
+    torch.cat([gradient.reshape(-1) for gradient in gradients], out=flat)
+    return StepResult(
+        loss=loss.detach(),
+        gradient=flat,
+        stats=rounding.stats,
+        scales_used=rounding.scales_used,
+        streams_after=drawn,
+    )
+
+
+def shadow_step(state: TrainState, batch: Batch, out: Tensor | None = None) -> StepResult:
+    """The float32 shadow: same batch, same stored weights, same random draws, every rounding bypassed."""
+    return compute_step(state, batch, plan=without_rounding(state.plan), out=out, count=False)
+
+
+@torch.no_grad()
+def evaluation_loss(state: TrainState, batches: list[Batch], plan: PrecisionPlan | None = None) -> Tensor:
+    """Mean validation loss (0-d) of the deployed model, or of the model under ``plan``.
+
+    Reads the amax histories and writes none; draws from no stream.
+    """
+    config = state.config
+    plan = plan or state.plan
+    evaluated = OperandRounding(
+        plan,
+        config.precision.scaling,
+        state.scales.current(plan, config),
+        overflow=config.precision.overflow,
+        # A deployed model rounds its operands to nearest, so that its loss is a number and not a draw.
+        device=state.device,
+        compiled=config.runtime.compile,
+        deterministic=True,
+    )
+    total = torch.zeros((), dtype=torch.float64, device=state.device)
+    with state.slot.use(evaluated):
+        for batch in batches:
+            total += cross_entropy(state.model(batch.x.to(state.device)), batch.y.to(state.device)).double()
+    return total / len(batches)
