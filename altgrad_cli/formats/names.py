@@ -43,9 +43,10 @@ _ALIASES: Mapping[str, str] = MappingProxyType(
         "E2M3FN": "E2M3",
         "E3M2FN": "E3M2",
         "E2M1FN": "E2M1",
-        "E8M0FNU": "E8M0",
     }
 )
+
+_UNSIGNED = ("E8M0", "E8M0FNU")
 
 _NAMED = (
     *(f"E{exponent_bits}M{7 - exponent_bits}" for exponent_bits in range(8)),
@@ -69,6 +70,14 @@ def parse_format(text: str) -> FP8Format:
     if not name:
         raise _refusal("the format's name is empty", text, hint="for example E3M4, e5m2, E4M3:fnuz or BF16")
     name = _PREFIX.sub("", name)
+    if name.upper() in _UNSIGNED and not options:
+        raise FormatError(
+            "the OCP scale format E8M0 is unsigned and has no zero: it is not expressible here, "
+            "where every format has a sign",
+            where=f"format name {text!r}",
+            allowed="signed formats",
+            hint="E7M0 is the signed power-of-two format; E8M0:bias=128 is a signed one of 9 bits",
+        )
     known = {**_ALIASES, **_PROPER_NAMES}.get(name.upper())
     if known is not None:
         name, *implied = known.split(":")
@@ -162,13 +171,6 @@ def _build(exponent_bits: int, mantissa_bits: int, dialect: str | None, bias: in
     default_bias = own_bias if dialect == own_dialect else customary_bias(min(exponent_bits, 16), dialect)
     bias = default_bias if bias is None else bias
     name = f"E{exponent_bits}M{mantissa_bits}"
-    if (exponent_bits, mantissa_bits, dialect, bias) == (8, 0, "finite", 127):
-        raise FormatError(
-            "the OCP scale format E8M0 is unsigned and has no zero: it is not expressible here, "
-            "where every format has a sign",
-            where="E8M0",
-            hint="E7M0 is the signed power-of-two format; E8M0:bias=128 is a signed one of 9 bits",
-        )
     name += f":{dialect}" if dialect != own_dialect else ""
     name += f":bias={bias}" if bias != default_bias else ""
     name = next((proper for proper, spelt in _PROPER_NAMES.items() if spelt == name), name)

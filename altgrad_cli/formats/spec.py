@@ -134,7 +134,7 @@ class FP8Format:
     @cached_property
     def max_representable_value(self) -> float:
         """The largest finite value."""
-        return float(self._magnitude(self.max_code))
+        return self._magnitude(self.max_code)
 
     @property
     def min_normal(self) -> float | None:
@@ -181,6 +181,11 @@ class FP8Format:
         magnitude = min(abs(x), self.max_representable_value)
         exponent = max(math.frexp(magnitude)[1] - 1, self.emin) if magnitude else self.emin
         return math.ldexp(1.0, exponent - self.mantissa_bits)
+
+    @cached_property
+    def magnitudes(self) -> tuple[float, ...]:
+        """The finite values from 0 up, in code order; strictly increasing, the last is the maximum."""
+        return tuple(self._magnitude(code) for code in range(self.max_code + 1))
 
     # --- decoding and encoding -----------------------------------------------------------------
 
@@ -242,16 +247,16 @@ class FP8Format:
         if magnitude_code > self.max_code:
             value = math.inf if magnitude_code == self.inf_code else math.nan
         else:
-            value = float(self._magnitude(magnitude_code))
+            value = self._magnitude(magnitude_code)
         return -value if negative else value
 
-    def _magnitude(self, magnitude_code: int) -> Fraction:
+    def _magnitude(self, magnitude_code: int) -> float:
         field, mantissa = divmod(magnitude_code, 1 << self.mantissa_bits)
         exponent = self.smallest_exponent
         if field:
             mantissa += 1 << self.mantissa_bits
             exponent = field - self.bias - self.mantissa_bits
-        return Fraction(mantissa) * Fraction(2) ** exponent
+        return math.ldexp(mantissa, exponent)
 
     def _round_magnitude(self, magnitude: float) -> int:
         # Scaling by a power of two is exact in binary64; the tie is broken by the code, not by the

@@ -1,0 +1,90 @@
+"""Rounding onto a grid, slowly and obviously right: exact fractions and a search among the values.
+
+This is the oracle that the fast paths (``FP8Format.to_bits``, ``quantization.quantize``) are tested
+against. It shares no arithmetic with them: nothing is scaled, no exponent is computed.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable
+from fractions import Fraction
+from functools import lru_cache
+from typing import Literal
+
+from altgrad_cli.errors import FormatError
+from altgrad_cli.formats.spec import FP8Format
+
+Overflow = Literal["saturate", "ieee"]
+
+# Whether a value at this place in [0, 1) between two neighbours goes to the outer one, given the code
+# of the inner one.
+_Decision = Callable[[Fraction, int], bool]
+
+
+def round_exact(x: float, format: FP8Format, *, overflow: Overflow = "saturate") -> float:
+    """``x`` rounded to the nearest value of ``format``, ties to the even code.
+
+    ``overflow="saturate"`` clamps to the maximum, inf included; ``"ieee"`` gives inf, or nan where the
+    format has no inf. nan stays nan in every format: it lives in the carrier. The sign of zero survives,
+    underflow included; a format without -0 gives +0.
+
+    Raises ``FormatError`` for ``"ieee"`` with a format that has neither inf nor nan.
+    """
+    half = Fraction(1, 2)
+    return _round(x, format, overflow, lambda place, code: place > half or (place == half and code % 2 == 1))
+
+
+def round_stochastic_exact(
+    x: float, format: FP8Format, *, random_bits: int, bit_count: int, overflow: Overflow = "saturate"
+) -> float:
+    """``x`` rounded to one of its two neighbours, decided by ``random_bits`` in [0, 2^bit_count).
+
+    As gfloat's ``RoundMode.Stochastic``: the place between the neighbours is rounded to ``bit_count``
+    bits (ties to even) and x goes away from zero where place + random_bits reaches 2^bit_count. A value
+    of the grid never moves. Specials, overflow and errors as in ``round_exact``; also raises
+    ``FormatError`` for bits out of range.
+    """
+    one = 1 << bit_count
+    if not 0 <= random_bits < one:
+        raise FormatError(f"{random_bits} does not fit in {bit_count} random bits", allowed=f"0 to {one - 1}")
+    return _round(x, format, overflow, lambda place, code: round(place * one) + random_bits >= one)
+
+
+def _round(x: float, format: FP8Format, overflow: Overflow, goes_out: _Decision) -> float:
+    if overflow == "ieee" and not format.has_specials:
+        raise FormatError(
+            f"overflow 'ieee' needs a format with inf or nan; {format.name} has neither",
+            where=format.describe(),
+            allowed="overflow 'saturate'",
+        )
+    if math.isnan(x):
+        return math.nan
+    grid = _grid(format)
+    code = format.max_code + 1 if math.isinf(x) else _neighbour_code(abs(Fraction(x)), grid, goes_out)
+    if code <= format.max_code:
+        magnitude = float(grid[code])
+    elif overflow == "saturate":
+        magnitude = float(grid[format.max_code])
+    else:
+        magnitude = math.inf if format.has_inf else math.nan
+    if magnitude == 0 and not format.negative_zero:
+        return 0.0
+    return math.copysign(magnitude, x)
+
+
+@lru_cache(maxsize=32)
+def _grid(format: FP8Format) -> tuple[Fraction, ...]:
+    """The magnitudes in code order, and one more: where the grid would go on beyond its maximum."""
+    inside = [format.to_fraction(code) for code in range(format.max_code + 1)]
+    step = Fraction(format.gap(format.max_representable_value))
+    return (*inside, inside[-1] + step)
+
+
+def _neighbour_code(magnitude: Fraction, grid: tuple[Fraction, ...], goes_out: _Decision) -> int:
+    if magnitude >= grid[-1]:
+        return len(grid) - 1
+    inner = bisect_right(grid, magnitude) - 1
+    place = (magnitude - grid[inner]) / (grid[inner + 1] - grid[inner])
+    return inner + goes_out(place, inner)
