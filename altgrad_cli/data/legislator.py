@@ -32,16 +32,24 @@ def zipf(count: int) -> list[float]:
     return list(accumulate(1 / rank for rank in range(1, count + 1)))
 
 
-def parse_grammar(text: str) -> dict[str, list[list[str]]]:
-    """Rule name -> alternatives, each split into literal, slot, literal, slot ... literal."""
-    rules: dict[str, list[list[str]]] = {}
-    name = ""
+def entries(text: str) -> list[list[str]]:
+    """Unindented lines, each with the indented lines that follow it, stripped."""
+    found: list[list[str]] = []
     for line in filter(str.strip, text.splitlines()):
         if line.startswith(" "):
-            rules[name].append(_SLOT.split(line.strip()))
+            found[-1].append(line.strip())
         else:
-            name, _, words = line.partition(":")
-            rules[name] = [_SLOT.split(word.strip()) for word in words.split(" / ") if word.strip()]
+            found.append([line])
+    return found
+
+
+def parse_grammar(text: str) -> dict[str, list[list[str]]]:
+    """Rule name -> alternatives, each split into literal, slot, literal, slot ... literal."""
+    rules = {}
+    for first, *more in entries(text):
+        name, _, body = first.partition(":")
+        listed = "\n".join([body, *more]).split("\n- ")[1:] or " ".join([body, *more]).split(" / ")
+        rules[name] = [_SLOT.split(" ".join(alternative.split())) for alternative in listed]
     return rules
 
 
@@ -49,8 +57,8 @@ def parse_subjects(text: str) -> list[dict[str, list[str]]]:
     """The table of subjects; each row gives the act-wide slots and what may fill them."""
     columns = ("thing", "things", "definition", "part", "mishap", "actor", "activity")
     rows = []
-    for line in text.strip().splitlines():
-        row = dict(zip(columns, (cell.strip() for cell in line.split("|")), strict=True))
+    for lines in entries(text):
+        row = dict(zip(columns, " ".join(lines).split(" | "), strict=True))
         listed = {name: row[name].split(", ") for name in ("part", "mishap", "actor")}
         rows.append(
             {name: [cell] for name, cell in row.items()}
@@ -135,9 +143,17 @@ class Draft:
         """The last article says when the act enters into force."""
         return f"Article {len(self.paragraphs)}"
 
+    def day(self, year: int) -> str:
+        """A day in ``year``."""
+        return f"{1 + int(self.rng.random() * 28)} {self.say('month')} {year}"
+
     def date(self) -> str:
-        """A day in this year or in one soon after."""
-        return f"{1 + int(self.rng.random() * 28)} {self.say('month')} {self.year + self.rank(6)}"
+        """A day to come, soon rather than late."""
+        return self.day(self.year + 1 + self.rank(6))
+
+    def earlier_date(self) -> str:
+        """A day gone by, recently rather than long ago."""
+        return self.day(self.year - 1 - self.rank(9))
 
     def footnote(self) -> str:
         """A mark in the text; the note itself waits until the end of the act."""
@@ -165,7 +181,7 @@ def draft_act(rng: random.Random, number: int, citations: list[str]) -> str:
     year = FIRST_YEAR + number // ACTS_A_YEAR
     weights = zipf(len(STATUTES))
     subject = STATUTES[bisect(weights, rng.random() * weights[-1])]
-    paragraphs = [2, 0] + [1 + int(rng.random() * 4) for _ in range(5 + int(rng.random() * 9))] + [2, 2, 2, 1]
+    paragraphs = [2, 0] + [1 + int(rng.random() * 4) for _ in range(5 + int(rng.random() * 9))] + [3, 3, 3, 1]
     draft = Draft(
         rng=rng,
         slots=dict(subject),
@@ -180,17 +196,18 @@ def draft_act(rng: random.Random, number: int, citations: list[str]) -> str:
     kind, body = draft.say("kind"), draft.say("body")
     draft.slots["kind_here"] = [kind]
     definitions = define_terms(draft)
+    adopted = draft.day(year)
     citation = f"{kind} (EU) {year}/{10 + 37 * (number % ACTS_A_YEAR) + int(rng.random() * 37)}"
     text = "\n".join(
         [
             f"{citation.upper()} OF THE {body.upper()}",
-            f"of {draft.date()}",
+            f"of {adopted}",
             draft.say("title"),
             f"THE {body.upper().replace(' AND OF THE', ' AND THE')} OF THE UNION,",
             *preamble(draft),
             f"{'HAVE' if ' and ' in body else 'HAS'} ADOPTED THIS {kind.upper()}:",
             *enacting_terms(draft, definitions),
-            f"Done at {draft.say('city')}, {draft.date()}.",
+            f"Done at {draft.say('city')}, {adopted}.",
             f"For the {body.replace(' and of the', ' and the')}",
             "The President",
             draft.say("signatory"),
@@ -206,8 +223,9 @@ def define_terms(draft: Draft) -> list[str]:
     """Lines of Article 2; fills the slot ``defined_term`` for the rest of the act."""
     slots = draft.slots
     defined = [(slots["thing"][0], slots["definition"][0])]
-    for actor in slots["actor"]:
-        defined.append((actor, draft.fill(_SLOT.split("any natural or legal person who {does} {a:thing}"))))
+    defined += [
+        (actor, f"any person who {draft.say('does')} {draft.slot('a:thing')}") for actor in slots["actor"]
+    ]
     terms = RULES["term"]
     for index in sorted({draft.rank(len(terms)) for _ in range(5)}):
         name, _, meaning = draft.fill(terms[index]).partition(" | ")
@@ -248,15 +266,12 @@ def enacting_terms(draft: Draft, definitions: list[str]) -> list[str]:
             (heading, [draft.say("paragraph") for _ in range(count)])
             for heading, count in zip(headings, draft.paragraphs[2:-4], strict=True)
         ),
-        ("Penalties", [draft.fill(part) for part in RULES["penalties"][:2]]),
-        ("Committee procedure", [draft.fill(part) for part in RULES["committee"][:2]]),
-        ("Evaluation and review", [draft.fill(part) for part in RULES["review"][:2]]),
+        ("Penalties", [draft.fill(part) for part in RULES["penalties"]]),
+        ("Committee procedure", [draft.fill(part) for part in RULES["committee"]]),
+        ("Evaluation and review", [draft.fill(part) for part in RULES["review"]]),
         (
             "Entry into force",
-            [
-                f"This {kind} shall enter into force on the {draft.say('entry_day')} day following that of its "
-                f"publication in the Official Journal of the Union."
-            ],
+            [draft.say("entry_into_force")],
         ),
     ]
     lines = []
