@@ -179,8 +179,7 @@ class FP8Format:
         if math.isnan(x):
             return math.nan
         magnitude = min(abs(x), self.max_representable_value)
-        exponent = max(math.frexp(magnitude)[1] - 1, self.emin) if magnitude else self.emin
-        return math.ldexp(1.0, exponent - self.mantissa_bits)
+        return math.ldexp(1.0, self._binade(magnitude) - self.mantissa_bits)
 
     @cached_property
     def magnitudes(self) -> tuple[float, ...]:
@@ -258,10 +257,14 @@ class FP8Format:
             exponent = field - self.bias - self.mantissa_bits
         return math.ldexp(mantissa, exponent)
 
+    def _binade(self, magnitude: float) -> int:
+        # frexp, not log2, which is wrong just below powers of two; frexp(0) has exponent 0.
+        return max(math.frexp(magnitude)[1] - 1, self.emin) if magnitude else self.emin
+
     def _round_magnitude(self, magnitude: float) -> int:
         # Scaling by a power of two is exact in binary64; the tie is broken by the code, not by the
         # significand, because without a mantissa (E7M0) every significand is 1.
-        exponent = max(math.frexp(magnitude)[1] - 1, self.emin)
+        exponent = self._binade(magnitude)
         scaled = math.ldexp(magnitude, self.mantissa_bits - exponent)
         below = math.floor(scaled)
         code = ((exponent - self.emin) << self.mantissa_bits) + below
