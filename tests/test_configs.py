@@ -1,0 +1,121 @@
+"""Every configuration that ships loads, says what it is, and is what its name promises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from altgrad_cli.errors import ConfigError, UsageError
+from altgrad_cli.training.config import TrainConfig
+from altgrad_cli.training.config_loading import (
+    from_plain,
+    load_config,
+    resolve,
+    shipped_configs,
+    shipped_folder,
+    to_yaml,
+    with_overrides,
+)
+
+NAMES = list(shipped_configs())
+STUDY = [
+    "bf16_baseline",
+    "e0m7_uniform",
+    "e1m6_postln",
+    "e1m6_uniform",
+    "e3m4_uniform",
+    "e5m2_fp8",
+    "e5m2_overflow",
+    "e5m2_short",
+    "e7m0_uniform",
+]
+
+
+def test_the_configs_of_the_study_ship() -> None:
+    assert {"base", "smoke", *STUDY} <= set(NAMES)
+    assert {f"gpu/{name}" for name in ("base", *STUDY) if name != "e5m2_overflow"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_shipped_config_loads_by_name_and_by_path(name: str) -> None:
+    assert load_config(name) == load_config(str(shipped_configs()[name]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_shipped_config_says_what_it_is(name: str) -> None:
+    first = shipped_configs()[name].read_text(encoding="utf-8").splitlines()[0]
+    assert first.startswith("# ")
+    assert 40 < len(first) <= 110
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_resolved_configs_read_back_equal(name: str, tmp_path: Path) -> None:
+    config = load_config(name)
+    assert from_plain(resolve(config)) == config
+    written = tmp_path / "config.yaml"
+    written.write_text(to_yaml(config), encoding="utf-8")
+    assert load_config(str(written)) == config
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.rpartition("/")[2] != "smoke"])
+def test_all_share_the_studys_settings(name: str) -> None:
+    config = load_config(name)
+    assert (config.seed, config.batch_size, config.learning_rate) == (42, 12, 6e-4)
+    assert config.use_shadow
+    assert config.optimizer.warmup_steps == 100
+    assert config.optimizer.schedule == "constant"
+    long = name.rpartition("/")[2] in ("bf16_baseline", "e5m2_fp8")
+    assert (config.max_steps, config.stop) == ((2000, "plateau") if long else (500, "max_steps"))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("_uniform")])
+def test_uniform_configs_round_everything_in_the_format_they_are_named_after(name: str) -> None:
+    config = load_config(name)
+    assert config.fp8_format.lower() == name.rpartition("/")[2].removesuffix("_uniform")
+    assert config.precision.regime == "uniform"
+
+
+@pytest.mark.parametrize("name", [name for name in STUDY if name != "e5m2_overflow"])
+def test_the_gpu_twin_differs_in_size_tokens_and_device_only(name: str) -> None:
+    size = ["model.n_layer=6", "model.n_head=6", "model.n_embd=384", "model.block_size=256"]
+    assert load_config(f"gpu/{name}") == load_config(
+        name, [*size, "data.tokenizer=gpt2", "runtime.device=cuda"]
+    )
+
+
+def test_the_base_config_spells_out_the_defaults() -> None:
+    assert load_config() == TrainConfig()
+
+
+def test_names_work_from_any_folder(in_tmp_folder: Path) -> None:
+    Path("mine.yaml").write_text("extends: e7m0_uniform\nmax_steps: 7\n", encoding="utf-8")
+    assert load_config("mine.yaml", ["seed=1"]) == load_config("e7m0_uniform", ["max_steps=7", "seed=1"])
+
+
+def test_overrides_of_a_loaded_config_are_checked_again() -> None:
+    config = load_config("e7m0_uniform")
+    assert with_overrides(config, ["precision.rounding=stochastic"]).precision.rounding == "stochastic"
+    with pytest.raises(ConfigError, match="emergency shift"):
+        with_overrides(config, ["enable_emergency_shift=true", "nan_policy=first"])
+
+
+@pytest.mark.parametrize(
+    ("override", "where"),
+    [
+        ("fp8_format=e9m9", "fp8_format"),
+        ("precision.head_format=E3Q4", "precision.head_format"),
+        ("precision.scaling.margin=3", "precision.scaling.margin"),
+        ("data.tokenizer=gtp2", "data.tokenizer"),
+        ("optimizer.betas=0.9,1.5", "optimizer.betas"),
+        ("precision.rules=[{pattern: '*', format: e3}]", "precision.rules.0.format"),
+    ],
+)
+def test_a_rule_broken_by_an_override_names_the_key(override: str, where: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_config("base", [override])
+    assert caught.value.where == f"command line: {where}"
+
+
+def test_the_source_tree_is_where_the_configs_come_from_here() -> None:
+    assert shipped_folder() == Path(__file__).resolve().parent.parent / "configs"
