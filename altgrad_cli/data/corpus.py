@@ -1,16 +1,31 @@
-"""From a configuration to tokens, training and validation apart."""
+"""``load_corpus``: from a configuration to two splits of tokens, through the cache.
+
+The cache key is made of the corpus' bytes, the settings that change what is read from them, and the code of
+this room, so that neither edited text nor an edited reader is ever answered with old tokens.
+"""
 
 from __future__ import annotations
 
+import base64
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from altgrad_cli.data import token_cache
 from altgrad_cli.data.batches import TokenFile
-from altgrad_cli.data.config import DataConfig
+from altgrad_cli.data.config import DataConfig, bpe_vocabulary_size
+from altgrad_cli.data.documents import CorpusFile, Documents, find_files, hold_out, load_documents
+from altgrad_cli.data.hub import fetch
 from altgrad_cli.data.legislator import draft_acts
+from altgrad_cli.data.readers import unreadable
+from altgrad_cli.data.token_cache import CachedTokens
+from altgrad_cli.data.tokenizers import Tokenizer, byte_tokenizer, gpt2_tokenizer, train_bpe
+from altgrad_cli.errors import DataError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -20,28 +35,126 @@ class Corpus:
     train: TokenFile
     validation: TokenFile
     tokenizer: str
+    """``bytes``, ``gpt2`` or ``bpe:N`` as configured."""
     vocab_size: int
+    """Symbols there are; for ``bpe:N`` fewer than N when the text had no more pairs to merge."""
     fingerprint: str
     """sha256 over the vocabulary and both splits: equal fingerprints, equal batches."""
     source: str
-    """Where the documents came from, in words: layout found, documents in each split."""
+    """Where the documents came from, in words: layout found, documents in each split, how they were split."""
+    _tokenizer: Tokenizer = field(repr=False)
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """The text of token ids; bytes that are no whole character become U+FFFD."""
-        return bytes(int(token) for token in tokens).decode("utf-8", errors="replace")
+        """The text of token ids, a 1-D tensor included; bytes that are no whole character become U+FFFD."""
+        return self._tokenizer.decode([int(token) for token in tokens])
 
 
 def load_corpus(config: DataConfig, block_size: int) -> Corpus:
-    """Tokens of the configured corpus, ready for blocks of ``block_size``."""
-    acts = draft_acts()
-    held_out = round(len(acts) * config.validation_fraction)
-    by_hash = sorted(acts, key=lambda act: hashlib.sha256(act.encode()).digest())
-    unseen = set(by_hash[:held_out])
-    splits = [
-        np.frombuffer("\n\n".join(act for act in acts if (act in unseen) is validation).encode(), np.uint8)
-        for validation in (False, True)
-    ]
-    train, validation = (TokenFile(tokens.astype(np.uint16)) for tokens in splits)
-    digest = hashlib.sha256(train.tokens.tobytes() + validation.tokens.tobytes()).hexdigest()
-    source = f"embedded legal English, {len(acts) - held_out} + {held_out} acts"
-    return Corpus(train, validation, "bytes", 256, digest, source)
+    """The configured corpus as tokens, each split long enough for a block of ``block_size``.
+
+    Raises DataError when the corpus cannot be found, read, tokenized or split, or is too short.
+    """
+    files = _files(config)
+    key = _cache_key(config, files)
+    folder = token_cache.cache_folder(config.cache_dir)
+    path = None if folder is None else folder / "tokens" / f"{key[:40]}.bin"
+    tokens = None if path is None else token_cache.open_tokens(path, key)
+    if tokens is None:
+        tokens = _prepare(config, files)
+        if path is not None and token_cache.store_tokens(path, key, tokens):
+            tokens = token_cache.open_tokens(path, key) or tokens
+    for split, ids in (("training", tokens.train), ("validation", tokens.validation)):
+        if len(ids) <= block_size:
+            raise DataError(
+                f"the {split} split has {len(ids)} tokens, one block needs {block_size + 1}",
+                where=str(config.path or config.hub or "data"),
+                hint="use more text, a smaller block, or another data.validation_fraction",
+            )
+    about: Mapping[str, Any] = tokens.about
+    mapped = path if isinstance(tokens.train, np.memmap) else None
+    tokenizer = _tokenizer_from_json(about["tokenizer"])
+    return Corpus(
+        train=TokenFile(tokens.train, mapped),
+        validation=TokenFile(tokens.validation, mapped),
+        tokenizer=tokenizer.name,
+        vocab_size=tokenizer.vocab_size,
+        fingerprint=about["fingerprint"],
+        source=about["source"],
+        _tokenizer=tokenizer,
+    )
+
+
+def _files(config: DataConfig) -> list[CorpusFile]:
+    """The corpus' files; none for the embedded one."""
+    if config.hub is not None:
+        return find_files(fetch(config.hub))
+    if config.path is not None:
+        return find_files(Path(config.path).expanduser())
+    return []
+
+
+def _cache_key(config: DataConfig, files: Sequence[CorpusFile]) -> str:
+    """sha256 over everything that the tokens depend on."""
+    settings = [config.hub, config.tokenizer, config.language, config.validation_fraction]
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    for code in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(code.read_bytes())
+    for file in files:
+        try:
+            with file.path.open("rb") as content:
+                of_content = hashlib.file_digest(content, "sha256").hexdigest()
+        except OSError as error:
+            raise unreadable(file.path, error) from error
+        digest.update(json.dumps([file.path.name, file.split, of_content]).encode())
+    return digest.hexdigest()
+
+
+def _prepare(config: DataConfig, files: Sequence[CorpusFile]) -> CachedTokens:
+    """Reads, splits and tokenizes the corpus."""
+    gpt2 = gpt2_tokenizer() if config.tokenizer == "gpt2" else None  # fails before a long read, not after
+    documents = _documents(config, files)
+    size = bpe_vocabulary_size(config.tokenizer)
+    tokenizer = gpt2 or (byte_tokenizer() if size is None else train_bpe(documents.train, size))
+    train, validation = tokenizer.encode(documents.train), tokenizer.encode(documents.validation)
+    described = _tokenizer_to_json(tokenizer)
+    digest = hashlib.sha256(json.dumps(described).encode())
+    for ids in (train, validation):
+        digest.update(len(ids).to_bytes(8, "little") + ids.astype("<u4").tobytes())
+    about = {"source": documents.source, "fingerprint": digest.hexdigest(), "tokenizer": described}
+    return CachedTokens(train, validation, about)
+
+
+def _documents(config: DataConfig, files: Sequence[CorpusFile]) -> Documents:
+    if files:
+        documents = load_documents(files, config.language, config.validation_fraction)
+        return Documents(documents.train, documents.validation, _named(config.hub) + documents.source)
+    train, validation, how = hold_out(draft_acts(), config.validation_fraction)
+    return Documents(
+        train,
+        validation,
+        f"embedded legal English: {len(train)} training and {len(validation)} validation documents, {how}",
+    )
+
+
+def _named(hub: str | None) -> str:
+    return "" if hub is None else f"{hub}, "
+
+
+def _tokenizer_to_json(tokenizer: Tokenizer) -> dict[str, object]:
+    symbols = tokenizer.symbols
+    return {
+        "name": tokenizer.name,
+        "vocab_size": tokenizer.vocab_size,
+        "symbols": None if symbols is None else [base64.b64encode(symbol).decode() for symbol in symbols],
+        "pattern": tokenizer.pattern,
+    }
+
+
+def _tokenizer_from_json(found: Mapping[str, Any]) -> Tokenizer:
+    symbols = found["symbols"]
+    return Tokenizer(
+        name=found["name"],
+        vocab_size=found["vocab_size"],
+        symbols=None if symbols is None else tuple(base64.b64decode(symbol) for symbol in symbols),
+        pattern=found["pattern"],
+    )

@@ -253,7 +253,6 @@ def preamble(draft: Draft) -> list[str]:
 
 def enacting_terms(draft: Draft, definitions: list[str]) -> list[str]:
     """Articles 1 to n: scope, definitions, the drawn ones, penalties, committee, review, entry into force."""
-    kind = draft.slots["kind_here"][0]
     headings: list[str] = []
     while len(headings) < len(draft.paragraphs) - 6:
         heading = draft.say("heading")
