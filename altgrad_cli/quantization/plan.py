@@ -1,0 +1,151 @@
+"""The constants of one rounding: which numbers the tensor code needs for a format and a scale.
+
+Rounding is ``round(t / u) * u``: t = x / s, u = the gap of the grid at t, a power of two read from t's own
+bits. Every step but the two roundings named in the equation is exact. Two foldings save passes and change
+no bit: a power-of-two scale moves into the gap and the bounds, and the gap of a uniform grid joins the
+scale. Both are refused where float32 could not hold what they build.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+from altgrad_cli.errors import FormatError, UsageError
+from altgrad_cli.formats import FP8Format
+
+Rounding = Literal["nearest", "stochastic"]
+Overflow = Literal["saturate", "ieee"]
+
+FLOAT32_EMIN, FLOAT32_EMAX = -126, 127
+FLOAT32_MANTISSA, FLOAT64_MANTISSA = 23, 52
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoundingPlan:
+    """What the tensor code does for one (format, scale, overflow).
+
+    ``divisor`` and ``factor`` are applied before and after the rounding (None: nothing to do); ``step`` is
+    the gap of a uniform grid in units of what is left after the division. All bounds are in those units.
+    """
+
+    format: FP8Format
+    scale: float  # the float32 that the carrier divides by
+    divisor: float | None
+    divisor_is_power_of_two: bool
+    factor: float | None
+    uniform: bool
+    wide: bool  # exponents that need a float64 carrier
+    limit: float  # the format's maximum
+    lowest_binade: float  # of the gap: 2^emin
+    highest_binade: float
+    step_exponent: int  # M: the gap is binade * 2^-M
+    gap_is_normal: bool  # whether every gap is a normal number of the carrier
+    tie_parity: int | None  # M = 0: the lowest exponent bit of binades whose code is even
+    saturate: bool
+    overflow_value: float | None  # what an unsaturated overflow becomes
+
+
+def float32(value: float) -> float:
+    """``value`` rounded to float32 (inf beyond its range)."""
+    try:
+        return float(struct.unpack("<f", struct.pack("<f", value))[0])
+    except OverflowError:
+        return math.copysign(math.inf, value)
+
+
+def check_scale(scale: float) -> float:
+    """The float32 scale for ``scale``. Raises ``UsageError`` unless it is positive and finite in float32."""
+    rounded = float32(scale)
+    if not (rounded > 0 and math.isfinite(rounded)):
+        raise UsageError(
+            f"a scale of {scale} cannot divide a float32", allowed="positive and finite in float32"
+        )
+    return rounded
+
+
+def _is_power_of_two(value: float) -> bool:
+    return math.frexp(value)[0] == 0.5
+
+
+def _overflow_value(format: FP8Format, overflow: Overflow) -> float | None:
+    if overflow == "saturate":
+        return None
+    if not format.has_specials:
+        raise FormatError(
+            f"overflow 'ieee' needs a format with inf or nan; {format.name} has neither",
+            where=format.describe(),
+            allowed="overflow 'saturate'",
+        )
+    return math.inf if format.has_inf else math.nan
+
+
+def _fits(format: FP8Format, shift: int) -> bool:
+    """Whether the grid times 2^shift stays in float32's normal numbers, with room for what is near it."""
+    low = min(format.smallest_exponent, format.emin) + shift
+    high = math.frexp(format.max_representable_value)[1] + shift
+    # 24 below the smallest step lies everything that can decide a tie: the division by 2^shift that the
+    # folding leaves out must have been exact there too.
+    return low - FLOAT32_MANTISSA - 1 >= FLOAT32_EMIN and high + 1 <= FLOAT32_EMAX
+
+
+@lru_cache(maxsize=4096)
+def plan_rounding(format: FP8Format, scale: float | None, overflow: Overflow) -> RoundingPlan:
+    """The plan for a scale known on the host; ``scale=None`` for one that lives in a tensor.
+
+    Raises:
+        FormatError: overflow "ieee" with a format that has neither inf nor nan.
+        UsageError: a scale that is not positive and finite in float32.
+    """
+    overflow_value = _overflow_value(format, overflow)
+    s = 1.0 if scale is None else check_scale(scale)
+    m = format.mantissa_bits
+    wide = not format.is_uniform and format.emin < FLOAT32_EMIN
+    fold = 0
+    divisor: float | None = None
+    factor: float | None = None
+    if format.is_uniform:
+        fold = -format.smallest_exponent  # the grid becomes the integers
+        merged = math.ldexp(s, format.smallest_exponent)
+        if not 2.0 ** (FLOAT32_EMIN + 24) <= merged <= 2.0**100:
+            wide, fold = True, 0
+            merged = s
+        divisor = factor = None if merged == 1 else merged
+    elif s != 1:
+        exponent = math.frexp(s)[1] - 1
+        if _is_power_of_two(s) and _fits(format, 0) and _fits(format, exponent):
+            fold = exponent
+        else:
+            divisor = factor = s
+    uniform = format.is_uniform
+    emax = max(format.emax, format.emin)
+    return RoundingPlan(
+        format=format,
+        scale=s,
+        divisor=divisor,
+        divisor_is_power_of_two=divisor is not None and _is_power_of_two(divisor),
+        factor=factor,
+        uniform=uniform and not wide,
+        wide=wide,
+        limit=math.ldexp(format.max_representable_value, fold),
+        lowest_binade=math.ldexp(1.0, format.emin + fold),
+        highest_binade=math.ldexp(1.0, emax + fold),
+        step_exponent=m,
+        gap_is_normal=wide or format.smallest_exponent + fold >= FLOAT32_EMIN,
+        tie_parity=_tie_parity(format, fold, wide) if m == 0 else None,
+        saturate=overflow == "saturate",
+        overflow_value=overflow_value,
+    )
+
+
+def _tie_parity(format: FP8Format, fold: int, wide: bool) -> int:
+    """The lowest bit of the carrier's exponent field in the binades whose code is even.
+
+    The code of 2^e is e - emin + 1; the carrier's field for it is e + fold + its bias.
+    """
+    even_exponent = format.emin + 1
+    carrier_bias = 1023 if wide else 127
+    return (even_exponent + fold + carrier_bias) & 1

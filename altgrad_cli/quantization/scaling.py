@@ -1,0 +1,143 @@
+"""From the largest magnitude of a tensor to the scale s it is divided by.
+
+An exact scale puts amax on the format's maximum. A power of two leaves the digits of x / s untouched, so the
+grid stays the format's own; it is rounded up, so that amax stays inside.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+import torch
+from torch import Tensor
+
+from altgrad_cli.errors import UsageError
+from altgrad_cli.formats import FP8Format
+
+SMALLEST_AMAX = 1e-10
+"""Below this amax a tensor counts as empty, and the scale is this number itself."""
+
+STORED_HEADROOM = 1.25
+"""Room a fresh scale of stored weights leaves above their amax, so that growth does not re-scale at once."""
+
+STORED_SLACK = 4.0
+"""How far below the maximum the amax of stored weights must have fallen before their scale is lowered."""
+
+
+def compute_scale(amax: float | Tensor, format: FP8Format) -> float:
+    """amax / max, exactly (one float64 division); 1e-10 where amax < 1e-10.
+
+    Raises:
+        UsageError: amax is negative, nan or inf.
+    """
+    value = float(amax)
+    if not (value >= 0 and math.isfinite(value)):
+        raise UsageError(f"no scale follows from amax = {value}", allowed="a finite amax >= 0")
+    return SMALLEST_AMAX if value < SMALLEST_AMAX else value / format.max_representable_value
+
+
+def round_up_to_power_of_two(scale: float) -> float:
+    """The smallest power of two >= ``scale`` > 0."""
+    mantissa, exponent = math.frexp(scale)
+    return math.ldexp(1.0, exponent - 1 if mantissa == 0.5 else exponent)
+
+
+def scale_for(
+    amax: float | Tensor, format: FP8Format, *, power_of_two: bool = True, margin: float = 1.0
+) -> float:
+    """The scale of an operand with this amax: ``compute_scale``, rounded up if asked, times ``margin``."""
+    scale = compute_scale(amax, format)
+    return (round_up_to_power_of_two(scale) if power_of_two else scale) * margin
+
+
+def current_scale(
+    x: Tensor, format: FP8Format, *, power_of_two: bool = True, margin: float = 1.0
+) -> float | Tensor:
+    """``scale_for`` of the largest finite |x| of this tensor itself.
+
+    A number on the CPU; elsewhere a 0-d float32 tensor, so that nothing waits for the device.
+    """
+    with torch.no_grad():
+        if x.device.type == "cpu":
+            return scale_for(_finite_amax(x), format, power_of_two=power_of_two, margin=margin)
+        magnitude = x.detach().abs()
+        amax = torch.where(torch.isfinite(magnitude), magnitude, 0).amax().double()
+        scale = torch.where(amax < SMALLEST_AMAX, SMALLEST_AMAX, amax / format.max_representable_value)
+        if power_of_two:
+            mantissa, exponent = torch.frexp(scale)
+            exponent = torch.where(mantissa == 0.5, exponent - 1, exponent)
+            scale = torch.ldexp(torch.ones_like(scale), exponent)
+        return (scale * margin).float()
+
+
+def _finite_amax(x: Tensor) -> float:
+    if x.numel() == 0:
+        return 0.0
+    low, high = (float(value) for value in torch.aminmax(x.detach()))
+    amax = max(-low, high)
+    if math.isfinite(amax):
+        return amax
+    finite = x.detach()[torch.isfinite(x)]
+    return float(finite.abs().max()) if finite.numel() else 0.0
+
+
+class AmaxHistory:
+    """The largest magnitudes of the last ``length`` tensors, for delayed scaling.
+
+    A non-finite amax never enters: one bad step must not decide the scale of the next sixteen.
+    """
+
+    def __init__(self, length: int = 16) -> None:
+        if length < 1:
+            raise UsageError(f"an amax history of {length} entries", allowed="at least 1")
+        self.length = length
+        self._values: deque[float] = deque(maxlen=length)
+
+    def update(self, value: float | Tensor) -> None:
+        """Append an amax, or that of a tensor; a non-finite one is left out."""
+        if isinstance(value, Tensor):
+            value = float(value.detach().abs().max()) if value.numel() else 0.0
+        if math.isfinite(value):
+            self._values.append(abs(float(value)))
+
+    def get_amax(self) -> float:
+        """The largest entry; 0.0 while the history is empty."""
+        return max(self._values, default=0.0)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._values.clear()
+
+    @property
+    def values(self) -> list[float]:
+        """The entries, oldest first: plain numbers, for a checkpoint. Assigning replaces them."""
+        return list(self._values)
+
+    @values.setter
+    def values(self, values: list[float]) -> None:
+        self._values = deque(values, maxlen=self.length)
+
+
+def stored_weight_scale(amax: float, format: FP8Format, current: float | None) -> float:
+    """The power-of-two scale of stored weights, with hysteresis, since each change re-encodes them.
+
+    A fresh one is 2^ceil(log2(1.25 amax / max)). ``current`` stays unless the weights overflow
+    (amax / current >= format.overflow_threshold) or amax < max * current / 4, and where amax is not finite.
+    E7M0, whose range needs no help, has 1.
+
+    Raises:
+        UsageError: no current scale and an amax that is not finite.
+    """
+    if format.mantissa_bits == 0 and format.exponent_bits >= 7:
+        return 1.0
+    if current is not None:
+        if not math.isfinite(amax) or amax < SMALLEST_AMAX:
+            return current
+        overflows = amax >= format.overflow_threshold * current
+        if not overflows and amax >= format.max_representable_value * current / STORED_SLACK:
+            return current
+    return round_up_to_power_of_two(compute_scale(STORED_HEADROOM * amax, format))
