@@ -1,0 +1,154 @@
+"""The table of contents of the command line.
+
+To add a command, write ``commands/<name>.py`` with one function and, if you like, ``EXAMPLES`` (command
+lines shown under its help, each tested to parse), and add its line to ``COMMANDS``. The function's
+docstring is its help; it returns nothing or an exit code, and raises ``AltgradError`` for what the user
+should read. Modules are loaded when their command is asked for, so they import torch inside functions.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator, MutableMapping, Sequence
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from typer.core import TyperGroup
+
+from altgrad_cli import __version__
+from altgrad_cli.commands.failures import exit_code_of
+from altgrad_cli.errors import UsageError, nearest
+
+COMMANDS: dict[str, str] = {}
+"""Command -> ``module:function`` below ``altgrad_cli.commands``, in the order of ``altgrad --help``."""
+
+_EXIT_CODES = """\
+Exit codes:
+    0  did its job; a format that collapses in a sweep is a result
+    1  the program failed
+    2  wrong usage, configuration or input
+    3  a training run ended in collapse
+  130  interrupted"""
+_CONTEXT = {"help_option_names": ["-h", "--help"]}
+
+
+class LazyCommands(MutableMapping[str, Any]):
+    """The commands by name; each is imported when it is first asked for."""
+
+    def __init__(self, entries: dict[str, str]) -> None:
+        self._entries = entries
+        self._loaded: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._loaded:
+            self._loaded[name] = _load(name, self._entries[name])
+        return self._loaded[name]
+
+    def __setitem__(self, name: str, command: Any) -> None:
+        self._entries.setdefault(name, "")
+        self._loaded[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        del self._entries[name]
+        self._loaded.pop(name, None)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+def _load(name: str, entry: str) -> Any:
+    module_name, _, function_name = entry.partition(":")
+    module = import_module(f"altgrad_cli.commands.{module_name}")
+    function = getattr(module, function_name)
+    examples = getattr(module, "EXAMPLES", ())
+    single = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    single.command(
+        name=name,
+        help=_help_text(function.__doc__ or ""),
+        epilog=escape("\n".join(["Examples:", *(f"  {line}" for line in examples)])) if examples else None,
+        context_settings=_CONTEXT,
+    )(function)
+    command = typer.main.get_command(single)
+    command.name = name
+    return command
+
+
+def _help_text(docstring: str) -> str:
+    """``docstring`` with every paragraph on one line: it wraps to the terminal, not to the source."""
+    paragraphs = inspect.cleandoc(docstring).split("\n\n")
+    return escape("\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs))
+
+
+class AltgradGroup(TyperGroup):
+    """The root command: finds commands lazily, and turns every failure into one message and an exit code."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = LazyCommands(COMMANDS)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command named by the first argument; a typo is answered with the nearest name."""
+        name = args[0]
+        if name not in self.commands and not name.startswith("-"):
+            beginning = [known for known in self.commands if known.startswith(name)]
+            guess = beginning[0] if len(beginning) == 1 else nearest(name, self.commands)
+            raise UsageError(
+                f"unknown command: {name}",
+                allowed=", ".join(self.commands),
+                hint=f"did you mean altgrad {guess}?" if guess else "altgrad --help describes them",
+            )
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """The command's result; Ctrl-C is said in a word before Typer turns it into an exit code."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise typer.Exit(exit_code_of(error)) from None
+
+    def main(
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, *rest: Any, **extra: Any
+    ) -> Any:
+        """Run, and leave the process with the exit code."""
+        extra["standalone_mode"] = False
+        try:
+            result = super().main(args, prog_name or "altgrad", *rest, **extra)
+        except Exception as error:  # noqa: BLE001 - the last place where a fault can become a message
+            sys.exit(exit_code_of(error))
+        sys.exit(result if isinstance(result, int) else 0)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"altgrad {__version__}")
+        raise typer.Exit
+
+
+app = typer.Typer(
+    name="altgrad",
+    cls=AltgradGroup,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    epilog=_EXIT_CODES,
+    context_settings=_CONTEXT,
+)
+
+
+@app.callback(invoke_without_command=True)
+def altgrad(
+    ctx: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """A laboratory for exotic 8-bit number formats in training: what each one breaks, where, when and why."""
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
+        raise typer.Exit(2)

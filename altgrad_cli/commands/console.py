@@ -1,0 +1,36 @@
+"""The two voices of the command line: data goes to stdout, talk (progress, notes, errors) to stderr.
+
+Both honour ``NO_COLOR`` and write plain text where they are not connected to a terminal.
+"""
+
+from __future__ import annotations
+
+import os
+
+from rich.console import Console
+
+PIPED_WIDTH = 160
+"""Columns of a table that goes to a file or a pipe, where no terminal says how wide it may be."""
+
+
+def data_console() -> Console:
+    """Where a command's result goes: stdout."""
+    return _console(to_stderr=False)
+
+
+def talk_console() -> Console:
+    """Where everything else goes: stderr."""
+    return _console(to_stderr=True)
+
+
+def _console(*, to_stderr: bool) -> Console:
+    # Made anew for each use, since a test (or a shell) may exchange the streams and the environment.
+    console = Console(stderr=to_stderr, highlight=False, emoji=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = PIPED_WIDTH
+    return console
+
+
+def printable(text: str) -> str:
+    """``text`` with control characters spelled out: a file's name or content cannot drive the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
