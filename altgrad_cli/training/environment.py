@@ -1,0 +1,66 @@
+"""What the bits of a run may depend on beside its config: versions, machine, threads, source revision."""
+
+from __future__ import annotations
+
+import functools
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import altgrad_cli
+
+
+def describe_environment(device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Plain values only; read anew at each call, since threads and flags can change."""
+    device = torch.device(device)
+    return {
+        "altgrad": altgrad_cli.__version__,
+        "revision": source_revision(),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": str(np.__version__),
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "device": device.type,
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "flush_denormal": _flushes_denormals(),
+    }
+
+
+def _flushes_denormals() -> bool:
+    smallest = torch.tensor([2.0**-149])
+    return bool((smallest * 1.0 == 0).item())
+
+
+@functools.cache
+def source_revision() -> str | None:
+    """The git commit of the source tree, with ``+changes`` where it differs; None for an installed copy."""
+    root = Path(altgrad_cli.__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+changes" if changed else "")
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=True,  # noqa: S607
+    )
+    return done.stdout.strip()

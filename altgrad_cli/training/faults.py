@@ -1,0 +1,256 @@
+"""Planted faults: ``KIND@STEP[:MODULE[:ROLE]]``, to prove that the diagnosis names the place that was struck.
+
+    nan, inf     one element becomes NaN or inf
+    spike        one element becomes 2^100 in magnitude, finite in float32 and far outside every 8-bit format
+    bitflip      the top exponent bit of one element flips (in the data: a bit of one token)
+    amax         the amax history of one operand is divided by 2^20, so its next scale is far too small
+    kill         the process is killed by SIGKILL
+
+MODULE is a linear layer, ``data`` (the embedded batch) or ``optimizer`` (Adam's first moment). ROLE is
+``weights``, ``activations`` or ``gradients`` (struck before its rounding, in that step only),
+``stored_weights`` (the updated parameter, before it is checked; bitflip: the parameter before the step) or
+``optimizer_state``. What is left out, and which element is struck, follows from a hash of the fault's text
+and the seed, so that a replay strikes the same place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from altgrad_cli.data.batches import Batch
+from altgrad_cli.errors import ConfigError, nearest
+from altgrad_cli.quantization.linear import Tap
+from altgrad_cli.quantization.precision import HEAD, OPERAND_ROLES, ROLES, Role
+from altgrad_cli.training.state import TrainState
+from altgrad_cli.training.update import CandidateUpdate
+
+KINDS = ("nan", "inf", "spike", "amax", "bitflip", "kill")
+DATA, OPTIMIZER = "data", "optimizer"
+SPIKE = 2.0**100
+AMAX_DIVISOR = 2.0**20
+SYNTAX = "KIND@STEP[:MODULE[:ROLE]], for example nan@5:blocks.0.attn.c_attn:gradients"
+_PATTERN = re.compile(r"(?P<kind>[^@:]+)@(?P<step>[^:]+)(?::(?P<module>[^:]+)(?::(?P<role>[^:]+))?)?")
+_EXPONENT_TOP_BIT = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Injection:
+    """One planted fault; ``module`` and ``role`` are None where the text leaves them open."""
+
+    text: str
+    kind: str
+    step: int
+    module: str | None = None
+    role: Role | None = None
+
+
+def parse_injection(text: str) -> Injection:
+    """The fault that ``text`` describes.
+
+    Raises:
+        ConfigError: it does not follow the syntax.
+    """
+    found = _PATTERN.fullmatch(text.strip())
+    if found is None:
+        raise ConfigError(f"not a fault: {text!r}", where="inject", allowed=SYNTAX)
+    kind, step, module, role = found["kind"].lower(), found["step"], found["module"], found["role"]
+    if kind not in KINDS:
+        raise _unknown("fault", kind, KINDS)
+    if not (step.isascii() and step.isdigit() and int(step) >= 1):
+        raise ConfigError(f"{step!r} is not a step", where="inject", allowed=f"1 or more, as in {SYNTAX}")
+    if role is not None and role not in ROLES:
+        raise _unknown("role", role, ROLES)
+    if kind == "kill" and module is not None:
+        raise ConfigError("kill strikes the whole process", where="inject", allowed="kill@STEP")
+    if kind == "amax" and (module in (DATA, OPTIMIZER) or (role is not None and role not in OPERAND_ROLES)):
+        raise ConfigError(
+            "only operands of linear layers have an amax history",
+            where="inject",
+            allowed=", ".join(OPERAND_ROLES),
+        )
+    if module in (DATA, OPTIMIZER) and role is not None:
+        raise ConfigError(f"{module!r} takes no role", where="inject", allowed=f"{kind}@{step}:{module}")
+    return Injection(text.strip(), kind, int(step), module, role)  # type: ignore[arg-type]
+
+
+def _unknown(what: str, word: str, known: Sequence[str]) -> ConfigError:
+    guess = nearest(word, known)
+    return ConfigError(
+        f"unknown {what}: {word!r}",
+        where="inject",
+        allowed=", ".join(known),
+        hint=f"did you mean {guess}?" if guess else None,
+    )
+
+
+def resolve_injections(texts: Sequence[str], layer_names: Sequence[str], seed: int) -> tuple[Injection, ...]:
+    """The faults of a run, with open places filled in and every name checked.
+
+    Raises:
+        ConfigError: a fault that does not parse, or names a layer that is not there.
+    """
+    return tuple(_resolve(parse_injection(text), layer_names, seed) for text in texts)
+
+
+def _resolve(injection: Injection, layer_names: Sequence[str], seed: int) -> Injection:
+    if injection.kind == "kill" or injection.module in (DATA, OPTIMIZER):
+        return injection
+    module, role = injection.module, injection.role
+    if module is None:
+        blocks = [name for name in layer_names if name != HEAD]
+        module = blocks[chosen_index(injection, seed, len(blocks), "module")]
+    elif module not in layer_names:
+        raise _unknown("module", module, [*layer_names, DATA, OPTIMIZER])
+    if role is None:
+        role = OPERAND_ROLES[chosen_index(injection, seed, len(OPERAND_ROLES), "role")]
+    if role == "stored_weights" and module == HEAD:
+        raise ConfigError(f"{HEAD} shares the token embedding and stores no weights", where="inject")
+    return replace(injection, module=module, role=role)
+
+
+def chosen_index(injection: Injection, seed: int, length: int, what: str = "element") -> int:
+    """A place in [0, length), the same in every process for one fault and seed."""
+    digest = hashlib.sha256(f"altgrad/{seed}/{injection.text}/{what}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") % length
+
+
+@dataclass(slots=True)
+class Faults:
+    """The planted faults of one run, and what those that were due did.
+
+    The engine calls, in this order: ``before_step``; ``alter_batch``; ``active`` around the main pass (and
+    around every traced or replayed one, never around the shadow); ``alter_update`` on the candidate.
+    """
+
+    injections: tuple[Injection, ...]
+    seed: int
+    struck: list[dict[str, Any]] = field(default_factory=list)
+    """One entry per fault that was carried out: text, step, module, role, index, before, after."""
+
+    def due(self, step: int) -> list[Injection]:
+        """The faults of step number ``step``."""
+        return [injection for injection in self.injections if injection.step == step]
+
+    def before_step(self, state: TrainState, step: int) -> None:
+        """Strike what lies in the state: amax histories, moments, stored bits; or kill the process."""
+        for injection in self.due(step):
+            if injection.kind == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            elif injection.kind == "amax":
+                self._shrink_history(state, injection)
+            elif injection.module == OPTIMIZER or injection.role == "optimizer_state":
+                self._strike_span(state, injection, state.adam.m)
+            elif injection.kind == "bitflip" and injection.role == "stored_weights":
+                self._strike_span(state, injection, state.flat.values)
+
+    def alter_batch(self, batch: Batch, step: int) -> Batch:
+        """The batch, one bit of one input token flipped where a ``bitflip`` on ``data`` is due."""
+        for injection in self.due(step):
+            if injection.module == DATA and injection.kind == "bitflip":
+                x = batch.x.clone()
+                flat = x.view(-1)
+                index = chosen_index(injection, self.seed, flat.numel())
+                before = int(flat[index])
+                flat[index] = before ^ 1  # the lowest bit keeps an even-sized vocabulary closed
+                self._record(injection, "data", index, before, int(flat[index]))
+                batch = Batch(x=x, y=batch.y, offsets=batch.offsets)
+        return batch
+
+    @contextmanager
+    def active(self, state: TrainState, step: int) -> Iterator[Tap | None]:
+        """Inside the block the faults of the pass are live; yields the tap to hand to ``compute_step``."""
+        due = self.due(step)
+        hooks = []
+        for injection in due:
+            if injection.module == DATA and injection.kind in ("nan", "inf", "spike"):
+                hooks.append(state.model.wte.register_forward_hook(self._embedding_hook(injection)))
+        operands = {
+            (injection.module, injection.role): injection
+            for injection in due
+            if injection.kind not in ("amax", "kill") and injection.role in OPERAND_ROLES
+        }
+        names = state.layer_names
+
+        def tap(layer: int, role: Role, x: Tensor) -> Tensor:
+            injection = operands.get((names[layer], role))
+            return x if injection is None else self._strike(injection, x.clone(), role)
+
+        try:
+            yield tap if operands else None
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def alter_update(self, state: TrainState, update: CandidateUpdate, step: int) -> CandidateUpdate:
+        """The candidate, one updated weight struck where a fault on ``stored_weights`` is due."""
+        for injection in self.due(step):
+            if injection.role == "stored_weights" and injection.kind in ("nan", "inf", "spike"):
+                self._strike_span(state, injection, state.candidate)
+                update = replace(update, finite=update.finite and injection.kind == "spike")
+        return update
+
+    def _embedding_hook(self, injection: Injection) -> Callable[..., Tensor]:
+        return lambda module, inputs, output: self._strike(injection, output.clone(), "data")
+
+    def _strike_span(self, state: TrainState, injection: Injection, buffer: Tensor) -> None:
+        """Strike inside the layer's weight span of a flat buffer, or anywhere for ``optimizer``."""
+        flat = state.flat
+        start, end = 0, flat.bounds[-1]
+        if injection.module not in (None, OPTIMIZER):
+            number = flat.names.index(parameter_of(injection.module, flat.names))
+            start, end = flat.bounds[number], flat.bounds[number + 1]
+        role = injection.role or "optimizer_state"
+        with torch.no_grad():
+            self._strike(injection, buffer[start:end], role)
+
+    def _strike(self, injection: Injection, x: Tensor, role: str) -> Tensor:
+        flat = x.view(-1)
+        index = chosen_index(injection, self.seed, flat.numel())
+        before = float(flat[index])
+        with torch.no_grad():
+            if injection.kind == "bitflip":
+                flat[index : index + 1].view(torch.int32).bitwise_xor_(_EXPONENT_TOP_BIT)
+            else:
+                flat[index] = {"nan": torch.nan, "inf": torch.inf, "spike": SPIKE}[injection.kind]
+        self._record(injection, role, index, before, float(flat[index]))
+        return x
+
+    def _shrink_history(self, state: TrainState, injection: Injection) -> None:
+        assert injection.role is not None
+        layer, role = state.layer_names.index(injection.module or ""), OPERAND_ROLES.index(injection.role)
+        history = state.scales.histories[layer][role]
+        if history is None or not len(history):
+            return  # nothing to strike: the scale follows the tensor itself
+        before = history.get_amax()
+        history.values = [value / AMAX_DIVISOR for value in history.values]
+        self._record(injection, injection.role, None, before, history.get_amax())
+
+    def _record(
+        self, injection: Injection, role: str, index: int | None, before: float, after: float
+    ) -> None:
+        entry = {
+            "injection": injection.text,
+            "step": injection.step,
+            "module": injection.module,
+            "role": role,
+            "index": index,
+            "before": before,
+            "after": after,
+        }
+        if not any(known["injection"] == injection.text for known in self.struck):
+            self.struck.append(entry)
+
+
+def parameter_of(module: str | None, names: Sequence[str]) -> str:
+    """The parameter behind a linear layer's weight (the head's is the token embedding)."""
+    return f"{module}.weight" if f"{module}.weight" in names else "wte.weight"

@@ -1,0 +1,260 @@
+"""A step run once more with every tensor looked at: what was not finite, where first, and a hash of each.
+
+The traced pass is ``compute_step`` itself, seen through module hooks, gradient hooks and the rounding tap; so
+its trace is the trace of the step it repeats. Records stand in execution order:
+
+    state      the parameters, Adam's moments and amax histories before anything is computed
+    forward    each operand (before and after its rounding), each module's output, the loss
+    backward   each module's output gradient, each rounded gradient operand, each weight gradient
+    optimizer  the moments and parameters that the update would write
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from altgrad_cli.data.batches import Batch
+from altgrad_cli.quantization.linear import Tap
+from altgrad_cli.quantization.precision import HEAD, OPERAND_ROLES, PrecisionPlan, Role
+from altgrad_cli.quantization.quantize import round_to_grid
+from altgrad_cli.quantization.scaling import current_scale
+from altgrad_cli.training.state import TrainState, fingerprint
+from altgrad_cli.training.step import StepResult, compute_step
+from altgrad_cli.training.streams import fork
+from altgrad_cli.training.update import CandidateUpdate, candidate_update
+
+Phase = str
+PHASES: tuple[Phase, ...] = ("state", "forward", "backward", "optimizer")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TraceRecord:
+    """One tensor of a step. Non-finite values enter ``nonfinite`` and nothing else."""
+
+    phase: Phase
+    module: str
+    role: str
+    """A role of design (``weights``, ..., ``optimizer_state``), or ``output``, ``output_gradient``,
+    ``weight_gradient``, ``loss``, ``amax_history``."""
+    part: str = ""
+    """``input`` or ``rounded`` of an operand; ``m`` or ``v`` of the optimizer state."""
+    amax: float
+    mean: float
+    nonfinite: int
+    hash: str
+    index: int | None = None
+    """Flat index of the first non-finite element."""
+    value: float | None = None
+    """That element."""
+    before: float | None = None
+    """What was rounded to it, where the record is a rounded operand."""
+    scale: float | None = None
+    format: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepTrace:
+    """The records of one step, and what it gave."""
+
+    records: tuple[TraceRecord, ...]
+    result: StepResult
+    update: CandidateUpdate | None
+
+
+def record_of(
+    tensor: Tensor, *, phase: Phase, module: str, role: str, part: str = "", **more: Any
+) -> TraceRecord:
+    """The record of one tensor."""
+    x = tensor.detach()
+    finite = torch.isfinite(x)
+    bad = int(x.numel() - finite.sum())
+    index = value = None
+    if bad:
+        index = int((~finite).flatten().nonzero()[0])
+        value = float(x.flatten()[index])
+        x = torch.where(finite, x, 0.0)
+    count = max(tensor.numel() - bad, 1)
+    return TraceRecord(
+        phase=phase,
+        module=module,
+        role=role,
+        part=part,
+        amax=float(x.abs().max()) if x.numel() else 0.0,
+        mean=float(x.sum(dtype=torch.float64)) / count,
+        nonfinite=bad,
+        hash=fingerprint(tensor),
+        index=index,
+        value=value,
+        **more,
+    )
+
+
+class _Observer:
+    """Collects records from the hooks and the tap of one pass."""
+
+    def __init__(
+        self, state: TrainState, plan: PrecisionPlan, scales: Sequence[Sequence[float | None]]
+    ) -> None:
+        self.records: list[TraceRecord] = []
+        self._state, self._plan, self._scales = state, plan, scales
+        # Stochastic operands are rounded here a second time, in step with the pass and from the same stream.
+        self._generator = fork(state.streams["rounding_operands"]) if plan.stochastic_operands else None
+
+    def see(self, tensor: Tensor, **where: Any) -> None:
+        self.records.append(record_of(tensor, **where))
+
+    def operand(self, layer: int, role: Role, x: Tensor) -> None:
+        where: dict[str, Any] = {
+            "phase": "backward" if role == "gradients" else "forward",
+            "module": self._plan.layers[layer].name,
+            "role": role,
+        }
+        given = record_of(x, **where, part="input")
+        self.records.append(given)
+        fmt = self._plan.layers[layer].format_of(role)
+        if fmt is None:
+            return
+        config = self._state.config.precision
+        scale = self._scales[layer][OPERAND_ROLES.index(role)]
+        if scale is None:
+            scaling = config.scaling
+            scale = current_scale(x, fmt, power_of_two=scaling.power_of_two, margin=scaling.margin)
+        rounded = round_to_grid(
+            x,
+            fmt,
+            scale,
+            rounding="nearest" if self._generator is None else "stochastic",
+            overflow=config.overflow if (fmt.has_inf or fmt.has_nan) else "saturate",
+            generator=self._generator,
+            compiled=self._state.config.runtime.compile,
+        )
+        record = record_of(rounded, **where, part="rounded", scale=float(scale), format=fmt.name)
+        if record.index is not None:
+            record = TraceRecord(**{**asdict(record), "before": float(x.detach().flatten()[record.index])})
+        self.records.append(record)
+
+
+def traced_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    learning_rate: float | None,
+    tap: Tap | None = None,
+    plan: PrecisionPlan | None = None,
+    scales: list[list[float | None]] | None = None,
+    adjust_gradient: Callable[[Tensor], object] | None = None,
+    alter_update: Callable[[CandidateUpdate], CandidateUpdate] | None = None,
+) -> StepTrace:
+    """``compute_step`` and the candidate update, with a record of every tensor; the state is not changed.
+
+    Args:
+        learning_rate: of the update; None leaves the optimizer phase out.
+        tap: replaces operands before they are rounded and seen (planted faults).
+        plan, scales: as for ``compute_step``.
+        adjust_gradient: what happens in place to the flat gradient before the update (clipping).
+        alter_update: what happens to the candidate (planted faults).
+    """
+    plan = plan or state.plan
+    scales = scales if scales is not None else state.scales.current(plan, state.config)
+    observer = _Observer(state, plan, scales)
+    _see_state(observer, state)
+
+    def seen(layer: int, role: Role, x: Tensor) -> Tensor:
+        x = x if tap is None else tap(layer, role, x)
+        observer.operand(layer, role, x)
+        return x
+
+    handles: list[Any] = []
+    linear = {name for name, _ in state.layers if name != HEAD}
+    owner = {f"{name}.weight": name for name in linear}
+    for name, module in state.model.named_modules():
+        if name and not isinstance(module, torch.nn.ModuleList):
+            handles.append(module.register_forward_hook(_output_hook(observer, name)))
+    for name, parameter in state.model.named_parameters():
+        handles.append(parameter.register_hook(_gradient_hook(observer, owner.get(name, _module_of(name)))))
+    try:
+        result = compute_step(state, batch, plan=plan, scales=scales, tap=seen)
+    finally:
+        for handle in handles:
+            handle.remove()
+    _place_loss(observer, result.loss)
+    update = None
+    if learning_rate is not None:
+        if adjust_gradient is not None:
+            adjust_gradient(result.gradient)
+        update = candidate_update(state, result.gradient, learning_rate)
+        if alter_update is not None:
+            update = alter_update(update)
+        _see_update(observer, state)
+    return StepTrace(tuple(observer.records), result, update)
+
+
+def _module_of(parameter: str) -> str:
+    return parameter.removesuffix(".weight")
+
+
+def _output_hook(observer: _Observer, name: str) -> Callable[..., None]:
+    def hook(module: Any, inputs: Any, output: Tensor) -> None:
+        observer.see(output, phase="forward", module=name, role="output")
+        if output.requires_grad:
+            output.register_hook(
+                lambda grad: observer.see(grad, phase="backward", module=name, role="output_gradient")
+            )
+
+    return hook
+
+
+def _gradient_hook(observer: _Observer, module: str) -> Callable[[Tensor], None]:
+    return lambda grad: observer.see(grad, phase="backward", module=module, role="weight_gradient")
+
+
+def _place_loss(observer: _Observer, loss: Tensor) -> None:
+    """The loss lies between the last forward record and the first backward one."""
+    records = observer.records
+    at = next((n for n, record in enumerate(records) if record.phase == "backward"), len(records))
+    records.insert(at, record_of(loss.reshape(1), phase="forward", module="loss", role="loss"))
+
+
+def _see_state(observer: _Observer, state: TrainState) -> None:
+    flat = state.flat
+    for role, part, buffer in (
+        ("stored_weights", "", flat.values),
+        ("optimizer_state", "m", state.adam.m),
+        ("optimizer_state", "v", state.adam.v),
+    ):
+        for name, view in zip(flat.names, flat.views(buffer), strict=True):
+            observer.see(view, phase="state", module=_module_of(name), role=role, part=part)
+    for layer, histories in zip(state.plan.layers, state.scales.histories, strict=True):
+        for role, history in zip(OPERAND_ROLES, histories, strict=True):
+            if history is not None:
+                values = torch.tensor(history.values, dtype=torch.float32)
+                observer.see(values, phase="state", module=layer.name, role="amax_history", part=role)
+
+
+def _see_update(observer: _Observer, state: TrainState) -> None:
+    flat = state.flat
+    for role, part, buffer in (
+        ("optimizer_state", "m", state.candidate_adam.m),
+        ("optimizer_state", "v", state.candidate_adam.v),
+        ("stored_weights", "", state.candidate),
+    ):
+        start = flat.linear_end if state.plan.frozen_blocks and part else 0
+        for name, view, begin in zip(flat.names, flat.views(buffer), flat.bounds, strict=False):
+            if begin >= start:  # the frozen control's block moments are never computed
+                observer.see(view, phase="optimizer", module=_module_of(name), role=role, part=part)
+
+
+def to_plain(records: Sequence[TraceRecord]) -> dict[str, Any]:
+    """Records as a payload keeps them: column names once, then rows."""
+    columns = [item.name for item in fields(TraceRecord)]
+    return {"columns": columns, "rows": [[getattr(record, name) for name in columns] for record in records]}
+
+
+def from_plain(saved: dict[str, Any]) -> tuple[TraceRecord, ...]:
+    """The records in a payload."""
+    return tuple(TraceRecord(**dict(zip(saved["columns"], row, strict=True))) for row in saved["rows"])
