@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from altgrad_cli.diagnostics.counting import as_rows, count, inner, scratch_like, table
+from altgrad_cli.diagnostics.layout import FlatLayout
 from altgrad_cli.diagnostics.persistence import DEAD_GRADIENT
 from altgrad_cli.diagnostics.spec import MetricSpec, Row, ratio
 
@@ -18,26 +18,32 @@ GRADIENT_MAXIMA = ("linf",)
 
 
 @torch.no_grad()
-def measure_gradients(gradients: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Raw numbers of the gradients, per layer; nothing is read by the host.
+def measure_gradients(layout: FlatLayout, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Raw numbers of the gradient, per layer; nothing is read by the host.
+
+    Args:
+        layout: the layers' places in the flat tensor.
+        gradient: 1-D, contiguous.
 
     Returns:
-        A float64 tensor (layers, len(GRADIENT_COLUMNS)), and a float tensor (total rows,) of max |g| per
-        output row of all layers, one after the other, for ``DeadNeurons``. NaN passes into sums and maxima.
+        A float64 tensor (layers, len(GRADIENT_COLUMNS)), and a tensor (rows,) of max |g| for each output
+        row of all layers, one after the other, for ``DeadNeurons``. NaN passes into sums and maxima.
     """
-    tensors = list(gradients)
-    buffer = scratch_like(tensors)
-    rows: list[list[Tensor]] = []
+    sums = layout.block_sums(1, gradient)
+    buffer = torch.empty(layout.largest_group, dtype=gradient.dtype, device=gradient.device)
+    squares: list[Tensor] = []
     maxima: list[Tensor] = []
-    for g in tensors:
-        magnitude = buffer[: g.numel()].view(g.shape)
-        torch.abs(g, out=magnitude)
-        maxima.append(as_rows(magnitude).amax(dim=1))
-        linf = maxima[-1].amax()
-        tiny = count(magnitude.lt_(DEAD_GRADIENT))
-        size = torch.full((), g.numel(), dtype=g.dtype, device=g.device)
-        rows.append([size, tiny, inner(g, g), linf])
-    return table(rows), torch.cat(maxima)
+    for group in layout.groups:
+        g = gradient[group.values]
+        magnitude = torch.abs(g, out=buffer[: g.numel()])
+        for layer, part in zip(group.layers, group.split(magnitude), strict=True):
+            maxima.append(part.view(layout.rows_per_layer[layer], -1).amax(dim=1))
+        layout.sum_blocks(magnitude.lt_(DEAD_GRADIENT), sums[0, group.blocks])
+        squares += layout.inner(g, g, group)
+    linf = torch.stack([rows.amax() for rows in maxima])
+    tiny = layout.layer_sums(layout.row_sums(sums))
+    columns = (layout.counts, tiny[:, 0], torch.stack(squares).double(), linf.double())
+    return torch.stack(columns, dim=1), torch.cat(maxima)
 
 
 @torch.no_grad()

@@ -111,7 +111,8 @@ def code_distance(before: Tensor, after: Tensor, format: FP8Format, scale: float
     """
     first, last = code_index(before, format, scale).long(), code_index(after, format, scale).long()
     moved = (last - first).abs().double()
-    return moved.masked_fill((first == NAN_INDEX) | (last == NAN_INDEX), torch.nan)
+    result: Tensor = moved.masked_fill((first == NAN_INDEX) | (last == NAN_INDEX), torch.nan)
+    return result
 
 
 def distance_statistics(distance: Tensor) -> dict[str, float]:

@@ -65,6 +65,7 @@ def measure_ulp(before: Tensor, after: Tensor, format: FP8Format, scale: float |
     values: Values = dict(distance_statistics(code_distance(before, after, format, scale)))
     carrier = distance_statistics(compute_ulp_distance(before.float(), after.float()))
     values |= {name.replace("ulp", "ulp_fp32", 1): value for name, value in carrier.items()}
+    values["sign_flip_rate"] = (torch.sign(before) * torch.sign(after) < 0).double().mean().item()
     return values
 
 
@@ -106,6 +107,8 @@ INTERVAL_METRICS = (
             "update_below_stiffness": "share of weights with |dw| < S(w)",
             "update_below_half_gap": "share of weights with |dw| below the half gap in the direction of dw",
             "on_grid_frac": "share of weights that lie on the grid exactly",
+            "sign_flip_rate": "share of weights that went from one sign to the other within the step (to or "
+            "from 0 is none)",
             "ulp_zero_frac": "share of weights whose code did not move",
             "ulp_fp32_zero_frac": "share of weights whose float32 value did not move",
         },

@@ -6,12 +6,12 @@ all have a ``state_dict`` of tensors and plain numbers, for they must survive a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from altgrad_cli.diagnostics.layout import FlatLayout
 from altgrad_cli.diagnostics.spec import MetricSpec
 
 PERSISTENCE_STEPS = 100
@@ -26,72 +26,61 @@ class PersistentStall:
     A weight is *persistently stalled* when that sum exceeds half the gap of the grid and the last change is
     at least ``PERSISTENCE_STEPS`` steps ago: it was pushed far enough in total and still never moved. Before
     the first change, steps are counted from the start (or from the last shift of the format).
+
+    Args:
+        layout: the layers' places in the flat buffer.
+        like: a flat tensor whose type and device the buffers take.
     """
 
-    def __init__(self, weights: Sequence[Tensor]) -> None:
-        self.pushed = [torch.zeros_like(w) for w in weights]
-        self.age = [torch.zeros_like(w) for w in weights]
+    def __init__(self, layout: FlatLayout, like: Tensor) -> None:
+        self._layout = layout
+        self.pushed = torch.zeros_like(like)
+        self.age = torch.zeros_like(like)
 
-    def advance(self, layer: int, update: Tensor, same: Tensor, scratch: Tensor) -> None:
-        """Take in one committed step of layer number ``layer``.
+    def advance(self, part: slice, update: Tensor, same: Tensor, scratch: Tensor) -> None:
+        """Take in one committed step of a part of the flat buffer.
 
         Args:
-            layer: index into the weights given at construction.
-            update: dw.
-            same: 1.0 where the code did not change, else 0.0; same shape.
-            scratch: same shape, overwritten.
+            part: that part.
+            update: dw there.
+            same: 1.0 where the code did not change, else 0.0.
+            scratch: a buffer of that length, overwritten.
         """
         torch.abs(update, out=scratch)
-        self.pushed[layer].add_(scratch).mul_(same)
-        age = self.age[layer]
+        self.pushed[part].add_(scratch).mul_(same)
+        age = self.age[part]
         torch.addcmul(same, age, same, out=age)  # age = (age + 1) * same
 
-    def rates(self, gaps: Sequence[Tensor], *, steps: int = PERSISTENCE_STEPS) -> Tensor:
-        """Share of persistently stalled weights, float64 (layers,); ``gaps``: u(w), same shapes or 0-d."""
-        shares = [
-            ((pushed > gap / 2) & (age >= steps)).double().mean()
-            for pushed, age, gap in zip(self.pushed, self.age, gaps, strict=True)
-        ]
-        return torch.stack(shares)
+    def rates(self, gaps: Tensor, *, steps: int = PERSISTENCE_STEPS) -> Tensor:
+        """Share of persistently stalled weights, float64 (layers,); ``gaps``: u(w) of every weight, flat."""
+        stuck = ((self.pushed > gaps / 2) & (self.age >= steps)).double()
+        return torch.stack([layer.mean() for layer in self._layout.views(stuck)])
 
     def reset(self) -> None:
         """Forget everything, as after a shift of the format."""
-        torch._foreach_zero_(self.pushed)
-        torch._foreach_zero_(self.age)
+        self.pushed.zero_()
+        self.age.zero_()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"pushed": [t.clone() for t in self.pushed], "age": [t.clone() for t in self.age]}
+        return {"pushed": self.pushed.clone(), "age": self.age.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name in ("pushed", "age"):
-            for mine, saved in zip(getattr(self, name), state[name], strict=True):
-                mine.copy_(saved)
-
-
-def _layer_of_row(rows_per_layer: Sequence[int], device: torch.device | str) -> Tensor:
-    layers = torch.arange(len(rows_per_layer))
-    return layers.repeat_interleave(torch.tensor(rows_per_layer)).to(device)
+        self.pushed.copy_(state["pushed"])
+        self.age.copy_(state["age"])
 
 
 class DeadNeurons:
     """Output rows whose largest |gradient| stayed below 1e-8 for 100 consecutive steps.
 
     Args:
-        rows_per_layer: number of output rows of each layer.
+        layout: the layers and their rows.
         steps: consecutive steps that make a row dead.
     """
 
-    def __init__(
-        self,
-        rows_per_layer: Sequence[int],
-        *,
-        steps: int = PERSISTENCE_STEPS,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        self._layer = _layer_of_row(rows_per_layer, device)
-        self._layers = len(rows_per_layer)
+    def __init__(self, layout: FlatLayout, *, steps: int = PERSISTENCE_STEPS) -> None:
+        self._layout = layout
         self._steps = steps
-        self.streak = torch.zeros(sum(rows_per_layer), dtype=torch.int32, device=device)
+        self.streak = torch.zeros_like(layout.layer_of_row, dtype=torch.int32)
 
     def advance(self, row_maxima: Tensor) -> Tensor:
         """Take in one step's max |gradient| per row, float (rows,); returns dead rows, float64 (layers,).
@@ -104,9 +93,7 @@ class DeadNeurons:
     def counts(self) -> Tensor:
         """Number of dead rows, float64 (layers,)."""
         dead = (self.streak >= self._steps).double()
-        return torch.zeros(self._layers, dtype=torch.float64, device=dead.device).index_add_(
-            0, self._layer, dead
-        )
+        return self._layout.layer_sums(dead.unsqueeze(1))[:, 0]
 
     def reset(self) -> None:
         """Start all streaks again."""
@@ -123,16 +110,18 @@ class ZeroUpdateRegions:
     """Layers and output rows of which at least 99 % of the weights with a gradient did not change.
 
     The fraction is taken over windows of 50 steps, one after the other; what is reported belongs to the last
-    complete window. A row without any gradient in a window has no fraction (NaN in ``fractions``).
+    complete window. A row without any gradient in a window has no fraction (NaN).
+
+    Args:
+        layout: the layers and their rows.
+        steps: length of a window.
     """
 
-    def __init__(
-        self, rows_per_layer: Sequence[int], *, steps: int = REGION_STEPS, device: torch.device | str = "cpu"
-    ) -> None:
-        self._layer = _layer_of_row(rows_per_layer, device)
-        self._layers = len(rows_per_layer)
+    def __init__(self, layout: FlatLayout, *, steps: int = REGION_STEPS) -> None:
+        self._layout = layout
         self._window = steps
-        self._sums = torch.zeros(sum(rows_per_layer), 2, dtype=torch.float64, device=device)
+        rows = layout.layer_of_row
+        self._sums = torch.zeros(len(rows), 2, dtype=torch.float64, device=rows.device)
         self._last = torch.zeros_like(self._sums)
         self.steps_in_window = 0
 
@@ -152,13 +141,13 @@ class ZeroUpdateRegions:
 
     def layer_fractions(self) -> Tensor:
         """The same pooled over the rows of each layer, float64 (layers,)."""
-        totals = self._last.new_zeros(self._layers, 2).index_add_(0, self._layer, self._last)
+        totals = self._layout.layer_sums(self._last)
         return totals[:, 1] / totals[:, 0]
 
     def row_counts(self) -> Tensor:
         """Number of zero-update rows in each layer in the last complete window, float64 (layers,)."""
         stuck = (self.row_fractions() >= REGION_FRACTION).double()
-        return self._last.new_zeros(self._layers).index_add_(0, self._layer, stuck)
+        return self._layout.layer_sums(stuck.unsqueeze(1))[:, 0]
 
     def reset(self) -> None:
         """Start a new window; the last complete one stays."""

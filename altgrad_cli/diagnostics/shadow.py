@@ -6,12 +6,11 @@ A cosine alone never convicts a format: read it with the signal-to-noise ratio, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from altgrad_cli.diagnostics.counting import count, inner, scratch_like, table
+from altgrad_cli.diagnostics.layout import FlatLayout
 from altgrad_cli.diagnostics.spec import MetricSpec, Row, ratio
 
 SHADOW_COLUMNS = (
@@ -26,38 +25,34 @@ SHADOW_COLUMNS = (
 
 
 @torch.no_grad()
-def measure_shadow(gradients: Sequence[Tensor], references: Sequence[Tensor]) -> Tensor:
+def measure_shadow(layout: FlatLayout, gradient: Tensor, reference: Tensor) -> Tensor:
     """Raw sums comparing each layer's gradient with its float32 shadow; nothing is read by the host.
 
     Args:
-        gradients: per layer, the gradient with rounding.
-        references: the same without any rounding; same shapes and type.
+        layout: the layers' places in the flat tensors.
+        gradient: the gradient with rounding, 1-D, contiguous.
+        reference: the same without any rounding; same length and type.
 
     Returns:
         A float64 tensor (layers, len(SHADOW_COLUMNS)). NaN and inf pass into the sums.
     """
-    tensors = list(gradients)
-    first, second = scratch_like(tensors), scratch_like(tensors)
-    rows: list[list[Tensor]] = []
-    for g, reference in zip(tensors, references, strict=True):
-        a, b = (buffer[: g.numel()].view(g.shape) for buffer in (first, second))
-        torch.sub(g, reference, out=a)
-        error_square = inner(a, a)
+    sums = layout.block_sums(2, gradient)
+    buffers = torch.empty(2, layout.largest_group, dtype=gradient.dtype, device=gradient.device)
+    inner: list[list[Tensor]] = [[], [], [], []]
+    for group in layout.groups:
+        g, r = gradient[group.values], reference[group.values]
+        a, b = (buffer[: g.numel()] for buffer in buffers)
+        torch.sub(g, r, out=a)
+        for column, (x, y) in zip(inner, ((g, r), (g, g), (r, r), (a, a)), strict=True):
+            column += layout.inner(x, y, group)
         torch.sign(g, out=a)
-        torch.sign(reference, out=b)
+        torch.sign(r, out=b)
         a.mul_(b).gt_(0)  # signs and not values are multiplied: a product of small gradients can underflow
-        rows.append(
-            [
-                torch.full((), g.numel(), dtype=g.dtype, device=g.device),
-                inner(g, reference),
-                inner(g, g),
-                inner(reference, reference),
-                error_square,
-                count(b.abs_()),
-                count(a),
-            ]
-        )
-    return table(rows)
+        layout.sum_blocks(b.abs_(), sums[0, group.blocks])
+        layout.sum_blocks(a, sums[1, group.blocks])
+    counts = layout.layer_sums(layout.row_sums(sums))
+    dots = torch.stack([value for column in inner for value in column]).view(4, -1).T.double()
+    return torch.cat((layout.counts.unsqueeze(1), dots, counts), dim=1)
 
 
 def gradient_cosine(row: Row) -> float | None:

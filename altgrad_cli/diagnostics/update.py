@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from altgrad_cli.diagnostics.counting import as_rows, count, count_both, inner, scratch_like, table
+from altgrad_cli.diagnostics.layout import FlatLayout, Group
 from altgrad_cli.diagnostics.persistence import PersistentStall
 from altgrad_cli.diagnostics.spec import MetricSpec, Row, ratio
 
@@ -20,81 +20,85 @@ UPDATE_COLUMNS = (
     "updated",
     "unchanged",
     "stalled",
-    "sign_changed",
     "gradient_nonzero",
     "gradient_unchanged",
     "transfer_dot",
     "update_square",
 )
-"""Raw counts (elements) and sums of ``measure_updates``, in the order of its columns."""
+"""Raw counts (of weights) and sums of ``measure_updates``, in the order of its columns."""
+
+_MASKS = ("updated", "unchanged", "stalled", "gradient_nonzero", "gradient_unchanged")
 
 
 @torch.no_grad()
 def measure_updates(
-    before: Sequence[Tensor],
-    after: Sequence[Tensor],
-    updates: Sequence[Tensor],
-    gradients: Sequence[Tensor],
+    layout: FlatLayout,
+    before: Tensor,
+    after: Tensor,
+    update: Tensor,
+    gradient: Tensor,
     *,
-    stored: bool = True,
+    stored: bool | Sequence[bool] = True,
     persistence: PersistentStall | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Raw counts of one step's update, per layer; nothing is read by the host.
 
     Args:
-        before: per layer, the grid value (code times scale) of each weight before the step, float32. With
-            power-of-two scales equal values are equal codes, and -0 counts as 0.
+        layout: the layers' places in the four flat tensors, all 1-D, float32 (or all float64), contiguous.
+        before: the grid value (code times scale) of each weight before the step. With power-of-two scales
+            equal values are equal codes, and -0 counts as 0.
         after: the same after the step, *at the pre-step scale*.
-        updates: the optimizer's real change dw of each weight, decay included, before rounding.
-        gradients: the gradient the update was made from.
-        stored: True when ``before`` and ``after`` are the stored weights themselves (role M). False with
-            float32 masters, where they are only the masters' grid values: then a zero update is dw = 0,
-            for the stored weight is the master.
-        persistence: the buffers of the persistent stall, advanced in the same pass (commit step only).
+        update: the optimizer's real change dw of each weight, decay included, before rounding.
+        gradient: the gradient the update was made from.
+        stored: per layer or for all, whether ``before`` and ``after`` are the stored weights themselves
+            (role M). Where False, with float32 masters, they are only the masters' grid values, and a zero
+            update is dw = 0, for the stored weight is the master.
+        persistence: the buffers of the persistent stall, advanced in the same pass; None in a trial pass.
 
     Returns:
-        A float64 tensor (layers, len(UPDATE_COLUMNS)), and a float32 tensor (total rows, 2): per output
-        row of all layers, one after the other, the counts ``gradient_nonzero`` and ``gradient_unchanged``.
+        A float64 tensor (layers, len(UPDATE_COLUMNS)), and a float64 tensor (rows, 2): for each output row
+        of all layers, one after the other, the counts ``gradient_nonzero`` and ``gradient_unchanged``.
 
     A NaN differs from everything: it counts as updated and as changed, and makes the sums NaN.
     """
-    tensors = list(before)
-    work, same_buffer, other = (scratch_like(tensors) for _ in range(3))
-    rows: list[list[Tensor]] = []
-    row_counts: list[Tensor] = []
-    for layer, (w, w_after, dw, g) in enumerate(zip(before, after, updates, gradients, strict=True)):
-        shape, n = w.shape, w.numel()
-        scratch, same, mask = (buffer[:n].view(shape) for buffer in (work, same_buffer, other))
+    flags = [stored] * len(layout.shapes) if isinstance(stored, bool) else list(stored)
+    sums = layout.block_sums(len(_MASKS), before)
+    buffers = torch.empty(3, layout.largest_group, dtype=before.dtype, device=before.device)
+    transfers: list[Tensor] = []
+    squares: list[Tensor] = []
+    for group in layout.groups:
+        w, w_after, dw, g = (tensor[group.values] for tensor in (before, after, update, gradient))
+        same, mask, scratch = (buffer[: w.numel()] for buffer in buffers)
+        updated, unchanged, stalled, nonzero, zero_update = (row[group.blocks] for row in sums)
         torch.eq(w, w_after, out=same)
+        layout.sum_blocks(same, unchanged)
         torch.ne(dw, 0, out=mask)
-        updated, stalled = count(mask), count_both(mask, same)
-        torch.mul(w, w_after, out=scratch)
-        sign_changed = count(scratch.lt_(0))
+        layout.sum_blocks(mask, updated)
+        layout.sum_blocks(mask.mul_(same), stalled)
         torch.sub(w_after, w, out=scratch)
-        transfer = inner(scratch, dw)
-        unmoved = same if stored else torch.eq(dw, 0, out=mask)
+        transfers += layout.inner(scratch, dw, group)
+        squares += layout.inner(dw, dw, group)
         torch.ne(g, 0, out=scratch)
-        nonzero_rows = as_rows(scratch).sum(dim=1)
-        scratch.mul_(unmoved)
-        unchanged_rows = as_rows(scratch).sum(dim=1)
-        row_counts.append(torch.stack((nonzero_rows, unchanged_rows), dim=1))
-        nonzero, nonzero_unmoved = row_counts[-1].sum(dim=0).unbind()
-        rows.append(
-            [
-                torch.full((), n, dtype=w.dtype, device=w.device),
-                updated,
-                count(same),
-                stalled,
-                sign_changed,
-                nonzero,
-                nonzero_unmoved,
-                transfer,
-                inner(dw, dw),
-            ]
-        )
+        layout.sum_blocks(scratch, nonzero)
+        unmoved = _unmoved(same, dw, mask, [flags[layer] for layer in group.layers], group)
+        layout.sum_blocks(scratch.mul_(unmoved), zero_update)
         if persistence is not None:
-            persistence.advance(layer, dw, same, scratch)
-    return table(rows), torch.cat(row_counts)
+            persistence.advance(group.values, dw, same, scratch)
+    rows = layout.row_sums(sums)
+    counts = layout.layer_sums(rows)
+    dots = torch.stack(transfers + squares).view(2, -1).T.double()
+    return torch.cat((layout.counts.unsqueeze(1), counts, dots), dim=1), rows[:, 3:]
+
+
+def _unmoved(same: Tensor, update: Tensor, buffer: Tensor, stored: list[bool], group: Group) -> Tensor:
+    """1.0 where the stored weight did not change: ``same`` where it is on the grid, dw = 0 for a master."""
+    if all(stored):
+        return same
+    torch.eq(update, 0, out=buffer)
+    for part, on_grid, flag in zip(group.split(buffer), group.split(same), stored, strict=True):
+        if flag:
+            part.copy_(on_grid)
+    return buffer
 
 
 def bit_stall_rate(row: Row) -> float | None:
@@ -105,11 +109,6 @@ def bit_stall_rate(row: Row) -> float | None:
 def flip_rate(row: Row) -> float | None:
     """Share of all weights whose code changed."""
     return ratio(row["count"] - row["unchanged"], row["count"])
-
-
-def sign_flip_rate(row: Row) -> float | None:
-    """Share of all weights that went from one sign to the other within the step (to or from 0 is none)."""
-    return ratio(row["sign_changed"], row["count"])
 
 
 def zero_update_fraction(row: Row) -> float | None:
@@ -163,14 +162,6 @@ STORED_UPDATE_METRICS = (
         scope="layer",
         cadence="step",
         formula=flip_rate,
-    ),
-    MetricSpec(
-        name="sign_flip_rate",
-        unit="fraction",
-        definition="share of weights that changed sign within the step",
-        scope="layer",
-        cadence="step",
-        formula=sign_flip_rate,
     ),
     MetricSpec(
         name="update_transfer",
