@@ -1,6 +1,6 @@
 """Checkpoints on disk: written whole or not at all, opened without trust, never rotated into nothing.
 
-A checkpoint is a torch file of tensors and plain values (``torch.load(weights_only=True)`` opens it) that ends
+A checkpoint is a torch file of tensors and plain values (``torch.load(weights_only=True)`` opens it). It ends
 in a seal, the SHA-256 of every byte before it, and carries a content hash: two equal states hash alike, the
 time and the place of their writing apart.
 """
@@ -90,7 +90,7 @@ def _feed(digest: hashlib._Hash, value: Any) -> None:
     if isinstance(value, Tensor):
         raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         digest.update(f"tensor {value.dtype} {tuple(value.shape)} ".encode())
-        digest.update(memoryview(raw))
+        digest.update(raw.data)
     elif isinstance(value, Mapping):
         keys = sorted(
             (key for key in value if key not in CIRCUMSTANCES), key=lambda key: (str(key), str(type(key)))
@@ -155,10 +155,10 @@ def _sync_folder(folder: Path) -> None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The payload of a checkpoint that altgrad wrote, after its seal, checksums and content hash were verified.
+    """The payload of a checkpoint that altgrad wrote; seal, checksums and content hash are verified first.
 
     Raises:
-        CheckpointError: the file is absent, damaged, truncated, changed, of another schema or not a checkpoint.
+        CheckpointError: the file is absent, damaged, changed, of another schema or not a checkpoint.
     """
     payload, sealed = open_archive(path)
     if not isinstance(payload, dict) or not str(payload.get("schema", "")).startswith("altgrad-checkpoint/"):
@@ -183,7 +183,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def open_archive(path: Path) -> tuple[Any, bool]:
-    """(contents of the torch file at ``path``, whether it carries altgrad's seal); a wrong seal is an error."""
+    """(contents of the torch file, whether it carries altgrad's seal); a wrong seal is an error."""
     where = str(path)
     try:
         if path.exists() and not path.is_file():

@@ -61,6 +61,6 @@ def _git(root: Path, *arguments: str) -> str:
         capture_output=True,
         text=True,
         timeout=10,
-        check=True,  # noqa: S607
+        check=True,
     )
     return done.stdout.strip()

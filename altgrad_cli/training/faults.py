@@ -170,10 +170,11 @@ class Faults:
     def active(self, state: TrainState, step: int) -> Iterator[Tap | None]:
         """Inside the block the faults of the pass are live; yields the tap to hand to ``compute_step``."""
         due = self.due(step)
-        hooks = []
-        for injection in due:
-            if injection.module == DATA and injection.kind in ("nan", "inf", "spike"):
-                hooks.append(state.model.wte.register_forward_hook(self._embedding_hook(injection)))
+        hooks = [
+            state.model.wte.register_forward_hook(self._embedding_hook(injection))
+            for injection in due
+            if injection.module == DATA and injection.kind in ("nan", "inf", "spike")
+        ]
         operands = {
             (injection.module, injection.role): injection
             for injection in due

@@ -4,7 +4,7 @@ What ``take_snapshot`` puts into a payload, key by key:
 
     kind, reason, step, adam_step   regular, best or anomaly; steps taken, and updates committed
     config, config_hash             the resolved configuration
-    init_hash, formats              fingerprint of the initial weights; (step, format) from which each was in force
+    init_hash, formats              fingerprint of the initial weights; (step, format) from which each held
     weights                         name -> float32 carrier, a state dict of the network
     stored_weights                  layer -> codes, scale, format, where the weights live on a grid (role M)
     optimizer                       Adam's m and v by name of the parameter
@@ -12,7 +12,7 @@ What ``take_snapshot`` puts into a payload, key by key:
     streams                         every random stream, as it was before the step's first draw
     monitors                        the state of monitors and interventions, given by the engine
     corpus, injections              fingerprint of the data; planted faults and where they struck
-    environment, circumstances      versions, threads, device; time, paths, W&B id (not part of the content hash)
+    environment, circumstances      versions, threads, device; time, paths, W&B id (not in the content hash)
 
 An anomaly adds ``failure``, ``batch``, ``gradient``, ``trace``, ``history`` and ``missing``.
 """
@@ -53,7 +53,7 @@ def take_snapshot(
 
     Args:
         monitors_state: counters and windows of monitors and interventions; plain values and tensors.
-        streams_before: positions of the random streams before the step's first draw; None takes them as they are.
+        streams_before: the random streams before the step's first draw; None takes them as they are.
         kind: ``regular``, ``best`` or ``anomaly``.
         circumstances: paths, W&B id and whatever else is no part of the state.
         extras: further keys: ``corpus``, ``injections``, ``history``, ``batch``, ...
@@ -100,7 +100,9 @@ def _stored_weights(state: TrainState) -> dict[str, Any]:
     for index, (name, layer) in enumerate(state.layers):
         fmt, scale = state.stored_format(index), state.stored_scales[index]
         if fmt is not None and scale is not None:
-            codes = encode(layer.weight.detach(), fmt, scale)
+            weight = layer.weight.detach()
+            # A grid without a code for nan cannot encode one; the carrier keeps it.
+            codes = encode(weight, fmt, scale) if fmt.has_nan or not weight.isnan().any() else None
             stored[name] = {"codes": codes, "scale": scale, "format": fmt.name}
     return stored
 
@@ -215,7 +217,7 @@ def write_anomaly(
     """Write the forensic checkpoint of the step that is under way; ``state`` is as before it.
 
     Each of ``sections`` (``batch``, ``gradient``, ``trace``, ``history``, ...) is computed here; one that
-    fails is left out and named with its reason under ``missing``, so that a failing capture costs no evidence.
+    fails is left out and named with its reason under ``missing``: a failing capture costs no evidence.
 
     Args:
         failure: ``class`` (nonfinite, stall_collapse, request, ...), ``step`` (the number of the failing

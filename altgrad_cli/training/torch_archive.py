@@ -299,7 +299,7 @@ _ACTIONS: dict[str, Callable[[_PlainPickle, Any], None]] = {
     "FRAME": lambda machine, length: None,
     "MARK": lambda machine, _: machine._push(_MARK),
     "POP": lambda machine, _: machine._stack.pop(),
-    "POP_MARK": lambda machine, _: machine._since_mark() and None,
+    "POP_MARK": lambda machine, _: machine._since_mark().clear(),
     "NONE": lambda machine, _: machine._push(None),
     "NEWTRUE": lambda machine, _: machine._push(True),
     "NEWFALSE": lambda machine, _: machine._push(False),

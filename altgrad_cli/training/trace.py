@@ -120,7 +120,7 @@ class _Observer:
         if fmt is None:
             return
         config = self._state.config.precision
-        scale = self._scales[layer][OPERAND_ROLES.index(role)]
+        scale: float | Tensor | None = self._scales[layer][OPERAND_ROLES.index(role)]
         if scale is None:
             scaling = config.scaling
             scale = current_scale(x, fmt, power_of_two=scaling.power_of_two, margin=scaling.margin)
