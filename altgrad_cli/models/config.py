@@ -21,7 +21,9 @@ class ModelConfig:
         for key in ("n_layer", "n_head", "n_embd", "block_size"):
             if getattr(self, key) < 1:
                 raise ConfigError(
-                    f"model.{key} = {getattr(self, key)} is not allowed", where=f"model.{key}", allowed="1 or more"
+                    f"model.{key} = {getattr(self, key)} is not allowed",
+                    where=f"model.{key}",
+                    allowed="1 or more",
                 )
         if self.n_embd % self.n_head:
             raise ConfigError(
@@ -31,5 +33,7 @@ class ModelConfig:
             )
         if not 0 <= self.dropout < 1:
             raise ConfigError(
-                f"model.dropout = {self.dropout} is not allowed", where="model.dropout", allowed="a rate in [0, 1)"
+                f"model.dropout = {self.dropout} is not allowed",
+                where="model.dropout",
+                allowed="a rate in [0, 1)",
             )

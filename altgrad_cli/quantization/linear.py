@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from altgrad_cli.formats import FP8Format
 from altgrad_cli.quantization.precision import OPERAND_ROLES, Overflow, PrecisionPlan, Role, ScalingConfig
 from altgrad_cli.quantization.quantize import STATS, round_to_grid
 from altgrad_cli.quantization.scaling import current_scale
@@ -27,6 +28,9 @@ WEIGHTS, ACTIVATIONS, GRADIENTS = range(len(OPERAND_ROLES))
 
 Tap = Callable[[int, Role, Tensor], Tensor]
 """(layer index, role, operand before rounding) -> the operand to round; sees or replaces it."""
+
+Observer = Callable[[int, int, Tensor, FP8Format, float | Tensor], None]
+"""(layer index, operand role, operand before rounding, grid, scale): sees what is about to be rounded."""
 
 Scale = float | Tensor
 
@@ -40,7 +44,8 @@ class OperandRounding:
         scales: per layer and operand role, the scale decided before the pass; None takes it from the tensor.
         count: whether to fill ``stats``, a float64 tensor (layers, 3, len(STATS)); NaN where nothing was rounded.
         generator: random stream of stochastic rounding.
-        tap: sees each operand before it is rounded (fault injection, tracing).
+        tap: sees each operand before it is rounded and may replace it (fault injection, tracing).
+        observer: sees each operand with its grid and scale (code census).
         deterministic: round to nearest even where training rounds stochastically (evaluation).
     """
 
@@ -55,6 +60,7 @@ class OperandRounding:
         generator: torch.Generator | None = None,
         device: torch.device | str = "cpu",
         tap: Tap | None = None,
+        observer: Observer | None = None,
         compiled: bool = False,
         deterministic: bool = False,
     ) -> None:
@@ -66,8 +72,11 @@ class OperandRounding:
         self._rounding: Literal["nearest", "stochastic"] = "stochastic" if stochastic else "nearest"
         self._generator = generator
         self._tap = tap
+        self._observer = observer
         self._compiled = compiled
         self.scales_used: dict[tuple[int, int], Scale] = {}
+        self.rounded_weights: dict[int, Tensor] = {}
+        """Q(W) by layer, where the weight operand was rounded."""
         shape = (len(self._formats), len(OPERAND_ROLES), len(STATS))
         self.stats = torch.full(shape, torch.nan, dtype=torch.float64, device=device) if count else None
         self._rows = None if self.stats is None else [layer.unbind(0) for layer in self.stats.unbind(0)]
@@ -81,9 +90,13 @@ class OperandRounding:
             return x
         scale: Scale | None = self._scales[layer][role]
         if scale is None:
-            scale = current_scale(x, fmt, power_of_two=self._scaling.power_of_two, margin=self._scaling.margin)
+            scale = current_scale(
+                x, fmt, power_of_two=self._scaling.power_of_two, margin=self._scaling.margin
+            )
         self.scales_used[layer, role] = scale
-        return round_to_grid(
+        if self._observer is not None:
+            self._observer(layer, role, x, fmt, scale)
+        rounded = round_to_grid(
             x,
             fmt,
             scale,
@@ -93,6 +106,9 @@ class OperandRounding:
             stats=None if self._rows is None else self._rows[layer][role],
             compiled=self._compiled,
         )
+        if role == WEIGHTS:
+            self.rounded_weights[layer] = rounded
+        return rounded
 
 
 class PassSlot:

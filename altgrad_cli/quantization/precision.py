@@ -132,10 +132,12 @@ class PrecisionPlan:
         return any(layer.format_of("stored_weights") for layer in self.layers)
 
 
-def _formats(roles: Sequence[Role], fmt: FP8Format) -> tuple[tuple[Role, FP8Format], ...]:
+def _formats(name: str, roles: Sequence[Role], fmt: FP8Format) -> tuple[tuple[Role, FP8Format], ...]:
+    if name == HEAD:
+        # The head's weight is the token embedding, which keeps its float32 master in every regime.
+        roles = [role for role in roles if role in OPERAND_ROLES]
     # With the stored weights on the grid, the weight operand is the stored grid: one scale, no second rounding.
-    chosen = [role for role in roles if not (role == "weights" and "stored_weights" in roles)]
-    return tuple((role, fmt) for role in chosen)
+    return tuple((role, fmt) for role in roles if not (role == "weights" and "stored_weights" in roles))
 
 
 def _check_overflow(fmt: FP8Format, overflow: Overflow) -> None:
@@ -191,19 +193,23 @@ def _plan_layer(
             if rule.roles is None and fmt.name == "BF16":
                 # "keep this layer in BF16" means field practice: BF16 operands on a float32 master.
                 roles = OPERAND_ROLES
-            return LayerPrecision(name, _formats(roles, fmt), rule.scaling or ("none" if fmt.name == "BF16" else recipe))
+            return LayerPrecision(
+                name, _formats(name, roles, fmt), rule.scaling or ("none" if fmt.name == "BF16" else recipe)
+            )
     if name == HEAD:
         if config.regime in ("fp32", "frozen") or config.head_format.lower() in FLOAT32_WORDS:
             return LayerPrecision(name, (), "none")
-        return LayerPrecision(name, _formats(OPERAND_ROLES, parse_format(config.head_format)), "none")
+        return LayerPrecision(name, _formats(name, OPERAND_ROLES, parse_format(config.head_format)), "none")
     if config.regime == "postln" and not any(fnmatchcase(name, pattern) for pattern in LAYERNORM_FED):
         return LayerPrecision(name, (), recipe)
     return LayerPrecision(
-        name, _formats(regime_roles, study_format), "none" if study_format.name == "BF16" else recipe
+        name, _formats(name, regime_roles, study_format), "none" if study_format.name == "BF16" else recipe
     )
 
 
-def without_rounding(plan: PrecisionPlan, *, role: Role | None = None, layer: str | None = None) -> PrecisionPlan:
+def without_rounding(
+    plan: PrecisionPlan, *, role: Role | None = None, layer: str | None = None
+) -> PrecisionPlan:
     """The plan with one role, one layer, or that role of that layer left in float32."""
     layers = tuple(
         replace(

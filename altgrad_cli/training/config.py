@@ -49,7 +49,9 @@ class OptimizerConfig:
             "a number in [0, 1]",
         )
         clip = self.gradient_clip
-        _require(clip is None or clip > 0, "optimizer.gradient_clip", clip, "a positive norm, or null for no clip")
+        _require(
+            clip is None or clip > 0, "optimizer.gradient_clip", clip, "a positive norm, or null for no clip"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,9 +83,21 @@ class RuntimeConfig:
 
     def __post_init__(self) -> None:
         _require(self.threads >= 1, "runtime.threads", self.threads, "1 or more")
-        _require(self.evaluation_interval >= 1, "runtime.evaluation_interval", self.evaluation_interval, "1 or more")
-        _require(self.evaluation_batches >= 1, "runtime.evaluation_batches", self.evaluation_batches, "1 or more")
-        _require(self.checkpoint_interval >= 0, "runtime.checkpoint_interval", self.checkpoint_interval, "0 or more")
+        _require(
+            self.evaluation_interval >= 1,
+            "runtime.evaluation_interval",
+            self.evaluation_interval,
+            "1 or more",
+        )
+        _require(
+            self.evaluation_batches >= 1, "runtime.evaluation_batches", self.evaluation_batches, "1 or more"
+        )
+        _require(
+            self.checkpoint_interval >= 0,
+            "runtime.checkpoint_interval",
+            self.checkpoint_interval,
+            "0 or more",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,8 +166,12 @@ class TrainConfig:
         _require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more")
         _require(self.max_steps >= 1, "max_steps", self.max_steps, "1 or more")
         _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "a positive number")
-        _require(self.diagnostic_interval >= 1, "diagnostic_interval", self.diagnostic_interval, "1 or more steps")
-        _require(self.partition_clip_base > 0, "partition_clip_base", self.partition_clip_base, "a positive number")
+        _require(
+            self.diagnostic_interval >= 1, "diagnostic_interval", self.diagnostic_interval, "1 or more steps"
+        )
+        _require(
+            self.partition_clip_base > 0, "partition_clip_base", self.partition_clip_base, "a positive number"
+        )
         _require(
             self.emergency_shift_nan_patience >= 1,
             "emergency_shift_nan_patience",

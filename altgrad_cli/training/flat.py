@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from altgrad_cli.diagnostics.layout import FlatLayout
+
 
 @dataclass(frozen=True, slots=True)
 class FlatParameters:
@@ -33,6 +35,12 @@ class FlatParameters:
         """Where the blocks' linear weights end."""
         return self.bounds[self.linear_count]
 
+    def layout(self, *, blocks_only: bool) -> FlatLayout:
+        """Where the layers lie, for measuring: the blocks' linear weights, or everything (a vector is one row)."""
+        shapes = self.shapes[: self.linear_count] if blocks_only else self.shapes
+        rows = [shape if len(shape) > 1 else (1, *shape) for shape in shapes]
+        return FlatLayout(rows, device=self.values.device)
+
     def views(self, buffer: Tensor) -> list[Tensor]:
         """``buffer`` (aligned with ``values``) cut into one tensor a parameter, in its shape."""
         return [
@@ -42,7 +50,8 @@ class FlatParameters:
 
     def linear_views(self, buffer: Tensor) -> list[Tensor]:
         """The same for the blocks' linear weights only."""
-        return self.views(buffer)[: self.linear_count]
+        bounds, shapes = self.bounds, self.shapes[: self.linear_count]
+        return [buffer[bounds[i] : bounds[i + 1]].view(shape) for i, shape in enumerate(shapes)]
 
 
 def flatten(model: nn.Module, linear_names: Sequence[str]) -> FlatParameters:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from altgrad_cli.data.batches import Batch
 from altgrad_cli.models.gpt import cross_entropy
-from altgrad_cli.quantization.linear import OperandRounding, Scale, Tap
+from altgrad_cli.quantization.linear import Observer, OperandRounding, Scale, Tap
 from altgrad_cli.quantization.precision import PrecisionPlan, without_rounding
 from altgrad_cli.training.state import TrainState
 from altgrad_cli.training.streams import fork
@@ -32,6 +32,8 @@ class StepResult:
     """(layers, 3, len(STATS)) float64; NaN rows where nothing was rounded; None when not counted."""
     scales_used: dict[tuple[int, int], Scale]
     """(layer, operand role) -> s of Q(x) = s * round(x / s)."""
+    rounded_weights: dict[int, Tensor]
+    """Q(W) by layer number, where the weight operand was rounded."""
     streams_after: dict[str, torch.Generator]
     """Forks of the streams the pass drew from, where it left them."""
 
@@ -45,6 +47,7 @@ def compute_step(
     out: Tensor | None = None,
     count: bool = True,
     tap: Tap | None = None,
+    observer: Observer | None = None,
 ) -> StepResult:
     """Loss and gradient of ``batch`` at the state's weights, every operand rounded by ``plan``.
 
@@ -53,7 +56,8 @@ def compute_step(
         scales: None takes those of the state's amax histories.
         out: where the flat gradient goes; None makes a new tensor.
         count: whether to gather statistics where rounding happens.
-        tap: sees every operand before it is rounded.
+        tap: sees every operand before it is rounded and may replace it.
+        observer: sees every operand with its grid and scale.
     """
     config = state.config
     plan = plan or state.plan
@@ -71,6 +75,7 @@ def compute_step(
         generator=drawn.get("rounding_operands"),
         device=state.device,
         tap=tap,
+        observer=observer,
         compiled=config.runtime.compile,
     )
     parameters = dict(state.model.named_parameters())
@@ -87,6 +92,7 @@ def compute_step(
         gradient=flat,
         stats=rounding.stats,
         scales_used=rounding.scales_used,
+        rounded_weights=rounding.rounded_weights,
         streams_after=drawn,
     )
 

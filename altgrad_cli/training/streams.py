@@ -46,6 +46,10 @@ class Streams:
         if generator is not None:
             self._generators[purpose] = generator
 
+    def adopt_all(self, generators: dict[str, torch.Generator]) -> None:
+        """``adopt`` for every purpose in ``generators``."""
+        self._generators.update(generators)
+
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The position of every stream as a uint8 tensor."""
         return {purpose: generator.get_state() for purpose, generator in self._generators.items()}

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from altgrad_cli.diagnostics.update import rescale_flip_rate
 from altgrad_cli.formats import FP8Format
 from altgrad_cli.quantization.quantize import STATS, round_to_grid
 from altgrad_cli.quantization.scaling import stored_weight_scale
@@ -120,29 +121,32 @@ def _adamw(state: TrainState, gradient: Tensor, learning_rate: float) -> None:
 
 
 @torch.no_grad()
-def re_encode(state: TrainState, update: CandidateUpdate) -> None:
-    """Round the layers with a new scale again, from the unrounded candidate, onto the new grid."""
+def re_encode(state: TrainState, update: CandidateUpdate) -> dict[int, float]:
+    """Round the layers with a new scale again, from the unrounded candidate, onto the new grid.
+
+    Returns the share of weights whose value that changed, by layer.
+    """
+    flips: dict[int, float] = {}
     wide = state.flat.linear_views(state.candidate)
-    assert update.stored is not None
     for rescale in update.rescales:
         fmt = state.stored_format(rescale.layer)
-        assert fmt is not None
-        _round_stored(
-            state, wide[rescale.layer], fmt, rescale.after, update.rounding_stream, update.stored[rescale.layer]
-        )
+        assert fmt is not None and update.stored is not None
+        target = update.stored[rescale.layer]
+        before = target.clone()
+        _round_stored(state, wide[rescale.layer], fmt, rescale.after, update.rounding_stream, target)
+        flips[rescale.layer] = float(rescale_flip_rate(before, target))
+    return flips
 
 
 @torch.no_grad()
 def commit(state: TrainState, update: CandidateUpdate) -> None:
     """Make the update happen: weights, moments, stored scales and the rounding stream."""
     flat = state.flat
-    flat.values.copy_(state.candidate)
-    if update.stored is not None:
-        flat.values[: flat.linear_end].copy_(state.rounded)
+    start = 0 if update.stored is None else flat.linear_end
+    flat.values[:start].copy_(state.rounded[:start])
+    flat.values[start:].copy_(state.candidate[start:])
     state.adam, state.candidate_adam = state.candidate_adam, state.adam
     for rescale in update.rescales:
         state.stored_scales[rescale.layer] = rescale.after
     state.streams.adopt("rounding_update", update.rounding_stream)
     state.adam_step += 1
-
-

@@ -1,0 +1,187 @@
+"""What a run leaves on disk as checkpoints, seen from the engine: save, capture, resume.
+
+A disk that is full or a folder that may not be written costs a checkpoint and one event that says so, never
+the run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from altgrad_cli.data.batches import Batch
+from altgrad_cli.data.corpus import Corpus
+from altgrad_cli.errors import CheckpointError
+from altgrad_cli.training import retention
+from altgrad_cli.training.checkpoint import read_checkpoint, write_checkpoint
+from altgrad_cli.training.events import CheckpointSaved
+from altgrad_cli.training.faults import Faults
+from altgrad_cli.training.measure import Pulse
+from altgrad_cli.training.monitors import Monitors
+from altgrad_cli.training.snapshot import (
+    batch_to_plain,
+    named_gradient,
+    restore_snapshot,
+    take_snapshot,
+    write_anomaly,
+)
+from altgrad_cli.training.state import TrainState
+from altgrad_cli.training.step import StepResult
+from altgrad_cli.training.update import CandidateUpdate
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known of the step under way, before its update."""
+
+    step: int
+    batch: Batch
+    streams_before: dict[str, Tensor]
+    pulse: Pulse
+    result: StepResult
+    update: CandidateUpdate | None
+
+    def where_nonfinite(self, layer_names: list[str]) -> str:
+        """In words, what was not finite: the earliest of quantiser inputs, loss, gradient, candidate weights."""
+        pulse = self.pulse
+        if pulse.nonfinite:
+            (layer, role), count = next(iter(pulse.nonfinite.items()))
+            return f"{count} non-finite {role} entered the rounding of {layer_names[layer]}"
+        if not math.isfinite(pulse.loss):
+            return f"the loss is {pulse.loss}"
+        if not math.isfinite(pulse.gradient_linf):
+            return "the gradient is not finite"
+        return "the updated weights are not finite"
+
+
+def _common(corpus: Corpus, faults: Faults) -> dict[str, Any]:
+    return {
+        "corpus": {"fingerprint": corpus.fingerprint, "source": corpus.source, "tokenizer": corpus.tokenizer},
+        "injections": {
+            "planned": [injection.text for injection in faults.injections],
+            "struck": faults.struck,
+        },
+    }
+
+
+def _saved(step: int, reason: str, write: Callable[[], Path]) -> CheckpointSaved:
+    try:
+        return CheckpointSaved(step=step, path=str(write()), reason=reason)
+    except (OSError, CheckpointError) as error:
+        problem = getattr(error, "strerror", None) or str(error)
+        return CheckpointSaved(step=step, path=None, reason=reason, problem=problem)
+
+
+def save_regular(
+    folder: Path, state: TrainState, monitors: Monitors, corpus: Corpus, faults: Faults
+) -> CheckpointSaved:
+    """Write the checkpoint of this step and let go of all but the last two."""
+
+    def write() -> Path:
+        path = retention.regular_path(folder, state.step)
+        write_checkpoint(path, take_snapshot(state, monitors.state_dict(), **_common(corpus, faults)))
+        retention.discard_old(folder)
+        return path
+
+    return _saved(state.step, "regular", write)
+
+
+def save_best(
+    folder: Path, state: TrainState, monitors: Monitors, corpus: Corpus, faults: Faults
+) -> CheckpointSaved:
+    """Write the checkpoint with the lowest validation loss so far."""
+
+    def write() -> Path:
+        path = retention.best_path(folder)
+        write_checkpoint(
+            path, take_snapshot(state, monitors.state_dict(), kind="best", **_common(corpus, faults))
+        )
+        return path
+
+    return _saved(state.step, "best", write)
+
+
+def save_anomaly(
+    folder: Path,
+    state: TrainState,
+    monitors: Monitors,
+    corpus: Corpus,
+    faults: Faults,
+    evidence: Evidence,
+    trigger: str,
+) -> CheckpointSaved:
+    """Write the state before the step with the batch, the gradient, a traced second run and the last steps."""
+    pulse = evidence.pulse
+    nonfinite = [
+        {"layer": state.layer_names[layer], "role": role, "count": count}
+        for (layer, role), count in pulse.nonfinite.items()
+    ]
+    failure = {
+        "class": trigger,
+        "step": evidence.step,
+        "trigger": evidence.where_nonfinite(state.layer_names) if trigger == "nonfinite" else trigger,
+        "loss": pulse.loss,
+        "gradient_linf": pulse.gradient_linf,
+        "nonfinite_inputs": nonfinite,
+        "format": state.format,
+        "stall_collapsed_at": monitors.stall_collapse.collapsed_at,
+    }
+    sections: dict[str, Callable[[], Any]] = {
+        "batch": lambda: batch_to_plain(evidence.batch),
+        "gradient": lambda: named_gradient(state, evidence.result.gradient),
+        "trace": lambda: trace(state, evidence.batch, faults, evidence.step),
+        "history": lambda: list(monitors.history),
+        **{name: _constant(value) for name, value in _common(corpus, faults).items()},
+    }
+
+    def write() -> Path:
+        return write_anomaly(
+            folder,
+            state,
+            monitors.state_dict,
+            failure=failure,
+            streams_before=evidence.streams_before,
+            sections=sections,
+        )
+
+    return _saved(state.step, trigger, write)
+
+
+def _constant(value: object) -> Callable[[], object]:
+    return lambda: value
+
+
+def trace(state: TrainState, batch: Batch, faults: Faults, step: int) -> list[dict[str, Any]]:
+    """The step once more, with every tensor's amax, non-finite count and hash in execution order."""
+    from altgrad_cli.training.tracing import trace_step
+
+    with faults.active(state, step) if faults.due(step) else nullcontext() as tap:
+        return trace_step(state, batch, tap=tap)
+
+
+def resume(state: TrainState, monitors: Monitors, path: Path, corpus: Corpus) -> Mapping[str, Any]:
+    """Put ``state`` and ``monitors`` where the checkpoint at ``path`` was taken.
+
+    Raises:
+        CheckpointError: it cannot be trusted, or belongs to another network or corpus.
+    """
+    payload = read_checkpoint(path)
+    saved = payload.get("corpus", {}).get("fingerprint")
+    if saved is not None and saved != corpus.fingerprint:
+        raise CheckpointError(
+            "the checkpoint was trained on another corpus",
+            where=str(path),
+            allowed=f"the corpus with fingerprint {saved[:16]}",
+            hint="give the data.path of the original run",
+        )
+    restore_snapshot(state, payload)
+    monitors.load_state_dict(payload["monitors"])
+    torch.set_num_threads(state.config.runtime.threads)
+    return payload

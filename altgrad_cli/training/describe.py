@@ -1,0 +1,73 @@
+"""The first event of a run: what is about to be trained, in words that need no code to be read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from altgrad_cli.data.corpus import Corpus
+from altgrad_cli.diagnostics.prediction import first_step_stall_rate, predicted_stall_rate
+from altgrad_cli.training.config import TrainConfig
+from altgrad_cli.training.config_loading import resolve
+from altgrad_cli.training.environment import describe_environment
+from altgrad_cli.training.events import RunStarted
+from altgrad_cli.training.schedule import learning_rate_at
+from altgrad_cli.training.state import TrainState
+
+
+def describe_start(
+    config: TrainConfig, corpus: Corpus, state: TrainState, init_hash: str, resumed_from: Path | None
+) -> RunStarted:
+    """The ``run_started`` event of a run that stands before its next step."""
+    return RunStarted(
+        step=state.step,
+        config=resolve(config),
+        layers=state.layer_names,
+        precision=[
+            {
+                "layer": layer.name,
+                "recipe": layer.recipe,
+                "roles": {role: fmt.describe() for role, fmt in layer.formats},
+            }
+            for layer in state.plan.layers
+        ],
+        init_hash=init_hash,
+        parameters=state.flat.values.numel(),
+        corpus={
+            "source": corpus.source,
+            "tokenizer": corpus.tokenizer,
+            "vocab_size": corpus.vocab_size,
+            "fingerprint": corpus.fingerprint,
+            "train_tokens": len(corpus.train),
+            "validation_tokens": len(corpus.validation),
+        },
+        predicted_stall=predict_stall(config, state),
+        environment=describe_environment(state.device),
+        injections=list(config.inject),
+        resumed_from=None if resumed_from is None else str(resumed_from),
+    )
+
+
+def predict_stall(config: TrainConfig, state: TrainState) -> dict[str, Any] | None:
+    """Expected bit-stall of the stored weights as they are, at the peak rate; None without stored weights."""
+    if not state.plan.stores_weights:
+        return None
+    first_rate = learning_rate_at(config, 1)
+    long_run, first, sizes = [], [], []
+    for index, (_, layer) in enumerate(state.layers):
+        fmt, scale = state.stored_format(index), state.stored_scales[index]
+        if fmt is None or scale is None:
+            continue
+        weight = layer.weight.detach()
+        beta1 = config.optimizer.betas[0]
+        long_run.append(float(predicted_stall_rate(weight, fmt, scale, config.learning_rate, beta1)))
+        rounding = "stochastic" if state.plan.stochastic_update else "nearest"
+        first.append(float(first_step_stall_rate(weight, fmt, scale, first_rate, rounding=rounding)))
+        sizes.append(weight.numel())
+    total = sum(sizes)
+    return {
+        "long_run": sum(v * n for v, n in zip(long_run, sizes, strict=True)) / total,
+        "first_step": sum(v * n for v, n in zip(first, sizes, strict=True)) / total,
+        "learning_rate": config.learning_rate,
+        "first_learning_rate": first_rate,
+    }

@@ -1,0 +1,354 @@
+"""The engine: a frozen config goes in, an iterator of events comes out.
+
+``_take_step`` is one step from batch to event, in the order that every claim of this laboratory rests on:
+what is decided is decided on what was measured, and acted on before the weights change.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from altgrad_cli.data.batches import Batch, draw_batch
+from altgrad_cli.data.corpus import Corpus, load_corpus
+from altgrad_cli.diagnostics.outcome import perplexity
+from altgrad_cli.quantization.precision import plan_precision, without_rounding
+from altgrad_cli.stability.collapse import is_full_speed
+from altgrad_cli.training import archive
+from altgrad_cli.training.config import TrainConfig
+from altgrad_cli.training.describe import describe_start
+from altgrad_cli.training.events import (
+    Alert,
+    Evaluated,
+    Event,
+    InterventionApplied,
+    RunEnded,
+    StepCompleted,
+)
+from altgrad_cli.training.faults import Faults, resolve_injections
+from altgrad_cli.training.measure import Measurements, Pulse, read_pass
+from altgrad_cli.training.measure_codes import CodeCensus
+from altgrad_cli.training.measure_update import interval_diagnostics, read_update
+from altgrad_cli.training.monitors import Monitors
+from altgrad_cli.training.schedule import learning_rate_at
+from altgrad_cli.training.state import TrainState, build_state, encode_stored_weights, fresh_scales
+from altgrad_cli.training.step import StepResult, compute_step, evaluation_loss, shadow_step
+from altgrad_cli.training.streams import fork
+from altgrad_cli.training.update import CandidateUpdate, candidate_update, commit, re_encode
+
+
+@dataclass(slots=True)
+class Run:
+    """What one run carries through its steps."""
+
+    config: TrainConfig
+    corpus: Corpus
+    state: TrainState
+    monitors: Monitors
+    faults: Faults
+    folder: Path | None
+    """Where checkpoints go; None writes nothing."""
+    capture_requested: Callable[[], bool]
+    shadow_buffer: Tensor | None
+    validation: list[Batch]
+    ended: RunEnded | None = None
+    stall_collapsed: bool = False
+    """A stall collapse was found in the step before: the next one is captured, before its update."""
+
+
+def train(
+    config: TrainConfig,
+    *,
+    run_dir: Path | None = None,
+    resume_from: Path | None = None,
+    capture_requested: Callable[[], bool] = lambda: False,
+) -> Iterator[Event]:
+    """Train as ``config`` says and yield what happens.
+
+    Args:
+        config: everything the run depends on; the same config gives the same bits.
+        run_dir: the run's folder; checkpoints go to ``checkpoints`` in it. None writes nothing.
+        resume_from: a checkpoint of the same run to continue from, bit for bit.
+        capture_requested: asked once a step; True writes a forensic checkpoint of the state before the step.
+
+    Raises:
+        UsageError: the configuration, the corpus, the device or the checkpoint cannot be used.
+    """
+    torch.set_num_threads(config.runtime.threads)
+    corpus = load_corpus(config.data, config.model.block_size)
+    state = build_state(config, corpus.vocab_size)
+    initial_hash = state.init_hash
+    monitors = Monitors(config, state)
+    faults = Faults(resolve_injections(config.inject, state.layer_names, config.seed), config.seed)
+    if resume_from is not None:
+        archive.resume(state, monitors, resume_from, corpus)
+    run = Run(
+        config=config,
+        corpus=corpus,
+        state=state,
+        monitors=monitors,
+        faults=faults,
+        folder=None if run_dir is None else run_dir / "checkpoints",
+        capture_requested=capture_requested,
+        shadow_buffer=torch.empty_like(state.flat.values) if _has_shadow(config, state) else None,
+        validation=_validation_batches(config, corpus, state),
+    )
+    yield describe_start(config, corpus, state, initial_hash, resume_from)
+    if state.step == 0:
+        yield from _evaluate(run)
+    while run.ended is None:
+        yield from _take_step(run)
+    yield run.ended
+
+
+def _take_step(run: Run) -> Iterator[Event]:
+    """One training step."""
+    config, state, monitors = run.config, run.state, run.monitors
+    started = time.perf_counter()
+    number = state.step + 1
+    due = number % config.diagnostic_interval == 0 and config.monitors.enabled
+    streams_before = state.streams.state_dict()
+    run.faults.before_step(state, number)
+
+    # 1 batch
+    batch = draw_batch(run.corpus.train, config.batch_size, config.model.block_size, state.streams["data"])
+    batch = run.faults.alter_batch(batch, number)
+    # 2 forward, 3 backward
+    census = CodeCensus(state) if due else None
+    with run.faults.active(state, number) as tap:
+        result = compute_step(state, batch, out=state.flat.gradient, tap=tap, observer=census)
+    shadow = shadow_step(state, batch, run.shadow_buffer) if run.shadow_buffer is not None else None
+    # 4 measure
+    pulse = read_pass(state, result, shadow, monitors.layout, monitors.dead)
+    measured = pulse.measured
+    # 5 decide, 6 act: whatever changes the gradient does so before the update
+    rate = learning_rate_at(config, number)
+    if pulse.finite:
+        yield from _clip(run, pulse, result, rate, number)
+    # 7 candidate update, committed unless something is not finite
+    update = candidate_update(state, result.gradient, rate) if pulse.finite else None
+    if update is not None:
+        update = run.faults.alter_update(state, update, number)
+    finite = update is not None and update.finite
+    evidence = archive.Evidence(number, batch, streams_before, pulse, result, update)
+    yield from _capture(run, evidence, finite)
+    if update is not None and update.finite:
+        # 8 measure the update
+        if config.monitors.enabled:
+            read_update(state, result, update, monitors, measured)
+            if due:
+                interval_diagnostics(state, result, update, monitors, measured)
+        flips = re_encode(state, update)
+        if flips:
+            measured.put_layers("rescale_flip_rate", flips, len(state.layers))
+        _commit(state, result, update, pulse)
+    else:
+        state.streams.adopt_all(result.streams_after)
+    state.step = number
+
+    # 9 decide to stop, emit
+    metrics = measured.metrics
+    metrics["learning_rate"] = rate
+    metrics["tokens_per_second"] = batch.x.numel() / (time.perf_counter() - started)
+    monitors.history.append({"step": number, **metrics})
+    shown = measured.restricted(config.monitors, number, state.layer_names)
+    yield StepCompleted(
+        step=number,
+        metrics=shown.metrics,
+        layers=shown.layers,
+        committed=finite,
+        format=state.format,
+        histograms=census.histograms() if census is not None else {},
+    )
+    if update is not None and update.finite:
+        for rescale in update.rescales:
+            yield InterventionApplied(
+                step=number,
+                name="rescale",
+                details={
+                    "layer": state.layer_names[rescale.layer],
+                    "scale_before": rescale.before,
+                    "scale_after": rescale.after,
+                    "amax": rescale.amax,
+                },
+            )
+    if config.monitors.enabled:
+        for change in monitors.alert_changes(measured, pulse.loss, state.layer_names):
+            yield Alert(
+                step=number,
+                name=change.kind,
+                metric=change.metric,
+                layer=change.layer,
+                value=change.value,
+                threshold=change.threshold,
+                state=change.state,
+            )
+    yield from _shift_or_stop(run, evidence, finite, measured, rate)
+    yield from _evaluate_and_save(run)
+
+
+def _clip(run: Run, pulse: Pulse, result: StepResult, rate: float, number: int) -> Iterator[Event]:
+    """Clip the gradient in place where the config or the range clipper asks for it, and say what it did."""
+    config, state, clipper = run.config, run.state, run.monitors.clipper
+    if config.optimizer.gradient_clip is not None:
+        norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.optimizer.gradient_clip)
+        pulse.measured.metrics["gradient_clip_norm"] = float(norm)
+    if clipper is None:
+        return
+    without = None
+    if pulse.overflow_rate >= clipper.overflow_threshold:
+        without = _update_norm(state, candidate_update(state, result.gradient, rate))
+    if clipper.clip_if_needed(state.model, pulse.overflow_rate):
+        yield InterventionApplied(
+            step=number,
+            name="range_clip",
+            details={
+                "overflow_rate": pulse.overflow_rate,
+                "gradient_norm": clipper.last_norm,
+                "clip_threshold": clipper.clip_threshold,
+                "bound": clipper.last_bound,
+                "update_norm_without": without,
+                "update_norm_with": _update_norm(state, candidate_update(state, result.gradient, rate)),
+            },
+        )
+
+
+def _update_norm(state: TrainState, update: CandidateUpdate) -> float | None:
+    if not update.finite:
+        return None
+    return float(torch.linalg.vector_norm(state.candidate - state.flat.values))
+
+
+def _commit(state: TrainState, result: StepResult, update: CandidateUpdate, pulse: Pulse) -> None:
+    commit(state, update)
+    state.scales.update(pulse.amax)
+    state.streams.adopt_all(result.streams_after)
+
+
+def _capture(run: Run, evidence: archive.Evidence, finite: bool) -> Iterator[Event]:
+    """Write the state before the step, with what broke it; of a streak of non-finite steps, the first."""
+    requested = run.capture_requested() or evidence.step in run.config.runtime.capture_at
+    if not finite and run.monitors.nonfinite.streak == 0:
+        trigger = "nonfinite"
+    elif run.stall_collapsed:
+        trigger = "stall_collapse"
+    elif requested:
+        trigger = "requested"
+    else:
+        return
+    if run.folder is not None:
+        yield archive.save_anomaly(
+            run.folder, run.state, run.monitors, run.corpus, run.faults, evidence, trigger
+        )
+
+
+def _shift_or_stop(
+    run: Run, evidence: archive.Evidence, finite: bool, measured: Measurements, rate: float
+) -> Iterator[Event]:
+    """The decisions that look back over steps: emergency shift, non-finite stop, stall collapse, last step."""
+    config, state, monitors = run.config, run.state, run.monitors
+    number = state.step
+    stall, transfer = measured.metrics.get("bit_stall_rate"), measured.metrics.get("update_transfer")
+    stop = monitors.nonfinite.update(not finite)
+    window = monitors.stall_window.update(
+        stall if finite else None, warmed_up=number > config.optimizer.warmup_steps
+    )
+    if monitors.shift is not None:
+        target = monitors.shift.check_and_shift(state.format, not finite, window)
+        if target is not None:
+            yield _shift(run, target, window)
+            stop = False
+    full_speed = is_full_speed(number, config.optimizer.warmup_steps, rate, config.learning_rate)
+    collapsed = monitors.stall_collapse.update(number, transfer, stall, full_speed=full_speed)
+    run.stall_collapsed = collapsed is not None
+    if stop:
+        first = number - monitors.nonfinite.streak + 1
+        where = evidence.where_nonfinite(state.layer_names)
+        _end(
+            run, "collapsed", f"non-finite from step {first}: {where}", {"class": "nonfinite", "step": first}
+        )
+    elif number >= config.max_steps:
+        at = monitors.stall_collapse.collapsed_at
+        if at is None:
+            _end(run, "completed", f"{number} steps", None)
+        else:
+            reason = f"stall collapse from step {at}: the stored weights stopped moving"
+            _end(run, "collapsed", reason, {"class": "stall_collapse", "step": at})
+
+
+def _shift(run: Run, target: str, stall: float | None) -> InterventionApplied:
+    """Go on in another format: the state is the last finite one, since nothing else was ever committed."""
+    config, state, monitors = run.config, run.state, run.monitors
+    before = state.format
+    state.plan = plan_precision(config.precision, target, state.layer_names)
+    state.formats.append((state.step, target))
+    state.scales = fresh_scales(state.plan, config)
+    encode_stored_weights(state)
+    monitors.start_over(config, state)
+    assert monitors.shift is not None
+    return InterventionApplied(
+        step=state.step,
+        name="emergency_shift",
+        details={"from": before, "to": target, "trigger": monitors.shift.last_trigger, "stall": stall},
+    )
+
+
+def _end(run: Run, outcome: str, reason: str, collapse: dict[str, Any] | None) -> None:
+    run.ended = RunEnded(
+        step=run.state.step,
+        outcome=outcome,
+        reason=reason,
+        collapse=collapse,
+        formats=list(run.state.formats),
+    )
+
+
+def _has_shadow(config: TrainConfig, state: TrainState) -> bool:
+    # Where nothing is rounded the shadow is the gradient itself: there is nothing to measure.
+    rounds = any(layer.formats for layer in state.plan.layers)
+    return config.use_shadow and config.monitors.enabled and rounds
+
+
+def _validation_batches(config: TrainConfig, corpus: Corpus, state: TrainState) -> list[Batch]:
+    """The batches of every evaluation: the same each time, from a stream of their own."""
+    generator = fork(state.streams["evaluation"])
+    size, block = config.batch_size, config.model.block_size
+    return [
+        draw_batch(corpus.validation, size, block, generator)
+        for _ in range(config.runtime.evaluation_batches)
+    ]
+
+
+def _evaluate(run: Run) -> Iterator[Event]:
+    config, state = run.config, run.state
+    deployed = float(evaluation_loss(state, run.validation))
+    master = None
+    if not state.plan.stores_weights and any(layer.formats for layer in state.plan.layers):
+        master = float(evaluation_loss(state, run.validation, without_rounding(state.plan)))
+    yield Evaluated(
+        step=state.step,
+        validation_loss=deployed,
+        validation_loss_master=master,
+        perplexity=perplexity(deployed),
+    )
+    better = run.monitors.best_validation is None or deployed < run.monitors.best_validation
+    flat = run.monitors.plateau(deployed)
+    if better and run.folder is not None and config.runtime.checkpoint_interval and state.step:
+        yield archive.save_best(run.folder, state, run.monitors, run.corpus, run.faults)
+    if flat and config.stop == "plateau" and run.ended is None:
+        _end(run, "plateau", f"validation loss {deployed:.4f} has not improved over five evaluations", None)
+
+
+def _evaluate_and_save(run: Run) -> Iterator[Event]:
+    config, state = run.config, run.state
+    if state.step % config.runtime.evaluation_interval == 0 or run.ended is not None:
+        yield from _evaluate(run)
+    interval = config.runtime.checkpoint_interval
+    if run.folder is not None and interval and (state.step % interval == 0 or run.ended is not None):
+        yield archive.save_regular(run.folder, state, run.monitors, run.corpus, run.faults)

@@ -1,0 +1,191 @@
+"""What an update does to the weights, measured before it is committed, and the heavy interval diagnostics.
+
+Blocks only: the head's weight is the token embedding and is never stored on a grid.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from altgrad_cli.diagnostics.code_use import CODE_USE_COLUMNS, CODE_USE_METRICS, measure_code_use
+from altgrad_cli.diagnostics.grid import stiffness
+from altgrad_cli.diagnostics.interval import measure_grid_alignment, measure_stiffness, measure_ulp
+from altgrad_cli.diagnostics.spec import evaluate, pool
+from altgrad_cli.diagnostics.update import (
+    MASTER_UPDATE_METRICS,
+    STORED_UPDATE_METRICS,
+    UPDATE_COLUMNS,
+    measure_updates,
+)
+from altgrad_cli.formats import FP8Format
+from altgrad_cli.quantization.linear import WEIGHTS
+from altgrad_cli.quantization.quantize import code_histogram, round_to_grid
+from altgrad_cli.training.measure import Measurements, Value, read_tables
+from altgrad_cli.training.monitors import Monitors
+from altgrad_cli.training.state import TrainState
+from altgrad_cli.training.step import StepResult
+from altgrad_cli.training.update import CandidateUpdate
+
+Grid = tuple[FP8Format, float]
+
+
+def weight_grids(state: TrainState, result: StepResult) -> list[Grid | None]:
+    """Format and pre-step scale of the grid each block layer's weights are used on; None where float32."""
+    grids: list[Grid | None] = []
+    for layer in range(state.flat.linear_count):
+        stored, scale = state.stored_format(layer), state.stored_scales[layer]
+        if stored is not None and scale is not None:
+            grids.append((stored, scale))
+            continue
+        fmt = state.plan.layers[layer].format_of("weights")
+        grids.append(None if fmt is None else (fmt, float(result.scales_used[layer, WEIGHTS])))
+    return grids
+
+
+def read_update(
+    state: TrainState, result: StepResult, update: CandidateUpdate, monitors: Monitors, measured: Measurements
+) -> None:
+    """Add the update's metrics to ``measured``; to be called after ``candidate_update``, before re-encoding."""
+    flat, layer_count = state.flat, len(state.layers)
+    end = flat.linear_end
+    grids = weight_grids(state, result)
+    stored = [state.stored_format(layer) is not None for layer in range(flat.linear_count)]
+    before, after = _grid_values(state, result, update, grids, stored)
+    counts, row_counts = measure_updates(
+        monitors.blocks,
+        before,
+        after,
+        state.candidate[:end] - flat.values[:end],
+        result.gradient[:end],
+        stored=stored,
+        persistence=monitors.persistence,
+    )
+    if monitors.regions is not None:
+        monitors.regions.advance(row_counts)
+    code_layers, code_tables = _code_use(flat.linear_views(after), grids)
+    tables = [counts, *code_tables]
+    if update.stored_stats is not None:
+        tables.append(update.stored_stats)
+    read = read_tables(tables)
+    rows = [dict(zip(UPDATE_COLUMNS, row, strict=True)) for row in read[0]]
+    for specs, flag in ((STORED_UPDATE_METRICS, True), (MASTER_UPDATE_METRICS, False)):
+        mine = [row if on_grid == flag else None for row, on_grid in zip(rows, stored, strict=True)]
+        if any(mine):
+            pooled = pool(
+                UPDATE_COLUMNS, [raw for raw, on_grid in zip(read[0], stored, strict=True) if on_grid == flag]
+            )
+            measured.add(specs, pooled, [*mine, *[None] * (layer_count - len(mine))])
+    if update.stored_stats is not None:
+        unmeasured = [[math.nan] * len(read[-1][0])] * (layer_count - flat.linear_count)
+        measured.add_rounding([*read[-1], *unmeasured], "/stored_weights")
+    code_rows = [row for table in read[1 : 1 + len(code_tables)] for row in table]
+    _add_code_use(
+        measured, code_layers, code_rows, layer_count, "stored_weights" if any(stored) else "weights"
+    )
+
+
+def _grid_values(
+    state: TrainState,
+    result: StepResult,
+    update: CandidateUpdate,
+    grids: list[Grid | None],
+    stored: list[bool],
+) -> tuple[Tensor, Tensor]:
+    """(before, after) as flat grid values: stored weights, or where a master is kept what it rounds to."""
+    flat = state.flat
+    end = flat.linear_end
+    if all(stored):
+        return flat.values[:end], state.rounded
+    before, after = flat.values[:end].clone(), state.candidate[:end].clone()
+    targets = zip(flat.linear_views(before), flat.linear_views(after), strict=True)
+    for layer, (old, new) in enumerate(targets):
+        grid = grids[layer]
+        if stored[layer]:
+            assert update.stored is not None
+            new.copy_(update.stored[layer])
+        elif grid is not None:
+            old.copy_(result.rounded_weights[layer])
+            round_to_grid(new, *grid, out=new)
+    return before, after
+
+
+def _code_use(values: Sequence[Tensor], grids: Sequence[Grid | None]) -> tuple[list[int], list[Tensor]]:
+    """Layers with a grid of at most 8 bits, and their code-use rows, one table per format in layer order."""
+    by_format: dict[FP8Format, list[int]] = {}
+    for index, grid in enumerate(grids):
+        if grid is not None and grid[0].width <= 8:
+            by_format.setdefault(grid[0], []).append(index)
+    tables = []
+    for fmt, indices in by_format.items():
+        counts = [code_histogram(values[i], fmt, grids[i][1]) for i in indices]  # type: ignore[index]
+        tables.append(measure_code_use(torch.stack(counts), fmt))
+    return [index for indices in by_format.values() for index in indices], tables
+
+
+def _add_code_use(
+    measured: Measurements, layers: list[int], rows: list[list[float]], layer_count: int, role: str
+) -> None:
+    per_layer: list[dict[str, float] | None] = [None] * layer_count
+    for layer, row in zip(layers, rows, strict=True):
+        per_layer[layer] = dict(zip(CODE_USE_COLUMNS, row, strict=True))
+    values = [evaluate(CODE_USE_METRICS, row) if row else {} for row in per_layer]
+    for spec in CODE_USE_METRICS:
+        column = [entry.get(spec.name) for entry in values]
+        measured.layers[f"{spec.name}/{role}"] = column
+        # Histograms on different scales do not add up: the run-wide value is the mean over the layers.
+        known = [value for value in column if value is not None]
+        if known:
+            measured.metrics[f"{spec.name}/{role}"] = sum(known) / len(known)
+
+
+def interval_diagnostics(
+    state: TrainState, result: StepResult, update: CandidateUpdate, monitors: Monitors, measured: Measurements
+) -> None:
+    """The heavy measurements of every ``diagnostic_interval`` steps, on the blocks' weights before the update."""
+    config, flat, layer_count = state.config, state.flat, len(state.layers)
+    grids = weight_grids(state, result)
+    columns: dict[str, list[Value]] = {}
+
+    def put(layer: int, values: dict[str, Value]) -> None:
+        for name, value in values.items():
+            columns.setdefault(name, [None] * layer_count)[layer] = value
+
+    weights, wide = flat.linear_views(flat.values), flat.linear_views(state.candidate)
+    gradients = flat.linear_views(result.gradient)
+    for layer, grid in enumerate(grids):
+        if grid is None:
+            continue
+        w = weights[layer]
+        if config.log_stiffness:
+            put(layer, measure_stiffness(w, gradients[layer], wide[layer] - w, *grid))
+        if config.log_grid_alignment:
+            put(layer, measure_grid_alignment(w, *grid))
+        if config.log_ulp:
+            after = wide[layer] if update.stored is None else update.stored[layer]
+            put(layer, measure_ulp(w, after, *grid))
+    if monitors.persistence is not None:
+        gaps = torch.full_like(state.rounded, torch.nan)
+        for grid, w, gap in zip(grids, weights, flat.linear_views(gaps), strict=True):
+            if grid is not None:
+                gap.copy_(stiffness(w, *grid))
+        for layer, rate in enumerate(monitors.persistence.rates(gaps).tolist()):
+            if state.stored_format(layer) is not None:
+                put(layer, {"persistent_stall_rate": rate})
+    if monitors.regions is not None:
+        shares, stuck = monitors.regions.layer_fractions().tolist(), monitors.regions.row_counts().tolist()
+        for layer, (share, count) in enumerate(zip(shares, stuck, strict=True)):
+            if not math.isnan(share):
+                put(layer, {"zero_update_region_fraction": share, "zero_update_rows": count})
+    for name, column in columns.items():
+        measured.layers[name] = column
+        known = [
+            (value, view.numel()) for value, view in zip(column, weights, strict=False) if value is not None
+        ]
+        if known:
+            measured.metrics[name] = sum(value * size for value, size in known) / sum(
+                size for _, size in known
+            )

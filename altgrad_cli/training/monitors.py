@@ -1,0 +1,133 @@
+"""Everything that watches a run across steps, and the decisions that follow from what it saw.
+
+The engine asks at fixed points of the step and acts itself; nothing here touches weights or gradients.
+All of it is saved with a checkpoint, so that a patience of three survives a resume at two.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from altgrad_cli.diagnostics.persistence import DeadNeurons, PersistentStall, ZeroUpdateRegions
+from altgrad_cli.formats import parse_format
+from altgrad_cli.stability.alerts import AlertChange, Alerts
+from altgrad_cli.stability.clipping import PartitionRelativeClipper
+from altgrad_cli.stability.collapse import Divergence, RisingLoss, StallCollapse
+from altgrad_cli.stability.fallback import EmergencyMantissaShift, StallWindow
+from altgrad_cli.stability.nonfinite import NonfinitePolicy, is_baseline
+from altgrad_cli.training.config import TrainConfig
+from altgrad_cli.training.measure import Measurements
+from altgrad_cli.training.state import TrainState
+
+HISTORY_STEPS = 100
+"""How many steps of scalars an anomaly checkpoint carries."""
+PLATEAU_EVALUATIONS = 5
+"""Evaluations in a row without a better validation loss that end a run with ``stop: plateau``."""
+
+
+class Monitors:
+    """The watchers of one run."""
+
+    def __init__(self, config: TrainConfig, state: TrainState) -> None:
+        on = config.monitors.enabled
+        stored = on and state.plan.stores_weights
+        self.layout = state.flat.layout(blocks_only=False)
+        self.blocks = state.flat.layout(blocks_only=True)
+        """The layers in the flat buffers: all parameters (layers first, in order), and the blocks' linear ones."""
+        self.dead = DeadNeurons(self.layout) if on else None
+        self.persistence = PersistentStall(self.blocks, state.rounded) if stored else None
+        self.regions = ZeroUpdateRegions(self.blocks) if stored else None
+        self.alerts = Alerts()
+        self.stall_collapse = StallCollapse()
+        self.divergence = Divergence()
+        self.rising_loss = RisingLoss()
+        self.stall_window = StallWindow()
+        self.nonfinite = NonfinitePolicy(
+            config.nan_policy,
+            shift_enabled=config.enable_emergency_shift,
+            baseline=is_baseline(config.precision.regime, state.format),
+        )
+        self.clipper = clipper_for(config, state.format)
+        self.shift: EmergencyMantissaShift | None = None
+        if config.enable_emergency_shift:
+            self.shift = EmergencyMantissaShift(
+                nan_patience=config.emergency_shift_nan_patience,
+                stall_threshold=config.emergency_shift_stall_threshold,
+            )
+        self.history: deque[dict[str, Any]] = deque(maxlen=HISTORY_STEPS)
+        self.best_validation: float | None = None
+        self.evaluations_without_gain = 0
+
+    def alert_changes(self, measured: Measurements, loss: float, layer_names: list[str]) -> list[AlertChange]:
+        """Alerts raised or cleared by this step's measurements, pooled and by layer."""
+        flags = {
+            "rising_loss": float(self.rising_loss.update(loss)),
+            "divergence": float(self.divergence.update(loss)),
+        }
+        changes = self.alerts.update({**measured.metrics, **flags})
+        watched = self.alerts.watched(measured.layers)
+        for index, name in enumerate(layer_names):
+            changes += self.alerts.update({metric: values[index] for metric, values in watched.items()}, name)
+        return changes
+
+    def plateau(self, validation_loss: float) -> bool:
+        """Take in an evaluation; whether the loss has stopped improving."""
+        if self.best_validation is None or validation_loss < self.best_validation:
+            self.best_validation = validation_loss
+            self.evaluations_without_gain = 0
+        else:
+            self.evaluations_without_gain += 1
+        return self.evaluations_without_gain >= PLATEAU_EVALUATIONS
+
+    def start_over(self, config: TrainConfig, state: TrainState) -> None:
+        """After a shift: what was counted belongs to the old format."""
+        for watcher in (self.dead, self.persistence, self.regions, self.stall_collapse, self.stall_window):
+            if watcher is not None:
+                watcher.reset()
+        self.nonfinite.reset()
+        self.clipper = clipper_for(config, state.format)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values and tensors."""
+        present = {name: getattr(self, name) for name in _WATCHERS}
+        return {
+            "watchers": {
+                name: watcher.state_dict() for name, watcher in present.items() if watcher is not None
+            },
+            "history": list(self.history),
+            "best_validation": self.best_validation,
+            "evaluations_without_gain": self.evaluations_without_gain,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where ``state`` stands."""
+        for name, saved in state["watchers"].items():
+            watcher = getattr(self, name)
+            if watcher is not None:
+                watcher.load_state_dict(saved)
+        self.history.extend(state["history"])
+        self.best_validation = state["best_validation"]
+        self.evaluations_without_gain = state["evaluations_without_gain"]
+
+
+_WATCHERS = (
+    "dead",
+    "persistence",
+    "regions",
+    "alerts",
+    "stall_collapse",
+    "divergence",
+    "rising_loss",
+    "stall_window",
+    "nonfinite",
+    "clipper",
+    "shift",
+)
+
+
+def clipper_for(config: TrainConfig, format_name: str) -> PartitionRelativeClipper | None:
+    """The range clipper for the format in force, or None where it is off."""
+    if not config.enable_partition_clipping:
+        return None
+    return PartitionRelativeClipper(parse_format(format_name), base_clip=config.partition_clip_base)
