@@ -22,7 +22,9 @@ from altgrad_cli import __version__
 from altgrad_cli.commands.failures import exit_code_of
 from altgrad_cli.errors import UsageError, nearest
 
-COMMANDS: dict[str, str] = {}
+COMMANDS: dict[str, str] = {
+    "inspect-format": "inspect_format:inspect_format",
+}
 """Command -> ``module:function`` below ``altgrad_cli.commands``, in the order of ``altgrad --help``."""
 
 _EXIT_CODES = """\

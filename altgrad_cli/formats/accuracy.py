@@ -108,12 +108,15 @@ def gaussian_accuracy(format: FP8Format) -> GaussianAccuracy:
 
     The scale is searched with the maximum between 1 and 64 standard deviations: 8 steps an octave, then
     golden section around the best. A wide format repeats itself octave by octave, so nothing better lies
-    beyond.
+    beyond; of octaves that are as good to 0.1 % of the noise, the one nearest scale 1 is named.
     """
     top = math.log2(format.max_representable_value)
     steps = [i / 8 - top for i in range(8 * 6 + 1)]
     best = min(steps, key=lambda step: gaussian_noise(format, 2.0**step))
     scale = 2.0 ** _minimum(lambda step: gaussian_noise(format, 2.0**step), best - 1 / 8, best + 1 / 8)
+    noise = gaussian_noise(format, scale)
+    while scale < 0.5 and gaussian_noise(format, 2 * scale) <= 1.001 * noise:
+        scale *= 2
     return GaussianAccuracy(-10 * math.log10(gaussian_noise(format, scale)), scale)
 
 

@@ -48,7 +48,7 @@ def stored_scale(format: FP8Format, amax: float) -> float:
 
     E7M0 spans every weight as it is, and a scale would only move the same powers of two.
     """
-    if format.exponent_bits == 7 and format.mantissa_bits == 0:
+    if format.exponent_bits >= 7 and format.mantissa_bits == 0:
         return 1.0
     significand, exponent = math.frexp(_HEADROOM * amax / format.max_representable_value)
     return math.ldexp(1.0, exponent - (significand == 0.5))

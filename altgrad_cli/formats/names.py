@@ -46,6 +46,24 @@ _ALIASES: Mapping[str, str] = MappingProxyType(
     }
 )
 
+LIBRARY_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "E5M2": ("torch.float8_e5m2", "ml_dtypes.float8_e5m2"),
+        "E4M3": ("torch.float8_e4m3fn", "ml_dtypes.float8_e4m3fn"),
+        "E5M2:fnuz": ("torch.float8_e5m2fnuz", "ml_dtypes.float8_e5m2fnuz"),
+        "E4M3:fnuz": ("torch.float8_e4m3fnuz", "ml_dtypes.float8_e4m3fnuz"),
+        "E4M3B11FNUZ": ("ml_dtypes.float8_e4m3b11fnuz",),
+        "E4M3:ieee": ("ml_dtypes.float8_e4m3",),
+        "E3M4:ieee": ("ml_dtypes.float8_e3m4",),
+        "E2M3": ("ml_dtypes.float6_e2m3fn",),
+        "E3M2": ("ml_dtypes.float6_e3m2fn",),
+        "E2M1": ("ml_dtypes.float4_e2m1fn",),
+        "BF16": ("torch.bfloat16", "ml_dtypes.bfloat16"),
+        "FP16": ("torch.float16",),
+    }
+)
+"""Canonical name -> the types of other libraries that are this very grid."""
+
 _UNSIGNED = ("E8M0", "E8M0FNU")
 
 _NAMED = (

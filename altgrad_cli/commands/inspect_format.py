@@ -1,0 +1,161 @@
+"""`altgrad inspect-format`: what a number format can represent, and what it does to a weight."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from altgrad_cli.commands.console import data_console, talk_console
+from altgrad_cli.commands.json_output import print_json
+from altgrad_cli.errors import UsageError
+from altgrad_cli.formats import FP8Format, parse_format
+from altgrad_cli.reporting.format_facts import StallQuestion, describe_format
+
+SCHEMA = "altgrad.inspect-format/1"
+
+EXAMPLES = (
+    "altgrad inspect-format E3M4",
+    "altgrad inspect-format E7M0 --lr 6e-4 --std 0.02",
+    "altgrad inspect-format E3M4 --compare E3M4:ieee",
+    "altgrad inspect-format E4M3:fnuz --codes",
+    "altgrad inspect-format E5M2 --on runs/my_run/checkpoints/best.pt",
+    "altgrad inspect-format E1M6 --plot e1m6.svg",
+    "altgrad inspect-format E5M2 --json",
+)
+
+
+def inspect_format(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="The format: ExMy with options (E3M4, E3M4:ieee, E4M3:fnuz, E3M4:bias=3), or BF16, FP16."
+        ),
+    ],
+    learning_rate: Annotated[
+        float, typer.Option("--lr", min=0, help="Learning rate that the stall is predicted for.")
+    ] = 6e-4,
+    std: Annotated[float, typer.Option("--std", help="Standard deviation of the weights.")] = 0.02,
+    scale: Annotated[
+        float | None,
+        typer.Option(
+            "--scale", help="Scale of the stored weights; by default the one that training would choose."
+        ),
+    ] = None,
+    codes: Annotated[
+        bool, typer.Option("--codes", help="Print every code: bits, value, exact fraction.")
+    ] = False,
+    compare: Annotated[
+        str | None, typer.Option("--compare", metavar="NAME", help="Put a second format beside it.")
+    ] = None,
+    on: Annotated[
+        Path | None,
+        typer.Option(
+            "--on",
+            metavar="FILE",
+            help="What the format would do to the tensors of a checkpoint (.pt, .safetensors).",
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", metavar="FILE.svg", help="Draw number line, gap and error curves."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Everything as one JSON document on stdout.")] = False,
+) -> None:
+    """Show a number format on one screen: range, rounding, accuracy, what update can move a weight.
+
+    Nothing is trained and nothing is loaded but the file of --on.
+    """
+    if not math.isfinite(learning_rate):
+        raise UsageError(f"--lr must be a number, not {learning_rate}", where="--lr", allowed=">= 0, finite")
+    _check_positive("--std", std)
+    if scale is not None:
+        _check_positive("--scale", scale)
+    question = StallQuestion(learning_rate=learning_rate, std=std, scale=scale)
+    format = parse_format(name)
+    other = parse_format(compare) if compare is not None else None
+    facts = describe_format(format, question)
+    other_facts = describe_format(other, question) if other is not None else None
+    fitted = _measure(format, on, question) if on is not None else None
+    if plot is not None:
+        _draw(format, other, plot)
+    if json:
+        tensors = None if fitted is None else fitted[0]
+        print_json(SCHEMA, {**facts, "compared_to": other_facts, "tensors": tensors})
+    else:
+        _print_screen(facts, other_facts, fitted, format if codes else None)
+
+
+def _check_positive(option: str, value: float) -> None:
+    if not (value > 0 and math.isfinite(value)):
+        raise UsageError(
+            f"{option} must be a positive number, not {value:g}", where=option, allowed="> 0, finite"
+        )
+
+
+def _measure(format: FP8Format, path: Path, question: StallQuestion) -> tuple[list[dict[str, Any]], int]:
+    """The fit of every matrix in the file, as plain values, and the number of tensors left out."""
+    from altgrad_cli.reporting.format_fit import fit_file  # imports torch
+
+    fits, others = fit_file(
+        path, format, learning_rate=question.learning_rate, beta1=question.beta1, scale=question.scale
+    )
+    return [asdict(fit) for fit in fits], others
+
+
+def _draw(format: FP8Format, other: FP8Format | None, path: Path) -> None:
+    if path.suffix.lower() != ".svg":
+        raise UsageError(f"the plot is an SVG file, not {path.name}", where="--plot", allowed="FILE.svg")
+    from altgrad_cli.reporting.format_plot import draw_formats  # imports matplotlib
+
+    try:
+        draw_formats([format] if other is None else [format, other], path)
+    except OSError as error:
+        raise UsageError(f"the plot cannot be written: {error.strerror or error}", where=str(path)) from None
+    talk_console().print(f"plot: {path}", soft_wrap=True, markup=False)
+
+
+def _print_screen(
+    facts: Mapping[str, Any],
+    other: Mapping[str, Any] | None,
+    fitted: tuple[list[dict[str, Any]], int] | None,
+    codes_of: FP8Format | None,
+) -> None:
+    from altgrad_cli.reporting.format_sheet import equivalence_words, print_plainly, print_sheet
+    from altgrad_cli.reporting.format_tables import code_lines, comparison_table, fit_table
+
+    console = data_console()
+    if other is None and fitted is None and codes_of is None:
+        print_sheet(console, facts)
+        return
+    console.print(facts["description"], style="bold", markup=False)
+    if other is not None:
+        console.print(other["description"], style="bold", markup=False)
+        console.print()
+        print_plainly(console, comparison_table(facts, other))
+        if any(found["format"] == other["name"] for found in facts["equivalent_to"]):
+            console.print()
+            console.print(equivalence_words(facts), markup=False)
+    if fitted is not None:
+        fits, others = fitted
+        console.print()
+        print_plainly(console, fit_table(fits, console.width))
+        console.print()
+        console.print(_fit_note(facts, others), markup=False)
+    if codes_of is not None:
+        console.print()
+        for line in code_lines(codes_of):
+            console.out(line, highlight=False)
+
+
+def _fit_note(facts: Mapping[str, Any], others: int) -> str:
+    asked = facts["predicted_stall_for"]
+    note = (
+        "over, under: values beyond the max, values rounded to 0. codes: share of the codes in use. "
+        f"stall: predicted share that one update of Adam at lr {asked['learning_rate']:g} leaves unchanged."
+    )
+    return f"{note} {others} tensors that are no float matrix are left out." if others else note
