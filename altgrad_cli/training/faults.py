@@ -197,6 +197,8 @@ class Faults:
         for injection in self.due(step):
             if injection.role == "stored_weights" and injection.kind in ("nan", "inf", "spike"):
                 self._strike_span(state, injection, state.candidate)
+                if update.stored is not None and injection.kind == "spike":
+                    self._strike_span(state, injection, state.rounded)
                 update = replace(update, finite=update.finite and injection.kind == "spike")
         return update
 
@@ -215,7 +217,7 @@ class Faults:
             self._strike(injection, buffer[start:end], role)
 
     def _strike(self, injection: Injection, x: Tensor, role: str) -> Tensor:
-        flat = x.view(-1)
+        flat = x.detach().view(-1)
         index = chosen_index(injection, self.seed, flat.numel())
         before = float(flat[index])
         with torch.no_grad():

@@ -2,7 +2,7 @@
 
 What ``take_snapshot`` puts into a payload, key by key:
 
-    kind, reason, step, adam_step   regular, best or anomaly; steps taken, and updates committed
+    kind, step, adam_step           regular, best or anomaly; steps taken, and updates committed
     config, config_hash             the resolved configuration
     init_hash, formats              fingerprint of the initial weights; (step, format) from which each held
     weights                         name -> float32 carrier, a state dict of the network

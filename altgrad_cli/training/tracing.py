@@ -11,8 +11,8 @@ its trace is the trace of the step it repeats. Records stand in execution order:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -21,8 +21,11 @@ from torch import Tensor
 from altgrad_cli.data.batches import Batch
 from altgrad_cli.quantization.linear import Tap
 from altgrad_cli.quantization.precision import HEAD, OPERAND_ROLES, PrecisionPlan, Role
-from altgrad_cli.quantization.quantize import round_to_grid
+from altgrad_cli.quantization.quantize import STATS, round_to_grid
 from altgrad_cli.quantization.scaling import current_scale
+from altgrad_cli.training.faults import Faults
+from altgrad_cli.training.monitors import clipper_for
+from altgrad_cli.training.schedule import learning_rate_at
 from altgrad_cli.training.state import TrainState, fingerprint
 from altgrad_cli.training.step import StepResult, compute_step
 from altgrad_cli.training.streams import fork
@@ -135,7 +138,7 @@ class _Observer:
         )
         record = record_of(rounded, **where, part="rounded", scale=float(scale), format=fmt.name)
         if record.index is not None:
-            record = TraceRecord(**{**asdict(record), "before": float(x.detach().flatten()[record.index])})
+            record = replace(record, before=float(x.detach().flatten()[record.index]))
         self.records.append(record)
 
 
@@ -147,7 +150,7 @@ def traced_step(
     tap: Tap | None = None,
     plan: PrecisionPlan | None = None,
     scales: list[list[float | None]] | None = None,
-    adjust_gradient: Callable[[Tensor], object] | None = None,
+    adjust_gradient: Callable[[StepResult], object] | None = None,
     alter_update: Callable[[CandidateUpdate], CandidateUpdate] | None = None,
 ) -> StepTrace:
     """``compute_step`` and the candidate update, with a record of every tensor; the state is not changed.
@@ -186,7 +189,7 @@ def traced_step(
     update = None
     if learning_rate is not None:
         if adjust_gradient is not None:
-            adjust_gradient(result.gradient)
+            adjust_gradient(result)
         update = candidate_update(state, result.gradient, learning_rate)
         if alter_update is not None:
             update = alter_update(update)
@@ -249,12 +252,61 @@ def _see_update(observer: _Observer, state: TrainState) -> None:
                 observer.see(view, phase="optimizer", module=_module_of(name), role=role, part=part)
 
 
-def to_plain(records: Sequence[TraceRecord]) -> dict[str, Any]:
-    """Records as a payload keeps them: column names once, then rows."""
-    columns = [item.name for item in fields(TraceRecord)]
-    return {"columns": columns, "rows": [[getattr(record, name) for name in columns] for record in records]}
+def trace_step(
+    state: TrainState, batch: Batch, *, tap: Tap | None = None, faults: Faults | None = None
+) -> list[dict[str, Any]]:
+    """The records of the step that ``state`` stands before, as a payload keeps them.
+
+    Args:
+        tap: that of the step itself.
+        faults: those of the run, so that a struck update is struck again.
+    """
+    number = state.step + 1
+    trace = traced_step(
+        state,
+        batch,
+        learning_rate=learning_rate_at(state.config, number),
+        tap=tap,
+        adjust_gradient=lambda result: clip_like_engine(state, result),
+        alter_update=None if faults is None else lambda update: faults.alter_update(state, update, number),
+    )
+    return to_plain(trace.records)
 
 
-def from_plain(saved: dict[str, Any]) -> tuple[TraceRecord, ...]:
+def clip_like_engine(state: TrainState, result: StepResult) -> None:
+    """Clip the flat gradient of ``result`` in place where the config or the range clipper would."""
+    limits = []
+    if state.config.optimizer.gradient_clip is not None:
+        limits.append(state.config.optimizer.gradient_clip)
+    clipper = clipper_for(state.config, state.format)
+    if clipper is not None and largest_overflow_rate(result) >= clipper.overflow_threshold:
+        limits.append(clipper.clip_threshold)
+    if not limits or not bool(torch.isfinite(result.gradient).all()):
+        return
+    # torch sums a norm tensor by tensor, in the order of the parameters: so does this.
+    by_name = dict(zip(state.flat.names, state.flat.views(result.gradient), strict=True))
+    ordered = [by_name[name] for name, _ in state.model.named_parameters()]
+    for limit in limits:
+        norm = torch.nn.utils.get_total_norm(ordered)
+        factor = torch.clamp(limit / (norm + 1e-6), max=1.0)
+        for gradient in ordered:
+            gradient.mul_(factor)
+
+
+def largest_overflow_rate(result: StepResult) -> float:
+    """Largest overflow rate of any layer and operand role in this pass."""
+    if result.stats is None:
+        return 0.0
+    counted = result.stats[..., STATS.index("count")]
+    rates = result.stats[..., STATS.index("overflow")] / counted
+    return float(torch.where(counted > 0, rates, 0.0).max())
+
+
+def to_plain(records: Sequence[TraceRecord]) -> list[dict[str, Any]]:
+    """Records as a payload keeps them."""
+    return [asdict(record) for record in records]
+
+
+def from_plain(saved: Sequence[Mapping[str, Any]]) -> tuple[TraceRecord, ...]:
     """The records in a payload."""
-    return tuple(TraceRecord(**dict(zip(saved["columns"], row, strict=True))) for row in saved["rows"])
+    return tuple(TraceRecord(**record) for record in saved)
