@@ -16,7 +16,7 @@ import altgrad_cli
 from altgrad_cli.errors import ConfigError, nearest
 from altgrad_cli.training.coercion import build, to_plain
 from altgrad_cli.training.config import TrainConfig
-from altgrad_cli.training.yaml_tree import COMMAND_LINE, ConfigTree, read_tree, shown
+from altgrad_cli.training.yaml_tree import COMMAND_LINE, ConfigTree, quoted, read_tree, shown
 
 T = TypeVar("T")
 
@@ -42,17 +42,15 @@ def load_tree(cls: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
 
 def from_plain(values: Mapping[str, Any], source: str | None = None) -> TrainConfig:
     """The configuration in a checkpoint or an event, as strictly checked; ``source`` names it in errors."""
-    tree = ConfigTree()
-    for key, value in values.items():
-        tree.values[str(key)] = value
-        if source is not None:
-            tree.origins[str(key)] = source
+    tree = ConfigTree(values=quoted(values))
+    if source is not None:
+        tree.origins = dict.fromkeys(tree.values, source)
     return build(TrainConfig, tree)
 
 
 def with_overrides(config: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
     """``config`` with ``dotted.key=value`` overrides applied and every rule checked again."""
-    tree = ConfigTree(values=resolve(config))
+    tree = ConfigTree(values=quoted(resolve(config)))
     for override in overrides:
         apply_override(tree, override)
     return build(TrainConfig, tree)
@@ -64,9 +62,10 @@ def resolve(config: TrainConfig) -> dict[str, Any]:
     return plain
 
 
-def to_yaml(config: TrainConfig) -> str:
-    """``config`` as the text of a YAML file that ``load_config`` reads back to an equal one."""
-    return yaml.safe_dump(resolve(config), sort_keys=False, allow_unicode=True, width=100)
+def to_yaml(config: Any) -> str:
+    """``config`` (any tree of dataclasses) as the text of a YAML file that reads back to an equal one."""
+    # Non-ASCII is escaped: PyYAML folds some line separators away when it writes them as they are.
+    return yaml.safe_dump(to_plain(config), sort_keys=False, width=100)
 
 
 def apply_override(tree: ConfigTree, override: str) -> None:

@@ -33,6 +33,15 @@ def is_null_word(value: Any) -> bool:
     return isinstance(value, str) and not isinstance(value, Quoted) and value.lower() in ("null", "~", "")
 
 
+def quoted(value: Any) -> Any:
+    """``value`` (plain, nested) with every text taken as it is, as if it had stood in quotes."""
+    if isinstance(value, Mapping):
+        return {str(key): quoted(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [quoted(item) for item in value]
+    return Quoted(value) if isinstance(value, str) else value
+
+
 @dataclass(slots=True)
 class ConfigTree:
     """Nested plain values, and where each dotted key was last set."""

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from altgrad_cli.errors import ConfigError
 from altgrad_cli.training.coercion import build, to_plain
-from altgrad_cli.training.config_loading import find_config, load_tree
-from altgrad_cli.training.yaml_tree import parse_yaml
+from altgrad_cli.training.config_loading import find_config, load_tree, to_yaml
+from altgrad_cli.training.yaml_tree import ConfigTree, parse_yaml, quoted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -375,5 +374,9 @@ _toys = st.builds(
 
 @given(_toys)
 def test_every_tree_survives_being_written_to_yaml_and_read_back(toy: Toy) -> None:
-    text = yaml.safe_dump(to_plain(toy), sort_keys=False, allow_unicode=True)
-    assert build(Toy, parse_yaml(text, "toy.yaml")) == toy
+    assert build(Toy, parse_yaml(to_yaml(toy), "toy.yaml")) == toy
+
+
+@given(_toys)
+def test_every_tree_survives_being_made_plain(toy: Toy) -> None:
+    assert build(Toy, ConfigTree(values=quoted(to_plain(toy)))) == toy
