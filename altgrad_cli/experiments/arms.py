@@ -1,0 +1,71 @@
+"""An arm of a sweep: one run, why it is there, and which controls it is held against."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from altgrad_cli.experiments.run_directory import safe_name
+from altgrad_cli.quantization.precision import PrecisionConfig, Regime
+from altgrad_cli.training.config import TrainConfig
+
+ArmKind = Literal["control", "format", "retry", "intervened", "attribution", "rescue"]
+CONTROLS: tuple[Regime, ...] = ("fp32", "bf16", "frozen")
+"""Run first, in this order; fp32 and frozen are the two ends of the recovered fraction."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arm:
+    """One run of a sweep. Two arms with equal configs are the same experiment and are run once."""
+
+    name: str
+    """Safe as a file name; unique within the sweep."""
+    kind: ArmKind
+    config: TrainConfig
+    retry_of: str | None = None
+    """The arm whose result called for this one."""
+    reason: str = ""
+    """Why it is in the plan, in words; for a retry, the evidence that it was chosen from."""
+    controls: Mapping[str, str] | None = None
+    """``fp32`` and ``frozen`` -> the arm of that control with the same seed and settings."""
+
+    @property
+    def format(self) -> str:
+        """The format under study; fp32 and frozen have none and are named by their regime."""
+        regime = self.config.precision.regime
+        return {"fp32": "FP32", "frozen": "FP32", "bf16": "BF16"}.get(regime, self.config.fp8_format)
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``sweep.json`` says about the plan of this arm."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "retry_of": self.retry_of,
+            "reason": self.reason,
+            "format": self.format,
+            "regime": self.config.precision.regime,
+            "seed": self.config.seed,
+        }
+
+
+def control_config(base: TrainConfig, regime: Regime) -> TrainConfig:
+    """The control of ``base``: the same run with nothing rounded but what ``regime`` names."""
+    return replace(
+        base,
+        fp8_format="E5M2",
+        precision=PrecisionConfig(regime=regime),
+        enable_partition_clipping=False,
+        enable_emergency_shift=False,
+        inject=(),
+    )
+
+
+def arm_name(*parts: str, seed: int | None = None, settings: Sequence[tuple[str, str]] = ()) -> str:
+    """``e7m0-uniform-rounding-stochastic-seed43``: a file name from an arm's parts."""
+    words = [*parts]
+    for key, value in settings:
+        words += [key.rpartition(".")[2], value]
+    if seed is not None:
+        words.append(f"seed{seed}")
+    return safe_name("-".join(words).lower().replace(":", "_").replace(",", "+"))

@@ -1,0 +1,7 @@
+"""placeholder"""
+
+from __future__ import annotations
+
+
+def wandb_listeners(config, directory, *, warn):
+    return []

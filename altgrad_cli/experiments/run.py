@@ -1,0 +1,83 @@
+"""One run from configuration to a finished folder: the engine's events, written down and passed on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from altgrad_cli.errors import CheckpointError
+from altgrad_cli.experiments.event_log import cut_after
+from altgrad_cli.experiments.loggers.jsonl import JsonlLog
+from altgrad_cli.experiments.loggers.listener import FanOut, Listener
+from altgrad_cli.experiments.run_directory import RunDirectory
+from altgrad_cli.training.config import TrainConfig
+from altgrad_cli.training.events import Event, RunEnded
+
+
+def _never() -> bool:
+    return False
+
+
+def carry_out(
+    config: TrainConfig,
+    directory: RunDirectory,
+    listeners: Sequence[Listener] = (),
+    *,
+    resume: bool = False,
+    stop_requested: Callable[[], bool] = _never,
+    capture_requested: Callable[[], bool] = _never,
+) -> RunEnded | None:
+    """Train ``config`` in ``directory``; the run's last event, or None where it was asked to stop before.
+
+    Args:
+        listeners: hear every event after it is in the log.
+        resume: go on from the newest whole checkpoint, or from the beginning where there is none.
+        stop_requested: asked after every event; a run that stops can be resumed.
+        capture_requested: asked once a step; True writes a forensic checkpoint.
+    """
+    from altgrad_cli.training.engine import train
+
+    resume_from = _rewind(directory) if resume else None
+    fan_out = FanOut([JsonlLog(directory.events), *listeners])
+    last: Event | None = None
+    try:
+        for last in train(
+            config,
+            run_dir=directory.path,
+            resume_from=resume_from,
+            capture_requested=capture_requested,
+        ):
+            fan_out.receive(last)
+            if stop_requested():
+                break
+    finally:
+        fan_out.close()
+    ended = last if isinstance(last, RunEnded) else None
+    directory.write_summary(
+        {
+            "schema": "altgrad.run/1",
+            "run": directory.name,
+            "outcome": ended.outcome if ended else "unfinished",
+            "reason": ended.reason if ended else f"interrupted after step {last.step if last else 0}",
+            "steps": last.step if last else 0,
+            "collapse": ended.collapse if ended else None,
+            "verdict": None,
+        }
+    )
+    return ended
+
+
+def _rewind(directory: RunDirectory) -> Path | None:
+    """Put the folder back to its newest whole checkpoint, which is returned; without one, to nothing."""
+    from altgrad_cli.training.retention import discard_later, discard_leftovers, newest_readable
+
+    discard_leftovers(directory.checkpoints)
+    try:
+        path, payload = newest_readable(directory.checkpoints)
+    except CheckpointError:
+        cut_after(directory.events, -1)
+        return None
+    step = int(payload["step"])  # type: ignore[call-overload]
+    cut_after(directory.events, step)
+    discard_later(directory.checkpoints, step)
+    return path
