@@ -92,7 +92,7 @@ def _files_of_folder(folder: Path) -> list[CorpusFile]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Every file below ``folder`` in a fixed order, hidden ones apart; a folder that cannot be read raises."""
+    """Every file below ``folder`` in a fixed order, hidden ones apart; an unreadable folder raises."""
 
     def fail(error: OSError) -> None:
         raise unreadable(Path(error.filename), error) from error
@@ -143,7 +143,7 @@ def load_documents(files: Sequence[CorpusFile], language: str, validation_fracti
                 hint="check the split's file" if split_given else "raise data.validation_fraction",
             )
     without_text = len(documents) - len(with_text)
-    for_testing = len(with_text) - len(train) - len(validation)
+    for_testing = sum(split == "test" for _, split in with_text)
     return Documents(
         train,
         validation,

@@ -1,15 +1,19 @@
 """A data set on the Hugging Face Hub -> a local folder, through huggingface_hub (extra ``hub``).
 
 Only Parquet is fetched. Data sets that are a loading script on their main branch (MultiEURLEX) have been
-converted to Parquet by the Hub, on the branch ``refs/convert/parquet``, which is tried second.
+converted to Parquet by the Hub, on the branch ``refs/convert/parquet``, which is tried second. What is in
+the Hub's own cache on this machine is used without a network.
 """
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from typing import Any
 
 from altgrad_cli.errors import DataError
 
+ANSWER_SECONDS = 4.0
 _BRANCHES = ("main", "refs/convert/parquet")
 
 
@@ -25,36 +29,68 @@ def fetch(name: str) -> Path:
     except ImportError as error:
         raise DataError(
             "data.hub needs huggingface_hub, which is not installed",
-            where="data.hub",
+            where=f"data.hub={name}",
             hint="pip install 'altgrad[hub]'",
         ) from error
+    wanted = [f"{config}/*.parquet" if config else "*.parquet"]
+    refusal: Exception | None = None
+    found = False
     for branch in _BRANCHES:
+        if refusal is None:
+            refusal = _refusal(huggingface_hub.HfApi(), repository, branch)
         try:
             snapshot = huggingface_hub.snapshot_download(
                 repository,
                 repo_type="dataset",
                 revision=branch,
-                allow_patterns=[f"{config}/*.parquet" if config else "*.parquet"],
+                allow_patterns=wanted,
+                local_files_only=refusal is not None,
             )
-        except Exception as error:  # what it raises depends on its HTTP library of the day
-            raise _unreachable(name, error) from error
+        except Exception as error:  # noqa: BLE001 (depends on its HTTP library of the day)
+            refusal = refusal or error
+            continue
+        found = True
         folder = Path(snapshot, config)
         if any(folder.rglob("*.parquet")):
             return folder
+    if found or refusal is None:
+        raise DataError(
+            "the data set has no Parquet files of that name",
+            where=f"data.hub={name}",
+            allowed="owner/name or owner/name:config, as in coastalcph/lex_glue:eurlex",
+        )
     raise DataError(
-        "the data set has no Parquet files of that name",
-        where=f"data.hub={name}",
-        allowed="owner/name or owner/name:config, as in coastalcph/lex_glue:eurlex",
-    )
-
-
-def _unreachable(name: str, error: Exception) -> DataError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return DataError(
-        f"the data set is neither cached nor to be had from the Hub: {reason}",
+        f"the data set is neither cached nor to be had from the Hub: {_in_short(refusal)}",
         where=f"data.hub={name}",
         hint=(
             "check the name and the network, or download it elsewhere and give data.path=;"
             " without both, leave data.hub out: the embedded corpus needs nothing"
         ),
-    )
+    ) from refusal
+
+
+def _refusal(api: Any, repository: str, branch: str) -> Exception | None:
+    """Why the Hub does not answer for this data set within ``ANSWER_SECONDS``; None when it does.
+
+    Asked first, and in a thread of its own, because huggingface_hub waits without limit for a peer that
+    accepts the connection and then stays silent.
+    """
+    outcome: list[Exception | None] = []
+
+    def ask() -> None:
+        try:
+            api.repo_info(repository, repo_type="dataset", revision=branch, timeout=ANSWER_SECONDS)
+        except Exception as error:  # noqa: BLE001 (handed over, not swallowed)
+            outcome.append(error)
+        else:
+            outcome.append(None)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(ANSWER_SECONDS)
+    return outcome[0] if outcome else TimeoutError(f"no answer for {ANSWER_SECONDS:.0f} seconds")
+
+
+def _in_short(error: Exception) -> str:
+    """The first line of what went wrong."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

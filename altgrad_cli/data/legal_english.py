@@ -87,8 +87,8 @@ signatory: A. QUILL / M. INKWELL / B. PARAGRAPH / J. VAN DER STEMPEL / C. SEMICO
 title:
   - on the {activity} of {things}
   - laying down rules for the {activity} of {things} in {place}
-  - on the protection of {actors} against the {mishap} of {things}
-  - establishing a {adjective} framework for {things} and amending {earlier_act}
+  - on the protection of {actors} from {mishap} in connection with {things}
+  - establishing {a:adjective} framework for {things} and amending {earlier_act}
   - supplementing {earlier_act} as regards the {part} of {things}
 citation:
   - Having regard to the Treaty on the Functioning of the Union, and in particular Article {treaty_article}
@@ -102,18 +102,18 @@ committee_of: Aunts / the Regions / Small Matters / Persons Who Have Read the An
     Weights and Feelings
 recital:
   - {Things} make {a:adjective} contribution to {aim}. {Consequence}.
-  - {Experience} has shown that {mishap} of {things} can give rise to {adjective} {harm}, in particular where
-    {circumstance}.
+  - {Experience} has shown that {mishap} involving {things} can give rise to {adjective} {harm}, in particular
+    where {circumstance}.
   - In order to ensure {aim}, {actors} should {duty}.
   - {Earlier_act} {earlier_effect}{footnote}. {Consequence}.
   - Since the objective of this {kind_here}, namely {aim}, cannot be sufficiently achieved by the Member
     States but can rather, by reason of its {noun_quality}, be better achieved at Union level, the Union may
     adopt measures in accordance with the principle of subsidiarity.
-  - It is {adjective} to provide that {statement}. {Consequence}.
+  - It is {fitting} to provide that {statement}. {Consequence}.
   - The {activity} of {things} should not {verb_harm} {aim}, nor should it be used as a means of {evasion}.
   - According to the {adjective} study carried out by the European {office}, {percent} % of {actors} had,
     within the preceding {months} months, experienced {mishap}. That figure does not include {exclusion}.
-  - Certain {things} which {circumstance_plural} present a {adjective} risk and should therefore be subject to
+  - Certain {things} which {circumstance_plural} present {a:adjective} risk and should therefore be subject to
     {procedure}.
   - In the interests of {noun_quality}, the {part} of {a:thing} should be {participle} separately from its
     {part}.
@@ -151,14 +151,14 @@ paragraph:
     {authority}, which shall acknowledge receipt within {days} days and {authority_duty}.
 statement:
   - {things} are {participle} in such a way as to prevent {mishap}
-  - the {part} of {a:thing} bears the {mark} in a {adjective} and {adjective} manner
+  - the {part} of {a:thing} bears the {mark} in {a:adjective} and {adjective} manner
   - no {thing} is made available on the market unless {condition}
   - {actors} have access to {procedure}
   - the {activity} of {things} is carried out only by {actors} who hold {document}
-  - a {thing} that {circumstance_singular} is regarded as {adjective}
+  - {a:thing} that {circumstance_singular} is regarded as {adjective}
 condition: the conditions set out in {reference} are met / the {authority} has issued {document} in accordance
     with {annex_reference} / the {actor} concerned has been informed {adverb} / the {part} has been
-    {participle} in the presence of a {actor} / {mishap} is not reasonably foreseeable / it is raining
+    {participle} in the presence of {a:actor} / {mishap} is not reasonably foreseeable / it is raining
 circumstance: {a:thing} presents a risk of {mishap} / the {actor} fails to {duty} / the {paper} has expired /
     the {part} cannot be {participle} / the conditions set out in {reference} are no longer met / the
     {authority} has {adjective} grounds to suspect {mishap} / two or more {actors} claim the same {thing} /
@@ -199,13 +199,14 @@ matter: the {activity} of {things} / the {part} of {things} / {procedure} / the 
 aim: a high level of {noun_quality} / the smooth functioning of the internal market / the free movement of
     {things} / {noun_quality} and {noun_quality} / legal certainty for {actors} / the peaceful enjoyment of
     {things} / the dignity of {actors}
+fitting: appropriate / necessary / advisable / desirable / only natural / overdue
 harm: harm / costs / distortion of competition / uncertainty / distress / inconvenience / correspondence /
     embarrassment / laughter
 right: privacy / property / good administration / an effective remedy / silence / a second opinion / be left
     alone with {a:thing} / tea
 procedure: {a:adjective} assessment / {a:adjective} inspection / a conformity assessment procedure / the
     procedure laid down in {reference} / mutual recognition / prior authorisation / a period of quiet
-    reflection / mediation by a {actor}
+    reflection / mediation by {a:actor}
 document: {a:paper} / {a:adjective} {paper} / the {paper} referred to in {annex_reference}
 paper: certificate / technical file / declaration of conformity / annual report / notice / permit / set of
     instructions / letter of regret / invoice / sworn statement / sketch
@@ -251,7 +252,7 @@ term:
   - risk | the combination of the probability of {mishap} and the degree of severity of the {harm}
   - conformity marking | a marking by which the {actor} indicates that the {part} has been {participle}
   - {adjective} {part} | {a:part} which has been {participle} not more than {small} times
-  - approved {actor} | {a:actor} whose name appears in the register and who does not mind
+  - approved {actor} | any person whose name appears in the register and who does not mind
 does: keeps / offers / receives / uses / transfers / lends / displays / mends / mislays
 heading: Obligations of {actors} / Placing on the market / Technical documentation / Inspections / Marking of
     the {part} / Information to be provided to {actors} / Notification of {mishap} / Registers / Right to
@@ -268,7 +269,7 @@ exemption: This {kind_here} shall not apply to {things} that {circumstance_plura
 penalties: Member States shall lay down the rules on penalties applicable to infringements of this {kind_here}
     and shall take all measures necessary to ensure that they are implemented. The penalties provided for
     shall be effective, proportionate and dissuasive. / Where the infringement concerns the {part}, the amount
-    shall not exceed EUR {amount}. / A first infringement of {reference} shall be met with a {adjective} look.
+    shall not exceed EUR {amount}. / A first infringement of {reference} shall be met with {a:adjective} look.
 committee: The Commission shall be assisted by the Committee on {Things}. That committee shall be a committee
     within the meaning of Regulation (EU) No 182/2011. / Where reference is made to this paragraph, Article 5
     of Regulation (EU) No 182/2011 shall apply. / Where the committee delivers no opinion, there shall be tea.

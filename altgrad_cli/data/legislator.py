@@ -116,7 +116,7 @@ class Draft:
     def slot(self, name: str) -> str:
         """What ``{name}`` becomes here."""
         if name.startswith("a:"):
-            return indefinite(self.slot(name[2:]))
+            return indefinite(self.slot(name.removeprefix("a:")))
         if name[0].isupper():
             return capital(self.slot(name.lower()))
         if name in self.slots:
@@ -241,13 +241,18 @@ def define_terms(draft: Draft) -> list[str]:
 
 
 def preamble(draft: Draft) -> list[str]:
-    """Citations in the grammar's order, then numbered recitals."""
+    """Citations in the grammar's order, then recitals, no two cut from the same cloth."""
     citations = sorted({draft.rank(len(RULES["citation"])) for _ in range(4)} | {0})
-    recitals = 5 + int(draft.rng.random() * 9)
+    recitals = RULES["recital"]
+    count = 4 + int(draft.rng.random() * (len(recitals) - 4))
+    chosen: list[int] = []
+    while len(chosen) < count:
+        if (index := draft.rank(len(recitals))) not in chosen:
+            chosen.append(index)
     return [
         *(draft.fill(RULES["citation"][index]) for index in citations),
         "Whereas:",
-        *(f"({number}) {draft.say('recital')}" for number in range(1, recitals + 1)),
+        *(f"({number}) {draft.fill(recitals[index])}" for number, index in enumerate(chosen, start=1)),
     ]
 
 
