@@ -36,13 +36,13 @@ Scale = float | Tensor
 
 
 class OperandRounding:
-    """The rounding of every linear layer's W, A and G in one forward and backward pass.
+    """The rounding of every linear layer's W, A and G in one pass.
 
     Args:
         plan: the grid of each layer and role; an absent one is left in float32.
         scaling: how a scale is taken from the tensor itself where ``scales`` has none.
         scales: per layer and operand role, the scale decided before the pass; None takes it from the tensor.
-        count: whether to fill ``stats``, a float64 tensor (layers, 3, len(STATS)); NaN where nothing was rounded.
+        count: whether to fill ``stats``, float64 (layers, 3, len(STATS)); NaN where nothing was rounded.
         generator: random stream of stochastic rounding.
         tap: sees each operand before it is rounded and may replace it (fault injection, tracing).
         observer: sees each operand with its grid and scale (code census).
@@ -82,7 +82,7 @@ class OperandRounding:
         self._rows = None if self.stats is None else [layer.unbind(0) for layer in self.stats.unbind(0)]
 
     def round(self, layer: int, role: int, x: Tensor) -> Tensor:
-        """Q(x) for operand ``role`` of layer number ``layer``; x itself where the plan leaves it in float32."""
+        """Q(x) for operand ``role`` of layer number ``layer``; x itself where it stays in float32."""
         if self._tap is not None:
             x = self._tap(layer, OPERAND_ROLES[role], x)
         fmt = self._formats[layer][role]
@@ -145,7 +145,7 @@ class _RoundedProduct(torch.autograd.Function):
 
 
 class QuantizedLinear(nn.Module):
-    """A linear layer without bias, weight (out_features, in_features), whose operands are rounded by the pass."""
+    """A linear layer without bias, weight (out_features, in_features); the pass rounds its operands."""
 
     def __init__(self, in_features: int, out_features: int, slot: PassSlot) -> None:
         super().__init__()
@@ -157,7 +157,7 @@ class QuantizedLinear(nn.Module):
         rounding = self.slot.rounding
         if rounding is None:
             return F.linear(x, self.weight)
-        return _RoundedProduct.apply(x, self.weight, self.index, rounding)  # type: ignore[no-any-return]
+        return _RoundedProduct.apply(x, self.weight, self.index, rounding)  # type: ignore[no-any-return,no-untyped-call]
 
 
 def number_layers(model: nn.Module) -> list[tuple[str, QuantizedLinear]]:

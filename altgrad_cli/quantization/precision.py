@@ -136,7 +136,7 @@ def _formats(name: str, roles: Sequence[Role], fmt: FP8Format) -> tuple[tuple[Ro
     if name == HEAD:
         # The head's weight is the token embedding, which keeps its float32 master in every regime.
         roles = [role for role in roles if role in OPERAND_ROLES]
-    # With the stored weights on the grid, the weight operand is the stored grid: one scale, no second rounding.
+    # With the stored weights on the grid, the weight operand is that grid: no second rounding.
     return tuple((role, fmt) for role in roles if not (role == "weights" and "stored_weights" in roles))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from altgrad_cli.data.corpus import Corpus
 from altgrad_cli.diagnostics.prediction import first_step_stall_rate, predicted_stall_rate
+from altgrad_cli.quantization.plan import Rounding
 from altgrad_cli.training.config import TrainConfig
 from altgrad_cli.training.config_loading import resolve
 from altgrad_cli.training.environment import describe_environment
@@ -61,8 +62,8 @@ def predict_stall(config: TrainConfig, state: TrainState) -> dict[str, Any] | No
         weight = layer.weight.detach()
         beta1 = config.optimizer.betas[0]
         long_run.append(float(predicted_stall_rate(weight, fmt, scale, config.learning_rate, beta1)))
-        rounding = "stochastic" if state.plan.stochastic_update else "nearest"
-        first.append(float(first_step_stall_rate(weight, fmt, scale, first_rate, rounding=rounding)))
+        mode: Rounding = "stochastic" if state.plan.stochastic_update else "nearest"
+        first.append(float(first_step_stall_rate(weight, fmt, scale, first_rate, rounding=mode)))
         sizes.append(weight.numel())
     total = sum(sizes)
     return {

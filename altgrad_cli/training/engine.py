@@ -251,7 +251,7 @@ def _capture(run: Run, evidence: archive.Evidence, finite: bool) -> Iterator[Eve
 def _shift_or_stop(
     run: Run, evidence: archive.Evidence, finite: bool, measured: Measurements, rate: float
 ) -> Iterator[Event]:
-    """The decisions that look back over steps: emergency shift, non-finite stop, stall collapse, last step."""
+    """The decisions that look back over steps: shift, non-finite stop, stall collapse, last step."""
     config, state, monitors = run.config, run.state, run.monitors
     number = state.step
     stall, transfer = measured.metrics.get("bit_stall_rate"), measured.metrics.get("update_transfer")

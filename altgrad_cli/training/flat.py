@@ -36,7 +36,7 @@ class FlatParameters:
         return self.bounds[self.linear_count]
 
     def layout(self, *, blocks_only: bool) -> FlatLayout:
-        """Where the layers lie, for measuring: the blocks' linear weights, or everything (a vector is one row)."""
+        """Where the blocks' linear weights lie, or all parameters (a vector is one row)."""
         shapes = self.shapes[: self.linear_count] if blocks_only else self.shapes
         rows = [shape if len(shape) > 1 else (1, *shape) for shape in shapes]
         return FlatLayout(rows, device=self.values.device)

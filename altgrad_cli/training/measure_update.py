@@ -49,7 +49,7 @@ def weight_grids(state: TrainState, result: StepResult) -> list[Grid | None]:
 def read_update(
     state: TrainState, result: StepResult, update: CandidateUpdate, monitors: Monitors, measured: Measurements
 ) -> None:
-    """Add the update's metrics to ``measured``; to be called after ``candidate_update``, before re-encoding."""
+    """Add the update's metrics to ``measured``; called after ``candidate_update``, before re-encoding."""
     flat, layer_count = state.flat, len(state.layers)
     end = flat.linear_end
     grids = weight_grids(state, result)
@@ -145,7 +145,7 @@ def _add_code_use(
 def interval_diagnostics(
     state: TrainState, result: StepResult, update: CandidateUpdate, monitors: Monitors, measured: Measurements
 ) -> None:
-    """The heavy measurements of every ``diagnostic_interval`` steps, on the blocks' weights before the update."""
+    """The heavy measurements of every ``diagnostic_interval`` steps, on the weights before the update."""
     config, flat, layer_count = state.config, state.flat, len(state.layers)
     grids = weight_grids(state, result)
     columns: dict[str, list[Value]] = {}

@@ -34,7 +34,7 @@ class Monitors:
         stored = on and state.plan.stores_weights
         self.layout = state.flat.layout(blocks_only=False)
         self.blocks = state.flat.layout(blocks_only=True)
-        """The layers in the flat buffers: all parameters (layers first, in order), and the blocks' linear ones."""
+        """Places in the flat buffers: of all parameters, and of the blocks' linear weights."""
         self.dead = DeadNeurons(self.layout) if on else None
         self.persistence = PersistentStall(self.blocks, state.rounded) if stored else None
         self.regions = ZeroUpdateRegions(self.blocks) if stored else None

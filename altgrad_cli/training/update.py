@@ -33,7 +33,7 @@ class Rescale:
 
 @dataclass(frozen=True, slots=True)
 class CandidateUpdate:
-    """An update that has not happened yet. Tensors are the state's own buffers, valid until the next update."""
+    """An update that has not happened yet. Its tensors are the state's buffers, valid until the next."""
 
     learning_rate: float
     amax: list[float]
@@ -130,7 +130,8 @@ def re_encode(state: TrainState, update: CandidateUpdate) -> dict[int, float]:
     wide = state.flat.linear_views(state.candidate)
     for rescale in update.rescales:
         fmt = state.stored_format(rescale.layer)
-        assert fmt is not None and update.stored is not None
+        assert fmt is not None
+        assert update.stored is not None
         target = update.stored[rescale.layer]
         before = target.clone()
         _round_stored(state, wide[rescale.layer], fmt, rescale.after, update.rounding_stream, target)
