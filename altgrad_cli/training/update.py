@@ -15,7 +15,7 @@ from torch import Tensor
 from altgrad_cli.diagnostics.update import rescale_flip_rate
 from altgrad_cli.formats import FP8Format
 from altgrad_cli.quantization.quantize import STATS, round_to_grid
-from altgrad_cli.quantization.scaling import stored_weight_scale
+from altgrad_cli.quantization.scaling import current_scale, stored_weight_scale
 from altgrad_cli.training.adamw import AdamState, adamw_candidate
 from altgrad_cli.training.state import TrainState
 from altgrad_cli.training.streams import fork
@@ -51,6 +51,8 @@ class CandidateUpdate:
 def candidate_update(state: TrainState, gradient: Tensor, learning_rate: float) -> CandidateUpdate:
     """The update that ``gradient`` (flat) leads to, beside the state."""
     _adamw(state, gradient, learning_rate)
+    generator = fork(state.streams["rounding_update"]) if state.plan.stochastic_update else None
+    _round_moments(state, generator)
     flat = state.flat
     linear = flat.linear_views(state.candidate)
     rest = state.candidate[flat.linear_end :]
@@ -58,8 +60,7 @@ def candidate_update(state: TrainState, gradient: Tensor, learning_rate: float) 
     amax: list[float] = torch.stack(norms).tolist()
     finite = all(math.isfinite(value) for value in amax)
     if not (finite and state.plan.stores_weights):
-        return CandidateUpdate(learning_rate, amax, finite, None, None, [], None)
-    generator = fork(state.streams["rounding_update"]) if state.plan.stochastic_update else None
+        return CandidateUpdate(learning_rate, amax, finite, None, None, [], generator)
     stats = torch.full((len(linear), len(STATS)), torch.nan, dtype=torch.float64, device=state.device)
     stored, rescales = [], []
     targets = flat.linear_views(state.rounded)
@@ -74,6 +75,25 @@ def candidate_update(state: TrainState, gradient: Tensor, learning_rate: float) 
                 rescales.append(Rescale(index, scale, after, amax[index]))
         stored.append(target)
     return CandidateUpdate(learning_rate, amax, finite, stored, stats, rescales, generator)
+
+
+def _round_moments(state: TrainState, generator: torch.Generator | None) -> None:
+    """Put the candidate's m and v of the layers with role O onto their grid, each at its own amax."""
+    for index, layer in enumerate(state.plan.layers):
+        fmt = layer.format_of("optimizer_state")
+        if fmt is None:
+            continue
+        for moment in (state.candidate_adam.m, state.candidate_adam.v):
+            view = state.flat.linear_views(moment)[index]
+            stochastic = state.plan.stochastic_operands
+            round_to_grid(
+                view,
+                fmt,
+                current_scale(view, fmt),
+                rounding="stochastic" if stochastic else "nearest",
+                generator=generator if stochastic else None,
+                out=view,
+            )
 
 
 def _round_stored(

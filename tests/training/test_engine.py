@@ -270,3 +270,18 @@ def test_first_step_stall_is_what_was_predicted(tiny: Tiny, fmt: str) -> None:
     predicted = next(e for e in events if isinstance(e, RunStarted)).predicted_stall["first_step"]
     measured = next(e for e in events if isinstance(e, StepCompleted)).metrics["bit_stall_rate"]
     assert measured == pytest.approx(predicted, abs=0.02)
+
+
+def test_optimizer_state_is_stored_on_the_grid_when_asked(tiny: Tiny) -> None:
+    states = []
+    real = engine.build_state
+    engine.build_state = lambda *args: states.append(real(*args)) or states[-1]
+    try:
+        list(train(tiny("fp8_format=E4M3", "precision.regime=standard", "precision.roles=[optimizer_state]")))
+    finally:
+        engine.build_state = real
+    state = states[0]
+    m = state.flat.linear_views(state.adam.m)[0]
+    codes = torch.unique((m / m.abs().max() * 448).float())
+    assert codes.numel() <= 253, "more values than E4M3 has codes"
+    assert torch.unique(state.flat.views(state.adam.m)[state.flat.linear_count]).numel() > 1000
