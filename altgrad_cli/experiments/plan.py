@@ -59,7 +59,7 @@ def plan_sweep(spec: SweepSpec, findings: Mapping[str, Finding]) -> tuple[Arm, .
     skipped = {equal.second for equal in equivalences(spec)} if spec.skip_equivalent else set()
     for variation in variations:
         formats += [arms.add(_format_arm(variation, name)) for name in spec.order if name not in skipped]
-    for arm in dict.fromkeys(formats):
+    for arm in {arm.name: arm for arm in formats}.values():
         finding = findings.get(arm.name)
         if spec.retries:
             for retry in retry_arms(arm, finding, with_interventions=spec.with_interventions):

@@ -50,7 +50,7 @@ class SweepOutcome:
     record: SweepRecord
     interrupted: bool = False
     errors: dict[str, str] = field(default_factory=dict)
-    """Arms that the program failed to carry out, and why."""
+    """Arms that the program failed to carry out or to report on, and why."""
 
 
 def run_sweep(
@@ -101,7 +101,7 @@ class _Sweep:
         if not interrupted:
             for name, finding in record.findings.items():
                 if finding.failed:
-                    self.on_failed(self.folder / name)
+                    self._report_failure(name)
         whole = not record.unfinished
         write_sweep(record, "finished" if whole else "interrupted")
         return SweepOutcome(record=record, interrupted=interrupted, errors=self.errors)
@@ -115,7 +115,7 @@ class _Sweep:
         for name, finding in record.findings.items():
             if finding.failed and name not in self.reported:
                 self.reported.add(name)
-                self.on_failed(self.folder / name)
+                self._report_failure(name)
         self.watcher.planned(record)
         return record
 
@@ -167,6 +167,15 @@ class _Sweep:
             again = " again; it is left unfinished" if report.name in self.errors else "; it is continued"
             self.watcher.note(f"{report.name}: {message}{again}")
         return True
+
+    def _report_failure(self, name: str) -> None:
+        try:
+            self.on_failed(self.folder / name)
+        except Exception as error:  # noqa: BLE001 - a report that cannot be written spoils no measurement
+            message = f"its failure report was not written: {type(error).__name__}: {error}"
+            if self.errors.get(name) != message:
+                self.errors[name] = message
+                self.watcher.note(f"{name}: {message}")
 
     def _stop(self) -> None:
         """Let the running arms come to a stop; a second Ctrl-C ends them where they are."""

@@ -1,0 +1,288 @@
+"""`altgrad sweep`: every format and its controls, side by side, from nothing to verdicts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from altgrad_cli.commands.arguments import split_config_and_overrides
+from altgrad_cli.commands.console import data_console, talk_console
+from altgrad_cli.commands.failures import COLLAPSED, FAILED, INTERRUPTED, OK
+from altgrad_cli.commands.json_output import print_json
+from altgrad_cli.errors import UsageError
+
+SCHEMA = "altgrad.sweep/1"
+PLAN_SCHEMA = "altgrad.sweep-plan/1"
+
+EXAMPLES = (
+    "altgrad sweep --order e5m2,e3m4,e1m6,e0m7,e7m0",
+    "altgrad sweep data.path=eurlex/train.jsonl data.tokenizer=bpe:4096 --out sweeps/eurlex",
+    "altgrad sweep --order e7m0 --attribute --with-interventions",
+    "altgrad sweep --order e3m4,e7m0 --seeds 42,43,44 --set learning_rate=2e-4,6e-4,1.8e-3",
+    "altgrad sweep --dry-run",
+    "altgrad sweep --resume sweeps/eurlex",
+)
+
+
+def sweep(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[CONFIG] [KEY=VALUE]...", help="A shipped config or a file, and overrides."),
+    ] = None,
+    order: Annotated[
+        str | None, typer.Option(metavar="FORMATS", help="Formats, in the order in which they run.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The sweep's folder [default: runs/sweep-DATE-TIME].")
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Go on with a sweep: finished runs stay, the others are continued."),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Runs at a time, one process each [default: all cores].")
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="N,N", help="Repeat everything for these seeds.")
+    ] = None,
+    axes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=A,B", help="A further axis; may be repeated.")
+    ] = None,
+    retries: Annotated[
+        bool, typer.Option("--retries/--no-retries", help="Try formats again where they may hold.")
+    ] = True,
+    with_interventions: Annotated[
+        bool, typer.Option("--with-interventions", help="Also run failing formats with shift and clipping.")
+    ] = False,
+    attribute: Annotated[
+        bool, typer.Option("--attribute", help="For failing formats, run the roles one by one.")
+    ] = False,
+    skip_equivalent: Annotated[
+        bool, typer.Option("--skip-equivalent", help="Run one of several formats that are one experiment.")
+    ] = False,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
+    wandb: Annotated[str | None, typer.Option(help="Weights & Biases: online, offline or disabled.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 3 if a format collapsed.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan, its configs, the predicted stall and the time.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="The results as one JSON document on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress.")] = False,
+) -> int:
+    """Train every format and the controls fp32, bf16 and frozen, and judge each format against them.
+
+    A format that collapses is a result: the sweep goes on and exits 0.
+    """
+    from altgrad_cli.experiments.specification import (
+        DEFAULT_ORDER,
+        SweepSpec,
+        parse_axes,
+        parse_order,
+        parse_seeds,
+    )
+    from altgrad_cli.training.config_loading import load_config
+
+    jobs = jobs or available_cores()
+    if resume is not None:
+        given = [*(arguments or ()), *(["--order"] if order else []), *(["--seeds"] if seeds else [])]
+        given += [*(["--set"] if axes else []), *(["--out"] if out else [])]
+        spec, folder = _reopen(resume, given)
+        spec = replace(
+            spec,
+            attribute=spec.attribute or attribute,
+            with_interventions=spec.with_interventions or with_interventions,
+        )
+    else:
+        name, overrides = split_config_and_overrides(arguments or ())
+        overrides += [f"runtime.device={device}"] if device else []
+        overrides += [f"wandb.mode={wandb}"] if wandb else []
+        base = load_config(name, overrides)
+        spec = SweepSpec(
+            base=base,
+            order=DEFAULT_ORDER if order is None else parse_order(order),
+            seeds=(base.seed,) if seeds is None else parse_seeds(seeds),
+            axes=parse_axes(axes or ()),
+            retries=retries,
+            with_interventions=with_interventions,
+            attribute=attribute,
+            skip_equivalent=skip_equivalent,
+        )
+        folder = out or Path("runs") / f"sweep-{datetime.now():%Y%m%d-%H%M%S}"
+    if dry_run:
+        _show_plan(spec, folder, jobs, as_json=json)
+        return OK
+    return _carry_out(spec, folder, jobs, new=resume is None, as_json=json, quiet=quiet, strict=strict)
+
+
+def available_cores() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _reopen(folder: Path, given: Sequence[str]) -> tuple[Any, Path]:
+    from altgrad_cli.experiments.sweep_results import is_sweep, read_sweep
+
+    if not is_sweep(folder):
+        raise UsageError(
+            f"{folder} is not the folder of a sweep",
+            where="--resume",
+            allowed="a folder that holds sweep.json",
+        )
+    if given:
+        raise UsageError(
+            f"a sweep goes on as it was specified; {', '.join(given)} cannot be added",
+            where="--resume",
+            hint=f"altgrad sweep --resume {folder}",
+        )
+    return read_sweep(folder).spec, folder
+
+
+def _carry_out(
+    spec: Any, folder: Path, jobs: int, *, new: bool, as_json: bool, quiet: bool, strict: bool
+) -> int:
+    from altgrad_cli.commands.sweep_view import SweepView
+    from altgrad_cli.experiments.executor import LocalExecutor
+    from altgrad_cli.experiments.run_directory import create_folder
+    from altgrad_cli.experiments.sweep import run_sweep
+
+    _prepare_corpus(spec)
+    if new:
+        create_folder(folder)
+    console = talk_console()
+    executor = LocalExecutor(jobs)
+    try:
+        with SweepView(console, quiet=quiet) as view:
+            outcome = run_sweep(spec, folder, executor, view, on_failed=_failure_reporter(folder))
+    finally:
+        executor.close()
+    record = outcome.record
+    if as_json:
+        print_json(SCHEMA, record.to_json())
+    else:
+        _print_results(record)
+    if outcome.interrupted or (record.unfinished and not outcome.errors):
+        console.print(Text(f"interrupted; to go on: altgrad sweep --resume {folder}"), soft_wrap=True)
+        return INTERRUPTED
+    if outcome.errors:
+        for name, message in outcome.errors.items():
+            console.print(Text(f"error: {name}: {message}"), soft_wrap=True)
+        console.print(Text(f"hint: altgrad sweep --resume {folder} tries again"), soft_wrap=True)
+        return FAILED
+    collapsed = any(f.record.outcome == "collapsed" for f in record.findings.values())
+    return COLLAPSED if strict and collapsed else OK
+
+
+def _prepare_corpus(spec: Any) -> None:
+    """Tokenize once, before the workers ask for it: a corpus that cannot be used ends the sweep here."""
+    from altgrad_cli.data.corpus import load_corpus
+
+    for config in {variation.base for variation in spec.variations()}:
+        load_corpus(config.data, config.model.block_size)
+
+
+def _failure_reporter(folder: Path) -> Callable[[Path], object]:
+    def report(run_dir: Path) -> None:
+        from altgrad_cli.reporting.failure_report import write_failure_report
+
+        write_failure_report(run_dir, sweep_dir=folder)
+
+    return report
+
+
+def _print_results(record: Any) -> None:
+    from altgrad_cli.commands.sweep_view import results_table, table_notes
+
+    console = data_console()
+    console.print(results_table(record))
+    console.print()
+    for note in table_notes(record):
+        console.print(Text(note, "dim"), soft_wrap=not console.is_terminal)
+    console.print(Text(f"runs and sweep.json: {record.path}"), soft_wrap=True)
+
+
+def _show_plan(spec: Any, folder: Path, jobs: int, *, as_json: bool) -> None:
+    from altgrad_cli.commands.sweep_view import duration
+    from altgrad_cli.experiments.estimate import estimate_seconds, predict_stalls, seconds_per_step
+    from altgrad_cli.experiments.plan import equivalences, plan_sweep
+    from altgrad_cli.training.config_loading import resolve
+
+    arms = plan_sweep(spec, {})
+    stalls = predict_stalls(spec.base, spec.order)
+    per_step = seconds_per_step(next(arm for arm in arms if arm.kind == "format").config)
+    seconds = estimate_seconds(arms, per_step, jobs)
+    if as_json:
+        print_json(
+            PLAN_SCHEMA,
+            {
+                "folder": str(folder),
+                "arms": [{**arm.to_json(), "config": resolve(arm.config)} for arm in arms],
+                "predicted_stall": {
+                    name: {"long_run": p.long_run, "first_step": p.first_step} for name, p in stalls.items()
+                },
+                "equivalent": [str(equal) for equal in equivalences(spec)],
+                "seconds_per_step": per_step,
+                "estimated_seconds": seconds,
+                "jobs": jobs,
+            },
+        )
+        return
+    console = data_console()
+    table = Table(
+        title=f"plan for {folder}", title_justify="left", box=None, header_style="bold", pad_edge=False
+    )
+    for heading in ("arm", "kind", "format", "regime", "seed", "steps", "why"):
+        table.add_column(heading, no_wrap=heading != "why")
+    for arm in arms:
+        config = arm.config
+        row = (
+            arm.name,
+            arm.kind,
+            arm.format,
+            config.precision.regime,
+            config.seed,
+            config.max_steps,
+            arm.reason,
+        )
+        table.add_row(*(str(cell) for cell in row))
+    console.print(table)
+    if spec.retries or spec.attribute or spec.with_interventions:
+        console.print("Further arms follow from the results.")
+    console.print("\nPredicted stall of the stored weights (first step / long run), nearest rounding:")
+    for name, prediction in stalls.items():
+        console.print(f"  {name:<6} {prediction.first_step:.3f} / {prediction.long_run:.3f}")
+    for equal in equivalences(spec):
+        console.print(f"{equal}: one experiment under power-of-two scales")
+    console.print(f"\nTime: about {duration(seconds)} ({per_step:.3f} s a step, {jobs} at a time)")
+    for line in config_listing(arms):
+        console.print(Text(line), soft_wrap=True)
+
+
+def config_listing(arms: Sequence[Any]) -> list[str]:
+    """The resolved config of the first arm in full, and what is different in each other one."""
+    from altgrad_cli.training.config_loading import resolve, to_yaml
+
+    first = _flat(resolve(arms[0].config))
+    lines = [
+        "",
+        f"config of {arms[0].name}:",
+        *(f"  {line}" for line in to_yaml(arms[0].config).splitlines()),
+    ]
+    for arm in arms[1:]:
+        different = [f"{k}={v}" for k, v in _flat(resolve(arm.config)).items() if first.get(k) != v]
+        lines.append(f"config of {arm.name}: the same with {' '.join(different)}")
+    return lines
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,217 @@
+"""What `sweep` shows: the arms as they run, and the table they end in."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from altgrad_cli.commands.console import printable
+from altgrad_cli.experiments.arms import Arm
+from altgrad_cli.experiments.executor import Report
+from altgrad_cli.experiments.sweep_results import SweepRecord
+
+_LINE_EVERY = 30.0
+"""Seconds between two lines about a running arm where there is no terminal."""
+_HOW_TO_READ = (
+    "rho@step: share of the fp32 run's gain over the frozen control. Losses: nats per token; validation "
+    "with the rounded model. stall, tau: means over the last 20 steps. overflow, underflow: means over the "
+    "run, worst role."
+)
+_GRADE_STYLES = {"trained": "green", "degraded": "yellow", "failed": "red"}
+
+
+class SweepView:
+    """Watches a sweep and shows it: live on a terminal, as plain lines elsewhere, not at all when quiet."""
+
+    def __init__(self, console: Console, *, quiet: bool = False) -> None:
+        self._console = console
+        self._quiet = quiet
+        self._record: SweepRecord | None = None
+        self._running: dict[str, dict[str, Any]] = {}
+        self._told: set[str] = set()
+        self._next_line: dict[str, float] = {}
+        self._began = time.monotonic()
+        self._live: Live | None = None
+        if console.is_terminal and not quiet:
+            self._live = Live(
+                console=console, get_renderable=self._render, refresh_per_second=4, transient=True
+            )
+
+    def __enter__(self) -> SweepView:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def planned(self, record: SweepRecord) -> None:
+        """Say which arms are finished by now."""
+        first = self._record is None
+        self._record = record
+        done = sum(result.finding is not None for result in record.arms)
+        if first:
+            self.say(f"{len(record.arms)} arms planned, {done} finished, in {record.path}")
+            for equal in record.equivalences:
+                self.say(
+                    f"{equal}: one experiment under power-of-two scales, the runs will agree bit for bit"
+                )
+        for result in record.arms:
+            if result.finding is not None:
+                self._running.pop(result.arm.name, None)
+                if result.arm.name not in self._told and not first:
+                    self.say(f"[{done}/{len(record.arms)}] {result.arm.name} {_ending(result.summary())}")
+                self._told.add(result.arm.name)
+
+    def started(self, arm: Arm, *, resumed: bool) -> None:
+        """An arm was started."""
+        self._running[arm.name] = {"steps": arm.config.max_steps, "began": time.monotonic()}
+        self._next_line[arm.name] = time.monotonic() + _LINE_EVERY
+        if self._live is None:
+            self.say(f"{'continuing' if resumed else 'starting'} {arm.name}")
+
+    def progressed(self, report: Report) -> None:
+        """An arm got further, or has a warning."""
+        if "warning" in report.details:
+            self.say(f"{report.name}: {report.details['warning']}")
+            return
+        shown = self._running.setdefault(report.name, {})
+        shown |= report.details
+        if "first_step" not in shown and "step" in shown:
+            shown |= {"first_step": shown["step"], "first_time": time.monotonic()}
+        now = time.monotonic()
+        if self._live is None and now >= self._next_line.get(report.name, 0.0):
+            self._next_line[report.name] = now + _LINE_EVERY
+            left = _time_left(shown)
+            self.say(
+                f"{report.name}: step {shown.get('step', 0)}/{shown.get('steps', '?')}, "
+                f"loss {number(shown.get('loss'), 3)}"
+                + (f", {duration(left)} left" if left is not None else "")
+            )
+
+    def note(self, message: str) -> None:
+        """Something the user should read."""
+        self.say(message)
+
+    def say(self, message: str) -> None:
+        """One line, above the live part."""
+        if not self._quiet:
+            self._console.print(Text(printable(message)), soft_wrap=True)
+
+    def _render(self) -> Group:
+        if self._record is None:
+            return Group()
+        done = sum(result.finding is not None for result in self._record.arms)
+        table = Table.grid(padding=(0, 2, 0, 0))
+        for name, shown in list(self._running.items()):
+            left = _time_left(shown)
+            table.add_row(
+                Text(name, "bold"),
+                ProgressBar(total=shown.get("steps", 1), completed=shown.get("step", 0), width=24),
+                f"{shown.get('step', 0)}/{shown.get('steps', '?')}",
+                f"loss {number(shown.get('loss'), 3)}",
+                f"val {number(shown.get('validation_loss'), 3)}",
+                f"stall {number(shown.get('bit_stall_rate'), 3)}",
+                f"{duration(left)} left" if left is not None else "",
+            )
+        elapsed = duration(time.monotonic() - self._began)
+        head = Text(f"{done} of {len(self._record.arms)} arms finished, {elapsed}", "dim")
+        return Group(head, table)
+
+
+def results_table(record: SweepRecord) -> Table:
+    """The table a sweep ends in; every figure in it is computed from the runs' events."""
+    table = Table(
+        title=f"sweep {record.name}", title_justify="left", box=None, header_style="bold", pad_edge=False
+    )
+    for heading in ("arm", "format", "outcome", "collapse"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("loss", "val loss", "rho", "stall", "tau", "overflow", "underflow"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for result in record.arms:
+        row = result.summary()
+        verdict = verdict_words(row)
+        table.add_row(
+            row["name"],
+            row["format"],
+            row["outcome"],
+            "-" if row["collapse_class"] is None else f"{row['collapse_class']} at {row['collapse_step']}",
+            number(row["final_loss"], 3),
+            number(row["val_loss"], 3),
+            _rho(row),
+            number(row["stall_rate"], 3),
+            number(row["update_transfer"], 3),
+            rate(row["overflow_rate"]),
+            rate(row["underflow_rate"]),
+            Text(verdict, _GRADE_STYLES.get(row["verdict"] or "", "")),
+        )
+    return table
+
+
+def table_notes(record: SweepRecord) -> list[str]:
+    """What a reader of the table has to know."""
+    notes = [_HOW_TO_READ]
+    notes += [f"{equal}: one experiment under power-of-two scales." for equal in record.equivalences]
+    if len(record.spec.seeds) == 1:
+        notes.append("One seed: rho differs by about 0.04 between seeds.")
+    for found in record.attributions():
+        notes.append(f"{found.arm}: {found.stage or 'no stage confirmed'} ({found.explanation})")
+    return notes
+
+
+def verdict_words(row: Mapping[str, Any]) -> str:
+    """``failed (stalled)``, ``trained, borderline``; ``suspected: stalled`` without controls; else ``-``."""
+    if row["verdict"] is None:
+        return f"suspected: {row['cause']}" if row["cause"] else "-"
+    words = row["verdict"] + (f" ({row['cause']})" if row["cause"] else "")
+    return words + (", borderline" if row["borderline"] else "")
+
+
+def _ending(row: Mapping[str, Any]) -> str:
+    collapse = f" ({row['collapse_class']} at step {row['collapse_step']})" if row["collapse_class"] else ""
+    rho = f", rho {_rho(row)}" if row["recovered_fraction"] is not None else ""
+    verdict = f", {verdict_words(row)}" if row["verdict"] or row["cause"] else ""
+    return f"{row['outcome']}{collapse}: val loss {number(row['val_loss'], 3)}{rho}{verdict}"
+
+
+def _rho(row: Mapping[str, Any]) -> str:
+    rho = row["recovered_fraction"]
+    return "-" if rho is None else f"{number(rho, 2)}@{row['recovered_fraction_step']}"
+
+
+def number(value: Any, digits: int) -> str:
+    """A figure with ``digits`` decimals; a dash for what was not measured."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def rate(value: Any) -> str:
+    """A rate as a percentage, however small; a dash for what was not measured."""
+    if value is None:
+        return "-"
+    if not math.isfinite(value):
+        return str(value)
+    return "0" if value == 0 else f"{100 * value:.2g}%" if value < 0.1 else f"{100 * value:.0f}%"
+
+
+def duration(seconds: float) -> str:
+    """``3:07`` or ``1:02:45``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _time_left(shown: Mapping[str, Any]) -> float | None:
+    taken = shown.get("step", 0) - shown.get("first_step", 0)
+    if taken <= 0:
+        return None
+    return (time.monotonic() - shown["first_time"]) / taken * (shown["steps"] - shown["step"])
