@@ -19,6 +19,7 @@ from torch import Tensor
 from altgrad_cli.data.batches import Batch
 from altgrad_cli.data.corpus import Corpus
 from altgrad_cli.errors import CheckpointError
+from altgrad_cli.quantization.precision import Role
 from altgrad_cli.training import retention
 from altgrad_cli.training.checkpoint import read_checkpoint, write_checkpoint
 from altgrad_cli.training.events import CheckpointSaved
@@ -28,6 +29,7 @@ from altgrad_cli.training.monitors import Monitors
 from altgrad_cli.training.snapshot import (
     batch_to_plain,
     named_gradient,
+    next_batch,
     restore_snapshot,
     take_snapshot,
     write_anomaly,
@@ -49,16 +51,22 @@ class Evidence:
     update: CandidateUpdate | None
 
     def where_nonfinite(self, layer_names: list[str]) -> str:
-        """In words, what was not finite: the earliest of quantiser inputs, loss, gradient, candidate weights."""
+        """In words, what was not finite first: quantiser inputs, loss, gradient or candidate weights."""
         pulse = self.pulse
         if pulse.nonfinite:
-            (layer, role), count = next(iter(pulse.nonfinite.items()))
-            return f"{count} non-finite {role} entered the rounding of {layer_names[layer]}"
+            layer, role = min(pulse.nonfinite, key=_execution_order)
+            return f"{pulse.nonfinite[layer, role]} non-finite {role} entered the rounding of {layer_names[layer]}"
         if not math.isfinite(pulse.loss):
             return f"the loss is {pulse.loss}"
         if not math.isfinite(pulse.gradient_linf):
             return "the gradient is not finite"
         return "the updated weights are not finite"
+
+
+def _execution_order(place: tuple[int, Role]) -> tuple[bool, int]:
+    """Forward through the layers, then backward for the gradients."""
+    layer, role = place
+    return (True, -layer) if role == "gradients" else (False, layer)
 
 
 def _common(corpus: Corpus, faults: Faults) -> dict[str, Any]:
@@ -86,7 +94,16 @@ def save_regular(
 
     def write() -> Path:
         path = retention.regular_path(folder, state.step)
-        write_checkpoint(path, take_snapshot(state, monitors.state_dict(), **_common(corpus, faults)))
+        # The next batch comes along: a healthy checkpoint can then be examined without the corpus.
+        batch = batch_to_plain(next_batch(state, corpus.train))
+        payload = take_snapshot(
+            state,
+            monitors.state_dict(),
+            history=list(monitors.history),
+            batch=batch,
+            **_common(corpus, faults),
+        )
+        write_checkpoint(path, payload)
         retention.discard_old(folder)
         return path
 
@@ -117,7 +134,7 @@ def save_anomaly(
     evidence: Evidence,
     trigger: str,
 ) -> CheckpointSaved:
-    """Write the state before the step with the batch, the gradient, a traced second run and the last steps."""
+    """Write the state before the step, its batch and gradient, a traced second run and the last steps."""
     pulse = evidence.pulse
     nonfinite = [
         {"layer": state.layer_names[layer], "role": role, "count": count}
@@ -163,7 +180,7 @@ def trace(state: TrainState, batch: Batch, faults: Faults, step: int) -> list[di
     from altgrad_cli.training.tracing import trace_step
 
     with faults.active(state, step) if faults.due(step) else nullcontext() as tap:
-        return trace_step(state, batch, tap=tap)
+        return trace_step(state, batch, tap=tap, faults=faults)
 
 
 def resume(state: TrainState, monitors: Monitors, path: Path, corpus: Corpus) -> Mapping[str, Any]:
