@@ -76,9 +76,7 @@ def _files_of_folder(folder: Path) -> list[CorpusFile]:
     kinds = sorted({file.suffix.lower() for file in inside})
     if not inside:
         next(folder.iterdir(), None)  # rglob passes over a folder it may not open; this one says so
-        raise DataError(
-            "the folder holds no corpus", where=str(folder), allowed=f"files {', '.join(READERS)}"
-        )
+        raise DataError("the folder holds no corpus", where=str(folder), allowed=", ".join(READERS))
     if len(kinds) > 1:
         raise DataError(
             f"the folder holds files of several kinds: {', '.join(kinds)}",

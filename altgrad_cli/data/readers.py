@@ -37,7 +37,7 @@ def read_json_lines(path: Path, language: str) -> Iterator[Document]:
         for number, line in enumerate(lines, start=1):
             where = f"{path}:{number}"
             if line.strip():
-                record = parse_json(decode(line, where, offset), where)
+                record = parse_json(decode(line, where, offset).rstrip(), where)
                 yield read_record(an_object(record, where), language, where)
             offset += len(line)
 
@@ -78,8 +78,11 @@ def read_parquet(path: Path, language: str) -> Iterator[Document]:
                 for record in batch.to_pylist() if columns else [{}]:
                     row += 1
                     yield read_record(record, language, f"{path}: row {row}", fields)
-    except pyarrow.ArrowException as error:
-        raise DataError(f"not a Parquet file that can be read: {error}", where=str(path)) from error
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the file system's word, not the format's
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(f"not a Parquet file that can be read: {reason}", where=str(path)) from error
 
 
 READERS: Mapping[str, Callable[[Path, str], Iterable[Document]]] = {
