@@ -15,9 +15,9 @@ CODE_USE_COLUMNS = ("count", "codes", "used", "entropy", "zero", "top_binade", "
 
 
 @lru_cache(maxsize=32)
-def _code_classes(format: FP8Format) -> tuple[Tensor, Tensor, Tensor]:
+def _code_classes(format: FP8Format, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Masks over codes plus the NaN bin, float64: finite, zero, top binade."""
-    values = torch.tensor([*format.values(), math.nan], dtype=torch.float64)
+    values = torch.tensor([*format.values(), math.nan], dtype=torch.float64, device=device)
     finite = torch.isfinite(values)
     binade = 2.0 ** (math.frexp(format.max_representable_value)[1] - 1)
     top = finite & (values.abs() >= binade)
@@ -38,7 +38,7 @@ def measure_code_use(histograms: Tensor, format: FP8Format) -> Tensor:
         values in the NaN bin or on codes that are inf or NaN.
     """
     h = histograms.to(torch.float64)
-    finite, zero, top = (mask.to(h.device) for mask in _code_classes(format))
+    finite, zero, top = _code_classes(format, h.device)
     on_codes = h * finite
     total = on_codes.sum(dim=1)
     p = on_codes / total.unsqueeze(1).clamp(min=1)
