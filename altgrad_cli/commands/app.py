@@ -23,6 +23,8 @@ from altgrad_cli.commands.failures import exit_code_of
 from altgrad_cli.errors import UsageError, nearest
 
 COMMANDS: dict[str, str] = {
+    "train": "train:train",
+    "sweep": "sweep:sweep",
     "inspect-format": "inspect_format:inspect_format",
 }
 """Command -> ``module:function`` below ``altgrad_cli.commands``, in the order of ``altgrad --help``."""

@@ -19,7 +19,7 @@ from altgrad_cli.experiments.plan import Equivalence, Finding, equivalences, pla
 from altgrad_cli.experiments.records import RunRecord, read_run
 from altgrad_cli.experiments.run_directory import EVENTS, read_json, write_json
 from altgrad_cli.experiments.specification import SweepSpec
-from altgrad_cli.experiments.verdicts import judge_run
+from altgrad_cli.experiments.verdicts import as_reference, judge_run
 
 SWEEP = "sweep.json"
 SCHEMA = "altgrad.sweep/1"
@@ -148,7 +148,10 @@ def judge_records(arms: Sequence[Arm], records: Mapping[str, RunRecord]) -> dict
         if record is not None:
             controls = arm.controls or {}
             fp32, frozen = (records.get(controls.get(end, "")) for end in ("fp32", "frozen"))
-            findings[arm.name] = Finding(record, judge_run(record, fp32, frozen))
+            judgement = judge_run(record, fp32, frozen)
+            if arm.name in controls.values():
+                judgement = as_reference(judgement)
+            findings[arm.name] = Finding(record, judgement)
     return findings
 
 

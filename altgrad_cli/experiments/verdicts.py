@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from altgrad_cli.diagnostics.outcome import Evidence, Verdict, judge, recovered_fraction
 from altgrad_cli.experiments.records import OPERAND_ROLES, RunRecord
@@ -33,6 +33,12 @@ def judge_run(record: RunRecord, fp32: RunRecord | None, frozen: RunRecord | Non
         step, rho = last_recovered_fraction(record, fp32, frozen)
     evidence = gather_evidence(record)
     return Judgement(verdict=judge(rho, evidence), step=step, evidence=evidence)
+
+
+def as_reference(judgement: Judgement) -> Judgement:
+    """The judgement of a control that defines the scale: rho is 1 or 0 by definition, and no grade."""
+    verdict = replace(judgement.verdict, grade=None, borderline=False, cause=None, suspected=False)
+    return replace(judgement, verdict=verdict)
 
 
 def recovered_fractions(record: RunRecord, fp32: RunRecord, frozen: RunRecord) -> list[tuple[int, float]]:

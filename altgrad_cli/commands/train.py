@@ -1,0 +1,234 @@
+"""`altgrad train`: one run, watched, logged, resumable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from altgrad_cli.commands.arguments import split_config_and_overrides
+from altgrad_cli.commands.console import data_console, talk_console
+from altgrad_cli.commands.failures import COLLAPSED, INTERRUPTED, OK
+from altgrad_cli.commands.json_output import print_json
+from altgrad_cli.errors import UsageError
+
+SCHEMA = "altgrad.train/1"
+
+EXAMPLES = (
+    "altgrad train e7m0_uniform",
+    "altgrad train e3m4_uniform max_steps=1000 optimizer.schedule=cosine --name e3m4-cosine",
+    "altgrad train base fp8_format=E5M2 precision.rounding=stochastic --out runs/e5m2-sr",
+    "altgrad train smoke --inject nan@5:blocks.0.attn.c_attn:gradients",
+    "altgrad train e5m2_fp8 --wandb offline",
+    "altgrad train --resume runs/e7m0_uniform",
+    "altgrad train my.yaml --dry-run",
+)
+
+
+def train(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[CONFIG] [KEY=VALUE]...", help="A shipped config or a file, and overrides."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The run's folder [default: runs/NAME].")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The run's name [default: the config's].")
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Go on with an interrupted run from its last checkpoint."),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Compile quantizer and model with torch.")
+    ] = False,
+    inject: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KIND@STEP[:MODULE[:ROLE]]", help="Plant a fault; may be repeated."),
+    ] = None,
+    capture_at: Annotated[
+        str | None, typer.Option(metavar="STEP,STEP", help="Write forensic checkpoints before these updates.")
+    ] = None,
+    wandb: Annotated[str | None, typer.Option(help="Weights & Biases: online, offline or disabled.")] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit 3 also if an alert is still raised at the end.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved config, the predicted stall and the time.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="The result as one JSON document on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress.")] = False,
+) -> int:
+    """Train one model with every chosen tensor on an 8-bit grid, measuring at every step.
+
+    Ctrl-C stops after the step with a checkpoint; SIGUSR1 asks for a forensic checkpoint of a running run.
+    """
+    from altgrad_cli.experiments.run_directory import (
+        RUNS,
+        check_name,
+        create_run,
+        open_run,
+        safe_name,
+        unused_path,
+    )
+    from altgrad_cli.training.config_loading import load_config
+
+    config_name, overrides = split_config_and_overrides(arguments or ())
+    overrides += [f"runtime.device={device}"] if device else []
+    overrides += ["runtime.compile=true"] if compile else []
+    overrides += [f"inject=[{','.join(repr(fault) for fault in inject)}]"] if inject else []
+    overrides += [f"runtime.capture_at={capture_at}"] if capture_at else []
+    overrides += [f"wandb.mode={wandb}"] if wandb else []
+    if resume is not None:
+        if config_name or overrides or out or name:
+            raise UsageError(
+                "a run goes on as it was configured: --resume takes no config, overrides or names",
+                where="--resume",
+                hint=f"altgrad train --resume {resume}",
+            )
+        directory = open_run(resume)
+        return _carry_out(
+            directory.load_config(), directory, resume=True, as_json=json, quiet=quiet, strict=strict
+        )
+    config = load_config(config_name, overrides)
+    stem = check_name(name) if name else safe_name(Path(config_name or "base").stem)
+    if dry_run:
+        _show_plan(config, out or RUNS / stem, as_json=json)
+        return OK
+    if out is not None:
+        directory = create_run(out, config)
+    elif name is not None:
+        directory = create_run(RUNS / stem, config, where="--name")
+    else:
+        directory = create_run(unused_path(RUNS, stem), config)
+    return _carry_out(config, directory, resume=False, as_json=json, quiet=quiet, strict=strict)
+
+
+def _carry_out(config: Any, directory: Any, *, resume: bool, as_json: bool, quiet: bool, strict: bool) -> int:
+    from altgrad_cli.commands.signals import RunSignals
+    from altgrad_cli.experiments.loggers.live import LiveView
+    from altgrad_cli.experiments.loggers.wandb import wandb_listeners
+    from altgrad_cli.experiments.records import read_run
+    from altgrad_cli.experiments.run import carry_out
+
+    console = talk_console()
+    view = LiveView(console, config.max_steps, quiet=quiet)
+    listeners = [view, *wandb_listeners(config, directory, warn=lambda text: view.say(text, "yellow"))]
+    with RunSignals(on_stop=lambda: view.say("stopping after this step")) as signals:
+        ended = carry_out(
+            config,
+            directory,
+            listeners,
+            resume=resume,
+            stop_requested=signals.stop_requested,
+            capture_requested=signals.capture_requested,
+        )
+    record = read_run(directory.path)
+    summary = summarize(record)
+    if ended is not None and (summary["outcome"] == "collapsed" or summary["cause"]):
+        from altgrad_cli.reporting.failure_report import write_failure_report
+
+        summary["failure_report"] = str(write_failure_report(directory.path))
+    if as_json:
+        print_json(SCHEMA, summary)
+    else:
+        _print_result(summary)
+    if ended is None:
+        console.print(Text(f"interrupted; to go on: altgrad train --resume {directory.path}"), soft_wrap=True)
+        return INTERRUPTED
+    if summary["outcome"] == "collapsed" or (strict and summary["alerts"]):
+        return COLLAPSED
+    return OK
+
+
+def summarize(record: Any) -> dict[str, Any]:
+    """What ``train --json`` prints about a run."""
+    from altgrad_cli.experiments.verdicts import judge_run
+
+    verdict = judge_run(record, None, None).verdict
+    raised = {}
+    for alert in record.alerts:
+        raised[alert["name"], alert["metric"], alert["layer"]] = alert["state"] == "raised"
+    return {
+        "run": record.name,
+        "run_dir": str(record.run_dir),
+        "format": record.format,
+        "formats": record.formats,
+        "regime": record.regime,
+        "seed": record.seed,
+        "injections": record.started.get("injections", []),
+        "init_hash": record.started.get("init_hash"),
+        "outcome": record.outcome,
+        "reason": record.ended["reason"] if record.ended else None,
+        "collapse": record.collapse,
+        "steps": record.last_step,
+        "final_loss": record.final_loss,
+        "val_loss": record.validation.last(),
+        "stall_rate": record.end("bit_stall_rate"),
+        "update_transfer": record.end("update_transfer"),
+        "overflow_rate": record.worst_role("overflow_rate"),
+        "underflow_rate": record.worst_role("underflow_rate"),
+        "nonfinite_steps": len(record.dropped_steps),
+        "alerts": sorted({name for (name, _, _), still in raised.items() if still}),
+        "verdict": verdict.grade,
+        "cause": verdict.cause,
+        "failure_report": None,
+    }
+
+
+def _print_result(summary: Mapping[str, Any]) -> None:
+    console = data_console()
+
+    def figure(key: str, digits: int = 3) -> str:
+        value = summary[key]
+        return "-" if value is None else f"{value:.{digits}f}"
+
+    injected = f", with injected faults: {', '.join(summary['injections'])}" if summary["injections"] else ""
+    collapsed = f": {summary['reason']}" if summary["collapse"] else ""
+    losses = f"loss {figure('final_loss', 4)}, validation loss {figure('val_loss', 4)}"
+    updates = f"stall {figure('stall_rate')}, update transfer {figure('update_transfer')}"
+    lines = [
+        f"{summary['run']}: {summary['outcome']} after {summary['steps']} steps{collapsed}{injected}",
+        f"  {losses}, {updates}",
+    ]
+    if summary["cause"]:
+        lines.append(f"  suspected: {summary['cause']} (no control to judge by: altgrad sweep runs them)")
+    if summary["failure_report"]:
+        lines.append(f"  failure report: {summary['failure_report']}")
+    lines.append(f"  folder: {summary['run_dir']}")
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)
+
+
+def _show_plan(config: Any, folder: Path, *, as_json: bool) -> None:
+    from altgrad_cli.experiments.estimate import predict_stalls, seconds_per_step
+    from altgrad_cli.training.config_loading import resolve, to_yaml
+
+    per_step = seconds_per_step(config)
+    prediction = predict_stalls(config, [config.fp8_format])[config.fp8_format]
+    if as_json:
+        print_json(
+            "altgrad.train-plan/1",
+            {
+                "folder": str(folder),
+                "config": resolve(config),
+                "predicted_stall": {"long_run": prediction.long_run, "first_step": prediction.first_step},
+                "seconds_per_step": per_step,
+                "estimated_seconds": per_step * config.max_steps,
+            },
+        )
+        return
+    console = data_console()
+    console.print(Text(to_yaml(config)), soft_wrap=True)
+    console.print(Text(f"folder: {folder}"), soft_wrap=True)
+    console.print(
+        f"predicted stall of stored weights on {config.fp8_format}, first step / long run: "
+        f"{prediction.first_step:.3f} / {prediction.long_run:.3f}",
+        soft_wrap=True,
+    )
+    console.print(f"time: about {per_step * config.max_steps:.0f} s ({per_step:.3f} s a step)")
