@@ -29,6 +29,11 @@ class DataConfig:
     """Where tokens are cached; None: $ALTGRAD_CACHE, else the user's cache folder."""
 
     def __post_init__(self) -> None:
+        for key, place in (("path", self.path), ("hub", self.hub)):
+            if place == "":
+                raise ConfigError(
+                    f"data.{key} is empty", where=f"data.{key}", hint="leave it out for the embedded corpus"
+                )
         if self.path is not None and self.hub is not None:
             raise ConfigError(
                 "data.path and data.hub are both given", where="data", hint="give one of the two"

@@ -9,12 +9,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from altgrad_cli.data import token_cache
 from altgrad_cli.data.batches import TokenFile
@@ -44,9 +45,9 @@ class Corpus:
     """Where the documents came from, in words: layout found, documents in each split, how they were split."""
     _tokenizer: Tokenizer = field(repr=False)
 
-    def decode(self, tokens: Iterable[int]) -> str:
-        """The text of token ids, a 1-D tensor included; bytes that are no whole character become U+FFFD."""
-        return self._tokenizer.decode([int(token) for token in tokens])
+    def decode(self, tokens: Sequence[int] | np.ndarray | Tensor) -> str:
+        """The text of token ids, 1-D; bytes that are no whole character become U+FFFD."""
+        return self._tokenizer.decode(tokens if isinstance(tokens, Sequence) else tokens.tolist())
 
 
 def load_corpus(config: DataConfig, block_size: int) -> Corpus:
@@ -120,7 +121,10 @@ def _prepare(config: DataConfig, files: Sequence[CorpusFile]) -> CachedTokens:
     digest = hashlib.sha256(json.dumps(described).encode())
     for ids in (train, validation):
         digest.update(len(ids).to_bytes(8, "little") + ids.astype("<u4").tobytes())
-    about = {"source": documents.source, "fingerprint": digest.hexdigest(), "tokenizer": described}
+    source = documents.source
+    if size is not None and tokenizer.vocab_size < size:
+        source += f"; {tokenizer.vocab_size} symbols only, as the text has no more pairs to merge"
+    about = {"source": source, "fingerprint": digest.hexdigest(), "tokenizer": described}
     return CachedTokens(train, validation, about)
 
 

@@ -41,6 +41,12 @@ def test_a_validation_fraction_leaves_text_on_both_sides(fraction: float) -> Non
         DataConfig(validation_fraction=fraction)
 
 
+@pytest.mark.parametrize("key", ["path", "hub"])
+def test_an_empty_place_is_a_slip_and_not_the_working_directory(key: str) -> None:
+    with pytest.raises(ConfigError, match=f"data.{key} is empty"):
+        DataConfig(**{key: ""})
+
+
 def test_path_and_hub_exclude_each_other() -> None:
     with pytest.raises(ConfigError, match="both given"):
         DataConfig(path="law.txt", hub="coastalcph/lex_glue:eurlex")
