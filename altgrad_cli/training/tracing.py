@@ -3,7 +3,7 @@
 The traced pass is ``compute_step`` itself, seen through module hooks, gradient hooks and the rounding tap; so
 its trace is the trace of the step it repeats. Records stand in execution order:
 
-    state      the parameters, Adam's moments and amax histories before anything is computed
+    state      what goes in: batch, random streams, parameters, Adam's moments, amax histories
     forward    each operand (before and after its rounding), each module's output, the loss
     backward   each module's output gradient, each rounded gradient operand, each weight gradient
     optimizer  the moments and parameters that the update would write
@@ -33,6 +33,8 @@ from altgrad_cli.training.update import CandidateUpdate, candidate_update
 
 Phase = str
 PHASES: tuple[Phase, ...] = ("state", "forward", "backward", "optimizer")
+STEP_STREAMS = ("dropout", "rounding_operands", "rounding_update")
+"""The random streams that a step itself draws from, once it has its batch."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,7 +167,7 @@ def traced_step(
     plan = plan or state.plan
     scales = scales if scales is not None else state.scales.current(plan, state.config)
     observer = _Observer(state, plan, scales)
-    _see_state(observer, state)
+    _see_inputs(observer, state, batch)
 
     def seen(layer: int, role: Role, x: Tensor) -> Tensor:
         x = x if tap is None else tap(layer, role, x)
@@ -223,8 +225,13 @@ def _place_loss(observer: _Observer, loss: Tensor) -> None:
     records.insert(at, record_of(loss.reshape(1), phase="forward", module="loss", role="loss"))
 
 
-def _see_state(observer: _Observer, state: TrainState) -> None:
+def _see_inputs(observer: _Observer, state: TrainState, batch: Batch) -> None:
     flat = state.flat
+    for role, tokens in (("x", batch.x), ("y", batch.y)):
+        observer.see(tokens, phase="state", module="batch", role=role)
+    positions = state.streams.state_dict()
+    for purpose in STEP_STREAMS:
+        observer.see(positions[purpose], phase="state", module="streams", role=purpose)
     for role, part, buffer in (
         ("stored_weights", "", flat.values),
         ("optimizer_state", "m", state.adam.m),
