@@ -29,6 +29,7 @@ from altgrad_cli.diagnostics.spec import MetricSpec, evaluate, pool
 from altgrad_cli.quantization.precision import OPERAND_ROLES, Role
 from altgrad_cli.quantization.quantize import STATS
 from altgrad_cli.training.config import MonitorConfig
+from altgrad_cli.training.flat import largest_magnitude
 from altgrad_cli.training.state import TrainState
 from altgrad_cli.training.step import StepResult
 
@@ -144,7 +145,7 @@ def read_pass(
     stats = result.stats
     assert stats is not None
     tables = [
-        torch.stack((result.loss, torch.linalg.vector_norm(result.gradient, ord=math.inf))).view(1, 2),
+        torch.stack((result.loss, largest_magnitude(result.gradient))).view(1, 2),
         stats.view(-1, len(STATS)),
     ]
     if dead is not None:

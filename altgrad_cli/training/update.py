@@ -17,6 +17,7 @@ from altgrad_cli.formats import FP8Format
 from altgrad_cli.quantization.quantize import STATS, round_to_grid
 from altgrad_cli.quantization.scaling import current_scale, stored_weight_scale
 from altgrad_cli.training.adamw import AdamState, adamw_candidate
+from altgrad_cli.training.flat import largest_magnitude
 from altgrad_cli.training.state import TrainState
 from altgrad_cli.training.streams import fork
 
@@ -56,8 +57,7 @@ def candidate_update(state: TrainState, gradient: Tensor, learning_rate: float) 
     flat = state.flat
     linear = flat.linear_views(state.candidate)
     rest = state.candidate[flat.linear_end :]
-    norms = [*torch._foreach_norm(linear, ord=math.inf), torch.linalg.vector_norm(rest, ord=math.inf)]
-    amax: list[float] = torch.stack(norms).tolist()
+    amax: list[float] = torch.stack([largest_magnitude(part) for part in (*linear, rest)]).tolist()
     finite = all(math.isfinite(value) for value in amax)
     if not (finite and state.plan.stores_weights):
         return CandidateUpdate(learning_rate, amax, finite, None, None, [], generator)
