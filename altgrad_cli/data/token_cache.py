@@ -69,9 +69,11 @@ def open_tokens(path: Path, key: str) -> CachedTokens | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:  # no permission; an empty file cannot be mapped
-        damage, header, start = str(error), {}, 0
+        damage, header, start = getattr(error, "strerror", None) or str(error), {}, 0
     if damage or header["key"] != key:
-        _log.warning("token cache %s is damaged (%s): preparing it anew", path, damage or "another corpus")
+        _log.warning(
+            "the token cache %s cannot be used (%s): preparing it anew", path, damage or "another corpus"
+        )
         return None
     dtype = np.dtype(header["dtype"])
     tokens = np.memmap(path, dtype, mode="r", offset=start, shape=(header["train"] + header["validation"],))

@@ -106,7 +106,7 @@ def test_a_damaged_cache_is_noticed_and_rebuilt(
     path.unlink()
     path.write_bytes(damaged)
     assert same(load_corpus(config, 64), first)
-    assert "is damaged" in caplog.text
+    assert "cannot be used" in caplog.text
     assert path.read_bytes() == whole
 
 

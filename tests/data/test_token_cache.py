@@ -52,7 +52,7 @@ def test_every_single_flipped_bit_is_noticed(tmp_path: Path, caplog: pytest.LogC
         damaged[position] ^= 1 << (position % 8)
         path.write_bytes(damaged)
         assert open_tokens(path, KEY) is None, position
-    assert "is damaged" in caplog.text
+    assert "its checksum does not match" in caplog.text
 
 
 def test_every_truncation_is_noticed(tmp_path: Path) -> None:
