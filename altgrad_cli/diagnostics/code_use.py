@@ -10,6 +10,7 @@ from torch import Tensor
 
 from altgrad_cli.diagnostics.spec import MetricSpec, Row, ratio
 from altgrad_cli.formats import FP8Format
+from altgrad_cli.quantization.quantize import code_histogram
 
 CODE_USE_COLUMNS = ("count", "codes", "used", "entropy", "zero", "top_binade", "nonfinite")
 
@@ -22,6 +23,56 @@ def _code_classes(format: FP8Format, device: torch.device) -> tuple[Tensor, Tens
     binade = 2.0 ** (math.frexp(format.max_representable_value)[1] - 1)
     top = finite & (values.abs() >= binade)
     return finite.double(), (values == 0).double(), top.double()
+
+
+_FLOAT32_MANTISSA = 23
+_FLOAT32_MIN_NORMAL = 2.0**-126
+
+
+@lru_cache(maxsize=256)
+def _code_keys(format: FP8Format, scale: float, device: torch.device) -> tuple[int, int, Tensor]:
+    """(shift, bins, keys): float32 bits >> shift, plus half the bins, is different for each grid value s * v.
+
+    ``keys`` holds that number for every code, and ``bins`` (always empty) for a code that is NaN.
+    """
+    # A fixed-point magnitude below 2^M has at most M - 1 bits after its leading one, a floating one M.
+    kept = format.mantissa_bits - (1 if format.is_fixed_point and format.mantissa_bits else 0)
+    shift = _FLOAT32_MANTISSA - kept
+    bins = 1 << (32 - shift)
+    values = torch.tensor(format.values(), dtype=torch.float64).mul(scale).float()
+    keys = (values.view(torch.int32) >> shift).long() + bins // 2
+    return shift, bins, torch.where(values.isnan(), bins, keys).to(device)
+
+
+@torch.no_grad()
+def grid_histogram(values: Tensor, format: FP8Format, scale: float) -> Tensor:
+    """How many of ``values``, which lie on the grid already, have each code.
+
+    The same counts as ``code_histogram``, ten times faster: nothing is rounded or divided, the bits of the
+    float32 values tell the codes apart. A scale that is no power of two goes the long way.
+
+    Args:
+        values: float32 grid values (code times scale), contiguous; others than these are miscounted.
+        format: the grid.
+        scale: its scale.
+
+    Returns:
+        int64 (format.code_count + 1,), the last bin for NaN.
+    """
+    exact = math.frexp(scale)[0] == 0.5 and format.smallest_positive * scale >= _FLOAT32_MIN_NORMAL
+    if not exact or values.dtype != torch.float32:
+        return code_histogram(values, format, scale)
+    shift, bins, keys = _code_keys(format, scale, values.device)
+    found = (values.reshape(-1).view(torch.int32) >> shift).add_(bins // 2)
+    if found.device.type == "cpu":
+        counts = torch.bincount(found, minlength=bins + 1)
+    else:  # where bincount would wait for the device, to learn how many bins there are
+        counts = torch.zeros(bins + 1, dtype=torch.int64, device=found.device)
+        counts.scatter_add_(0, found.long(), torch.ones_like(found, dtype=torch.int64))
+    by_code = counts[keys]
+    if not format.negative_zero:
+        by_code[0] += counts[0]  # the key of -0, which has no code of its own here
+    return torch.cat((by_code, (values.numel() - by_code.sum()).view(1)))
 
 
 @torch.no_grad()

@@ -7,10 +7,15 @@ import math
 import pytest
 import torch
 
-from altgrad_cli.diagnostics.code_use import CODE_USE_COLUMNS, CODE_USE_METRICS, measure_code_use
+from altgrad_cli.diagnostics.code_use import (
+    CODE_USE_COLUMNS,
+    CODE_USE_METRICS,
+    grid_histogram,
+    measure_code_use,
+)
 from altgrad_cli.diagnostics.rounding import ROUNDING_METRICS, pool_rounding, rounding_row
 from altgrad_cli.diagnostics.spec import evaluate
-from altgrad_cli.formats import FORMAT_REGISTRY
+from altgrad_cli.formats import FORMAT_REGISTRY, parse_format
 from altgrad_cli.quantization.quantize import STATS, code_histogram, round_to_grid
 
 
@@ -113,3 +118,20 @@ def test_empty_and_all_nan_histograms_do_not_crash():
     assert metrics["nan_share"] == 1.0
     assert metrics["code_entropy"] is None
     assert metrics["codes_used"] == 0.0
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0**-9, 4.0, 0.3, 2.0**-100])
+@pytest.mark.parametrize(
+    "name", ["E0M7", "E1M6", "E2M5", "E3M4", "E4M3", "E4M3:fnuz", "E5M2", "E6M1", "E7M0"]
+)
+def test_the_fast_histogram_of_grid_values_agrees_with_the_exact_one(name, scale):
+    fmt = parse_format(name)
+    spread = 2.0 ** torch.linspace(-20, 3, 4000)
+    x = torch.randn(4000, generator=torch.Generator().manual_seed(2)) * spread * fmt.max_representable_value
+    every_value = torch.tensor([v for v in fmt.values() if math.isfinite(v)]) * scale
+    values = torch.cat(
+        [round_to_grid(x * scale, fmt, scale), every_value, torch.tensor([0.0, -0.0, math.nan])]
+    )
+    expected = code_histogram(values, fmt, scale)
+    assert expected[-1] == 1
+    assert torch.equal(grid_histogram(values, fmt, scale), expected)
