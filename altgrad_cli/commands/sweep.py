@@ -41,14 +41,14 @@ def sweep(
         str | None, typer.Option(metavar="FORMATS", help="Formats, in the order in which they run.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The sweep's folder [default: runs/sweep-DATE-TIME].")
+        Path | None, typer.Option(metavar="DIR", help="The sweep's folder (default: runs/sweep-DATE-TIME).")
     ] = None,
     resume: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Go on with a sweep: finished runs stay, the others are continued."),
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Runs at a time, one process each [default: all cores].")
+        int | None, typer.Option(min=1, help="Runs at a time, one process each (default: all cores).")
     ] = None,
     seeds: Annotated[
         str | None, typer.Option(metavar="N,N", help="Repeat everything for these seeds.")
@@ -164,6 +164,8 @@ def _carry_out(
     finally:
         executor.close()
     record = outcome.record
+    if spec.base.wandb.mode != "disabled" and not outcome.interrupted:
+        _send_reports(record, view.note)
     if as_json:
         print_json(SCHEMA, record.to_json())
     else:
@@ -195,6 +197,17 @@ def _failure_reporter(folder: Path) -> Callable[[Path], object]:
         write_failure_report(run_dir, sweep_dir=folder)
 
     return report
+
+
+def _send_reports(record: Any, warn: Callable[[str], object]) -> None:
+    """Failure reports need the sweep's verdicts, so they follow their runs to W&B at the end."""
+    from altgrad_cli.experiments.loggers.wandb import wandb_listeners
+    from altgrad_cli.experiments.run_directory import RunDirectory
+
+    for result in record.arms:
+        if (result.run_dir / "failure_report.md").is_file():
+            for listener in wandb_listeners(result.arm.config, RunDirectory(result.run_dir), warn=warn):
+                listener.close()
 
 
 def _print_results(record: Any) -> None:

@@ -34,10 +34,10 @@ def train(
         typer.Argument(metavar="[CONFIG] [KEY=VALUE]...", help="A shipped config or a file, and overrides."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The run's folder [default: runs/NAME].")
+        Path | None, typer.Option(metavar="DIR", help="The run's folder (default: runs/NAME).")
     ] = None,
     name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The run's name [default: the config's].")
+        str | None, typer.Option(metavar="NAME", help="The run's name (default: the config's).")
     ] = None,
     resume: Annotated[
         Path | None,
@@ -119,6 +119,15 @@ def _carry_out(config: Any, directory: Any, *, resume: bool, as_json: bool, quie
     console = talk_console()
     view = LiveView(console, config.max_steps, quiet=quiet)
     listeners = [view, *wandb_listeners(config, directory, warn=lambda text: view.say(text, "yellow"))]
+    reports: list[Path] = []
+
+    def report(ended: object) -> None:
+        summary = summarize(read_run(directory.path, layers=False))
+        if summary["outcome"] == "collapsed" or summary["cause"]:
+            from altgrad_cli.reporting.failure_report import write_failure_report
+
+            reports.append(write_failure_report(directory.path))
+
     with RunSignals(on_stop=lambda: view.say("stopping after this step")) as signals:
         ended = carry_out(
             config,
@@ -127,13 +136,10 @@ def _carry_out(config: Any, directory: Any, *, resume: bool, as_json: bool, quie
             resume=resume,
             stop_requested=signals.stop_requested,
             capture_requested=signals.capture_requested,
+            on_end=report,
         )
-    record = read_run(directory.path)
-    summary = summarize(record)
-    if ended is not None and (summary["outcome"] == "collapsed" or summary["cause"]):
-        from altgrad_cli.reporting.failure_report import write_failure_report
-
-        summary["failure_report"] = str(write_failure_report(directory.path))
+    summary = summarize(read_run(directory.path, layers=False))
+    summary["failure_report"] = str(reports[0]) if reports else None
     if as_json:
         print_json(SCHEMA, summary)
     else:

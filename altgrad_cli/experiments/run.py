@@ -26,6 +26,7 @@ def carry_out(
     resume: bool = False,
     stop_requested: Callable[[], bool] = _never,
     capture_requested: Callable[[], bool] = _never,
+    on_end: Callable[[RunEnded], object] = lambda ended: None,
 ) -> RunEnded | None:
     """Train ``config`` in ``directory``; the run's last event, or None where it was asked to stop before.
 
@@ -34,12 +35,15 @@ def carry_out(
         resume: go on from the newest whole checkpoint, or from the beginning where there is none.
         stop_requested: asked after every event; a run that stops can be resumed.
         capture_requested: asked once a step; True writes a forensic checkpoint.
+        on_end: called when the run's last event is in the log and the listeners still listen, so that what it
+            leaves in the folder is theirs to send on.
     """
     from altgrad_cli.training.engine import train
 
     resume_from = _rewind(directory) if resume else None
     fan_out = FanOut([JsonlLog(directory.events), *listeners])
     last: Event | None = None
+    ended: RunEnded | None = None
     try:
         for last in train(
             config,
@@ -50,21 +54,28 @@ def carry_out(
             fan_out.receive(last)
             if stop_requested():
                 break
+        ended = last if isinstance(last, RunEnded) else None
+        _summarize(directory, last, ended)
+        if ended is not None:
+            on_end(ended)
     finally:
         fan_out.close()
-    ended = last if isinstance(last, RunEnded) else None
+    return ended
+
+
+def _summarize(directory: RunDirectory, last: Event | None, ended: RunEnded | None) -> None:
+    step = last.step if last else 0
     directory.write_summary(
         {
             "schema": "altgrad.run/1",
             "run": directory.name,
             "outcome": ended.outcome if ended else "unfinished",
-            "reason": ended.reason if ended else f"interrupted after step {last.step if last else 0}",
-            "steps": last.step if last else 0,
+            "reason": ended.reason if ended else f"interrupted after step {step}",
+            "steps": step,
             "collapse": ended.collapse if ended else None,
             "verdict": None,
         }
     )
-    return ended
 
 
 def _rewind(directory: RunDirectory) -> Path | None:
