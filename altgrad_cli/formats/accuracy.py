@@ -56,6 +56,7 @@ class GaussianAccuracy:
     scale: float
 
 
+@lru_cache(maxsize=64)
 def binades(format: FP8Format) -> tuple[Binade, ...]:
     """Every binade of the grid from the smallest positive value up, subnormal ones first."""
     first = math.frexp(format.smallest_positive)[1] - 1
@@ -122,19 +123,22 @@ def gaussian_accuracy(format: FP8Format) -> GaussianAccuracy:
 
 def gaussian_noise(format: FP8Format, scale: float) -> float:
     """E[(x - s Q(x / s))^2] for x ~ N(0, 1): cell by cell, gap^2 / 12 where gaps are far below 1."""
-    noise = _interval_noise(0.0, scale * format.smallest_positive)
+    maximum = scale * format.max_representable_value
+    noise = _interval_noise(0.0, scale * format.smallest_positive) + _tail_noise(maximum)
     for binade in binades(format):
-        low = scale * math.ldexp(1.0, binade.exponent)
-        high = min(2 * low, scale * format.max_representable_value)
-        gap = scale * binade.gap
-        if low > _NEGLIGIBLE_ABOVE or high < _NEGLIGIBLE_BELOW:
+        low = scale * 2.0**binade.exponent
+        if low < _NEGLIGIBLE_BELOW:
             continue
+        if low > _NEGLIGIBLE_ABOVE:
+            break
+        high = min(2 * low, maximum)
+        gap = scale * binade.gap
         if gap <= _FINE_GAP:
             noise += gap * gap / 12 * (_probability_below(high) - _probability_below(low))
         else:
             count = round((high - low) / gap)
             noise += sum(_interval_noise(low + i * gap, low + (i + 1) * gap) for i in range(count))
-    return 2 * (noise + _tail_noise(scale * format.max_representable_value))
+    return 2 * noise
 
 
 def _interval_noise(below: float, above: float) -> float:

@@ -13,9 +13,12 @@ from altgrad_cli.formats.accuracy import binades
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 _COLOURS = ("#1f5fa8", "#c8501e")
-_MAX_CURVE_POINTS = 6000
+_MAX_TEETH = 250
+_MAX_TICKS = 1000
+_NO_ERROR = 2.0**-40  # stands for 0 on the logarithmic axis, below what is shown
 
 
 def draw_formats(formats: Sequence[FP8Format], path: Path) -> None:
@@ -28,23 +31,21 @@ def draw_formats(formats: Sequence[FP8Format], path: Path) -> None:
         OSError: the file cannot be written.
     """
     import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     with matplotlib.rc_context({"svg.hashsalt": "altgrad", "svg.fonttype": "none", "font.size": 9}):
-        figure, (line, logline, gaps, errors) = pyplot.subplots(
-            4, 1, figsize=(9, 8.5), height_ratios=(1, 1, 3, 3), constrained_layout=True
-        )
-        try:
-            figure.suptitle("\n".join(format.describe() for format in formats), fontsize=11)
-            _draw_number_line(line, formats)
-            _draw_log_line(logline, formats)
-            _draw_gaps(gaps, formats)
-            _draw_errors(errors, formats)
-            figure.savefig(path, format="svg", metadata={"Date": None})
-        finally:
-            pyplot.close(figure)
+        figure = Figure(figsize=(9, 9))
+        line, logline, gaps, errors = figure.subplots(4, 1, height_ratios=(1, 1, 3, 3))
+        # Fixed margins: a solver's layout differs in the last digit from one drawing to the next.
+        figure.subplots_adjust(left=0.13, right=0.98, top=0.93, bottom=0.06, hspace=0.5)
+        gaps.sharex(logline)
+        errors.sharex(logline)
+        figure.suptitle("\n".join(format.describe() for format in formats), fontsize=11, y=0.985)
+        _draw_number_line(line, formats)
+        _draw_log_line(logline, formats)
+        _draw_gaps(gaps, formats)
+        _draw_errors(errors, formats)
+        figure.savefig(path, format="svg", metadata={"Date": None})
 
 
 def _draw_number_line(axes: Axes, formats: Sequence[FP8Format]) -> None:
@@ -65,7 +66,7 @@ def _draw_log_line(axes: Axes, formats: Sequence[FP8Format]) -> None:
         values = [math.log2(value) for value in _thinned(format.magnitudes[1:])]
         axes.eventplot([values], lineoffsets=[-row], linelengths=0.7, linewidths=0.7, colors=_COLOURS[row])
     _label_rows(axes, formats)
-    _powers_of_two(axes)
+    _integer_powers(axes.xaxis)
     axes.set_xlabel("the same on a logarithmic axis")
 
 
@@ -83,8 +84,8 @@ def _draw_gaps(axes: Axes, formats: Sequence[FP8Format]) -> None:
             linestyle=("-", "--")[row],
             label=format.name,
         )
-    _powers_of_two(axes)
-    axes.yaxis.set_major_formatter(lambda exponent, _: f"$2^{{{exponent:g}}}$")
+    _integer_powers(axes.xaxis)
+    _integer_powers(axes.yaxis)
     axes.set_ylabel("gap at x")
     axes.grid(alpha=0.3)
     axes.legend(loc="upper left")
@@ -94,33 +95,34 @@ def _draw_errors(axes: Axes, formats: Sequence[FP8Format]) -> None:
     for row, format in enumerate(formats):
         x, error = _error_curve(format)
         axes.plot(x, error, color=_COLOURS[row], linewidth=0.8, linestyle=("-", "--")[row], label=format.name)
-    _powers_of_two(axes)
-    axes.set_ylim(0, 1.02)
+    _integer_powers(axes.xaxis)
+    _integer_powers(axes.yaxis)
+    lowest = min(-format.mantissa_bits - 4 for format in formats)
+    axes.set_ylim(lowest, 0.3)
     axes.set_ylabel("|x - Q(x)| / x")
-    axes.set_xlabel("x")
+    axes.set_xlabel("x, beyond both ends: underflow to 0 and saturation")
     axes.grid(alpha=0.3)
 
 
 def _error_curve(format: FP8Format) -> tuple[list[float], list[float]]:
-    """log2 x and relative error, from half the smallest value to twice the maximum.
+    """log2 of x and of its relative error, from half the smallest value to twice the maximum.
 
-    Each cell is a tooth with its tip at a midpoint, so values and midpoints draw it exactly; a format with
-    more teeth than the picture has room for shows every n-th.
+    Each cell is a tooth that hangs between two values, where the error is 0. A format with more teeth than
+    the picture has room for shows every n-th.
     """
-    magnitudes = format.magnitudes
-    every = max(1, len(magnitudes) * 2 // _MAX_CURVE_POINTS)
-    x = [magnitudes[1] / 2, magnitudes[1] * 0.51]
-    for low, high in list(pairwise(magnitudes[1:]))[::every]:
-        x += [low, (low + high) / 2, high]
-    x += [magnitudes[-1], magnitudes[-1] * 1.25, magnitudes[-1] * 2]
-    x = sorted(set(x))
-    error = [abs(point - format.to_real(format.to_bits(point))) / point for point in x]
-    return [math.log2(point) for point in x], error
+    smallest, largest = format.magnitudes[1], format.magnitudes[-1]
+    cells = list(pairwise(format.magnitudes[1:]))[:: max(1, len(format.magnitudes) // _MAX_TEETH)]
+    points = [smallest * 0.5, smallest * 0.6, smallest * 0.8, smallest * 0.95]
+    for low, high in cells:
+        points += [low + place * (high - low) for place in (0.0, 0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)]
+    points += [largest * factor for factor in (1, 1.01, 1.05, 1.2, 1.5, 2)]
+    errors = [abs(x - format.to_real(format.to_bits(x))) / x for x in points]
+    return [math.log2(x) for x in points], [math.log2(max(error, _NO_ERROR)) for error in errors]
 
 
 def _thinned(values: Sequence[float]) -> Sequence[float]:
-    """At most a few thousand of the values: more ticks than that are one black bar in any case."""
-    return values[:: max(1, len(values) // 2000)]
+    """Of a 16-bit format every n-th value: all of its ticks would be one solid bar in any case."""
+    return values[:: max(1, len(values) // _MAX_TICKS)]
 
 
 def _label_rows(axes: Axes, formats: Sequence[FP8Format]) -> None:
@@ -131,8 +133,9 @@ def _label_rows(axes: Axes, formats: Sequence[FP8Format]) -> None:
     axes.tick_params(axis="y", length=0)
 
 
-def _powers_of_two(axes: Axes) -> None:
+def _integer_powers(axis: Axis) -> None:
+    """Ticks at whole exponents, written as powers of two."""
     from matplotlib.ticker import MaxNLocator
 
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True))
-    axes.xaxis.set_major_formatter(lambda exponent, _: f"$2^{{{exponent:g}}}$")
+    axis.set_major_locator(MaxNLocator(nbins=12, integer=True))
+    axis.set_major_formatter(lambda exponent, _: f"$2^{{{exponent:g}}}$")

@@ -64,7 +64,9 @@ def percent(share: float) -> str:
     """A share as a percentage: three digits, more where it is nearly all; tiny ones only as tiny."""
     if 0 < share < 1e-6:
         return "< 0.0001 %"
-    if 0.99 < share < 1 - 1e-6:
+    if 1 - 1e-5 < share < 1:
+        return "> 99.999 %"
+    if 0.99 < share < 1:
         return f"{100 * share:.{-math.floor(math.log10(1 - share)) - 1}f} %"
     return f"{100 * share:.3g} %"
 

@@ -118,8 +118,8 @@ def fit_table(fits: Sequence[Mapping[str, Any]], width: int) -> Table:
         "codes",
         "stall",
     ]
-    headings += ["nonfinite"] if nonfinite else []
-    table = Table.grid(padding=(0, 2, 0, 0))
+    headings += ["inf, nan"] if nonfinite else []
+    table = Table.grid(padding=(0, 1 if width < _SHAPE_FROM_WIDTH else 2, 0, 0))
     for heading in headings:
         left = heading == "layer"
         table.add_column(justify="left" if left else "right", no_wrap=not left, overflow="fold")
