@@ -1,0 +1,56 @@
+"""Colours that people with any colour vision can tell apart (Okabe and Ito, 2008), one for each format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#AA4499",
+    "#56B4E9",
+    "#B8A600",
+)
+INK, GREY, PALE, MISSING, NONFINITE = "#1B1F24", "#6E7781", "#D8DEE4", "#ECEFF2", "#D81B60"
+ZERO = "#FFFFFF"
+"""What exactly 0 looks like on a scale of decades."""
+
+FORMAT_COLORS = {
+    "FP32": INK,
+    "BF16": GREY,
+    "FROZEN": "#A0A8B0",
+    "E5M2": BLUE,
+    "E3M4": GREEN,
+    "E1M6": ORANGE,
+    "E0M7": VERMILION,
+    "E7M0": PURPLE,
+    "E4M3": SKY,
+    "E2M5": YELLOW,
+    "E6M1": "#882255",
+    "FP16": "#332288",
+}
+_OTHERS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, YELLOW)
+
+
+def color_of(format_name: str, regime: str | None, number: int = 0) -> str:
+    """The colour of a run; controls are ink and greys, formats keep their colour in every picture."""
+    if regime in ("fp32", "frozen"):
+        return FORMAT_COLORS[regime.upper()]
+    if regime == "bf16":
+        return FORMAT_COLORS["BF16"]
+    base = format_name.partition(":")[0].upper()
+    return FORMAT_COLORS.get(base, _OTHERS[number % len(_OTHERS)])
+
+
+# Viridis: dark violet to yellow, read the same with and without red-green vision, even in lightness.
+HEAT = (
+    "#440154", "#482878", "#3E4A89", "#31688E", "#26828E", "#1F9E89", "#35B779", "#6DCD59", "#B4DE2C", "#FDE725",
+)  # fmt: skip
+
+
+def plotly_scale(colors: Iterable[str] = HEAT) -> list[list[object]]:
+    """``colors`` as a plotly colour scale."""
+    names = list(colors)
+    return [[round(index / (len(names) - 1), 4), name] for index, name in enumerate(names)]

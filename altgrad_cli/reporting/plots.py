@@ -1,0 +1,268 @@
+"""The pictures of a report, from its evidence: what is drawn, not how."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from altgrad_cli.diagnostics.outcome import FAILED_BELOW, TRAINED_FROM
+from altgrad_cli.formats import FP8Format, parse_format
+from altgrad_cli.reporting import figures
+from altgrad_cli.reporting.columns import RunLog
+from altgrad_cli.reporting.evidence import Evidence
+from altgrad_cli.reporting.notation import format_value, short_layer
+from altgrad_cli.reporting.palette import color_of
+from altgrad_cli.reporting.quantities import series_of
+from altgrad_cli.reporting.thinning import bin_columns, smoothed, thin_curve
+
+STEP = "training step"
+ROLE_NAMES = {
+    "weights": "weights (W)",
+    "activations": "activations (A)",
+    "gradients": "output gradients (G)",
+    "stored_weights": "stored weights (M)",
+}
+
+
+def run_color(log: RunLog) -> str:
+    """The colour of a run: that of its format."""
+    return color_of(log.record.format or "", log.record.regime)
+
+
+def collapse_step(log: RunLog) -> int | None:
+    """The step a run's collapse is dated to, or None."""
+    step = (log.record.collapse or {}).get("step")
+    return int(step) if step is not None else None
+
+
+def loss_figure(runs: Sequence[RunLog], key: str = "loss") -> figures.LineFigure | None:
+    """Training loss of all runs, smoothed over about ten steps, the raw values pale behind; NaN is a cross."""
+    curves, marks = [], []
+    styles: dict[str, int] = {}
+    for log in runs:
+        steps, values = series_of(log, "loss")
+        if not len(steps):
+            continue
+        color = run_color(log)
+        styles[color] = styles.get(color, 0) + 1
+        x, y = thin_curve(steps, smoothed(values))
+        faint = thin_curve(steps, values) if len(runs) <= 3 else None
+        same = faint is not None and len(faint[0]) == len(x)
+        # A curve that lies exactly on another one is dashed, so that both are seen.
+        dashed = styles[color] > 1 or any(np.array_equal(y, curve.y, equal_nan=True) for curve in curves)
+        curves.append(figures.Curve(log.name, x, y, color, dashed, faint[1] if faint and same else None))
+        step = collapse_step(log)
+        if step is not None:
+            level = y[np.isfinite(y) & (x <= step)]
+            kind = (log.record.collapse or {}).get("class", "collapse")
+            marks.append(
+                figures.Mark(
+                    step,
+                    float(level[-1]) if len(level) else 0.0,
+                    f"{log.name}: {kind}, step {step}",
+                    color,
+                    log.name,
+                )
+            )
+    if not curves:
+        return None
+    return figures.LineFigure(
+        key, "Training loss", STEP, "loss (nats per token)", tuple(curves), tuple(marks)
+    )
+
+
+def validation_figure(runs: Sequence[RunLog], key: str = "validation") -> figures.LineFigure | None:
+    """Validation loss of the deployed model of all runs."""
+    curves = []
+    styles: dict[str, int] = {}
+    for log in runs:
+        steps, values = series_of(log, "validation_loss")
+        if len(steps):
+            color = run_color(log)
+            styles[color] = styles.get(color, 0) + 1
+            curves.append(figures.Curve(log.name, *thin_curve(steps, values), color, dash=styles[color] > 1))
+    if not curves:
+        return None
+    return figures.LineFigure(
+        key, "Validation loss of the deployed model", STEP, "loss (nats per token)", tuple(curves)
+    )
+
+
+def layer_heat(
+    runs: Sequence[RunLog], metric: str, *, key: str, title: str, unit: str, scale: figures.Scale
+) -> figures.HeatFigure | None:
+    """``metric`` by layer and step, a panel a run; None where no run measured it."""
+    panels = []
+    for log in runs:
+        column = log.layers.get(metric)
+        if column is None or not column.measured.any():
+            continue
+        shown = column.measured.any(axis=0)
+        x, values, measured = bin_columns(log.steps, column.values[:, shown], column.measured[:, shown])
+        names = tuple(short_layer(name) for name, seen in zip(log.layer_names, shown, strict=True) if seen)
+        panels.append(
+            figures.Panel(panel_title(log), x.astype(float), names, values, measured, collapse_step(log))
+        )
+    return figures.HeatFigure(key, title, STEP, unit, scale, tuple(panels)) if panels else None
+
+
+def stall_heat(runs: Sequence[RunLog]) -> figures.HeatFigure | None:
+    """Bit-stall by layer and step; for runs with float32 masters the apparent one has a picture of its own."""
+    return layer_heat(
+        runs,
+        "bit_stall_rate",
+        key="stall",
+        title="Bit-stall by layer and step",
+        unit="share of updates",
+        scale=figures.NINES,
+    )
+
+
+def overflow_heat(runs: Sequence[RunLog]) -> figures.HeatFigure | None:
+    """Overflow of the output gradients by layer and step."""
+    return layer_heat(
+        runs,
+        "overflow_rate/gradients",
+        key="overflow",
+        title="Overflow of the output gradients by layer and step",
+        unit="share of values",
+        scale=figures.RARE,
+    )
+
+
+def underflow_heat(runs: Sequence[RunLog]) -> figures.HeatFigure | None:
+    """Underflow of the output gradients by layer and step."""
+    return layer_heat(
+        runs,
+        "underflow_rate/gradients",
+        key="underflow",
+        title="Underflow of the output gradients by layer and step",
+        unit="share of values",
+        scale=figures.RARE,
+    )
+
+
+def cosine_heat(runs: Sequence[RunLog]) -> figures.HeatFigure | None:
+    """Cosine of the weight gradient and its float32 shadow by layer and step."""
+    return layer_heat(
+        runs,
+        "gradient_cosine",
+        key="cosine",
+        title="Gradient against its float32 shadow, by layer and step",
+        unit="cosine",
+        scale=figures.NINES,
+    )
+
+
+def panel_title(log: RunLog) -> str:
+    """A run's name and the grid it means."""
+    return f"{log.name}: {_describe(log.record.format)}"
+
+
+def _describe(name: str | None) -> str:
+    return parse_format(name).describe() if name else "no format"
+
+
+def code_order(count: int) -> NDArray[np.int64]:
+    """Sign-magnitude codes from the most negative to the largest value."""
+    half = count // 2
+    return np.concatenate([np.arange(count - 1, half - 1, -1), np.arange(half)])
+
+
+def code_map(runs: Sequence[RunLog], role: str = "stored_weights") -> figures.HeatFigure | None:
+    """Share of a role's values on each code, over the steps at which the codes were counted."""
+    panels = []
+    for log in runs:
+        snapshots = log.histograms.get(role)
+        if not snapshots:
+            continue
+        fmt = parse_format(log.record.format or "E5M2")
+        size = 2**fmt.width + 1
+        steps = [step for step, counts in sorted(snapshots.items()) if len(counts) == size]
+        if not steps:
+            continue
+        counts = np.array([snapshots[step] for step in steps], dtype=np.float64)
+        shares = counts / counts.sum(axis=1, keepdims=True)
+        codes, nan_bin = shares[:, :-1][:, code_order(size - 1)], shares[:, -1:]
+        # Most positive value on top, and the NaN bin below everything.
+        values = np.concatenate([codes[:, ::-1], nan_bin], axis=1).T
+        rows = (*[_code_label(fmt, int(code)) for code in code_order(size - 1)[::-1]], "NaN bin")
+        panels.append(
+            figures.Panel(
+                panel_title(log),
+                np.array(steps, dtype=float),
+                rows,
+                values,
+                np.ones(values.shape, bool),
+                collapse_step(log),
+            )
+        )
+    if not panels:
+        return None
+    title = f"Codes in use: {ROLE_NAMES.get(role, role)}, all layers"
+    return figures.HeatFigure(
+        f"codes-{role}", title, STEP, "share of the values", figures.RARE, tuple(panels), "code"
+    )
+
+
+def _code_label(fmt: FP8Format, code: int) -> str:
+    negative = "−" if code & fmt.sign_mask else ""
+    magnitude = abs(fmt.to_real(code))
+    return f"{negative}{format_value(magnitude)}"
+
+
+def prediction_figure(runs: Sequence[RunLog]) -> figures.CloudFigure | None:
+    """Bit-stall predicted from the weights against the bit-stall measured there, a point a layer and interval."""
+    clouds = []
+    for log in runs:
+        predicted, measured = log.layers.get("predicted_stall_rate"), log.layers.get("bit_stall_rate")
+        if predicted is None or measured is None:
+            continue
+        both = predicted.measured & measured.measured
+        rows, layers = np.nonzero(both)
+        if not len(rows):
+            continue
+        names = tuple(
+            f"{short_layer(log.layer_names[layer])}, step {log.steps[row]}"
+            for row, layer in zip(rows, layers, strict=True)
+        )
+        clouds.append(
+            figures.Cloud(log.name, predicted.values[both], measured.values[both], names, run_color(log))
+        )
+    if not clouds:
+        return None
+    return figures.CloudFigure(
+        "predicted-stall",
+        "Bit-stall: predicted from the weights, and measured",
+        "predicted (share of the updates)",
+        "measured (share of the updates)",
+        figures.NINES,
+        tuple(clouds),
+    )
+
+
+def recovery_figure(
+    evidence: Evidence, groups: Sequence[tuple[str, Sequence[RunLog]]], step: int
+) -> figures.SpreadFigure | None:
+    """Recovered fraction of groups of runs (the seeds of one arm) at one step."""
+    rows = []
+    for label, runs in groups:
+        found = [(evidence.recovered_fraction(log, step), log.name) for log in runs]
+        values = [(rho, name) for rho, name in found if rho is not None]
+        if values:
+            rows.append(
+                figures.Spread(
+                    label, tuple(v for v, _ in values), tuple(n for _, n in values), run_color(runs[0])
+                )
+            )
+    if not rows:
+        return None
+    return figures.SpreadFigure(
+        "recovered-fraction",
+        f"Recovered fraction at step {step}",
+        "rho: 0 = linear layers frozen, 1 = float32",
+        tuple(rows),
+        ((0.0, "frozen"), (FAILED_BELOW, "failed below"), (TRAINED_FROM, "trained from"), (1.0, "fp32")),
+    )

@@ -1,0 +1,193 @@
+"""Recompute every number of a committed report from the logs, and say what differs.
+
+A report is checked as it is read: each cited number by its own source, each table cell by its column's source
+and its row's label, each verbatim block by its text. What then still looks like a number has no source, and is
+reported too, so a number that was added or whose source was cut away does not pass.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from altgrad_cli.errors import UsageError
+from altgrad_cli.reporting.evidence import Evidence
+from altgrad_cli.reporting.markdown import CELLS, END, SEPARATOR, VERBATIM
+from altgrad_cli.reporting.scope import Scope, gather
+from altgrad_cli.reporting.sources import CITED, ROW, parse_source
+from altgrad_cli.reporting.texts import TEXTS
+
+_HEADER = re.compile(r"<!-- altgrad report; computed from the logs in: (?P<logs>.+?) -->")
+_NUMBER = re.compile(r"(?<![\w.,/-])[-−+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:e[-+]?\d+)?(?![\w/-]|\.\w)|\bNaN\b")
+"""A number that stands by itself; digits inside names such as E7M0, blocks.0.attn or 8-bit are none."""
+_IMAGE = re.compile(r"!\[(?P<title>[^\]]*)\]\([^)]*\)")
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One place where the report and the logs do not agree."""
+
+    line: int
+    """Line of the report, from 1."""
+    printed: str
+    computed: str | None
+    """What the logs give; None where nothing says what the number should be."""
+    source: str
+    """Where the number says it comes from, or why it could not be checked."""
+
+    def __str__(self) -> str:
+        if self.computed is None:
+            return f"line {self.line}: {self.printed}: {self.source}"
+        return f"line {self.line}: printed {self.printed}, the log gives {self.computed} ({self.source})"
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What came of checking one report."""
+
+    report: Path
+    checked: int
+    """Values that were recomputed."""
+    differences: tuple[Difference, ...]
+
+
+def verify(report: Path, logs: Sequence[Path] = ()) -> Verification:
+    """Check ``report`` against ``logs``, or failing those against the folders that its first line names.
+
+    Those folders are looked for from the working directory first, then from the report's own folder.
+
+    Raises:
+        UsageError: the file is no report of altgrad, or its logs are not there.
+    """
+    try:
+        text = report.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read the report {report}: {error}", where=str(report)) from None
+    header = _HEADER.search(text)
+    if header is None:
+        raise UsageError(
+            f"not a report of altgrad: {report}", where=str(report), hint="altgrad report --markdown writes one"
+        )
+    folders = list(logs) or [_locate(name, report) for name in header["logs"].split(", ")]
+    checker = _Checker(text, gather(folders, layer_metrics=_metrics_named(text)))
+    return Verification(report, checker.checked, tuple(checker.differences))
+
+
+def _locate(name: str, report: Path) -> Path:
+    for candidate in (Path(name), report.parent / name):
+        if candidate.exists():
+            return candidate
+    raise UsageError(
+        f"the logs of {report} are not here: {name}",
+        where=str(report),
+        hint="run its command again (see its last section), then: altgrad report FOLDER --verify REPORT",
+    )
+
+
+def _metrics_named(text: str) -> set[str]:
+    """The metrics that any source of the report takes; the others need not be read."""
+    return {found.partition(">=")[0] for found in re.findall(r"\(([\w/]+(?:&gt;=|>=)?[\d.]*)\)", html.unescape(text))}
+
+
+class _Checker:
+    """Goes through a report from top to bottom, once."""
+
+    def __init__(self, text: str, scope: Scope) -> None:
+        self.scope = scope
+        self.evidence: Evidence = scope.evidence
+        self.checked = 0
+        self.differences: list[Difference] = []
+        self.lines = text.splitlines()
+        self.row = 0
+        while self.row < len(self.lines):
+            self._block()
+
+    def _block(self) -> None:
+        line = self.lines[self.row]
+        if line.startswith(CELLS) and line.endswith(END):
+            self._table(line[len(CELLS) : -len(END)].split(SEPARATOR))
+        elif line.startswith(VERBATIM) and line.endswith(END):
+            self._verbatim(line[len(VERBATIM) : -len(END)])
+        elif line.startswith("```"):
+            self._fence()
+        else:
+            self._sentence(line)
+            self.row += 1
+
+    def _differ(self, printed: str, computed: str | None, source: str, row: int | None = None) -> None:
+        self.differences.append(Difference((self.row if row is None else row) + 1, printed, computed, source))
+
+    def _compare(self, printed: str, source: str, row: int | None = None) -> None:
+        self.checked += 1
+        try:
+            computed = self.evidence.text(parse_source(source))
+        except UsageError as error:
+            self._differ(printed, None, f"{source}: {error.message}", row)
+            return
+        if computed != printed:
+            self._differ(printed, computed, source, row)
+
+    def _sentence(self, line: str) -> None:
+        for match in CITED.finditer(line):
+            self._compare(html.unescape(match["text"]), html.unescape(match["source"]))
+        rest = _IMAGE.sub(r"\g<title>", CITED.sub(" ", line))
+        if rest.startswith("<!--"):
+            return
+        for match in _NUMBER.finditer(self._without_names(rest)):
+            self._differ(match[0], None, "a number without a source")
+
+    def _without_names(self, line: str) -> str:
+        """The line less the names of runs, which may well hold digits that stand alone."""
+        for name in sorted(self.evidence.runs, key=len, reverse=True):
+            line = line.replace(name, " ")
+        return line
+
+    def _table(self, sources: list[str]) -> None:
+        header = self.row
+        self.row += 1
+        rows = list(self._table_rows())
+        if len(rows) < 2:
+            self._differ("", None, "a table is missing here", header)
+            return
+        for number, cells in rows[2:]:
+            label = cells[0].strip("`")
+            if len(cells) != len(sources) + 1:
+                self._differ(" | ".join(cells), None, "more or fewer cells than sources", number)
+                continue
+            for cell, source in zip(cells[1:], sources, strict=True):
+                self._compare(cell, source.replace(ROW, label), number)
+
+    def _table_rows(self) -> Iterator[tuple[int, list[str]]]:
+        while self.row < len(self.lines) and self.lines[self.row].startswith("|"):
+            cells = re.split(r"(?<!\\)\|", self.lines[self.row].strip().strip("|"))
+            yield self.row, [cell.strip().replace("\\|", "|") for cell in cells]
+            self.row += 1
+
+    def _fence(self) -> str:
+        """Pass over a fenced block and return its text."""
+        self.row += 1
+        start = self.row
+        while self.row < len(self.lines) and self.lines[self.row] != "```":
+            self.row += 1
+        text = "\n".join(self.lines[start : self.row])
+        self.row += 1
+        return text
+
+    def _verbatim(self, source: str) -> None:
+        start = self.row
+        self.row += 1
+        printed = self._fence().splitlines()
+        name, _, what = source.partition(": ")
+        make: Callable[..., str] | None = TEXTS.get(what)
+        if make is None or name not in self.evidence.runs:
+            self._differ(source, None, "not a text that the logs give", start)
+            return
+        computed = make(self.evidence.run(name)).splitlines()
+        self.checked += len(computed)
+        for offset in range(max(len(printed), len(computed))):
+            pair = [lines[offset] if offset < len(lines) else "(nothing)" for lines in (printed, computed)]
+            if pair[0] != pair[1]:
+                self._differ(pair[0].strip(), pair[1].strip(), source, start + 2 + offset)
