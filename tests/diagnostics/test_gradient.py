@@ -149,3 +149,10 @@ def test_more_mantissa_bits_are_closer_to_the_shadow():
     assert cosines == sorted(cosines)
     assert ratios == sorted(ratios)
     assert ratios[-1] - ratios[0] == pytest.approx(6 * 6.02, abs=3)  # one bit is 6 dB
+
+
+def test_a_gradient_at_the_limit_of_sparsity_is_not_below_it():
+    limit = torch.tensor(1e-8)
+    at_and_below = torch.stack([limit, -limit, torch.nextafter(limit, torch.tensor(0.0)), torch.tensor(0.0)])
+    metrics, _, _ = gradient_metrics([at_and_below.view(2, 2)])
+    assert metrics[0]["gradient_sparsity"] == 0.5
