@@ -90,7 +90,10 @@ def _files(config: DataConfig) -> list[CorpusFile]:
     if config.hub is not None:
         return find_files(fetch(config.hub))
     if config.path is not None:
-        return find_files(Path(config.path).expanduser())
+        try:
+            return find_files(Path(config.path).expanduser())
+        except RuntimeError as error:  # ~nobody/law.txt
+            raise DataError(str(error), where=f"data.path={config.path}") from error
     return []
 
 

@@ -52,7 +52,11 @@ def find_files(path: Path) -> list[CorpusFile]:
         if path.is_dir():
             return _files_of_folder(path)
         if not path.exists():
-            raise DataError("no such file or folder", where=str(path), hint="data.path is relative to here")
+            raise DataError(
+                "no such file or folder",
+                where=str(path),
+                hint="a relative data.path starts at the working directory",
+            )
         if not path.is_file() or path.suffix.lower() not in READERS:
             raise DataError(
                 "not a kind of file that a corpus can be read from",

@@ -88,7 +88,7 @@ def _refusal(api: Any, repository: str, branch: str) -> Exception | None:
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(ANSWER_SECONDS)
-    return outcome[0] if outcome else TimeoutError(f"no answer for {ANSWER_SECONDS:.0f} seconds")
+    return outcome[0] if outcome else TimeoutError(f"no answer for {ANSWER_SECONDS:g} seconds")
 
 
 def _in_short(error: Exception) -> str:

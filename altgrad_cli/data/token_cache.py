@@ -48,13 +48,14 @@ def cache_folder(configured: str | None) -> Path | None:
 
     None where there is no such place, for instance for a user without a home.
     """
-    if chosen := configured or os.environ.get("ALTGRAD_CACHE"):
-        return Path(chosen).expanduser()
-    if base := os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA"):
-        return Path(base) / "altgrad"
     try:
+        if chosen := configured or os.environ.get("ALTGRAD_CACHE"):
+            return Path(chosen).expanduser()
+        if base := os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA"):
+            return Path(base) / "altgrad"
         home = Path.home()
-    except RuntimeError:
+    except RuntimeError as error:
+        _log.warning("no place for a token cache (%s): tokens stay in memory", error)
         return None
     return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "altgrad"
 
@@ -66,7 +67,7 @@ def open_tokens(path: Path, key: str) -> CachedTokens | None:
             damage = _find_damage(content)
             header = {} if damage else json.loads(content[_HEADER_START : _payload_start(content)])
             start = 0 if damage else _payload_start(content)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:  # no permission; an empty file cannot be mapped
         damage, header, start = getattr(error, "strerror", None) or str(error), {}, 0

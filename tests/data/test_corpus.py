@@ -172,6 +172,14 @@ def test_text_that_the_cache_must_not_remember(tmp_path: Path) -> None:
     assert load_corpus(config, 8).vocab_size == 256
 
 
+def test_the_home_of_a_user_who_does_not_exist(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(DataError, match="home directory") as refused:
+        load_corpus(DataConfig(path="~no-such-user/law.txt"), 64)
+    assert refused.value.where == "data.path=~no-such-user/law.txt"
+    assert load_corpus(DataConfig(cache_dir="~no-such-user/cache"), 64).train.path is None
+    assert "no place for a token cache" in caplog.text
+
+
 def test_a_home_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     write_law(tmp_path)

@@ -155,8 +155,8 @@ def test_a_folder_of_texts_hidden_ones_apart(tmp_path: Path) -> None:
 def test_every_name_for_validation(tmp_path: Path, name: str) -> None:
     write_lines(tmp_path / "train.jsonl", {"text": "a"}, {"text": "b"})
     write_lines(tmp_path / f"{name}.jsonl", {"text": "c"})
-    write_lines(tmp_path / "test.jsonl", {"text": "never read"})
-    write_lines(tmp_path / "training_log.jsonl", {"text": "never read"})
+    for never_read in ("test", "training_log"):
+        (tmp_path / f"{never_read}.jsonl").write_text("not even JSON")
     for path in (tmp_path, tmp_path / "train.jsonl"):
         assert load(path).train == ["a", "b"]
         assert load(path).validation == ["c"]
@@ -184,6 +184,7 @@ def test_copies_of_a_document_are_never_on_both_sides() -> None:
     train, validation, _ = hold_out([f"act {k % 7}" for k in range(70)], 0.3)
     assert not set(train) & set(validation)
     assert len(train) + len(validation) == 70
+    assert len(set(validation)) == 2  # 30 % of the seven distinct ones
 
 
 @pytest.mark.parametrize("fraction", [0.0001, 0.5, 0.9999])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -77,6 +78,23 @@ def test_a_silent_peer_does_not_hold_us(monkeypatch: pytest.MonkeyPatch) -> None
         with pytest.raises(DataError, match="neither cached nor to be had"):
             hub.fetch(NAME)
         assert time.monotonic() - began < 4
+
+
+def test_a_name_look_up_that_never_ends_does_not_hold_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No time limit of an HTTP library covers that one."""
+    for_ever = threading.Event()
+
+    class Patient:
+        def repo_info(self, *_: object, **__: object) -> None:
+            for_ever.wait(30)
+
+    monkeypatch.setattr(hub, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(huggingface_hub, "HfApi", Patient)
+    began = time.monotonic()
+    with pytest.raises(DataError, match="no answer for 0.2 seconds"):
+        hub.fetch(NAME)
+    assert time.monotonic() - began < 4
+    for_ever.set()
 
 
 @pytest.mark.parametrize("name", ["not a name", "a/b/c:d", "", ":eurlex"])
