@@ -7,7 +7,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SWEEP_OUT ?= sweeps/latest-$(shell date +%Y%m%d-%H%M%S)
+SWEEP_OUT := $(or $(SWEEP_OUT),runs/sweep-$(shell date +%Y%m%d-%H%M%S))
 SWEEP_ARGS ?=
 
 .DEFAULT_GOAL := help

@@ -15,8 +15,7 @@ from importlib import import_module
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from altgrad_cli import __version__
 from altgrad_cli.commands.failures import exit_code_of
@@ -29,7 +28,7 @@ COMMANDS: dict[str, str] = {
 }
 """Command -> ``module:function`` below ``altgrad_cli.commands``, in the order of ``altgrad --help``."""
 
-_EXIT_CODES = """\
+_EXIT_CODES = """\b
 Exit codes:
     0  did its job; a format that collapses in a sweep is a result
     1  the program failed
@@ -71,11 +70,12 @@ def _load(name: str, entry: str) -> Any:
     module = import_module(f"altgrad_cli.commands.{module_name}")
     function = getattr(module, function_name)
     examples = getattr(module, "EXAMPLES", ())
-    single = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    single = typer.Typer(add_completion=False, rich_markup_mode=None)
     single.command(
         name=name,
+        cls=AltgradCommand,
         help=_help_text(function.__doc__ or ""),
-        epilog=escape("\n".join(["Examples:", *(f"  {line}" for line in examples)])) if examples else None,
+        epilog="\b\n" + "\n".join(["Examples:", *(f"  {line}" for line in examples)]) if examples else None,
         context_settings=_CONTEXT,
     )(function)
     command = typer.main.get_command(single)
@@ -86,7 +86,17 @@ def _load(name: str, entry: str) -> Any:
 def _help_text(docstring: str) -> str:
     """``docstring`` with every paragraph on one line: it wraps to the terminal, not to the source."""
     paragraphs = inspect.cleandoc(docstring).split("\n\n")
-    return escape("\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs))
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+class AltgradCommand(TyperCommand):
+    """One command; a metavar that brings its own brackets is shown in the usage as it is written."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """The parts of the usage line."""
+        own = [str(parameter.metavar) for parameter in self.params if str(parameter.metavar).startswith("[")]
+        bracketed = {f"[{metavar}]...": metavar for metavar in own}
+        return [bracketed.get(piece, piece) for piece in super().collect_usage_pieces(ctx)]
 
 
 class AltgradGroup(TyperGroup):
@@ -95,6 +105,13 @@ class AltgradGroup(TyperGroup):
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
         self.commands = LazyCommands(COMMANDS)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The list of commands, each with the whole first sentence of its help."""
+        rows = [(name, (command.help or "").partition("\n\n")[0]) for name, command in self.commands.items()]
+        if rows:
+            with formatter.section("Commands"):
+                formatter.write_dl(rows)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command named by the first argument; a typo is answered with the nearest name."""
@@ -105,7 +122,7 @@ class AltgradGroup(TyperGroup):
             raise UsageError(
                 f"unknown command: {name}",
                 allowed=", ".join(self.commands),
-                hint=f"did you mean altgrad {guess}?" if guess else "altgrad --help describes them",
+                hint=f"did you mean altgrad {guess}?" if guess else "see altgrad --help",
             )
         return super().resolve_command(ctx, args)
 
@@ -137,7 +154,7 @@ def _print_version(wanted: bool) -> None:
 app = typer.Typer(
     name="altgrad",
     cls=AltgradGroup,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     epilog=_EXIT_CODES,
     context_settings=_CONTEXT,

@@ -79,7 +79,7 @@ def _usage_error(error: typer.TyperException) -> UsageError:
     return UsageError(
         message,
         allowed=context.get_usage().removeprefix("Usage: ").strip(),
-        hint=hint or f"{context.command_path} --help describes them",
+        hint=hint or f"see {context.command_path} --help",
     )
 
 
