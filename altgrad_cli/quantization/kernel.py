@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from altgrad_cli.quantization.plan import FLOAT32_MANTISSA, FLOAT64_MANTISSA, RoundingPlan
-from altgrad_cli.quantization.stochastic import add_and_truncate
+from altgrad_cli.quantization.stochastic import round_stochastically
 
 SLICE = 1 << 18
 """Values a slice on the CPU: large enough to hide Python, small enough for two buffers in the cache."""
+
 
 _EXPONENT_FIELD = {torch.float32: 0x7F800000, torch.float64: 0x7FF0000000000000}
 _INTEGER = {torch.float32: torch.int32, torch.float64: torch.int64}
@@ -32,7 +33,7 @@ _workspaces = _Workspaces()
 
 
 def workspace(size: int, device: torch.device, number: int = 0) -> Tensor:
-    """The thread's flat float32 scratch tensor of that ``number``, at least ``size`` values, cut to ``size``."""
+    """The thread's flat float32 scratch tensor of that ``number``, cut to ``size`` values."""
     buffers = _workspaces.buffers
     buffer = buffers.get((device, number))
     if buffer is None or buffer.numel() < size:
@@ -44,6 +45,7 @@ def workspace(size: int, device: torch.device, number: int = 0) -> Tensor:
 
 
 def round_slice(
+    x: Tensor,
     out: Tensor,
     work: Tensor,
     plan: RoundingPlan,
@@ -54,95 +56,86 @@ def round_slice(
     magnitude_in_work: bool = False,
     within_limit: bool = False,
 ) -> None:
-    """Round the float32 values in ``out`` in place; ``work`` is scratch of the same size and type.
+    """Round the float32 ``x`` into ``out`` (which may be x); ``work`` is float32 scratch of the same size.
 
-    ``bits`` asks for stochastic rounding. ``magnitude_in_work`` says that ``work`` holds |out| already and
-    ``within_limit`` that no magnitude exceeds the format's maximum; both only save passes.
+    ``divisor`` and ``factor`` are applied before and after. ``bits`` asks for stochastic rounding.
+    ``magnitude_in_work`` says that ``work`` holds |x| already and ``within_limit`` that no |x / divisor|
+    exceeds the format's maximum; both only save passes.
     """
     if divisor is not None:
-        out.div_(divisor)
+        x = torch.div(x, divisor, out=out)
         magnitude_in_work = False
-    if plan.wide:
-        wide = out.double()
-        _round_scaled(wide, torch.empty_like(wide), plan, bits, False, within_limit)
+    if plan.saturate and not within_limit:
+        x = torch.clamp(x, -plan.limit, plan.limit, out=out)
+        magnitude_in_work = False
+    if plan.uniform:
+        _to_integers(x, out, bits)
+    elif plan.wide:
+        wide = x.double()
+        _round_to_gaps(wide, wide, torch.empty_like(wide), plan, bits, False)
         out.copy_(wide)
     else:
-        _round_scaled(out, work, plan, bits, magnitude_in_work, within_limit)
+        _round_to_gaps(x, out, work, plan, bits, magnitude_in_work)
+    if plan.overflow_value is not None:
+        _mark_overflow(out, plan.limit, plan.overflow_value)
+    if not plan.format.negative_zero:
+        out.add_(0.0)  # -0 + 0 is +0
     if factor is not None:
         out.mul_(factor)
 
 
-def _round_scaled(
-    t: Tensor,
-    work: Tensor,
-    plan: RoundingPlan,
-    bits: Tensor | None,
-    magnitude_in_work: bool,
-    within_limit: bool,
-) -> None:
-    clamp = plan.saturate and not within_limit
-    if plan.uniform:
-        if clamp:
-            t.clamp_(-plan.limit, plan.limit)
-        if bits is None:
-            t.round_()
-        else:
-            add_and_truncate(t, bits)
+def _to_integers(x: Tensor, out: Tensor, bits: Tensor | None) -> None:
+    if bits is None:
+        torch.round(x, out=out)
     else:
-        field = _EXPONENT_FIELD[t.dtype]
-        mantissa = FLOAT32_MANTISSA if t.dtype == torch.float32 else FLOAT64_MANTISSA
-        if clamp:
-            t.clamp_(-plan.limit, plan.limit)
-        work_bits, t_bits = work.view(_INTEGER[t.dtype]), t.view(_INTEGER[t.dtype])
-        if magnitude_in_work and not clamp:
-            work_bits.bitwise_and_(field)
-        else:
-            torch.bitwise_and(t_bits, field, out=work_bits)
-        # Now the binade 2^floor(log2|t|); 0 for float32's subnormals, inf for nan and inf.
-        if plan.saturate and not plan.wide:
-            work.clamp_min_(plan.lowest_binade)
-        else:
-            work.clamp_(plan.lowest_binade, plan.highest_binade)
-        m = plan.step_exponent
-        if m and plan.gap_is_normal:
-            work_bits.sub_(m << mantissa)
-        t.div_(work)
-        if m and not plan.gap_is_normal:
-            t.mul_(2.0**m)
-        if bits is not None:
-            add_and_truncate(t, bits)
-        else:
-            if plan.tie_parity is not None:
-                _break_ties_by_code(t_bits, work_bits, plan.tie_parity, mantissa)
-            t.round_()
-        if m and not plan.gap_is_normal:
-            t.mul_(2.0**-m)
-        t.mul_(work)
-    if not plan.saturate:
-        _mark_overflow(t, plan)
-    elif not plan.format.negative_zero:
-        t.add_(0.0)  # -0 + 0 is +0
+        round_stochastically(x, out, bits)
 
 
-def _break_ties_by_code(t_bits: Tensor, binade_bits: Tensor, parity: int, mantissa: int) -> None:
+def _round_to_gaps(
+    x: Tensor, out: Tensor, gap: Tensor, plan: RoundingPlan, bits: Tensor | None, magnitude_in_gap: bool
+) -> None:
+    """out = round(x / u) * u, with u the gap of the grid at x, built in ``gap``."""
+    integer = _INTEGER[x.dtype]
+    field = _EXPONENT_FIELD[x.dtype]
+    mantissa = FLOAT32_MANTISSA if x.dtype == torch.float32 else FLOAT64_MANTISSA
+    gap_bits = gap.view(integer)
+    if magnitude_in_gap:
+        gap_bits.bitwise_and_(field)
+    else:
+        torch.bitwise_and(x.view(integer), field, out=gap_bits)
+    # Now the binade 2^floor(log2|x|); 0 for the carrier's subnormals, inf for inf and nan.
+    if plan.saturate and not plan.wide:
+        gap.clamp_min_(plan.lowest_binade)
+    else:
+        gap.clamp_(plan.lowest_binade, plan.highest_binade)
+    m = plan.step_exponent
+    if m and plan.gap_is_normal:
+        gap_bits.sub_(m << mantissa)
+    torch.div(x, gap, out=out)
+    if m and not plan.gap_is_normal:
+        out.mul_(2.0**m)
+    if bits is None and plan.tie_parity is not None:
+        _break_ties_by_code(out.view(integer), gap_bits, plan.tie_parity, mantissa)
+    _to_integers(out, out, bits)
+    if m and not plan.gap_is_normal:
+        out.mul_(2.0**-m)
+    out.mul_(gap)
+
+
+def _break_ties_by_code(quotient_bits: Tensor, binade_bits: Tensor, parity: int, mantissa: int) -> None:
     # Without a mantissa every value is 1 * 2^e and "even" is a property of the code, i.e. of e. Rounding
     # 1.5 to the even integer 2 goes up always; where the lower code is the even one, the tie (and nothing
     # else) is sent down by moving the quotient one float toward zero.
     lowest_bit = torch.bitwise_right_shift(binade_bits, mantissa).bitwise_and_(1)
     if parity == 0:
         lowest_bit.bitwise_xor_(1)
-    t_bits.sub_(lowest_bit)
+    quotient_bits.sub_(lowest_bit)
 
 
-def _mark_overflow(t: Tensor, plan: RoundingPlan) -> None:
-    assert plan.overflow_value is not None
-    if t.device.type == "cpu" and not torch.compiler.is_compiling() and t.numel():
-        low, high = torch.aminmax(t)
-        if -plan.limit <= float(low) and float(high) <= plan.limit:
-            if not plan.format.negative_zero:
-                t.add_(0.0)
+def _mark_overflow(q: Tensor, limit: float, value: float) -> None:
+    """Replace what lies beyond ``limit`` by ``value`` with its sign."""
+    if q.device.type == "cpu" and q.numel() and not torch.compiler.is_compiling():
+        low, high = torch.aminmax(q)
+        if -limit <= float(low) and float(high) <= limit:
             return
-    beyond = t.abs().gt_(plan.limit).bool()
-    t.copy_(torch.where(beyond, torch.full_like(t, plan.overflow_value).copysign_(t), t))
-    if not plan.format.negative_zero:
-        t.add_(0.0)
+    q.copy_(torch.where(q.abs() > limit, torch.full_like(q, value).copysign_(q), q))

@@ -54,6 +54,8 @@ def round_to_grid(
     plan = plan_rounding(format, None if isinstance(scale, Tensor) else float(scale), overflow)
     with torch.no_grad():
         x = x.detach()
+        if bits is not None and bits.numel() != x.numel():
+            raise UsageError(f"{bits.numel()} random bits for {x.numel()} values", allowed="one for each")
         if stochastic and bits is None:
             bits = draw_bits(x.numel(), generator, x.device)
         result = torch.empty(x.shape, dtype=torch.float32, device=x.device) if out is None else out.detach()
@@ -104,11 +106,13 @@ def _round_flat(
         stop = min(start + size, x.numel())
         part, target, scratch = x[start:stop], out[start:stop], work[: stop - start]
         part_bits = None if bits is None else bits[start:stop]
-        if part.data_ptr() != target.data_ptr():
+        if part.dtype != torch.float32:
             narrow_into(part, target)
+            part = target
         if counter is not None:
-            within = counter.before(target, scratch)
+            within = counter.before(part, scratch)
             round_slice(
+                part,
                 target,
                 scratch,
                 plan,
@@ -120,8 +124,8 @@ def _round_flat(
             )
             counter.after(target)
         else:
-            before = target.clone() if stats is not None else None
-            round_slice(target, scratch, plan, divisor, factor, bits=part_bits)
+            before = part.clone() if stats is not None else None
+            round_slice(part, target, scratch, plan, divisor, factor, bits=part_bits)
             if stats is not None and before is not None:
                 used = scale if isinstance(scale, Tensor) else plan.scale
                 stats.copy_(count_everywhere(before, target, plan, used))

@@ -58,17 +58,22 @@ def current_scale(
 
     A number on the CPU; elsewhere a 0-d float32 tensor, so that nothing waits for the device.
     """
-    with torch.no_grad():
-        if x.device.type == "cpu":
-            return scale_for(_finite_amax(x), format, power_of_two=power_of_two, margin=margin)
-        magnitude = x.detach().abs()
-        amax = torch.where(torch.isfinite(magnitude), magnitude, 0).amax().double()
-        scale = torch.where(amax < SMALLEST_AMAX, SMALLEST_AMAX, amax / format.max_representable_value)
-        if power_of_two:
-            mantissa, exponent = torch.frexp(scale)
-            exponent = torch.where(mantissa == 0.5, exponent - 1, exponent)
-            scale = torch.ldexp(torch.ones_like(scale), exponent)
-        return (scale * margin).float()
+    if x.device.type == "cpu":
+        return scale_for(_finite_amax(x), format, power_of_two=power_of_two, margin=margin)
+    return scale_on_device(x, format, power_of_two=power_of_two, margin=margin)
+
+
+@torch.no_grad()
+def scale_on_device(x: Tensor, format: FP8Format, *, power_of_two: bool, margin: float) -> Tensor:
+    """``current_scale`` of a tensor that is not empty, as a 0-d float32 tensor beside it."""
+    magnitude = x.detach().abs()
+    amax = torch.where(torch.isfinite(magnitude), magnitude, 0.0).amax().double()
+    scale = torch.where(amax < SMALLEST_AMAX, SMALLEST_AMAX, amax / format.max_representable_value)
+    if power_of_two:
+        mantissa, exponent = torch.frexp(scale)
+        exponent = torch.where(mantissa == 0.5, exponent - 1, exponent)
+        scale = torch.ldexp(torch.ones_like(scale), exponent)
+    return (scale * margin).float()
 
 
 def _finite_amax(x: Tensor) -> float:

@@ -68,8 +68,8 @@ def _as_tensor(scale: float | Tensor, like: Tensor) -> Tensor:
 class SliceCounter:
     """The same row, added up slice by slice on the CPU, skipping what the extremes show to be zero.
 
-    ``before`` looks at the values and leaves |x| in ``work``; ``after`` looks at the result. Both agree with
-    ``count_everywhere`` exactly in ``amax`` and the counts, and to float32 summation error in the sums.
+    ``before`` looks at the values and leaves |x| in ``work``; ``after`` looks at the result. The row agrees
+    with ``count_everywhere`` exactly in ``amax`` and the counts, to float32 summation error in the sums.
     """
 
     def __init__(self, plan: RoundingPlan, scale: float) -> None:
@@ -90,14 +90,26 @@ class SliceCounter:
         self._high, self._low = float(work.amax()), float(work.amin())
         abs_sum, self._sum = float(work.sum()), float(x.sum())
         self._exact: Tensor | None = None
-        self._zeros = 0.0
-        if not (math.isfinite(abs_sum) and math.isfinite(self._sum)) or self._high >= self._max * (1 - 1e-6):
-            # Rare: out of range, not finite, or too large to be summed in float32.
+        self._zeros = self._clipped = self._overflow = 0.0
+        within = self._high <= self._max * (1 - 1e-6)
+        if not (math.isfinite(abs_sum) and math.isfinite(self._sum)):
+            # Rare: not finite, or too large to be summed in float32.
             self._exact = x.clone()
-        elif self._low == 0:
-            self._zeros = _count(torch.eq(x, 0.0, out=workspace(self._size, x.device, 1)))
+            return within
         self._abs_sum = abs_sum
-        return self._high <= self._max * (1 - 1e-6)
+        scratch = workspace(self._size, x.device, 1)
+        if not within:
+            self._clipped = _count(self._scaled(work, scratch).gt_(self._plan.format.max_representable_value))
+        if self._clipped:
+            self._overflow = _count(self._scaled(work, scratch).ge_(self._plan.format.overflow_threshold))
+            if self._overflow and not self._plan.saturate:
+                self._exact = x.clone()  # the result will hold values that have no error
+        if self._low == 0:
+            self._zeros = _count(torch.eq(x, 0.0, out=scratch))
+        return within
+
+    def _scaled(self, magnitude: Tensor, scratch: Tensor) -> Tensor:
+        return torch.div(magnitude, self._scale, out=scratch)
 
     def after(self, q: Tensor) -> None:
         """Count what depends on the result, and add the slice to the totals."""
@@ -116,7 +128,8 @@ class SliceCounter:
         self._amax = max(self._amax, self._high)
         nonzero = self._size - self._zeros
         error = float(q.sum()) - self._sum
-        row = [0.0, self._size, nonzero, 0.0, 0.0, underflow, subnormal, 0.0, error, self._abs_sum]
+        counts = (nonzero, self._overflow, self._clipped, underflow, subnormal, 0.0)
+        row = [0.0, self._size, *counts, error, self._abs_sum]
         self._totals = [a + b for a, b in zip(self._totals, row, strict=True)]
 
     def row(self) -> list[float]:

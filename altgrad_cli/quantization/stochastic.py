@@ -15,13 +15,13 @@ STOCHASTIC_BITS = 16
 """Random bits a value consumes."""
 
 
-def add_and_truncate(k: Tensor, bits: Tensor) -> None:
-    """Round the float quotients ``k`` in place to the integers, using ``bits`` (int32 in [0, 2^16))."""
+def round_stochastically(k: Tensor, out: Tensor, bits: Tensor) -> None:
+    """Round the float quotients ``k`` into ``out`` to integers, using ``bits`` (int32 in [0, 2^16))."""
     # Quotients beyond a format's maximum, which overflow anyway, must fit the integer type.
     magnitude = k.abs().clamp_max_(2.0**20).mul_(2.0**STOCHASTIC_BITS).round_()
     integer = magnitude.to(torch.int64).add_(bits).bitwise_right_shift_(STOCHASTIC_BITS)
     rounded = torch.where(torch.isnan(k), k, integer.to(k.dtype))
-    k.copy_(rounded.copysign_(k))
+    out.copy_(rounded.copysign_(k))
 
 
 def draw_bits(count: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
