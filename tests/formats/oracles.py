@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import gfloat
@@ -47,10 +48,19 @@ def gfloat_info(format: FP8Format) -> gfloat.FormatInfo:
     )
 
 
+@lru_cache(maxsize=128)
 def gfloat_values(format: FP8Format) -> NDArray[np.float64]:
-    """The value of every code, decoded by gfloat."""
-    decoded: NDArray[np.float64] = gfloat.decode_ndarray(gfloat_info(format), np.arange(format.code_count))
-    return decoded
+    """The value of every code, decoded by gfloat: one by one, 16-bit formats by its array twin.
+
+    (The array twin of gfloat 0.5.2 decodes the nan of a fixed-point format, E0M2:fn, as a number.)
+    """
+    if format.width > 12:
+        decoded: NDArray[np.float64] = gfloat.decode_ndarray(
+            gfloat_info(format), np.arange(format.code_count)
+        )
+        return decoded
+    info = gfloat_info(format)
+    return np.array([gfloat.decode_float(info, code).fval for code in range(format.code_count)])
 
 
 def probe_inputs(format: FP8Format) -> Float32s:

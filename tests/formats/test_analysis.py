@@ -6,9 +6,13 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
+from altgrad_cli.diagnostics.prediction import first_step_stall_rate, predicted_stall_rate
 from altgrad_cli.formats import FORMAT_REGISTRY, FP8Format, named_formats, parse_format
 from altgrad_cli.formats.analysis import half_gaps, predicted_stall, stored_scale
+from altgrad_cli.quantization.quantize import round_to_grid
+from altgrad_cli.quantization.scaling import stored_weight_scale
 from tests.formats.oracles import gfloat_rounded
 
 EIGHT_BITS = [format for format in named_formats() if format.width == 8]
@@ -98,3 +102,21 @@ def test_an_update_of_nothing_moves_nothing_and_a_huge_one_everything_inside() -
     assert predicted_stall(e3m4, 0.0, STD).first_step == 1.0
     huge = predicted_stall(e3m4, 100.0, STD)
     assert huge.first_step < 1e-6  # only what is stored as the maximum cannot go up
+
+
+@pytest.mark.parametrize("format", named_formats(), ids=lambda format: format.name)
+def test_the_scale_assumed_here_is_the_one_that_training_gives(format: FP8Format) -> None:
+    for amax in (1e-6, 0.0123, 0.09, 1.0, 700.0):
+        assert stored_scale(format, amax) == stored_weight_scale(amax, format, None)
+
+
+@pytest.mark.parametrize("format", EIGHT_BITS, ids=lambda format: format.name)
+def test_the_prediction_for_a_distribution_is_that_for_a_sample_of_it(format: FP8Format) -> None:
+    torch.manual_seed(1)
+    weights = STD * torch.randn(100_000)
+    prediction = predicted_stall(format, LEARNING_RATE, STD)
+    stored = round_to_grid(weights, format, prediction.scale)
+    sampled = predicted_stall_rate(stored, format, prediction.scale, LEARNING_RATE)
+    assert prediction.long_run == pytest.approx(float(sampled), abs=0.005)
+    first = first_step_stall_rate(stored, format, prediction.scale, LEARNING_RATE)
+    assert prediction.first_step == pytest.approx(float(first), abs=0.01)
