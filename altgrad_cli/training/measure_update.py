@@ -11,9 +11,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from altgrad_cli.diagnostics.code_use import CODE_USE_COLUMNS, CODE_USE_METRICS, measure_code_use
+from altgrad_cli.diagnostics.code_use import (
+    CODE_USE_COLUMNS,
+    CODE_USE_METRICS,
+    grid_histogram,
+    measure_code_use,
+)
 from altgrad_cli.diagnostics.grid import stiffness
 from altgrad_cli.diagnostics.interval import measure_grid_alignment, measure_stiffness, measure_ulp
+from altgrad_cli.diagnostics.prediction import predicted_stall_rate
 from altgrad_cli.diagnostics.spec import evaluate, pool
 from altgrad_cli.diagnostics.update import (
     MASTER_UPDATE_METRICS,
@@ -23,7 +29,7 @@ from altgrad_cli.diagnostics.update import (
 )
 from altgrad_cli.formats import FP8Format
 from altgrad_cli.quantization.linear import WEIGHTS
-from altgrad_cli.quantization.quantize import code_histogram, round_to_grid
+from altgrad_cli.quantization.quantize import round_to_grid
 from altgrad_cli.training.measure import Measurements, Value, read_tables
 from altgrad_cli.training.monitors import Monitors
 from altgrad_cli.training.state import TrainState
@@ -121,7 +127,7 @@ def _code_use(values: Sequence[Tensor], grids: Sequence[Grid | None]) -> tuple[l
             by_format.setdefault(grid[0], []).append(index)
     tables = []
     for fmt, indices in by_format.items():
-        counts = [code_histogram(values[i], fmt, grids[i][1]) for i in indices]  # type: ignore[index]
+        counts = [grid_histogram(values[i], fmt, grids[i][1]) for i in indices]  # type: ignore[index]
         tables.append(measure_code_use(torch.stack(counts), fmt))
     return [index for indices in by_format.values() for index in indices], tables
 
@@ -160,6 +166,10 @@ def interval_diagnostics(
         if grid is None:
             continue
         w = weights[layer]
+        if state.stored_format(layer) is not None and update.learning_rate > 0:
+            beta1 = config.optimizer.betas[0]
+            expected = predicted_stall_rate(w, *grid, update.learning_rate, beta1)
+            put(layer, {"predicted_stall_rate": float(expected)})
         if config.log_stiffness:
             put(layer, measure_stiffness(w, gradients[layer], wide[layer] - w, *grid))
         if config.log_grid_alignment:
@@ -185,7 +195,11 @@ def interval_diagnostics(
         known = [
             (value, view.numel()) for value, view in zip(column, weights, strict=False) if value is not None
         ]
-        if known:
+        if not known:
+            continue
+        if name.endswith("_max"):
+            measured.metrics[name] = max(value for value, _ in known)
+        else:
             measured.metrics[name] = sum(value * size for value, size in known) / sum(
                 size for _, size in known
             )
