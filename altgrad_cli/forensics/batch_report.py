@@ -1,0 +1,79 @@
+"""The batch of the step: its text, its loss sample by sample, and whether it is what the corpus holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from altgrad_cli.data.batches import Batch, batch_at
+from altgrad_cli.forensics.scene import Scene
+from altgrad_cli.models.gpt import cross_entropy
+from altgrad_cli.quantization.linear import OperandRounding
+from altgrad_cli.quantization.precision import PrecisionPlan, without_rounding
+
+_SHOWN_CHARACTERS = 160
+
+
+def describe_batch(scene: Scene) -> dict[str, Any] | None:
+    """The ``batch`` of the diagnosis; None without a batch."""
+    batch = scene.batch
+    if batch is None:
+        return None
+    rounded = sample_losses(scene, batch, scene.state.plan)
+    exact = sample_losses(scene, batch, without_rounding(scene.state.plan))
+    return {
+        "origin": scene.batch_origin,
+        "offsets": list(batch.offsets),
+        "equals_corpus": _equals_corpus(scene, batch),
+        "samples": [
+            {
+                "offset": batch.offsets[row] if row < len(batch.offsets) else None,
+                "text": _text(scene, batch.x[row]),
+                "loss": float(rounded[row]),
+                "loss_fp32": float(exact[row]),
+            }
+            for row in range(batch.x.shape[0])
+        ],
+    }
+
+
+@torch.no_grad()
+def sample_losses(scene: Scene, batch: Batch, plan: PrecisionPlan) -> Tensor:
+    """Mean loss of each row, (batch,), nats per token; operands to nearest, no dropout."""
+    state = scene.state
+    rounding = OperandRounding(
+        plan,
+        state.config.precision.scaling,
+        state.scales.current(plan, state.config),
+        overflow=state.config.precision.overflow,
+        device=state.device,
+        deterministic=True,
+    )
+    with state.slot.use(rounding):
+        logits = state.model(batch.x.to(state.device))
+    losses = cross_entropy(logits, batch.y.to(state.device), reduction="none")
+    return losses.view(batch.x.shape).mean(dim=1).cpu()
+
+
+def _equals_corpus(scene: Scene, batch: Batch) -> bool | None:
+    """Whether the corpus holds these tokens at these offsets; None without the corpus or offsets."""
+    if scene.corpus is None or len(batch.offsets) != batch.x.shape[0]:
+        return None
+    tokens = scene.corpus.train
+    last = len(tokens) - batch.x.shape[1] - 1
+    if any(not 0 <= offset <= last for offset in batch.offsets):
+        return False
+    held = batch_at(tokens, batch.offsets, batch.x.shape[1])
+    return bool(torch.equal(held.x, batch.x) and torch.equal(held.y, batch.y))
+
+
+def _text(scene: Scene, tokens: Tensor) -> str | None:
+    if scene.corpus is not None:
+        text = scene.corpus.decode(tokens.tolist())
+    elif scene.state.config.data.tokenizer == "bytes":
+        text = bytes(int(token) for token in tokens).decode("utf-8", errors="replace")
+    else:
+        return None
+    return text[:_SHOWN_CHARACTERS]

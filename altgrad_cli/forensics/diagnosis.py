@@ -1,0 +1,221 @@
+"""The whole diagnosis of one file as one document of plain values: what ``--json`` prints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from altgrad_cli.errors import AltgradError, UsageError
+from altgrad_cli.forensics.against import compare_with
+from altgrad_cli.forensics.batch_report import describe_batch
+from altgrad_cli.forensics.bisection import minimal_bf16_layers
+from altgrad_cli.forensics.counterfactuals import Counterfactual, format_grid, remedies
+from altgrad_cli.forensics.evidence import Evidence, ForeignTensors, open_evidence, trust_report
+from altgrad_cli.forensics.failure import NONFINITE, STALL, classify, history_of, optimizer_report
+from altgrad_cli.forensics.findings import findings, next_command
+from altgrad_cli.forensics.foreign import describe_tensors
+from altgrad_cli.forensics.layer_table import Examination, examine
+from altgrad_cli.forensics.lead_time import lead_time
+from altgrad_cli.forensics.mechanism import (
+    Attribution,
+    Mechanism,
+    attribute,
+    explain_nonfinite,
+    explain_stall,
+)
+from altgrad_cli.forensics.provenance import FirstNonfinite, amax_suspects, find_first
+from altgrad_cli.forensics.replay import Replay, not_run, replay
+from altgrad_cli.forensics.scene import Scene, rebuild
+from altgrad_cli.forensics.trace_again import trace_again
+from altgrad_cli.formats import parse_format
+from altgrad_cli.training.tracing import TraceRecord, from_plain
+
+SCHEMA = "altgrad.diagnose-checkpoint/1"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Questions:
+    """What is asked beyond the diagnosis itself."""
+
+    replay: bool = False
+    what_if: bool = False
+    against: Path | None = None
+    """A run's folder: the control at the same step."""
+    format: str | None = None
+    """The format to judge a state dict by that altgrad did not write."""
+    layer: str | None = None
+    """Only layers whose name contains this are tabled."""
+    threads: int | None = None
+    """torch's threads in the replaying process; None takes those of the recorded run."""
+
+
+def diagnose(path: Path, questions: Questions) -> dict[str, Any]:
+    """The diagnosis of the file at ``path``.
+
+    Raises:
+        CheckpointError: the file cannot be trusted or is no checkpoint.
+        UsageError: a question that this file cannot be asked.
+    """
+    before = torch.get_num_threads()
+    try:
+        found = open_evidence(path)
+        if isinstance(found, ForeignTensors):
+            return diagnose_foreign(found, questions)
+        return diagnose_evidence(found, questions)
+    finally:
+        torch.set_num_threads(before)
+
+
+def diagnose_foreign(foreign: ForeignTensors, questions: Questions) -> dict[str, Any]:
+    """What can be said of a state dict without any evidence of how it came about."""
+    asked = {"--replay": questions.replay, "--what-if": questions.what_if, "--against": questions.against}
+    impossible = [option for option, given in asked.items() if given]
+    if impossible:
+        raise UsageError(
+            f"{', '.join(impossible)} needs a checkpoint that altgrad wrote",
+            where=str(foreign.path),
+            hint="of a plain state dict only the values are known; give --format NAME",
+        )
+    fmt = None if questions.format is None else parse_format(questions.format)
+    rows = describe_tensors(foreign, fmt)
+    bad = sum(row["nonfinite_weights"] for row in rows)
+    notes = [
+        {"severity": "note", "text": f"a {foreign.kind}: only its values are known, not how they came about"}
+    ]
+    if bad:
+        worst = rows[0]
+        text = f"{bad} non-finite values, most of them in {worst['name']}"
+        notes.insert(0, {"severity": "failure", "text": text})
+    if fmt is None:
+        notes.append({"severity": "note", "text": "--format NAME adds stiffness, alignment and code use"})
+    return {
+        "file": str(foreign.path),
+        "kind": foreign.kind,
+        "trust": {"schema": None, "verified": ["record checksums"], "complete": None, "injected": None},
+        "failure": {"class": NONFINITE if bad else "none", "step": None, "nonfinite_count": bad},
+        "first_nonfinite": None,
+        "mechanism": {"stage": None, "evidence": [], "attempts": {}},
+        "layers": _selected(rows, questions.layer),
+        "replay": not_run().to_json(),
+        "counterfactuals": [],
+        "minimal_bf16_layers": None,
+        "findings": notes,
+    }
+
+
+def diagnose_evidence(evidence: Evidence, questions: Questions) -> dict[str, Any]:
+    """The diagnosis of a checkpoint that altgrad wrote."""
+    if questions.format is not None:
+        raise UsageError(
+            "--format is for state dicts that altgrad did not write",
+            where=str(evidence.path),
+            hint="this checkpoint knows its formats; --what-if tries the others",
+        )
+    scene = rebuild(evidence)
+    records = _records(evidence, scene)
+    first = find_first(records)
+    suspects = amax_suspects(records)
+    seen = examine(scene)
+    attribution = _attribution(scene, seen)
+    now = None if attribution is None else attribution.recorded
+    count = sum(record.nonfinite for record in records if record.phase != "optimizer") or seen.nonfinite
+    failure = classify(evidence, first, now, count)
+    mechanism = _mechanism(failure["class"], evidence, first, attribution, seen, suspects)
+    tried = _what_if(scene, seen) if questions.what_if else []
+    document: dict[str, Any] = {
+        "file": str(evidence.path),
+        "kind": "altgrad checkpoint",
+        "run": None if evidence.run_folder is None else str(evidence.run_folder),
+        "trust": trust_report(evidence),
+        "failure": failure,
+        "first_nonfinite": None if first is None else first.to_json(scene.state, evidence.step),
+        "mechanism": mechanism.to_json(attribution),
+        "amax_suspects": list(suspects),
+        "lead_time": lead_time(history_of(evidence), evidence.step),
+        "layers": _selected(seen.layers, questions.layer),
+        "optimizer": optimizer_report(scene),
+        "replay": _replay(evidence, questions).to_json(),
+        "counterfactuals": [entry.to_json() for entry in tried],
+        "minimal_bf16_layers": _minimal(scene, questions, failure["class"], now is not None),
+        "batch": describe_batch(scene),
+        "against": _against(evidence, questions),
+    }
+    document["findings"] = findings(document)
+    document["next"] = next_command(evidence, document, questions.what_if)
+    return document
+
+
+def _records(evidence: Evidence, scene: Scene) -> tuple[TraceRecord, ...]:
+    """The recorded trace; the step traced again where there is none, or where it shows less than was seen."""
+    recorded = evidence.payload.get("trace")
+    if recorded:
+        try:
+            records = from_plain(recorded)
+        except (TypeError, ValueError, KeyError):
+            records = ()
+        if records:
+            return records
+    if scene.batch is None:
+        return ()
+    return from_plain(trace_again(scene))
+
+
+def _attribution(scene: Scene, seen: Examination) -> Attribution | None:
+    return None if scene.batch is None else attribute(scene, seen.shadow)
+
+
+def _mechanism(
+    kind: str,
+    evidence: Evidence,
+    first: FirstNonfinite | None,
+    attribution: Attribution | None,
+    seen: Examination,
+    suspects: list[Any],
+) -> Mechanism:
+    if kind == NONFINITE:
+        struck = [fault for fault in evidence.injections["struck"] if fault.get("step") == evidence.step]
+        return explain_nonfinite(first, attribution, suspects, struck)
+    if kind == STALL:
+        return explain_stall(attribution, seen.zeroed)
+    return Mechanism(None, ())
+
+
+def _what_if(scene: Scene, seen: Examination) -> list[Counterfactual]:
+    if scene.batch is None:
+        raise UsageError(
+            "--what-if needs the batch of the step",
+            where=scene.batch_origin,
+            hint="give the corpus of the run (data.path), or an anomaly checkpoint",
+        )
+    return [*remedies(scene, seen.shadow), *format_grid(scene, seen.shadow)]
+
+
+def _minimal(scene: Scene, questions: Questions, kind: str, repeatable: bool) -> list[str] | None:
+    if not questions.what_if or kind != NONFINITE or not repeatable:
+        return None
+    found = minimal_bf16_layers(scene)
+    return None if found is None else list(found)
+
+
+def _replay(evidence: Evidence, questions: Questions) -> Replay:
+    return replay(evidence, questions.threads) if questions.replay else not_run()
+
+
+def _against(evidence: Evidence, questions: Questions) -> dict[str, Any] | None:
+    if questions.against is None:
+        return None
+    return compare_with(questions.against, history_of(evidence), evidence.step, evidence.payload["config"])
+
+
+def _selected(rows: list[dict[str, Any]], layer: str | None) -> list[dict[str, Any]]:
+    if layer is None:
+        return rows
+    kept = [row for row in rows if layer in row["name"]]
+    if not kept:
+        raise AltgradError(
+            f"no layer is called {layer!r}", where="--layer", allowed=", ".join(row["name"] for row in rows)
+        )
+    return kept

@@ -1,0 +1,163 @@
+"""Opens what is to be diagnosed, and says how far it can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from altgrad_cli.errors import CheckpointError, UsageError
+from altgrad_cli.forensics.safetensors_file import is_safetensors, read_safetensors
+from altgrad_cli.training.checkpoint import SCHEMA, open_archive, read_checkpoint
+from altgrad_cli.training.config import TrainConfig
+from altgrad_cli.training.config_loading import from_plain
+from altgrad_cli.training.environment import describe_environment
+
+REPLAY_KEYS = (
+    "torch",
+    "numpy",
+    "machine",
+    "cpu_capability",
+    "device",
+    "threads",
+    "flush_denormal",
+    "altgrad",
+)
+"""Parts of the environment that the bits of a step can depend on."""
+ANOMALY_SECTIONS = ("batch", "gradient", "trace", "history")
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """A checkpoint that altgrad wrote, verified."""
+
+    path: Path
+    payload: dict[str, Any]
+    config: TrainConfig
+
+    @property
+    def step(self) -> int:
+        """Number of the step that the checkpoint stands before."""
+        return int(self.payload["step"]) + 1
+
+    @property
+    def injections(self) -> dict[str, Any]:
+        """Planted faults: ``planned`` texts and what ``struck``."""
+        saved = self.payload.get("injections") or {}
+        return {"planned": list(self.config.inject), "struck": list(saved.get("struck", []))}
+
+    @property
+    def run_folder(self) -> Path | None:
+        """The run's folder, where the file still lies in its ``checkpoints``."""
+        folder = self.path.resolve().parent
+        return folder.parent if folder.name == "checkpoints" else None
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignTensors:
+    """Named tensors of a file that altgrad did not write: nothing is known but the values."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    kind: str
+
+
+def open_evidence(path: Path) -> Evidence | ForeignTensors:
+    """The checkpoint at ``path``, or the tensors of a PyTorch or safetensors state dict.
+
+    Raises:
+        CheckpointError: the file cannot be trusted or holds no tensors; nothing in it was run.
+    """
+    if is_safetensors(path):
+        return ForeignTensors(path, read_safetensors(path), "safetensors")
+    contents, sealed = open_archive(path)
+    if isinstance(contents, dict) and (sealed or "content_hash" in contents or "schema" in contents):
+        payload = read_checkpoint(path)
+        try:
+            config = from_plain(payload["config"], source=path.name)
+            int(payload["step"])
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise CheckpointError(
+                f"the checkpoint lacks a part of the state: {type(error).__name__} {error}", where=str(path)
+            ) from None
+        except UsageError as error:
+            raise CheckpointError(
+                f"the checkpoint's configuration is not valid: {error.message}",
+                where=error.where or str(path),
+            ) from None
+        return Evidence(path, payload, config)
+    tensors = dict(_named_tensors(contents))
+    if not tensors:
+        raise CheckpointError("the file holds no tensors", where=str(path))
+    return ForeignTensors(path, tensors, "PyTorch state dict")
+
+
+def _named_tensors(value: Any, prefix: str = "") -> list[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        return [(prefix or "tensor", value)]
+    items: list[tuple[str, Any]] = []
+    if isinstance(value, dict):
+        items = [(str(key), item) for key, item in value.items()]
+    elif isinstance(value, list | tuple):
+        items = [(str(number), item) for number, item in enumerate(value)]
+    found: list[tuple[str, Tensor]] = []
+    for key, item in items:
+        found += _named_tensors(item, f"{prefix}.{key}" if prefix else key)
+    return found
+
+
+def trust_report(evidence: Evidence) -> dict[str, Any]:
+    """Schema, checks passed, what is missing, how this environment differs, planted faults."""
+    payload = evidence.payload
+    saved = payload.get("environment") or {}
+    here = describe_environment(saved.get("device", "cpu") if saved.get("device") == "cpu" else "cpu")
+    here["threads"] = evidence.config.runtime.threads  # a replay sets them
+    missing: dict[str, str] = dict(payload.get("missing") or {})
+    if payload.get("kind") == "anomaly":
+        missing |= {
+            name: "not in the file"
+            for name in ANOMALY_SECTIONS
+            if name not in payload and name not in missing
+        }
+    different = {
+        key: {"recorded": saved.get(key), "here": here.get(key)}
+        for key in REPLAY_KEYS
+        if saved.get(key) != here.get(key)
+    }
+    return {
+        "schema": SCHEMA,
+        "verified": ["seal", "record checksums", "content hash"],
+        "kind": payload.get("kind"),
+        "complete": not missing,
+        "missing": missing,
+        "created": (payload.get("circumstances") or {}).get("created"),
+        "revision": saved.get("revision"),
+        "config_hash": payload.get("config_hash"),
+        "same_environment": not different,
+        "environment_differences": different,
+        "replay_expected_exact": not different,
+        "injected": evidence.injections,
+        "codes_agree": _codes_agree(payload),
+    }
+
+
+def _codes_agree(payload: Mapping[str, Any]) -> bool | None:
+    """Whether stored codes and float32 carrier are one and the same; None without stored weights."""
+    from altgrad_cli.formats import parse_format
+    from altgrad_cli.quantization.quantize import dequantize
+
+    stored = payload.get("stored_weights") or {}
+    if not stored:
+        return None
+    for name, entry in stored.items():
+        carrier = payload["weights"].get(f"{name}.weight")
+        if entry["codes"] is None or carrier is None:
+            continue
+        if not bool(
+            (dequantize(entry["codes"], parse_format(entry["format"]), entry["scale"]) == carrier).all()
+        ):
+            return False
+    return True

@@ -1,0 +1,123 @@
+"""What failed and when, from what was recorded and from what the step itself shows."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from altgrad_cli.forensics.attempt import Outcome
+from altgrad_cli.forensics.evidence import Evidence
+from altgrad_cli.forensics.provenance import FirstNonfinite
+from altgrad_cli.forensics.scene import Scene
+
+NONFINITE, STALL, NONE = "nonfinite", "stall_collapse", "none"
+STALL_WINDOW, STALL_TRANSFER, STALL_RATE = 50, 0.03, 0.98
+
+
+def history_of(evidence: Evidence) -> list[Mapping[str, Any]]:
+    """The recorded scalars of the last steps, oldest first."""
+    history = evidence.payload.get("history")
+    if history is None:
+        history = (evidence.payload.get("monitors") or {}).get("history")
+    return [entry for entry in history or [] if isinstance(entry, Mapping)]
+
+
+def classify(
+    evidence: Evidence, first: FirstNonfinite | None, now: Outcome | None, nonfinite_count: int
+) -> dict[str, Any]:
+    """The ``failure`` of the diagnosis."""
+    recorded: Mapping[str, Any] = evidence.payload.get("failure") or {}
+    history = history_of(evidence)
+    since = stalled_since(history)
+    kind, step, trigger = NONE, evidence.step, "nothing in this step is out of order"
+    if recorded.get("class") == NONFINITE or first is not None:
+        kind = NONFINITE
+        trigger = _nonfinite_words(first) or str(recorded.get("trigger") or "a non-finite value")
+    elif recorded.get("class") == STALL or since is not None or _stalls_now(now):
+        kind = STALL
+        at = recorded.get("stall_collapsed_at")
+        step = at if isinstance(at, int) else (since if since is not None else evidence.step)
+        trigger = _stall_words(since, history, now)
+    losses = [entry["loss"] for entry in history if isinstance(entry.get("loss"), int | float)]
+    return {
+        "class": kind,
+        "step": step,
+        "captured_at": evidence.step,
+        "captured_for": recorded.get("class"),
+        "trigger": trigger,
+        "recorded_trigger": recorded.get("trigger"),
+        "format": evidence.payload.get("format"),
+        "formats": [list(entry) for entry in evidence.payload.get("formats") or []],
+        "regime": evidence.config.precision.regime,
+        "rounding": evidence.config.precision.rounding,
+        "overflow": evidence.config.precision.overflow,
+        "scaling": evidence.config.precision.scaling.recipe,
+        "nonfinite_count": nonfinite_count,
+        "loss": now.loss if now is not None else recorded.get("loss"),
+        "loss_before": losses[-1] if losses else None,
+        "best_loss": min(losses) if losses else None,
+    }
+
+
+def _nonfinite_words(first: FirstNonfinite | None) -> str | None:
+    if first is None:
+        return None
+    record = first.record
+    return f"{record.role} of {record.module} became {record.value} in the {record.phase} phase"
+
+
+def stalled_since(history: Sequence[Mapping[str, Any]]) -> int | None:
+    """First step of the last 50 recorded ones where these show a stall collapse; None where they do not."""
+    window = [
+        entry
+        for entry in history[-STALL_WINDOW:]
+        if isinstance(entry.get("update_transfer"), int | float)
+        and isinstance(entry.get("bit_stall_rate"), int | float)
+    ]
+    if len(window) < STALL_WINDOW:
+        return None
+    transfer = statistics.fmean(entry["update_transfer"] for entry in window)
+    stall = statistics.fmean(entry["bit_stall_rate"] for entry in window)
+    return int(window[0]["step"]) if transfer <= STALL_TRANSFER and stall >= STALL_RATE else None
+
+
+def _stalls_now(now: Outcome | None) -> bool:
+    if now is None or now.transfer is None or now.stall is None:
+        return False
+    return now.transfer <= STALL_TRANSFER and now.stall >= STALL_RATE
+
+
+def _stall_words(since: int | None, history: Sequence[Mapping[str, Any]], now: Outcome | None) -> str:
+    if since is not None:
+        window = history[-STALL_WINDOW:]
+        transfer = statistics.fmean(entry["update_transfer"] for entry in window)
+        stall = statistics.fmean(entry["bit_stall_rate"] for entry in window)
+        return f"over the last {STALL_WINDOW} steps mean tau {transfer:.4f} and mean bit-stall {stall:.4f}"
+    if now is not None and now.transfer is not None and now.stall is not None:
+        return f"in this step tau {now.transfer:.4f} and bit-stall {now.stall:.4f}"
+    return "the stored weights stopped moving"
+
+
+def optimizer_report(scene: Scene) -> dict[str, Any]:
+    """Whether Adam's moments are sound: the ``optimizer`` of the diagnosis."""
+    state = scene.state
+    report: dict[str, Any] = {"updates": state.adam_step, "learning_rate": scene.learning_rate}
+    for name, buffer in (("m", state.adam.m), ("v", state.adam.v)):
+        finite = torch.isfinite(buffer)
+        where = [
+            parameter
+            for parameter, view in zip(state.flat.names, state.flat.views(finite), strict=True)
+            if not bool(view.all())
+        ]
+        report[name] = {
+            "nonfinite": int((~finite).sum()),
+            "where": where,
+            "amax": float(torch.where(finite, buffer, 0.0).abs().max()),
+            "zero_share": float((buffer == 0).float().mean()),
+        }
+    report["negative_v"] = int((state.adam.v < 0).sum())
+    report["sound"] = not (report["m"]["nonfinite"] or report["v"]["nonfinite"] or report["negative_v"])
+    return report

@@ -1,0 +1,243 @@
+"""The state before the recorded step, rebuilt from the file; and variations of it to try the step under."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from altgrad_cli.data.batches import Batch, TokenFile
+from altgrad_cli.data.corpus import Corpus, load_corpus
+from altgrad_cli.errors import AltgradError, CheckpointError
+from altgrad_cli.forensics.evidence import Evidence
+from altgrad_cli.quantization.precision import OPERAND_ROLES, LayerPrecision, PrecisionPlan, plan_precision
+from altgrad_cli.quantization.scaling import scale_for
+from altgrad_cli.training.config import TrainConfig
+from altgrad_cli.training.faults import Faults, resolve_injections
+from altgrad_cli.training.schedule import learning_rate_at
+from altgrad_cli.training.snapshot import batch_from_plain, next_batch, restore_snapshot
+from altgrad_cli.training.state import (
+    TrainState,
+    build_state,
+    encode_stored_weights,
+    fresh_scales,
+)
+
+Scales = list[list[float | None]]
+
+
+@dataclass(slots=True)
+class Scene:
+    """Everything a step needs. ``batch`` is None where neither the file nor the corpus has it."""
+
+    state: TrainState
+    batch: Batch | None
+    batch_origin: str
+    """``recorded``, ``drawn again from the corpus``, or why there is none."""
+    faults: Faults
+    step: int
+    learning_rate: float
+    corpus: Corpus | None
+
+
+def rebuild(evidence: Evidence) -> Scene:
+    """Build the network of the recorded config and put it where the checkpoint was taken.
+
+    Raises:
+        CheckpointError: the payload does not fit its own configuration.
+    """
+    config = _runnable(evidence.config)
+    torch.set_num_threads(config.runtime.threads)
+    try:
+        vocabulary = int(evidence.payload["weights"]["wte.weight"].shape[0])
+        _check_size(config, evidence)
+        state = build_state(config, vocabulary)
+    except CheckpointError:
+        raise
+    except (KeyError, AttributeError, TypeError, IndexError, RuntimeError) as error:
+        raise CheckpointError(
+            f"the checkpoint lacks a part of the state: {type(error).__name__} {error}",
+            where=str(evidence.path),
+        ) from None
+    restore_snapshot(state, evidence.payload)
+    corpus, reason = _corpus(evidence, config)
+    batch, origin = _batch(evidence, state, corpus, reason)
+    return Scene(
+        state=state,
+        batch=batch,
+        batch_origin=origin,
+        faults=Faults(resolve_injections(config.inject, state.layer_names, config.seed), config.seed),
+        step=evidence.step,
+        learning_rate=learning_rate_at(config, evidence.step),
+        corpus=corpus,
+    )
+
+
+def _check_size(config: TrainConfig, evidence: Evidence) -> None:
+    """A configuration cannot ask for a network larger than the tensors that came with it."""
+    held = sum(tensor.numel() for tensor in evidence.payload["weights"].values())
+    model = config.model
+    blocks = 12 * model.n_layer * model.n_embd**2
+    if blocks + model.block_size * model.n_embd > held:
+        raise CheckpointError(
+            "the checkpoint is of another network than its configuration", where=str(evidence.path)
+        )
+
+
+def _runnable(config: TrainConfig) -> TrainConfig:
+    device = config.runtime.device
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    device = device if here.get(device, True) else "cpu"
+    return replace(config, runtime=replace(config.runtime, device=device, compile=False))
+
+
+def _corpus(evidence: Evidence, config: TrainConfig) -> tuple[Corpus | None, str]:
+    try:
+        corpus = load_corpus(config.data, config.model.block_size)
+    except (AltgradError, OSError) as error:
+        return None, f"the corpus is not at hand ({getattr(error, 'message', error)})"
+    recorded = (evidence.payload.get("corpus") or {}).get("fingerprint")
+    if recorded != corpus.fingerprint:
+        return None, "the corpus here has another fingerprint"
+    return corpus, ""
+
+
+def _batch(
+    evidence: Evidence, state: TrainState, corpus: Corpus | None, reason: str
+) -> tuple[Batch | None, str]:
+    saved = evidence.payload.get("batch")
+    if saved is not None:
+        try:
+            batch = batch_from_plain(saved)
+            vocabulary = int(state.model.wte.weight.shape[0])
+            if (
+                batch.x.shape != batch.y.shape
+                or batch.x.dim() != 2
+                or batch.x.shape[1] > state.config.model.block_size
+            ):
+                raise CheckpointError("the recorded batch has a shape the network cannot take")
+            if int(batch.x.min()) < 0 or int(torch.maximum(batch.x.max(), batch.y.max())) >= vocabulary:
+                raise CheckpointError("the recorded batch holds tokens outside the vocabulary")
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise CheckpointError(f"the recorded batch cannot be read: {type(error).__name__}") from None
+        return batch, "recorded"
+    if corpus is not None:
+        return next_batch(state, corpus.train), "drawn again from the corpus"
+    return None, f"not in the file, and {reason}"
+
+
+def another_batch(scene: Scene) -> Batch | None:
+    """A batch that has nothing to do with the recorded one; None without the corpus."""
+    if scene.corpus is None:
+        return None
+    return _random_batch(scene.state, scene.corpus.train, seed=scene.step)
+
+
+def _random_batch(state: TrainState, tokens: TokenFile, seed: int) -> Batch:
+    from altgrad_cli.data.batches import draw_batch
+
+    generator = torch.Generator().manual_seed(1_000_003 + seed)
+    return draw_batch(tokens, state.config.batch_size, state.config.model.block_size, generator)
+
+
+def plan_for(state: TrainState, config: TrainConfig, format_name: str) -> PrecisionPlan:
+    """The plan of ``config`` with ``format_name`` under study; a finite format saturates."""
+    return plan_precision(config.precision, format_name, state.layer_names)
+
+
+def scales_for(state: TrainState, plan: PrecisionPlan) -> Scales:
+    """Scales of the next pass under ``plan``, from the recorded amax histories wherever they exist."""
+    scaling = state.config.precision.scaling
+    scales: Scales = []
+    for layer, histories in zip(plan.layers, state.scales.histories, strict=True):
+        row: list[float | None] = []
+        for role, history in zip(OPERAND_ROLES, histories, strict=True):
+            fmt = layer.format_of(role)
+            if fmt is None or layer.recipe == "none":
+                row.append(1.0)
+            elif layer.recipe == "delayed" and history is not None and len(history):
+                row.append(
+                    scale_for(
+                        history.get_amax(), fmt, power_of_two=scaling.power_of_two, margin=scaling.margin
+                    )
+                )
+            else:
+                row.append(None)
+        scales.append(row)
+    return scales
+
+
+def in_bf16(plan: PrecisionPlan, names: Sequence[str]) -> PrecisionPlan:
+    """``plan`` with the layers ``names`` in BF16 on float32 masters."""
+    from altgrad_cli.formats import parse_format
+
+    bf16 = tuple((role, parse_format("BF16")) for role in OPERAND_ROLES)
+    layers = tuple(
+        LayerPrecision(layer.name, bf16, "none") if layer.name in names else layer for layer in plan.layers
+    )
+    return replace(plan, layers=layers)
+
+
+@contextmanager
+def varied(
+    scene: Scene, *, config: TrainConfig | None = None, plan: PrecisionPlan | None = None
+) -> Iterator[TrainState]:
+    """The scene's state under another config or plan; weights and buffers are put back afterwards.
+
+    Where the grid of stored weights changes they are encoded anew, as an emergency shift would.
+    """
+    state = scene.state
+    config = config or state.config
+    plan = plan or state.plan
+    rounded = state.flat.linear_end if plan.stores_weights else 0
+    variant = replace(
+        state,
+        config=config,
+        plan=plan,
+        stored_scales=list(state.stored_scales),
+        rounded=torch.empty_like(state.flat.values[:rounded]),
+        scales=_histories_under(state, config, plan),
+    )
+    moved = [
+        layer
+        for layer in range(len(state.layers))
+        if variant.stored_format(layer) != state.stored_format(layer)
+    ]
+    kept = state.flat.values.clone() if moved else None
+    try:
+        if moved:
+            _encode_moved(variant, moved)
+        yield variant
+    finally:
+        if kept is not None:
+            state.flat.values.copy_(kept)
+
+
+def _histories_under(state: TrainState, config: TrainConfig, plan: PrecisionPlan) -> Any:
+    fresh = fresh_scales(plan, config)
+    for mine, recorded in zip(fresh.histories, state.scales.histories, strict=True):
+        for history, source in zip(mine, recorded, strict=True):
+            if history is not None and source is not None:
+                history.values = source.values
+    return fresh
+
+
+@torch.no_grad()
+def _encode_moved(variant: TrainState, moved: list[int]) -> None:
+    stay = {
+        layer: variant.layers[layer][1].weight.clone()
+        for layer in range(len(variant.layers))
+        if layer not in moved
+    }
+    scales = list(variant.stored_scales)
+    try:
+        encode_stored_weights(variant)
+    except AltgradError:
+        return  # weights that are not finite have no scale; the attempt will show it
+    finally:
+        for layer, weight in stay.items():
+            variant.layers[layer][1].weight.data.copy_(weight)
+            variant.stored_scales[layer] = scales[layer]
