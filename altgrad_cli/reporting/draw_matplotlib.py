@@ -109,46 +109,74 @@ def _edges(x: figures.Values) -> figures.Values:
 
 
 def _draw_heat(figure: figures.HeatFigure) -> Canvas:
-    rows = [len(panel.rows) for panel in figure.panels]
-    heights = [max(0.13 * min(count, 30), 0.9) + 0.42 for count in rows]
-    canvas, all_axes = _canvas(
-        sum(heights) + 0.7, len(figure.panels), 1, sharex=True, gridspec_kw={"height_ratios": heights}
+    # Placed by hand, in inches: the automatic layout draws everything twice, and here that is seconds.
+    heights = [_panel_height(len(panel.rows)) for panel in figure.panels]
+    left, right, top, bottom, gap = 1.45, 1.15, 0.75, 0.85, 0.42
+    height = top + sum(heights) + gap * (len(heights) - 1) + bottom
+    canvas = Canvas(figsize=(WIDTH, height))
+    above, seen, image = top, set[str](), None
+    for panel, inches in zip(figure.panels, heights, strict=True):
+        bottom_edge = height - above - inches
+        box = (left / WIDTH, bottom_edge / height, 1 - (left + right) / WIDTH, inches / height)
+        axes = canvas.add_axes(box, sharex=canvas.axes[0] if canvas.axes else None)
+        above += inches + gap
+        image = _draw_panel(axes, figure.scale, panel, seen)
+        if panel is not figure.panels[-1]:
+            axes.tick_params(axis="x", labelbottom=False)
+    canvas.axes[-1].set_xlabel(figure.x_label)
+    canvas.suptitle(
+        figure.title,
+        x=0.12 / WIDTH,
+        y=1 - 0.12 / height,
+        ha="left",
+        va="top",
+        fontsize=11.5,
+        fontweight="bold",
     )
-    scale, colors = figure.scale, _color_map()
-    norm = Normalize(scale.low, scale.high)
-    seen: set[str] = set()
-    image: AxesImage
-    for axes, panel in zip(all_axes, figure.panels, strict=True):
-        values = scale.forward(panel.values)
-        nonfinite = panel.measured & np.isnan(panel.values)
-        zero = panel.measured & (panel.values == 0) if scale is figures.RARE else np.zeros_like(nonfinite)
-        edges = _edges(panel.x)
-        extent = (edges[0], edges[-1], len(panel.rows) - 0.5, -0.5)
-        axes.set_facecolor(palette.MISSING)
-        if not panel.measured.all():
-            seen.add("missing")
-        shown = np.ma.masked_where(~panel.measured | nonfinite | zero, np.clip(values, scale.low, scale.high))
-        image = axes.imshow(
-            shown, cmap=colors, norm=norm, extent=extent, aspect="auto", interpolation="nearest"
-        )
-        for name, where, color in (("zero", zero, palette.ZERO), ("nonfinite", nonfinite, palette.NONFINITE)):
-            if where.any():
-                seen.add(name)
-                flat = LinearSegmentedColormap.from_list(name, [color, color])
-                only = np.ma.masked_where(~where, where.astype(float))
-                axes.imshow(only, cmap=flat, extent=extent, aspect="auto", interpolation="nearest")
-        if panel.mark is not None:
-            axes.axvline(panel.mark, color="white", linewidth=2.4)
-            axes.axvline(panel.mark, color=palette.INK, linewidth=1.1, linestyle="--")
-        _label_rows(axes, panel.rows)
-        axes.set_title(panel.title)
-        axes.grid(visible=False)
-    all_axes[-1].set_xlabel(figure.x_label)
-    canvas.suptitle(figure.title, x=0.01, ha="left", fontsize=11.5, fontweight="bold")
-    bar = canvas.colorbar(image, ax=all_axes, aspect=12 * len(all_axes), pad=0.015, label=figure.unit)
-    bar.set_ticks(scale.positions(), labels=scale.labels())
+    length = min(sum(heights) + gap * (len(heights) - 1), 3.6)
+    bar_axes = canvas.add_axes(
+        (1 - 0.95 / WIDTH, (height - top - length) / height, 0.17 / WIDTH, length / height)
+    )
+    bar = canvas.colorbar(image, cax=bar_axes, label=figure.unit)
+    bar.set_ticks(figure.scale.positions(), labels=figure.scale.labels())
     _explain_colors(canvas, seen)
     return canvas
+
+
+def _panel_height(rows: int) -> float:
+    """Inches: a line of small type a row, or a fixed height where the rows are codes."""
+    return max(0.125 * rows, 0.9) if rows <= 32 else 1.9
+
+
+def _draw_panel(axes: Axes, scale: figures.Scale, panel: figures.Panel, seen: set[str]) -> AxesImage:
+    """One heat map; ``seen`` collects which of the colours outside the scale occur."""
+    nonfinite = panel.measured & np.isnan(panel.values)
+    zero = panel.measured & (panel.values == 0) if scale is figures.RARE else np.zeros_like(nonfinite)
+    edges = _edges(panel.x)
+    extent = (edges[0], edges[-1], len(panel.rows) - 0.5, -0.5)
+    axes.set_facecolor(palette.MISSING)
+    if not panel.measured.all():
+        seen.add("missing")
+    shown = np.ma.masked_where(
+        ~panel.measured | nonfinite | zero, np.clip(scale.forward(panel.values), scale.low, scale.high)
+    )
+    norm = Normalize(scale.low, scale.high)
+    image = axes.imshow(
+        shown, cmap=_color_map(), norm=norm, extent=extent, aspect="auto", interpolation="nearest"
+    )
+    for name, where, color in (("zero", zero, palette.ZERO), ("nonfinite", nonfinite, palette.NONFINITE)):
+        if where.any():
+            seen.add(name)
+            flat = LinearSegmentedColormap.from_list(name, [color, color])
+            only = np.ma.masked_where(~where, where.astype(float))
+            axes.imshow(only, cmap=flat, extent=extent, aspect="auto", interpolation="nearest")
+    if panel.mark is not None:
+        axes.axvline(panel.mark, color="white", linewidth=2.4)
+        axes.axvline(panel.mark, color=palette.INK, linewidth=1.1, linestyle="--")
+    _label_rows(axes, panel.rows)
+    axes.set_title(panel.title)
+    axes.grid(visible=False)
+    return image
 
 
 def _explain_colors(canvas: Canvas, seen: set[str]) -> None:
@@ -163,7 +191,7 @@ def _explain_colors(canvas: Canvas, seen: set[str]) -> None:
         if key in seen
     ]
     if patches:
-        canvas.legend(handles=patches, loc="outside lower right", ncols=3, fontsize=8)
+        canvas.legend(handles=patches, loc="lower right", ncols=3, fontsize=8)
 
 
 def _label_rows(axes: Axes, rows: tuple[str, ...]) -> None:
@@ -196,7 +224,7 @@ def _draw_clouds(figure: figures.CloudFigure) -> Canvas:
         ylim=(scale.low - 0.05, scale.high),
     )
     axes.annotate(
-        "as predicted", (0.97, 0.93), xycoords="axes fraction", ha="right", color=palette.GREY, fontsize=8
+        "as predicted", (0.9, 0.94), xycoords="axes fraction", ha="right", color=palette.GREY, fontsize=8
     )
     axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
     return canvas
@@ -224,7 +252,8 @@ def _draw_spread(figure: figures.SpreadFigure) -> Canvas:
                 markersize=6,
                 markeredgecolor="white",
             )
-            axes.plot(finite.mean(), index, "|", color=row.color, markersize=17, markeredgewidth=2)
+            if len(finite) > 1:
+                axes.plot(finite.mean(), index, "|", color=row.color, markersize=17, markeredgewidth=2)
         else:
             axes.plot(0, index, "x", color=palette.NONFINITE, markersize=8, markeredgewidth=2)
     low, high = axes.get_xlim()

@@ -12,7 +12,12 @@ from altgrad_cli.reporting import figures, palette
 from altgrad_cli.reporting.thinning import nonfinite_points
 
 FONT = "Inter, 'Segoe UI', 'Helvetica Neue', 'DejaVu Sans', Arial, sans-serif"
-CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["lasso2d", "select2d"]}
+CONFIG = {
+    "displaylogo": False,
+    "responsive": True,
+    # Named one by one, so that no button is there that would send the chart to a server.
+    "modeBarButtons": [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]],
+}
 
 Description = dict[str, Any]
 
@@ -44,6 +49,7 @@ def _layout(height: int, **more: Any) -> Description:
         "plot_bgcolor": "#FFFFFF",
         "hoverlabel": {"font": {"family": FONT, "size": 12}},
         "legend": {"orientation": "v", "x": 1.01, "y": 1},
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "#AEB6BF", "activecolor": palette.BLUE},
         **more,
     }
 

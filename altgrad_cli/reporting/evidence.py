@@ -145,7 +145,11 @@ def _over_runs(source: Source, values: Sequence[Any]) -> Any:
     if source.over == "number":
         return len(source.runs)
     if source.over == "leader":
-        known = [(value, run) for run, value in zip(source.runs, values, strict=True) if value is not None]
+        known = [
+            (value, run)
+            for run, value in zip(source.runs, values, strict=True)
+            if value is not None and not math.isnan(value)
+        ]
         return max(known, key=lambda item: item[0])[1] if known else None
     if any(value is None for value in values):
         return None

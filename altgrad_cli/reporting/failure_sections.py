@@ -46,6 +46,10 @@ def summary(scope: Scope, log: RunLog) -> Section:
         f"non-finite value.",
         f"- **Outcome**: {n('outcome')}: {n('reason')}.",
     ]
+    if log.record.started.get("injections"):
+        lines.append(
+            f"- **Faults were planted** in this run: {n('injections')}; it says nothing about the format."
+        )
     if log.record.collapse:
         lines.append(f"- **Collapse**: {n('collapse.class')}, dated to step {n('collapse.step')}.")
     lines.append(_losses(scope, log))

@@ -5,7 +5,9 @@ Missing is a dash, never 0. A share just below 1 never reads as 1, and NaN and i
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -30,7 +32,10 @@ def format_value(value: object, name: str = "") -> str:
         return f"{int(value):,}"
     if isinstance(value, float | np.floating):
         return _format_float(float(value), fixed=name in LOSS_NAMES)
-    return str(value)
+    if isinstance(value, Mapping | list | tuple):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    # Text from a log is one line, and cannot drive a terminal.
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(value))
 
 
 def _format_float(value: float, *, fixed: bool) -> str:

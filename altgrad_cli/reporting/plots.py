@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -172,7 +173,10 @@ def code_order(count: int) -> NDArray[np.int64]:
 
 
 def code_map(runs: Sequence[RunLog], role: str = "stored_weights") -> figures.HeatFigure | None:
-    """Share of a role's values on each code, over the steps at which the codes were counted."""
+    """Share of a role's values on each code, over the steps at which the codes were counted.
+
+    A run is drawn as long as it had its first format: after a shift the codes mean other numbers.
+    """
     panels = []
     for log in runs:
         snapshots = log.histograms.get(role)
@@ -180,7 +184,10 @@ def code_map(runs: Sequence[RunLog], role: str = "stored_weights") -> figures.He
             continue
         fmt = parse_format(log.record.format or "E5M2")
         size = 2**fmt.width + 1
-        steps = [step for step, counts in sorted(snapshots.items()) if len(counts) == size]
+        shift = min(
+            (step for step, name in log.record.formats if name != log.record.format), default=math.inf
+        )
+        steps = [step for step, counts in sorted(snapshots.items()) if len(counts) == size and step <= shift]
         if not steps:
             continue
         counts = np.array([snapshots[step] for step in steps], dtype=np.float64)
@@ -219,6 +226,9 @@ def prediction_figure(runs: Sequence[RunLog]) -> figures.CloudFigure | None:
     for log in runs:
         predicted, measured = log.layers.get("predicted_stall_rate"), log.layers.get("bit_stall_rate")
         if predicted is None or measured is None:
+            whole = _whole_prediction(log)
+            if whole is not None:
+                clouds.append(whole)
             continue
         both = predicted.measured & measured.measured
         rows, layers = np.nonzero(both)
@@ -231,7 +241,7 @@ def prediction_figure(runs: Sequence[RunLog]) -> figures.CloudFigure | None:
         clouds.append(
             figures.Cloud(log.name, predicted.values[both], measured.values[both], names, run_color(log))
         )
-    if not clouds:
+    if not clouds or (len(clouds) == 1 and len(clouds[0].x) == 1):
         return None
     return figures.CloudFigure(
         "predicted-stall",
@@ -243,25 +253,40 @@ def prediction_figure(runs: Sequence[RunLog]) -> figures.CloudFigure | None:
     )
 
 
+def _whole_prediction(log: RunLog) -> figures.Cloud | None:
+    """The whole run as one point: what its initial weights predicted, and the bit-stall at its end."""
+    predicted = (log.record.started.get("predicted_stall") or {}).get("long_run")
+    measured = log.record.end("bit_stall_rate")
+    if predicted is None or measured is None:
+        return None
+    return figures.Cloud(
+        log.name, np.array([predicted]), np.array([measured]), ("whole run, at its end",), run_color(log)
+    )
+
+
 def recovery_figure(
-    evidence: Evidence, groups: Sequence[tuple[str, Sequence[RunLog]]], step: int
+    evidence: Evidence, groups: Sequence[tuple[str, Sequence[RunLog], int]]
 ) -> figures.SpreadFigure | None:
-    """Recovered fraction of groups of runs (the seeds of one arm) at one step."""
+    """Recovered fraction of groups of runs (the seeds of one arm), each at the step given with it."""
     rows = []
-    for label, runs in groups:
+    latest = max((step for _, _, step in groups), default=0)
+    for label, runs, step in groups:
         found = [(evidence.recovered_fraction(log, step), log.name) for log in runs]
         values = [(rho, name) for rho, name in found if rho is not None]
         if values:
             rows.append(
                 figures.Spread(
-                    label, tuple(v for v, _ in values), tuple(n for _, n in values), run_color(runs[0])
+                    label if step == latest else f"{label} (step {step})",
+                    tuple(rho for rho, _ in values),
+                    tuple(name for _, name in values),
+                    run_color(runs[0]),
                 )
             )
     if not rows:
         return None
     return figures.SpreadFigure(
         "recovered-fraction",
-        f"Recovered fraction at step {step}",
+        f"Recovered fraction of the validation loss at step {latest}",
         "rho: 0 = linear layers frozen, 1 = float32",
         tuple(rows),
         ((0.0, "frozen"), (FAILED_BELOW, "failed below"), (TRAINED_FROM, "trained from"), (1.0, "fp32")),

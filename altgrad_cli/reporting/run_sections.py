@@ -62,7 +62,7 @@ def configuration(_: Scope, log: RunLog) -> Section:
 
 def reproduction(scope: Scope, log: RunLog) -> Section:
     """The commands that make the run and this report again, and open its checkpoint."""
-    folder = shlex.quote(scope.logs[0] if scope.focus is log else f"{scope.logs[0]}/{log.name}")
+    folder = shlex.quote(str(log.record.run_dir))
     commands = [f"altgrad train {folder}/config.yaml --out {folder}-again", f"altgrad report {folder}"]
     anomalies = [
         item

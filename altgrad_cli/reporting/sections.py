@@ -40,7 +40,7 @@ def verdicts(scope: Scope) -> Section:
             TableColumn("tau", "{}: end(update_transfer)"),
             TableColumn("overflow", "{}: worst_role(overflow_rate)"),
             TableColumn("underflow", "{}: worst_role(underflow_rate)"),
-            TableColumn("non-finite steps", "{}: dropped_steps"),
+            TableColumn("non-finite", "{}: dropped_steps"),
             TableColumn("verdict", "{}: verdict_studied"),
             TableColumn("cause", "{}: cause_studied"),
         ],
@@ -76,14 +76,27 @@ def _headline(scope: Scope) -> str:
             line += f"; {n('collapse.class')} from step {n('collapse.step')}"
         if verdict.borderline:
             line += "; borderline"
+        if log.record.started.get("injections"):
+            line += f"; faults were planted: {n('injections')}"
         lines.append(line + ".")
-    control = next((log for log in scope.failed_runs if (log.record.format or "").startswith("E5M2")), None)
+    control = next((log for log in scope.failed_runs if _is_control_format(scope, log)), None)
     if control is not None:
         lines.append(
             f"- **The control format itself fails here**: `{control.name}`, verdict "
             f"{scope.evidence.of(control)('verdict')}. What fails beside it fails by the regime as well as by its grid."
         )
     return "\n".join(lines) or "No format was under study: these are controls."
+
+
+def _is_control_format(scope: Scope, log: RunLog) -> bool:
+    """Whether ``log`` is E5M2 under the same settings as another format of this report."""
+
+    def settings(run: RunLog) -> dict[str, object]:
+        return {key: value for key, value in run.record.config.items() if key != "fp8_format"}
+
+    return log.record.format == "E5M2" and any(
+        settings(other) == settings(log) and other is not log for other in scope.main_runs
+    )
 
 
 def losses(scope: Scope) -> Section | None:
@@ -122,9 +135,7 @@ def codes(scope: Scope) -> Section | None:
         for role in ("stored_weights", "gradients")
         if (figure := plots.code_map(runs, role)) is not None
     ]
-    caption = (
-        "A row is one code, the largest value on top; white codes are never used, the NaN bin lies below."
-    )
+    caption = "A row is one code, the largest value on top; a white code is not in use. The last row counts what is not a number."
     return (
         Section("Use of the codes", tuple(Picture(figure, caption) for figure in figures))
         if figures
@@ -149,11 +160,15 @@ def predicted_stall(scope: Scope) -> Section | None:
         ],
     )
     figure = plots.prediction_figure(runs)
-    text = "Bit-stall as a share of the updates: expected from the initial weights alone, and measured."
+    text = (
+        "Bit-stall as a share of the updates: expected of rounding to nearest from the initial weights alone, and "
+        "measured."
+    )
     pictures = (
         (
             Picture(
-                figure, "A point is a layer at a diagnostic step, or a run where layers were not predicted."
+                figure,
+                "A point is a run at its end, or a layer at a diagnostic step where the layers were predicted one by one.",
             ),
         )
         if figure
@@ -171,7 +186,7 @@ def failures(scope: Scope) -> list[Section]:
             section = make(scope, log)
             if section is not None:
                 blocks += [Text(f"**{section.title}**"), *section.blocks]
-        note = f"The whole report of this run: `altgrad report {scope.logs[0]}/{log.name}`."
+        note = f"The whole report of this run: `altgrad report {log.record.run_dir}`."
         sections.append(Section(f"Failure report: {log.name}", (*blocks, Text(note))))
     return sections
 

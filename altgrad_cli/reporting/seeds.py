@@ -10,7 +10,7 @@ from altgrad_cli.reporting.columns import RunLog
 from altgrad_cli.reporting.document import Block, Picture, Section, TableColumn, Text, make_table
 from altgrad_cli.reporting.scope import Scope
 
-_NOT_PART_OF_AN_ARM = ("seed", "wandb", "inject")
+_NOT_PART_OF_AN_ARM = ("seed", "wandb")
 
 
 def seed_groups(runs: Sequence[RunLog]) -> list[tuple[str, list[RunLog]]]:
@@ -24,8 +24,8 @@ def seed_groups(runs: Sequence[RunLog]) -> list[tuple[str, list[RunLog]]]:
 
 def _common_step(scope: Scope, runs: Sequence[RunLog]) -> int | None:
     """The latest step at which every run has a recovered fraction."""
-    steps = [step for log in runs if (step := scope.evidence.judgement(log).step) is not None]
-    return min(steps) if steps else None
+    steps = [scope.evidence.judgement(log).step for log in runs]
+    return None if not steps or None in steps else min(step for step in steps if step is not None)
 
 
 def spread_section(scope: Scope) -> Section | None:
@@ -35,20 +35,22 @@ def spread_section(scope: Scope) -> Section | None:
         for log in scope.runs
         if log.record.regime not in ("fp32", "frozen") and scope.evidence.judgement(log).step
     ]
-    groups = seed_groups(candidates)
-    step = _common_step(scope, candidates)
-    if not groups or step is None:
+    groups = [
+        (name, members, step)
+        for name, members in seed_groups(candidates)
+        if (step := _common_step(scope, members)) is not None
+    ]
+    figure = plots.recovery_figure(scope.evidence, groups)
+    if figure is None:
         return None
-    figure = plots.recovery_figure(scope.evidence, groups, step)
-    blocks: list[Block] = (
-        [Picture(figure, "A dot is a run; the bar spans the seeds of one arm, the tick is their mean.")]
-        if figure
-        else []
+    caption = (
+        "A dot is a run at its last evaluation; the bar spans the seeds of one arm, the tick is their mean. A run "
+        "that ended early stands at its own last step, which its row names."
     )
-    several = [members for _, members in groups if len(members) > 1]
-    if several:
-        blocks += _seed_table(scope, several, step)
-    return Section("Recovered fraction", tuple(blocks)) if blocks else None
+    blocks: list[Block] = [Picture(figure, caption)]
+    for members, step in ((members, step) for _, members, step in groups if len(members) > 1):
+        blocks += _seed_table(scope, [members], step)
+    return Section("Recovered fraction", tuple(blocks))
 
 
 def _seed_table(scope: Scope, groups: Sequence[Sequence[RunLog]], step: int) -> list[Block]:

@@ -82,8 +82,11 @@ def parse_source(text: str) -> Source:
 
 
 def cited(text: str, source: Source | str) -> str:
-    """``text`` in Markdown, carrying its source."""
-    return f'<span title="{html.escape(str(source))}">{html.escape(text)}</span>'
+    """``text`` in Markdown, carrying its source; what Markdown would read as markup is spelled out."""
+    escaped = html.escape(text)
+    for character in "*`[":
+        escaped = escaped.replace(character, f"&#{ord(character)};")
+    return f'<span title="{html.escape(str(source))}">{escaped}</span>'
 
 
 CITED = re.compile(r'<span title="(?P<source>[^"]*)">(?P<text>[^<]*)</span>')
@@ -92,4 +95,4 @@ CITED = re.compile(r'<span title="(?P<source>[^"]*)">(?P<text>[^<]*)</span>')
 
 def without_sources(markdown: str) -> str:
     """``markdown`` with the numbers left and their sources taken away."""
-    return CITED.sub(lambda match: html.unescape(match["text"]), markdown)
+    return CITED.sub(lambda match: re.sub(r"([*`\[])", r"\\\1", html.unescape(match["text"])), markdown)

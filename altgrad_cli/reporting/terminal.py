@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from rich.console import RenderableType
@@ -16,8 +15,6 @@ from rich.text import Text as RichText
 from altgrad_cli.reporting.document import Block, Picture, Report, Section, Table, Text, Verbatim
 from altgrad_cli.reporting.sources import without_sources
 
-_COMMENT = re.compile(r"<!--.*?-->\n?", re.DOTALL)
-_IMAGE = re.compile(r"!\[[^\]]*\]\([^)]*\)\n*")
 _VERDICT_STYLES = {
     "trained": "green", "degraded": "yellow", "failed": "bold red", "collapsed": "bold red", "nonfinite": "bold red",
 }  # fmt: skip
@@ -32,11 +29,6 @@ def renderables(report: Report) -> Iterator[RenderableType]:
             yield RichText()
             yield _heading(section)
             yield from blocks
-
-
-def markdown_renderable(text: str) -> RenderableType:
-    """A Markdown report as rich shows it: without its sources, comments and picture links."""
-    return Markdown(_IMAGE.sub("", _COMMENT.sub("", without_sources(text))))
 
 
 def _heading(section: Section) -> RenderableType:
@@ -62,7 +54,7 @@ def _table(table: Table) -> RichTable:
     rich_table.add_column(table.label_header, no_wrap=True)
     for index, column in enumerate(table.columns):
         words = any(cells[index][:1].isalpha() for cells in table.cells)
-        rich_table.add_column(column.header, justify="left" if words else "right")
+        rich_table.add_column(column.header, justify="left" if words else "right", overflow="fold")
     for label, cells in zip(table.labels, table.cells, strict=True):
         rich_table.add_row(label, *(RichText(cell, style=_VERDICT_STYLES.get(cell, "")) for cell in cells))
     return rich_table

@@ -23,7 +23,7 @@ from altgrad_cli.reporting.texts import TEXTS
 _HEADER = re.compile(r"<!-- altgrad report; computed from the logs in: (?P<logs>.+?) -->")
 _NUMBER = re.compile(r"(?<![\w.,/-])[-−+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:e[-+]?\d+)?(?![\w/-]|\.\w)|\bNaN\b")
 """A number that stands by itself; digits inside names such as E7M0, blocks.0.attn or 8-bit are none."""
-_IMAGE = re.compile(r"!\[(?P<title>[^\]]*)\]\([^)]*\)")
+_IMAGE = re.compile(r"!\[[^\]]*\]\([^)]*\)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,9 @@ def verify(report: Path, logs: Sequence[Path] = ()) -> Verification:
     header = _HEADER.search(text)
     if header is None:
         raise UsageError(
-            f"not a report of altgrad: {report}", where=str(report), hint="altgrad report --markdown writes one"
+            f"not a report of altgrad: {report}",
+            where=str(report),
+            hint="altgrad report --markdown writes one",
         )
     folders = list(logs) or [_locate(name, report) for name in header["logs"].split(", ")]
     checker = _Checker(text, gather(folders, layer_metrics=_metrics_named(text)))
@@ -89,7 +91,10 @@ def _locate(name: str, report: Path) -> Path:
 
 def _metrics_named(text: str) -> set[str]:
     """The metrics that any source of the report takes; the others need not be read."""
-    return {found.partition(">=")[0] for found in re.findall(r"\(([\w/]+(?:&gt;=|>=)?[\d.]*)\)", html.unescape(text))}
+    return {
+        found.partition(">=")[0]
+        for found in re.findall(r"\(([\w/]+(?:&gt;=|>=)?[\d.]*)\)", html.unescape(text))
+    }
 
 
 class _Checker:
@@ -133,7 +138,7 @@ class _Checker:
     def _sentence(self, line: str) -> None:
         for match in CITED.finditer(line):
             self._compare(html.unescape(match["text"]), html.unescape(match["source"]))
-        rest = _IMAGE.sub(r"\g<title>", CITED.sub(" ", line))
+        rest = _IMAGE.sub(" ", CITED.sub(" ", line))
         if rest.startswith("<!--"):
             return
         for match in _NUMBER.finditer(self._without_names(rest)):

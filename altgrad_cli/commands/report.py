@@ -1,0 +1,133 @@
+"""`altgrad report`: what the logs of runs and sweeps say, for the terminal, as Markdown, as one web page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from altgrad_cli.commands.console import data_console, talk_console
+from altgrad_cli.commands.failures import FAILED, OK
+from altgrad_cli.commands.json_output import print_json
+from altgrad_cli.errors import UsageError
+
+SCHEMA = "altgrad.report/1"
+VERIFY_SCHEMA = "altgrad.report-verification/1"
+SHOWN_DIFFERENCES = 50
+
+EXAMPLES = (
+    "altgrad report",
+    "altgrad report runs/e7m0_uniform",
+    "altgrad report sweeps/eurlex --html eurlex.html",
+    "altgrad report sweeps/eurlex --markdown reports/eurlex.md",
+    "altgrad report --verify reports/eurlex.md",
+    "altgrad report runs/moved-elsewhere --verify reports/eurlex.md",
+)
+
+
+def report(
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[RUN or SWEEP]...", help="Folders to report on (default: the newest)."),
+    ] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write Markdown, pictures in a folder beside it.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write one web page that opens offline.")
+    ] = None,
+    verify: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Recompute every number of a Markdown report from the logs."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="The result as one JSON document on stdout.")] = False,
+) -> int:
+    """Report on runs and sweeps, from their logs alone.
+
+    One run gets its (failure) report; a sweep, or several runs, a comparison. Every number carries the run,
+    metric, steps and layer it comes from, so that --verify can compute it again; it exits 1 if any differs.
+    """
+    if verify is not None:
+        if markdown or html:
+            raise UsageError("--verify reads a report, it writes none", where="--verify")
+        return _verify(verify, folders or [], as_json=json)
+    from altgrad_cli.experiments.sweep_results import newest
+    from altgrad_cli.reporting.report import build_report
+
+    chosen = folders or [newest(Path.cwd())]
+    built = build_report(chosen)
+    written: list[Path] = []
+    if markdown is not None:
+        from altgrad_cli.reporting.markdown import write_markdown
+
+        written += write_markdown(built, _writable(markdown, "--markdown"))
+    if html is not None:
+        from altgrad_cli.reporting.html_page import write_html
+
+        write_html(built, _writable(html, "--html"))
+        written.append(html)
+    if json:
+        from altgrad_cli.reporting.json_view import to_json
+
+        print_json(SCHEMA, {**to_json(built), "written": [str(path) for path in written]})
+    elif written:
+        for path in written:
+            talk_console().print(Text(f"wrote {path}"), soft_wrap=True)
+    else:
+        from altgrad_cli.reporting.terminal import renderables
+
+        console = data_console()
+        for item in renderables(built):
+            console.print(item)
+    return OK
+
+
+def _writable(path: Path, option: str) -> Path:
+    """``path``, if a file may be written there."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder", where=option, hint="name a file")
+        with path.open("ab"):
+            pass
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UsageError(
+            f"cannot write to {path}: {reason}", where=option, hint="name a file you may write"
+        ) from None
+    return path
+
+
+def _verify(path: Path, folders: list[Path], *, as_json: bool) -> int:
+    from altgrad_cli.reporting.verify import verify
+
+    result = verify(path, folders)
+    if as_json:
+        print_json(
+            VERIFY_SCHEMA,
+            {
+                "report": str(path),
+                "checked": result.checked,
+                "differences": [
+                    {
+                        "line": item.line,
+                        "printed": item.printed,
+                        "computed": item.computed,
+                        "source": item.source,
+                    }
+                    for item in result.differences
+                ],
+            },
+        )
+        return FAILED if result.differences else OK
+    console = data_console()
+    for item in result.differences[:SHOWN_DIFFERENCES]:
+        console.print(Text(f"{path}: {item}"), soft_wrap=True)
+    left = len(result.differences) - SHOWN_DIFFERENCES
+    if left > 0:
+        console.print(Text(f"... and {left} more"))
+    said = f"{len(result.differences)} differ" if result.differences else "all agree with the logs"
+    console.print(Text(f"{path}: {result.checked} values recomputed, {said}"), soft_wrap=True)
+    return FAILED if result.differences else OK
