@@ -1,0 +1,87 @@
+"""`altgrad diagnose-checkpoint`: what failed, where first, why, and what would have saved it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from altgrad_cli.commands.console import data_console, talk_console
+from altgrad_cli.commands.json_output import print_json
+from altgrad_cli.errors import UsageError
+
+EXAMPLES = (
+    "altgrad diagnose-checkpoint runs/my_run/checkpoints/anomaly_step_53.pt",
+    "altgrad diagnose-checkpoint anomaly_step_53.pt --replay --what-if",
+    "altgrad diagnose-checkpoint anomaly_step_53.pt --against runs/bf16_baseline",
+    "altgrad diagnose-checkpoint nan.pt --format E5M2",
+    "altgrad diagnose-checkpoint anomaly_step_53.pt --markdown autopsy.md --json",
+)
+
+
+def diagnose_checkpoint(
+    file: Annotated[
+        Path,
+        typer.Argument(help="A checkpoint of altgrad, or any PyTorch or safetensors state dict."),
+    ],
+    replay: Annotated[
+        bool,
+        typer.Option("--replay", help="Repeat the step in a new process, bit for bit against the trace."),
+    ] = False,
+    what_if: Annotated[
+        bool,
+        typer.Option("--what-if", help="Repeat the step under every format, rounding, scaling and remedy."),
+    ] = False,
+    against: Annotated[
+        Path | None,
+        typer.Option("--against", metavar="RUN", help="Put a control run beside it, at the same step."),
+    ] = None,
+    format: Annotated[
+        str | None,
+        typer.Option("--format", metavar="NAME", help="The format to judge a foreign state dict by."),
+    ] = None,
+    layer: Annotated[
+        str | None, typer.Option("--layer", metavar="NAME", help="Only layers whose name contains NAME.")
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", min=1, help="Threads of the replay; by default those of the run."),
+    ] = None,
+    markdown: Annotated[
+        Path | None, typer.Option("--markdown", metavar="FILE", help="Write the diagnosis as Markdown too.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Everything as one JSON document on stdout.")] = False,
+) -> None:
+    """Say from a checkpoint alone what failed, where first, why, and what would have saved it.
+
+    The file is untrusted input: nothing in it is run, and a damaged one is refused with exit code 2. A
+    diagnosed failure is a result: the exit code is 0.
+    """
+    from altgrad_cli.forensics.diagnosis import SCHEMA, Questions, diagnose
+    from altgrad_cli.reporting.diagnosis import details, verdict
+    from altgrad_cli.reporting.diagnosis_text import print_sections, to_markdown
+
+    questions = Questions(
+        replay=replay, what_if=what_if, against=against, format=format, layer=layer, threads=threads
+    )
+    if what_if and talk_console().is_terminal:
+        talk_console().print("repeating the step under some 80 changes ...", style="dim")
+    document = diagnose(file, questions)
+    screen, sections = verdict(document), details(document)
+    if markdown is not None:
+        _write(markdown, to_markdown(screen, sections))
+    if json:
+        print_json(SCHEMA, document)
+    else:
+        print_sections(data_console(), [screen, *sections])
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"the Markdown file cannot be written: {error.strerror or error}", where=str(path)
+        ) from None
+    talk_console().print(f"markdown: {path}", soft_wrap=True, markup=False)
