@@ -7,7 +7,6 @@ all that rounding sees.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -32,9 +31,7 @@ def power_of_two_factor(format: FP8Format, other: FP8Format) -> float | None:
     """
     if format.max_code != other.max_code:
         return None
-    factor = format.max_representable_value / other.max_representable_value
-    if math.frexp(factor)[0] != 0.5:
-        return None
+    factor = format.smallest_positive / other.smallest_positive  # of two powers of two
     pairs = zip(format.magnitudes, other.magnitudes, strict=True)
     return factor if all(mine == factor * theirs for mine, theirs in pairs) else None
 

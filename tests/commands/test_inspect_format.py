@@ -276,6 +276,8 @@ def test_the_screen_of_a_file_fits_and_names_what_it_left_out(
         assert broken.split()[-1] == "2"
         zeros = next(line for line in text.splitlines() if line.startswith("zeros"))
         assert "–" in zeros  # no signal: not 0 dB
+    zeros = facts_of("E3M4", "--on", str(path))["tensors"][-1]
+    assert (zeros["name"], zeros["underflow"], zeros["sqnr_db"]) == ("zeros.weight", None, None)
 
 
 def test_an_unscaled_narrow_format_underflows_as_measured_before(tmp_path: Path) -> None:
