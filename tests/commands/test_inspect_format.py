@@ -22,6 +22,7 @@ from altgrad_cli.commands.inspect_format import EXAMPLES
 from altgrad_cli.formats import FORMAT_REGISTRY, named_formats, parse_format
 from altgrad_cli.stability.clipping import PartitionRelativeClipper
 from altgrad_cli.stability.fallback import FORMAT_FALLBACK
+from altgrad_cli.training.checkpoint import write_checkpoint
 
 NAMES = [format.name for format in named_formats()]
 STUDY = list(FORMAT_FALLBACK)
@@ -232,15 +233,16 @@ def network() -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.mark.parametrize("layout", ["plain", "nested", "safetensors"])
+@pytest.mark.parametrize("layout", ["plain", "nested", "safetensors", "altgrad"])
 def test_a_files_matrices_are_measured(layout: str, network: dict[str, torch.Tensor], tmp_path: Path) -> None:
     path = tmp_path / ("net.safetensors" if layout == "safetensors" else "net.pt")
     if layout == "safetensors":
         save_file(network, path)
+    elif layout == "altgrad":
+        write_checkpoint(path, {"step": 3, "weights": network, "optimizer": {"m": network, "v": network}})
     else:
-        torch.save(
-            network if layout == "plain" else {"model": network, "optimizer": {"m": torch.ones(3, 3)}}, path
-        )
+        nested = {"model": network, "optimizer": {"m": torch.ones(3, 3)}}
+        torch.save(network if layout == "plain" else nested, path)
     rows = facts_of("E5M2", "--on", str(path), "--scale", "1")["tensors"]
     assert [row["name"] for row in rows] == [name for name in network if ".ln." not in name and name != "ids"]
     weight = network["blocks.0.attn.c_attn.weight"]
@@ -311,6 +313,17 @@ def test_an_unreadable_file_is_a_users_error(
     assert result.exit_code == 2
     assert message in result.stderr
     assert result.stdout == ""
+
+
+def test_a_damaged_checkpoint_is_not_measured(network: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    path = tmp_path / "best.pt"
+    write_checkpoint(path, {"step": 3, "weights": network})
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    result = run("E5M2", "--on", str(path))
+    assert result.exit_code == 2
+    assert "damaged" in result.stderr
 
 
 def test_a_file_with_nothing_to_round_is_refused(tmp_path: Path) -> None:
