@@ -23,8 +23,8 @@ sweep: install ## run the study: every format and its controls (SWEEP_ARGS="..."
 	$(BIN)/altgrad sweep --no-retries --order e5m2,e3m4,e1m6,e0m7,e7m0 --out $(SWEEP_OUT) $(SWEEP_ARGS)
 	@echo "results: $(SWEEP_OUT)"
 
-test: install-dev ## run the tests
-	$(BIN)/python -m pytest
+test: install-dev ## run the tests (PYTEST_ARGS="...")
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 campaign: install-dev ## run the long campaigns that `make test` leaves out
 	$(BIN)/python -m pytest -m campaign
