@@ -25,6 +25,7 @@ COMMANDS: dict[str, str] = {
     "train": "train:train",
     "sweep": "sweep:sweep",
     "inspect-format": "inspect_format:inspect_format",
+    "diagnose-checkpoint": "diagnose_checkpoint:diagnose_checkpoint",
     "report": "report:report",
 }
 """Command -> ``module:function`` below ``altgrad_cli.commands``, in the order of ``altgrad --help``."""
