@@ -1,0 +1,212 @@
+"""A resumed run is the straight run, bit for bit; a failing capture writes what it can."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from altgrad_cli.errors import CheckpointError
+from altgrad_cli.training.checkpoint import content_hash, read_checkpoint, write_checkpoint
+from altgrad_cli.training.config import TrainConfig
+from altgrad_cli.training.config_loading import from_plain
+from altgrad_cli.training.engine import train
+from altgrad_cli.training.events import CheckpointSaved, Event, StepCompleted
+from altgrad_cli.training.snapshot import changed_keys, restore_snapshot, take_snapshot, write_anomaly
+from altgrad_cli.training.state import build_state
+
+Tiny = Callable[..., TrainConfig]
+STEPS = 6
+REGIMES = ("fp32", "bf16", "standard", "uniform", "frozen", "postln")
+RECIPES = ("none", "amax", "delayed")
+
+
+def straight(config: TrainConfig, folder: Path) -> tuple[list[Event], dict[int, Path]]:
+    """All events of a run, and a copy of its regular checkpoint after every step."""
+    events, kept = [], {}
+    for event in train(config, run_dir=folder):
+        events.append(event)
+        if isinstance(event, CheckpointSaved) and event.reason == "regular":
+            assert event.path is not None, event.problem
+            kept[event.step] = folder / f"copy_{event.step}.pt"
+            shutil.copy(event.path, kept[event.step])
+    return events, kept
+
+
+def metrics(events: list[Event], after: int) -> list[dict[str, Any]]:
+    return [
+        {key: value for key, value in event.metrics.items() if key != "tokens_per_second"}
+        for event in events
+        if isinstance(event, StepCompleted) and event.step > after
+    ]
+
+
+def assert_resumes(config: TrainConfig, folder: Path, steps: range | list[int]) -> None:
+    whole, kept = straight(config, folder / "straight")
+    last = max(kept)
+    for step in steps:
+        again = folder / f"resumed_{step}"
+        rest = list(train(config, run_dir=again, resume_from=kept[step]))
+        # repr: NaN equals itself, and 0.0 is not -0.0
+        assert repr(metrics(rest, step)) == repr(metrics(whole, step)), step
+        mine = read_checkpoint(again / "checkpoints" / f"step_{last:06d}.pt")
+        theirs = read_checkpoint(kept[last])
+        assert content_hash(mine) == content_hash(theirs), [k for k in mine if differs(mine[k], theirs[k])]
+
+
+def differs(one: Any, other: Any) -> bool:
+    return content_hash({"x": one}) != content_hash({"x": other})
+
+
+def config_for(tiny: Tiny, regime: str, recipe: str, rounding: str, *more: str) -> TrainConfig:
+    return tiny(
+        f"max_steps={STEPS}",
+        "fp8_format=E4M3",
+        f"precision.regime={regime}",
+        f"precision.scaling.recipe={recipe}",
+        f"precision.rounding={rounding}",
+        "model.dropout=0.1",
+        "runtime.checkpoint_interval=1",
+        *more,
+    )
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_resumed_run_is_the_straight_run(tiny: Tiny, tmp_path: Path, regime: str, recipe: str) -> None:
+    step = 1 + (REGIMES.index(regime) + RECIPES.index(recipe)) % (STEPS - 1)
+    assert_resumes(config_for(tiny, regime, recipe, "stochastic_all"), tmp_path, [step])
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic", "stochastic_all"])
+@pytest.mark.parametrize("regime", REGIMES)
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_resuming_at_every_step(tiny: Tiny, tmp_path: Path, regime: str, recipe: str, rounding: str) -> None:
+    assert_resumes(config_for(tiny, regime, recipe, rounding), tmp_path, range(1, STEPS))
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 5])
+def test_a_shift_survives_a_resume(tiny: Tiny, tmp_path: Path, step: int) -> None:
+    faults = ",".join(f"nan@{n}:blocks.0.mlp.c_fc:gradients" for n in (2, 3, 4))
+    config = config_for(
+        tiny, "uniform", "delayed", "nearest", "enable_emergency_shift=true", f"inject={faults}"
+    )
+    assert_resumes(config, tmp_path, [step])
+    final = read_checkpoint(tmp_path / "straight" / f"copy_{STEPS}.pt")
+    assert len(final["formats"]) == 2  # the shift did happen
+
+
+def test_a_snapshot_restores_every_number(tiny: Tiny) -> None:
+    config = config_for(tiny, "uniform", "delayed", "stochastic_all")
+    state = build_state(config, 256)
+    for row in state.scales.histories:
+        for history in filter(None, row):
+            history.values = [0.5, 0.25]
+    state.step, state.adam_step = 5, 4
+    state.adam.m.uniform_()
+    state.adam.v.uniform_()
+    torch.rand(7, generator=state.streams["rounding_update"])
+    taken = take_snapshot(state, {"counter": 3}, corpus={"fingerprint": "x"})
+    other = build_state(from_plain(taken["config"]), 256)
+    restore_snapshot(other, taken)
+    again = take_snapshot(other, {"counter": 3}, corpus={"fingerprint": "x"})
+    assert content_hash(again) == content_hash(taken)
+
+
+def test_the_snapshot_owns_its_memory(tiny: Tiny) -> None:
+    state = build_state(tiny(), 256)
+    taken = take_snapshot(state, {})
+    before = content_hash(taken)
+    state.flat.values.zero_()
+    state.adam.m.fill_(1.0)
+    assert content_hash(taken) == before
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda payload: payload["weights"].pop("wte.weight"),
+        lambda payload: payload["weights"].update({"wte.weight": torch.zeros(3, 3)}),
+        lambda payload: payload["optimizer"].pop("m"),
+        lambda payload: payload.pop("streams"),
+        lambda payload: payload["streams"].update({"dropout": torch.zeros(3, dtype=torch.uint8)}),
+        lambda payload: payload["streams"].update({"another": payload["streams"]["data"]}),
+        lambda payload: payload["quantizers"].pop(),
+        lambda payload: payload["quantizers"][0].update({"name": "other"}),
+        lambda payload: payload["quantizers"][0]["roles"].pop("activations"),
+        lambda payload: payload["stored_weights"].clear(),
+        lambda payload: payload.update({"formats": []}),
+        lambda payload: payload.update({"step": "many"}),
+    ],
+)
+def test_a_payload_that_lacks_a_part_is_refused(tiny: Tiny, damage: Callable[[dict[str, Any]], Any]) -> None:
+    config = config_for(tiny, "uniform", "delayed", "nearest")
+    payload = take_snapshot(build_state(config, 256), {})
+    damage(payload)
+    with pytest.raises(CheckpointError):
+        restore_snapshot(build_state(config, 256), payload)
+
+
+def test_stored_codes_are_the_weights(tiny: Tiny) -> None:
+    from altgrad_cli.formats import parse_format
+    from altgrad_cli.quantization.quantize import dequantize
+
+    payload = take_snapshot(build_state(config_for(tiny, "uniform", "delayed", "nearest"), 256), {})
+    assert len(payload["stored_weights"]) == 8
+    for name, stored in payload["stored_weights"].items():
+        assert stored["codes"].dtype == torch.uint8
+        back = dequantize(stored["codes"], parse_format(stored["format"]), stored["scale"])
+        assert torch.equal(back, payload["weights"][f"{name}.weight"])
+
+
+def test_a_failing_capture_writes_the_rest_and_says_what_is_missing(tiny: Tiny, tmp_path: Path) -> None:
+    def broken() -> Any:
+        raise ZeroDivisionError("the trace broke")
+
+    path = write_anomaly(
+        tmp_path,
+        build_state(tiny(), 256),
+        broken,
+        failure={"class": "nonfinite", "step": 1},
+        streams_before=None,
+        sections={"trace": broken, "history": lambda: [{"step": 0}], "batch": lambda: object()},
+    )
+    payload = read_checkpoint(path)
+    assert payload["missing"]["trace"] == "ZeroDivisionError: the trace broke"
+    assert set(payload["missing"]) == {"trace", "monitors", "batch"}
+    assert payload["history"] == [{"step": 0}]
+    assert "weights" in payload
+
+
+def test_anomalies_are_never_overwritten(tiny: Tiny, tmp_path: Path) -> None:
+    state = build_state(tiny(), 256)
+    arguments: dict[str, Any] = {"streams_before": None, "sections": {}}
+    paths = [
+        write_anomaly(tmp_path, state, {}, failure={"class": "requested", "step": 3}, **arguments)
+        for _ in range(3)
+    ]
+    assert [path.name for path in paths] == [
+        "anomaly_step_3.pt",
+        "anomaly_step_3_2.pt",
+        "anomaly_step_3_3.pt",
+    ]
+
+
+def test_a_nan_weight_is_saved_where_the_grid_has_no_code_for_it(tiny: Tiny, tmp_path: Path) -> None:
+    state = build_state(tiny("precision.regime=uniform", "fp8_format=E3M4"), 256)
+    state.flat.values[0] = torch.nan
+    write_checkpoint(tmp_path / "x.pt", take_snapshot(state, {}))
+    payload = read_checkpoint(tmp_path / "x.pt")
+    assert payload["stored_weights"]["blocks.0.attn.c_attn"]["codes"] is None
+    assert payload["weights"]["blocks.0.attn.c_attn.weight"].isnan().sum() == 1
+
+
+def test_changed_keys_are_dotted() -> None:
+    saved = {"seed": 1, "model": {"n_layer": 2, "n_head": 2}, "gone": 1}
+    wanted = {"seed": 1, "model": {"n_layer": 3, "n_head": 2}, "new": None}
+    assert changed_keys(saved, wanted) == ["gone", "model.n_layer"]
