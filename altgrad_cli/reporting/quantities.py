@@ -93,8 +93,11 @@ def ranked_layers(log: RunLog, metric: str, first: int | None = None, last: int 
 
 
 def _worst_layer(log: RunLog, source: Source) -> str | None:
-    ranked = ranked_layers(log, source.argument or "", source.first, source.last)
-    return ranked[0] if ranked else None
+    """The layer with the largest mean; ``metric#2`` is the one after it."""
+    metric, _, place = (source.argument or "").partition("#")
+    ranked = ranked_layers(log, metric, source.first, source.last)
+    index = int(place or 1) - 1
+    return ranked[index] if index < len(ranked) else None
 
 
 def _layers_at_least(log: RunLog, source: Source) -> int | None:
@@ -213,6 +216,7 @@ FACTS: dict[str, Callable[[RunLog, Source], Any]] = {
     "seed": lambda log, _: log.record.seed,
     "steps": lambda log, _: log.last_step,
     "outcome": lambda log, _: log.record.outcome,
+    "ended": lambda log, _: (log.record.collapse or {}).get("class") or log.record.outcome,
     "reason": lambda log, _: (log.record.ended or {}).get("reason"),
     "layers": lambda log, _: len(log.layer_names),
     "init_hash": lambda log, _: log.record.started.get("init_hash"),

@@ -103,5 +103,8 @@ def _worst_layers(scope: Scope, log: RunLog, cause: str) -> str | None:
     if not metric or not layers:
         return None
     n = scope.evidence.of(log)
-    named = ", ".join(f"`{layer}` ({n(f'mean({metric})[{layer}]{window.range}')})" for layer in layers)
+    named = ", ".join(
+        f"{n(f'worst_layer({metric}#{place}){window.range}')} ({n(f'mean({metric})[{layer}]{window.range}')})"
+        for place, layer in enumerate(layers, start=1)
+    )
     return f"- Layers to protect first, by {metric.replace('_', ' ')} over steps {n(f'window{window.range}')}: {named}."

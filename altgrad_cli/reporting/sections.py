@@ -29,18 +29,17 @@ def verdicts(scope: Scope) -> Section:
         [
             TableColumn("format", "{}: format_studied"),
             TableColumn("regime", "{}: regime"),
-            TableColumn("outcome", "{}: outcome"),
-            TableColumn("collapse", "{}: collapse.class"),
-            TableColumn("step", "{}: collapse.step"),
+            TableColumn("ended", "{}: ended"),
+            TableColumn("from step", "{}: collapse.step"),
             TableColumn("loss", "{}: end(loss)"),
-            TableColumn("validation", "{}: last(validation_loss)"),
+            TableColumn("val. loss", "{}: last(validation_loss)"),
             TableColumn("rho", "{}: recovered_fraction"),
             TableColumn("at step", "{}: recovered_fraction.step"),
             TableColumn("bit-stall", "{}: end(bit_stall_rate)"),
             TableColumn("tau", "{}: end(update_transfer)"),
             TableColumn("overflow", "{}: worst_role(overflow_rate)"),
             TableColumn("underflow", "{}: worst_role(underflow_rate)"),
-            TableColumn("non-finite", "{}: dropped_steps"),
+            TableColumn("dropped steps", "{}: dropped_steps"),
             TableColumn("verdict", "{}: verdict_studied"),
             TableColumn("cause", "{}: cause_studied"),
         ],
@@ -49,7 +48,7 @@ def verdicts(scope: Scope) -> Section:
         f"Loss, bit-stall and tau are means over the last {scope.evidence.cite('rule: end.window')} steps; overflow and "
         "underflow are means over the run, pooled over the layers, of the role in which they are largest. rho is the "
         "recovered fraction of the validation loss between the frozen control (zero) and the fp32 control (one), at "
-        f"the step named; trained from {scope.evidence.cite('rule: trained.from')}, failed below "
+        f"the step named; dropped steps are those whose update was not applied because something was not finite; trained from {scope.evidence.cite('rule: trained.from')}, failed below "
         f"{scope.evidence.cite('rule: failed.below')}."
     )
     return Section("Verdicts", (Text(_headline(scope)), table, Text(key)))

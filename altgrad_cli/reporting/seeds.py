@@ -48,8 +48,9 @@ def spread_section(scope: Scope) -> Section | None:
         "that ended early stands at its own last step, which its row names."
     )
     blocks: list[Block] = [Picture(figure, caption)]
-    for members, step in ((members, step) for _, members, step in groups if len(members) > 1):
-        blocks += _seed_table(scope, [members], step)
+    several = [(members, step) for _, members, step in groups if len(members) > 1]
+    for step in sorted({step for _, step in several}, reverse=True):
+        blocks += _seed_table(scope, [members for members, at in several if at == step], step)
     return Section("Recovered fraction", tuple(blocks))
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
-from rich.console import RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.markdown import Markdown
 from rich.padding import Padding
 from rich.rule import Rule
@@ -12,9 +13,11 @@ from rich.syntax import Syntax
 from rich.table import Table as RichTable
 from rich.text import Text as RichText
 
-from altgrad_cli.reporting.document import Block, Picture, Report, Section, Table, Text, Verbatim
+from altgrad_cli.reporting.document import Block, Report, Section, Table, Text, Verbatim
 from altgrad_cli.reporting.sources import without_sources
 
+_WIDEST = 40
+"""Characters beyond which a value may be broken over lines."""
 _VERDICT_STYLES = {
     "trained": "green", "degraded": "yellow", "failed": "bold red", "collapsed": "bold red", "nonfinite": "bold red",
 }  # fmt: skip
@@ -41,20 +44,49 @@ def _block(block: Block) -> RenderableType | None:
     if isinstance(block, Text):
         return Markdown(without_sources(block.markdown))
     if isinstance(block, Table):
-        return _table(block) if block.labels and block.columns else None
+        return _FittedTable(block) if block.labels and block.columns else None
     if isinstance(block, Verbatim):
         return Padding(Syntax(block.text, block.language, background_color="default", word_wrap=True), (0, 2))
-    if isinstance(block, Picture):
-        return None
     return None
 
 
-def _table(table: Table) -> RichTable:
-    rich_table = RichTable(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
-    rich_table.add_column(table.label_header, no_wrap=True)
-    for index, column in enumerate(table.columns):
-        words = any(cells[index][:1].isalpha() for cells in table.cells)
-        rich_table.add_column(column.header, justify="left" if words else "right", overflow="fold")
-    for label, cells in zip(table.labels, table.cells, strict=True):
-        rich_table.add_row(label, *(RichText(cell, style=_VERDICT_STYLES.get(cell, "")) for cell in cells))
-    return rich_table
+@dataclass(frozen=True, slots=True)
+class _FittedTable:
+    """A table that is continued below, with its labels, where the terminal is too narrow for all columns."""
+
+    table: Table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        widths = [self._width(index) for index in range(len(self.table.columns))]
+        label_width = max(len(self.table.label_header), *(len(label) for label in self.table.labels))
+        columns: list[int] = []
+        used = label_width
+        for index, width in enumerate(widths):
+            if columns and used + 1 + width > options.max_width:
+                yield self._part(columns, widths, label_width)
+                columns, used = [], label_width
+            columns.append(index)
+            used += 1 + width
+        yield self._part(columns, widths, label_width)
+
+    def _width(self, index: int) -> int:
+        # A header may wrap at its spaces; a value is not broken.
+        words = self.table.columns[index].header.split()
+        return max(len(word) for word in [*words, *(row[index][:_WIDEST] for row in self.table.cells)])
+
+    def _part(self, columns: list[int], widths: list[int], label_width: int) -> RichTable:
+        table = self.table
+        part = RichTable(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+        part.add_column(table.label_header, min_width=min(label_width, 60), overflow="fold")
+        for index in columns:
+            words = any(row[index][:1].isalpha() and row[index] != "NaN" for row in table.cells)
+            part.add_column(
+                table.columns[index].header,
+                justify="left" if words else "right",
+                min_width=widths[index],
+                overflow="fold",
+            )
+        for label, cells in zip(table.labels, table.cells, strict=True):
+            styled = (RichText(cells[index], style=_VERDICT_STYLES.get(cells[index], "")) for index in columns)
+            part.add_row(label, *styled)
+        return part

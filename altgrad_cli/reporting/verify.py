@@ -74,8 +74,14 @@ def verify(report: Path, logs: Sequence[Path] = ()) -> Verification:
             hint="altgrad report --markdown writes one",
         )
     folders = list(logs) or [_locate(name, report) for name in header["logs"].split(", ")]
-    checker = _Checker(text, gather(folders, layer_metrics=_metrics_named(text)))
-    return Verification(report, checker.checked, tuple(checker.differences))
+    checked, differences = check(text, gather(folders, layer_metrics=metrics_named(text)))
+    return Verification(report, checked, differences)
+
+
+def check(text: str, scope: Scope) -> tuple[int, tuple[Difference, ...]]:
+    """How many values of the report ``text`` were recomputed from ``scope``, and what differs."""
+    checker = _Checker(text, scope)
+    return checker.checked, tuple(checker.differences)
 
 
 def _locate(name: str, report: Path) -> Path:
@@ -89,12 +95,10 @@ def _locate(name: str, report: Path) -> Path:
     )
 
 
-def _metrics_named(text: str) -> set[str]:
+def metrics_named(text: str) -> set[str]:
     """The metrics that any source of the report takes; the others need not be read."""
-    return {
-        found.partition(">=")[0]
-        for found in re.findall(r"\(([\w/]+(?:&gt;=|>=)?[\d.]*)\)", html.unescape(text))
-    }
+    arguments = re.findall(r"\w\(([\w/]+)(?:>=[\d.]+|#\d+)?\)", html.unescape(text))
+    return set(arguments)
 
 
 class _Checker:
@@ -138,11 +142,15 @@ class _Checker:
     def _sentence(self, line: str) -> None:
         for match in CITED.finditer(line):
             self._compare(html.unescape(match["text"]), html.unescape(match["source"]))
+        self._unsourced(line, self.row)
+
+    def _unsourced(self, line: str, row: int) -> None:
+        """Report what looks like a number in ``line`` and has no source."""
         rest = _IMAGE.sub(" ", CITED.sub(" ", line))
         if rest.startswith("<!--"):
             return
         for match in _NUMBER.finditer(self._without_names(rest)):
-            self._differ(match[0], None, "a number without a source")
+            self._differ(match[0], None, "a number without a source", row)
 
     def _without_names(self, line: str) -> str:
         """The line less the names of runs, which may well hold digits that stand alone."""
@@ -157,6 +165,7 @@ class _Checker:
         if len(rows) < 2:
             self._differ("", None, "a table is missing here", header)
             return
+        self._unsourced(" ".join(rows[0][1]), rows[0][0])
         for number, cells in rows[2:]:
             label = cells[0].strip("`")
             if len(cells) != len(sources) + 1:
