@@ -55,7 +55,7 @@ WriteLog = Callable[..., Path]
 
 @pytest.fixture
 def write_log(tmp_path: Path) -> WriteLog:
-    """Writes a run's folder by hand: ``write_log("e7m0-uniform", losses=[...], validation={50: 2.4}, ...)``."""
+    """Writes a run's folder by hand: ``write_log("arm", losses=[...], validation={50: 2.4})``."""
 
     def write(
         name: str,

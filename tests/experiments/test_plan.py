@@ -152,7 +152,10 @@ def test_interventions_are_an_arm_of_their_own_and_only_when_asked(find: Find) -
 
 def test_seeds_and_axes_multiply_and_share_what_they_can() -> None:
     asked = spec(
-        order=("E7M0",), retries=False, seeds=(42, 43), axes=(("precision.rounding", ("nearest", "stochastic")),)
+        order=("E7M0",),
+        retries=False,
+        seeds=(42, 43),
+        axes=(("precision.rounding", ("nearest", "stochastic")),),
     )
     assert names(asked) == [
         *("fp32-seed42", "bf16-seed42", "frozen-seed42", "fp32-seed43", "bf16-seed43", "frozen-seed43"),
@@ -204,7 +207,9 @@ def test_the_factorial_has_every_distinct_role_set_once(find: Find) -> None:
         ({"WA": 1.0, "WAG": 1.0, "AGM": 1.0}, None, None),
     ],
 )
-def test_a_stage_is_named_only_with_a_rescue(rho: dict[str, Any], stage: str | None, rescue: str | None) -> None:
+def test_a_stage_is_named_only_with_a_rescue(
+    rho: dict[str, Any], stage: str | None, rescue: str | None
+) -> None:
     found = attribute("e7m0-uniform", rho)
     assert (found.stage, found.confirmed_by) == (stage, rescue)
 
@@ -223,7 +228,9 @@ def test_the_plan_depends_on_nothing_but_its_arguments(find: Find) -> None:
 
 
 def test_a_specification_survives_its_json() -> None:
-    asked = spec(order=("E3M4:bias=3", "E7M0"), seeds=(1, 2), axes=(("learning_rate", ("1e-3",)),), attribute=True)
+    asked = spec(
+        order=("E3M4:bias=3", "E7M0"), seeds=(1, 2), axes=(("learning_rate", ("1e-3",)),), attribute=True
+    )
     assert SweepSpec.from_json(asked.to_json()) == asked
 
 

@@ -37,7 +37,8 @@ def test_rho_at_every_common_step(write_log: WriteLog) -> None:
 
 
 @pytest.mark.parametrize(
-    ("loss", "grade"), [(2.0, "trained"), (2.05, "trained"), (2.12, "degraded"), (2.5, "failed"), ("NaN", "failed")]
+    ("loss", "grade"),
+    [(2.0, "trained"), (2.05, "trained"), (2.12, "degraded"), (2.5, "failed"), ("NaN", "failed")],
 )
 def test_the_grade_follows_rho(judged, loss: object, grade: str) -> None:  # type: ignore[no-untyped-def]
     assert judged(validation={3: loss}).verdict.grade == grade
