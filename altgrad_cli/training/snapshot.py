@@ -166,9 +166,9 @@ def _restore(state: TrainState, payload: Mapping[str, Any]) -> None:
     if regime != "bf16":
         state.plan = plan_precision(state.config.precision, state.format, state.layer_names)
     state.scales = fresh_scales(state.plan, state.config)
+    if [entry["name"] for entry in payload["quantizers"]] != state.layer_names:
+        raise CheckpointError("the checkpoint is of another network: its layers have other names")
     for index, entry in enumerate(payload["quantizers"]):
-        if entry["name"] != state.layer_names[index]:
-            raise CheckpointError("the checkpoint is of another network: its layers have other names")
         for number, role in enumerate(OPERAND_ROLES):
             history = state.scales.histories[index][number]
             saved = entry["roles"].get(role, {}).get("history")
