@@ -1,0 +1,57 @@
+"""Runs of milliseconds that end in a forensic checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from altgrad_cli.training.config_loading import load_config
+from altgrad_cli.training.engine import train
+from altgrad_cli.training.events import CheckpointSaved
+
+TINY = (
+    "model.n_layer=3",
+    "model.n_head=2",
+    "model.n_embd=16",
+    "model.block_size=8",
+    "batch_size=2",
+    "max_steps=4",
+    "runtime.evaluation_interval=4",
+    "runtime.evaluation_batches=1",
+    "runtime.checkpoint_interval=0",
+    "optimizer.warmup_steps=0",
+    "learning_rate=1e-3",
+    "nan_policy=first",
+    "use_shadow=false",
+)
+
+Capture = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def corpus_cache(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One token cache for all runs of a session."""
+    return str(tmp_path_factory.mktemp("altgrad-cache"))
+
+
+@pytest.fixture(autouse=True)
+def _shared_cache(_isolated_environment: None, corpus_cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALTGRAD_CACHE", corpus_cache)
+
+
+@pytest.fixture
+def capture(tmp_path: Path) -> Capture:
+    """capture("inject=nan@3:data", ...) -> the anomaly checkpoint of a tiny run."""
+    count = iter(range(10_000))
+
+    def make(*overrides: str, config: str = "base") -> Path:
+        folder = tmp_path / f"run_{next(count)}"
+        settings = load_config(config, [*TINY, *overrides])
+        for event in train(settings, run_dir=folder):
+            if isinstance(event, CheckpointSaved) and event.path and "anomaly" in event.path:
+                return Path(event.path)
+        raise AssertionError("the run left no anomaly checkpoint")
+
+    return make
