@@ -1,0 +1,164 @@
+"""Pictures: what they show against the log, and both ways of drawing them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from altgrad_cli.formats import parse_format
+from altgrad_cli.reporting import figures, plots
+from altgrad_cli.reporting.draw_matplotlib import draw
+from altgrad_cli.reporting.draw_plotly import describe
+from altgrad_cli.reporting.palette import FORMAT_COLORS, color_of
+from altgrad_cli.reporting.report import report_on
+from altgrad_cli.reporting.scope import Scope
+from altgrad_cli.reporting.thinning import bin_columns, nonfinite_points, smoothed, thin_curve
+
+FLOATS = st.one_of(st.floats(-10, 10), st.just(math.nan))
+
+
+@pytest.fixture(scope="module")
+def all_figures(scope: Scope) -> list[figures.Figure]:
+    return report_on(scope).figures
+
+
+def test_every_picture_is_there(all_figures: list[figures.Figure]) -> None:
+    keys = [figure.key for figure in all_figures]
+    assert keys == [
+        "loss", "validation", "recovered-fraction", "stall", "overflow", "underflow", "cosine", "codes-gradients",
+        "predicted-stall",
+    ]  # fmt: skip
+
+
+def test_pictures_are_png_and_the_same_each_time(all_figures: list[figures.Figure]) -> None:
+    for figure in all_figures:
+        png = draw(figure)
+        assert png.startswith(b"\x89PNG\r\n\x1a\n")
+        assert len(png) > 5_000, figure.key
+    assert draw(all_figures[0]) == draw(all_figures[0])
+
+
+def test_plotly_accepts_every_description(all_figures: list[figures.Figure]) -> None:
+    """plotly's own validation refuses a property or a value that it does not know."""
+    for figure in all_figures:
+        go.Figure(describe(figure))
+    with pytest.raises(ValueError, match="colour"):
+        go.Figure({"data": [{"type": "scatter", "colour": "red"}]})
+
+
+def test_a_loss_that_is_not_finite_is_drawn_where_it_broke_off(scope: Scope) -> None:
+    figure = plots.loss_figure(scope.runs)
+    assert figure is not None
+    curve = next(curve for curve in figure.curves if curve.label == "e3m4-uniform")
+    assert curve.x[-2:].tolist() == [69, 70]
+    assert np.isnan(curve.y[-2:]).all()
+    assert nonfinite_points(curve.x, curve.y).tolist() == [[69, curve.y[-3]], [70, curve.y[-3]]]
+    crosses = [trace for trace in describe(figure)["data"] if trace.get("marker", {}).get("symbol") == "x"]
+    assert [trace["x"] for trace in crosses] == [[69, 70]]
+    marks = {mark.run: mark.x for mark in figure.marks}
+    assert marks == {"e7m0-uniform": 31, "e3m4-uniform": 69}, "each collapse is marked at its step"
+
+
+def test_a_heat_map_shows_the_log_and_what_is_missing(scope: Scope) -> None:
+    log = scope.evidence.run("e7m0-uniform")
+    figure = plots.stall_heat([log, scope.evidence.run("fp32")])
+    assert figure is not None
+    (panel,) = figure.panels
+    assert len(panel.rows) == 4, "the head was never measured, and fp32 has no stall at all"
+    assert panel.mark == 31
+    column = log.layers["bit_stall_rate"]
+    assert panel.values.T == pytest.approx(column.values[:, :4])
+    cosine = plots.cosine_heat([scope.evidence.run("e3m4-uniform")])
+    assert cosine is not None
+    assert np.isnan(cosine.panels[0].values[0, -2:]).all()
+    assert cosine.panels[0].measured.all()
+    words = [trace["hovertemplate"] for trace in describe(cosine)["data"]]
+    assert any("not finite" in word for word in words)
+
+
+def test_codes_run_from_the_most_negative_to_the_largest() -> None:
+    for name in ("E3M4", "E7M0", "E0M7", "E1M6"):
+        fmt = parse_format(name)
+        values = [fmt.to_real(int(code)) for code in plots.code_order(2**fmt.width)]
+        assert values == sorted(values)
+
+
+def test_a_shifted_run_is_drawn_as_long_as_its_codes_mean_the_same(scope: Scope) -> None:
+    figure = plots.code_map([scope.evidence.run("e7m0-uniform-intervened")], "gradients")
+    assert figure is not None
+    assert figure.panels[0].x.tolist() == [20, 40]
+
+
+def test_code_shares_add_up_to_one(scope: Scope) -> None:
+    figure = plots.code_map([scope.evidence.run("e7m0-uniform")], "gradients")
+    assert figure is not None
+    panel = figure.panels[0]
+    assert panel.values.shape == (257, 6)
+    assert panel.values.sum(axis=0) == pytest.approx(np.ones(6))
+    assert panel.rows[-1] == "NaN bin"
+
+
+@given(st.lists(st.tuples(FLOATS, st.booleans()), min_size=1, max_size=60), st.integers(1, 20))
+def test_bins_are_means_of_what_was_measured(cells: Sequence[tuple[float, bool]], limit: int) -> None:
+    values = np.array([[value] for value, _ in cells])
+    measured = np.array([[seen] for _, seen in cells])
+    steps = np.arange(1, len(cells) + 1)
+    middles, means, any_measured = bin_columns(steps, values, measured, limit)
+    assert len(middles) == min(limit, len(cells)) == means.shape[1]
+    borders = np.linspace(0, len(cells), len(middles) + 1).astype(int)
+    for column in range(len(middles)):
+        chunk = cells[borders[column] : borders[column + 1]]
+        kept = [value for value, seen in chunk if seen]
+        assert any_measured[0, column] == bool(kept)
+        if kept:
+            expected = math.fsum(kept) / len(kept) if not any(map(math.isnan, kept)) else math.nan
+            assert means[0, column] == pytest.approx(expected, nan_ok=True, abs=1e-12)
+
+
+def test_thinning_keeps_peaks_ends_and_what_is_not_finite() -> None:
+    y = np.sin(np.arange(100_000) / 500)
+    y[12_345], y[77_777] = 9.0, math.nan
+    x, thin = thin_curve(np.arange(100_000), y, limit=1000)
+    assert len(x) < 1100
+    assert 9.0 in thin
+    assert 77_777 in x
+    assert x[0] == 0
+    assert x[-1] == 99_999
+    short = thin_curve(np.arange(5), y[:5])
+    assert short[1] is not None
+    assert short[1].tolist() == y[:5].tolist()
+
+
+def test_smoothing_steps_over_what_is_not_finite() -> None:
+    result = smoothed(np.array([1.0, math.nan, 2.0]))
+    assert result[0] == 1.0
+    assert math.isnan(result[1])
+    assert result[2] == pytest.approx(0.9 * 1.0 + 0.1 * 2.0)
+
+
+def test_scales_tell_what_matters_apart() -> None:
+    near_one = figures.NINES.forward(np.array([0.97, 0.997]))
+    assert near_one[1] - near_one[0] == pytest.approx(1.0)
+    assert np.isfinite(figures.NINES.forward(np.array([1.0]))).all()
+    for scale in (figures.NINES, figures.RARE):
+        assert scale.positions() == sorted(scale.positions())
+        assert len(scale.labels()) == len(scale.ticks)
+
+
+def _lightness(color: str) -> float:
+    red, green, blue = (int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_the_studys_formats_differ_in_colour() -> None:
+    studied = [FORMAT_COLORS[name] for name in ("E5M2", "E3M4", "E1M6", "E0M7", "E7M0", "FP32", "BF16")]
+    assert len(set(studied)) == len(studied)
+    assert color_of("E3M4:ieee", "uniform") == FORMAT_COLORS["E3M4"]
+    assert color_of("E5M2", "fp32") == FORMAT_COLORS["FP32"]
+    assert all(_lightness(color) < 0.75 for color in studied), "each is seen on white"
