@@ -18,6 +18,7 @@ from matplotlib.patches import Patch
 from altgrad_cli.reporting import figures, palette
 from altgrad_cli.reporting.thinning import nonfinite_points
 
+_HEAT = LinearSegmentedColormap.from_list("heat", palette.HEAT)
 DPI = 110
 WIDTH = 9.2
 _STYLE = {
@@ -94,12 +95,6 @@ def _draw_lines(figure: figures.LineFigure) -> Canvas:
     return canvas
 
 
-def _color_map() -> LinearSegmentedColormap:
-    colors = LinearSegmentedColormap.from_list("heat", palette.HEAT)
-    colors.set_bad((0, 0, 0, 0))
-    return colors
-
-
 def _edges(x: figures.Values) -> figures.Values:
     """Borders of columns that stand at ``x``."""
     if len(x) == 1:
@@ -162,7 +157,7 @@ def _draw_panel(axes: Axes, scale: figures.Scale, panel: figures.Panel, seen: se
     )
     norm = Normalize(scale.low, scale.high)
     image = axes.imshow(
-        shown, cmap=_color_map(), norm=norm, extent=extent, aspect="auto", interpolation="nearest"
+        shown, cmap=_HEAT, norm=norm, extent=extent, aspect="auto", interpolation="nearest"
     )
     for name, where, color in (("zero", zero, palette.ZERO), ("nonfinite", nonfinite, palette.NONFINITE)):
         if where.any():

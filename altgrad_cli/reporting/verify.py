@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from altgrad_cli.errors import UsageError
+from altgrad_cli.experiments.run_directory import EVENTS
+from altgrad_cli.experiments.sweep_results import is_sweep
 from altgrad_cli.reporting.evidence import Evidence
 from altgrad_cli.reporting.markdown import CELLS, END, SEPARATOR, VERBATIM
 from altgrad_cli.reporting.scope import Scope, gather
@@ -57,7 +59,7 @@ class Verification:
 def verify(report: Path, logs: Sequence[Path] = ()) -> Verification:
     """Check ``report`` against ``logs``, or failing those against the folders that its first line names.
 
-    Those folders are looked for from the working directory first, then from the report's own folder.
+    Those folders are looked for from the report's own folder first, then from the working directory.
 
     Raises:
         UsageError: the file is no report of altgrad, or its logs are not there.
@@ -85,8 +87,8 @@ def check(text: str, scope: Scope) -> tuple[int, tuple[Difference, ...]]:
 
 
 def _locate(name: str, report: Path) -> Path:
-    for candidate in (Path(name), report.parent / name):
-        if candidate.exists():
+    for candidate in (report.parent / name, Path(name)):
+        if is_sweep(candidate) or (candidate / EVENTS).is_file():
             return candidate
     raise UsageError(
         f"the logs of {report} are not here: {name}",

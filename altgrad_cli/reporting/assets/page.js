@@ -1,5 +1,7 @@
-// A plot is drawn when it comes near the window, so that a long page opens at once.
+// Plots near the window are drawn first; the others follow one by one, so that a long page opens at once.
+const waiting = new Set(document.querySelectorAll(".plot"));
 const draw = (element) => {
+  if (!waiting.delete(element)) return;
   const figure = figures[element.dataset.figure];
   Plotly.newPlot(element, figure.data, figure.layout, config);
 };
@@ -9,11 +11,16 @@ const near = new IntersectionObserver((entries) => {
     near.unobserve(entry.target);
     draw(entry.target);
   }
-}, { rootMargin: "800px" });
-for (const element of document.querySelectorAll(".plot")) {
+}, { rootMargin: "600px" });
+for (const element of waiting) {
   element.style.minHeight = `${figures[element.dataset.figure].layout.height}px`;
   near.observe(element);
 }
-window.addEventListener("beforeprint", () => {
-  for (const element of document.querySelectorAll(".plot:empty")) draw(element);
-});
+const drawNext = () => {
+  const [element] = waiting;
+  if (!element) return;
+  draw(element);
+  setTimeout(drawNext, 30);
+};
+window.addEventListener("load", () => setTimeout(drawNext, 300));
+window.addEventListener("beforeprint", () => waiting.forEach(draw));
