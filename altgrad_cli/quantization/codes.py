@@ -13,6 +13,7 @@ from torch import Tensor
 
 from altgrad_cli.errors import FormatError, UsageError
 from altgrad_cli.formats import FP8Format
+from altgrad_cli.quantization.eager import narrow_into
 from altgrad_cli.quantization.plan import (
     FLOAT32_EMIN,
     FLOAT32_MANTISSA,
@@ -20,7 +21,7 @@ from altgrad_cli.quantization.plan import (
     Overflow,
     check_scale,
 )
-from altgrad_cli.quantization.rounding import narrow_into, round_to_grid
+from altgrad_cli.quantization.rounding import round_to_grid
 
 NAN_INDEX: int = torch.iinfo(torch.int32).min
 """The code index of nan: below that of every number."""

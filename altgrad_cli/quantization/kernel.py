@@ -1,108 +1,105 @@
 """The arithmetic of rounding: one body of tensor code for every format, device and way of running.
 
-Eager, it walks over slices that stay in the processor's cache, in place, with one reused workspace; traced by
+Eager, it runs in place on slices that stay in the processor's cache (``quantization.eager``); traced by
 torch.compile (``quantization.compiled``) the same body becomes one fused pass.
 """
 
 from __future__ import annotations
 
-import threading
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from altgrad_cli.quantization.plan import FLOAT32_MANTISSA, FLOAT64_MANTISSA, RoundingPlan
-from altgrad_cli.quantization.stochastic import round_stochastically
-
-SLICE = 1 << 18
-"""Values a slice on the CPU: large enough to hide Python, small enough for two buffers in the cache."""
+from altgrad_cli.quantization.plan import RoundingPlan
+from altgrad_cli.quantization.scratch import constant
+from altgrad_cli.quantization.stochastic import RandomWork, round_stochastically
 
 
-_EXPONENT_FIELD = {torch.float32: 0x7F800000, torch.float64: 0x7FF0000000000000}
-_INTEGER = {torch.float32: torch.int32, torch.float64: torch.int64}
+class _Carrier(NamedTuple):
+    """How a float type spells its numbers."""
+
+    integer: torch.dtype
+    mantissa: int
+    bias: int
+    exponent_field: int
 
 
-class _Workspaces(threading.local):
-    """Scratch buffers of one thread."""
+_CARRIERS = {
+    torch.float32: _Carrier(torch.int32, 23, 127, 0x7F800000),
+    torch.float64: _Carrier(torch.int64, 52, 1023, 0x7FF0000000000000),
+}
 
-    def __init__(self) -> None:
-        self.buffers: dict[tuple[torch.device, int], Tensor] = {}
-
-
-_workspaces = _Workspaces()
-
-
-def workspace(size: int, device: torch.device, number: int = 0) -> Tensor:
-    """The thread's flat float32 scratch tensor of that ``number``, cut to ``size`` values."""
-    buffers = _workspaces.buffers
-    buffer = buffers.get((device, number))
-    if buffer is None or buffer.numel() < size:
-        # A tensor born in inference mode could not be written to outside of it.
-        with torch.inference_mode(False):
-            buffer = torch.empty(max(size, SLICE), dtype=torch.float32, device=device)
-        buffers[device, number] = buffer
-    return buffer[:size]
+Scale = float | Tensor
 
 
 def round_slice(
     x: Tensor,
     out: Tensor,
-    work: Tensor,
+    gap: Tensor,
+    gap_bits: Tensor,
     plan: RoundingPlan,
-    divisor: float | Tensor | None,
-    factor: float | Tensor | None,
+    divisor: Scale | None,
+    factor: Scale | None,
+    random: RandomWork | None = None,
     *,
-    bits: Tensor | None = None,
-    magnitude_in_work: bool = False,
+    magnitude_in_gap: bool = False,
     within_limit: bool = False,
 ) -> None:
-    """Round the float32 ``x`` into ``out`` (which may be x); ``work`` is float32 scratch of the same size.
+    """Round the float32 ``x`` into ``out`` (which may be x), dividing before and multiplying after.
 
-    ``divisor`` and ``factor`` are applied before and after. ``bits`` asks for stochastic rounding.
-    ``magnitude_in_work`` says that ``work`` holds |x| already and ``within_limit`` that no |x / divisor|
-    exceeds the format's maximum; both only save passes.
+    ``gap`` is float32 scratch of the same size and ``gap_bits`` its int32 view. ``random`` asks for
+    stochastic rounding. ``magnitude_in_gap`` says that ``gap`` holds |x| already, ``within_limit`` that no
+    |x / divisor| exceeds the format's maximum; both only save passes.
     """
     if divisor is not None:
         x = torch.div(x, divisor, out=out)
-        magnitude_in_work = False
+        magnitude_in_gap = False
     if plan.saturate and not within_limit:
         x = torch.clamp(x, -plan.limit, plan.limit, out=out)
-        magnitude_in_work = False
+        magnitude_in_gap = False
     if plan.uniform:
-        _to_integers(x, out, bits)
+        _to_integers(x, out, random)
     elif plan.wide:
         wide = x.double()
-        _round_to_gaps(wide, wide, torch.empty_like(wide), plan, bits, False)
+        wide_gap = torch.empty_like(wide)
+        wide_random = None if random is None else random.widened()
+        _round_to_gaps(wide, wide, wide_gap, wide_gap.view(torch.int64), plan, wide_random, False)
         out.copy_(wide)
     else:
-        _round_to_gaps(x, out, work, plan, bits, magnitude_in_work)
+        _round_to_gaps(x, out, gap, gap_bits, plan, random, magnitude_in_gap)
     if plan.overflow_value is not None:
         _mark_overflow(out, plan.limit, plan.overflow_value)
-    if not plan.format.negative_zero:
+    if not plan.negative_zero:
         out.add_(0.0)  # -0 + 0 is +0
     if factor is not None:
         out.mul_(factor)
 
 
-def _to_integers(x: Tensor, out: Tensor, bits: Tensor | None) -> None:
-    if bits is None:
+def _to_integers(x: Tensor, out: Tensor, random: RandomWork | None) -> None:
+    if random is None:
         torch.round(x, out=out)
     else:
-        round_stochastically(x, out, bits)
+        round_stochastically(x, out, random)
 
 
 def _round_to_gaps(
-    x: Tensor, out: Tensor, gap: Tensor, plan: RoundingPlan, bits: Tensor | None, magnitude_in_gap: bool
+    x: Tensor,
+    out: Tensor,
+    gap: Tensor,
+    gap_bits: Tensor,
+    plan: RoundingPlan,
+    random: RandomWork | None,
+    magnitude_in_gap: bool,
 ) -> None:
     """out = round(x / u) * u, with u the gap of the grid at x, built in ``gap``."""
-    integer = _INTEGER[x.dtype]
-    field = _EXPONENT_FIELD[x.dtype]
-    mantissa = FLOAT32_MANTISSA if x.dtype == torch.float32 else FLOAT64_MANTISSA
-    gap_bits = gap.view(integer)
+    carrier = _CARRIERS[x.dtype]
+    traced = torch.compiler.is_compiling()
+    field = carrier.exponent_field if traced else constant(carrier.exponent_field, carrier.integer)
     if magnitude_in_gap:
         gap_bits.bitwise_and_(field)
     else:
-        torch.bitwise_and(x.view(integer), field, out=gap_bits)
+        torch.bitwise_and(x.view(carrier.integer), field, out=gap_bits)
     # Now the binade 2^floor(log2|x|); 0 for the carrier's subnormals, inf for inf and nan.
     if plan.saturate and not plan.wide:
         gap.clamp_min_(plan.lowest_binade)
@@ -110,13 +107,19 @@ def _round_to_gaps(
         gap.clamp_(plan.lowest_binade, plan.highest_binade)
     m = plan.step_exponent
     if m and plan.gap_is_normal:
-        gap_bits.sub_(m << mantissa)
-    torch.div(x, gap, out=out)
+        shift = m << carrier.mantissa
+        gap_bits.sub_(shift if traced else constant(shift, carrier.integer))
+    if traced and plan.gap_is_normal:
+        # The reciprocal of a power of two, by its bits: the same quotient without the slow division.
+        reciprocal = (2 * carrier.bias << carrier.mantissa) - gap_bits
+        torch.mul(x, reciprocal.view(x.dtype), out=out)
+    else:
+        torch.div(x, gap, out=out)
     if m and not plan.gap_is_normal:
         out.mul_(2.0**m)
-    if bits is None and plan.tie_parity is not None:
-        _break_ties_by_code(out.view(integer), gap_bits, plan.tie_parity, mantissa)
-    _to_integers(out, out, bits)
+    if random is None and plan.tie_parity is not None:
+        _break_ties_by_code(out.view(carrier.integer), gap_bits, plan.tie_parity, carrier.mantissa)
+    _to_integers(out, out, random)
     if m and not plan.gap_is_normal:
         out.mul_(2.0**-m)
     out.mul_(gap)

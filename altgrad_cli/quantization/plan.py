@@ -46,6 +46,10 @@ class RoundingPlan:
     gap_is_normal: bool  # whether every gap is a normal number of the carrier
     tie_parity: int | None  # M = 0: the lowest exponent bit of binades whose code is even
     saturate: bool
+    negative_zero: bool
+    maximum: float  # of the format, in units of x / s; so are the next two
+    overflow_threshold: float
+    min_normal: float | None
     overflow_value: float | None  # what an unsaturated overflow becomes
 
 
@@ -93,7 +97,9 @@ def _fits(format: FP8Format, shift: int) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def plan_rounding(format: FP8Format, scale: float | None, overflow: Overflow) -> RoundingPlan:
+def plan_rounding(
+    format: FP8Format, scale: float | None, overflow: Overflow, rounding: Rounding = "nearest"
+) -> RoundingPlan:
     """The plan for a scale known on the host; ``scale=None`` for one that lives in a tensor.
 
     Raises:
@@ -103,24 +109,25 @@ def plan_rounding(format: FP8Format, scale: float | None, overflow: Overflow) ->
     overflow_value = _overflow_value(format, overflow)
     s = 1.0 if scale is None else check_scale(scale)
     m = format.mantissa_bits
-    wide = not format.is_uniform and format.emin < FLOAT32_EMIN
+    # Stochastic rounding adds 16 bits below the quotient's integer part.
+    wide = (rounding == "stochastic" and m > 7) or (not format.is_uniform and format.emin < FLOAT32_EMIN)
     fold = 0
     divisor: float | None = None
     factor: float | None = None
-    if format.is_uniform:
+    uniform = format.is_uniform and not wide
+    if uniform:
         fold = -format.smallest_exponent  # the grid becomes the integers
         merged = math.ldexp(s, format.smallest_exponent)
         if not 2.0 ** (FLOAT32_EMIN + 24) <= merged <= 2.0**100:
-            wide, fold = True, 0
+            uniform, wide, fold = False, True, 0
             merged = s
         divisor = factor = None if merged == 1 else merged
     elif s != 1:
         exponent = math.frexp(s)[1] - 1
-        if _is_power_of_two(s) and _fits(format, 0) and _fits(format, exponent):
+        if not wide and _is_power_of_two(s) and _fits(format, 0) and _fits(format, exponent):
             fold = exponent
         else:
             divisor = factor = s
-    uniform = format.is_uniform
     emax = max(format.emax, format.emin)
     return RoundingPlan(
         format=format,
@@ -128,7 +135,7 @@ def plan_rounding(format: FP8Format, scale: float | None, overflow: Overflow) ->
         divisor=divisor,
         divisor_is_power_of_two=divisor is not None and _is_power_of_two(divisor),
         factor=factor,
-        uniform=uniform and not wide,
+        uniform=uniform,
         wide=wide,
         limit=math.ldexp(format.max_representable_value, fold),
         lowest_binade=math.ldexp(1.0, format.emin + fold),
@@ -137,6 +144,10 @@ def plan_rounding(format: FP8Format, scale: float | None, overflow: Overflow) ->
         gap_is_normal=wide or format.smallest_exponent + fold >= FLOAT32_EMIN,
         tie_parity=_tie_parity(format, fold, wide) if m == 0 else None,
         saturate=overflow == "saturate",
+        negative_zero=format.negative_zero,
+        maximum=format.max_representable_value,
+        overflow_threshold=format.overflow_threshold,
+        min_normal=format.min_normal,
         overflow_value=overflow_value,
     )
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from altgrad_cli.errors import FormatError, UsageError
 from altgrad_cli.formats import FP8Format, named_formats, parse_format
 from altgrad_cli.formats.reference import round_exact
-from altgrad_cli.quantization import kernel, plan
+from altgrad_cli.quantization import plan, scratch
 from altgrad_cli.quantization.quantize import STATS, quantize, round_to_grid
 from tests.formats.oracles import (
     ML_DTYPES,
@@ -204,11 +204,11 @@ def test_shapes_without_values_and_without_dimensions() -> None:
 
 @pytest.mark.parametrize("extra", [-1, 0, 1])
 def test_slices_meet_without_a_seam(extra: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    x = torch.randn(2 * kernel.SLICE + extra, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(2 * scratch.SLICE + extra, generator=torch.Generator().manual_seed(1))
     for name, scale in (("E4M3", 0.25), ("E0M7", 0.3), ("E7M0", 1.0)):
         format = parse_format(name)
         whole = round_to_grid(x, format, scale)
-        halves = [round_to_grid(part, format, scale) for part in x.split(kernel.SLICE - 7)]
+        halves = [round_to_grid(part, format, scale) for part in x.split(scratch.SLICE - 7)]
         assert torch.equal(whole, torch.cat(halves))
 
 

@@ -10,7 +10,7 @@ import torch
 
 from altgrad_cli.formats import FP8Format, named_formats, parse_format
 from altgrad_cli.formats.reference import round_exact
-from altgrad_cli.quantization import kernel, rounding
+from altgrad_cli.quantization import eager
 from altgrad_cli.quantization.plan import plan_rounding
 from altgrad_cli.quantization.quantize import STATS, round_to_grid
 from altgrad_cli.quantization.statistics import count_everywhere
@@ -99,8 +99,7 @@ def test_counts_add_up_over_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.cat(list(cases(e4m3).values()))
     expected = loop_row(x, e4m3, 0.25)
     for size in (64, 1000):
-        monkeypatch.setattr(kernel, "SLICE", size)
-        monkeypatch.setattr(rounding, "SLICE", size)
+        monkeypatch.setattr(eager, "SLICE", size)
         same(tensor_row(x, e4m3, 0.25), expected)
 
 

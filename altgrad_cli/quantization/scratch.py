@@ -1,0 +1,68 @@
+"""Scratch memory that every rounding of a thread reuses, and the constants it reads.
+
+Fresh buffers would cost more than the arithmetic: their pages have to be mapped each time. Constants are 0-d
+tensors because torch wraps a Python number anew at every call.
+"""
+
+from __future__ import annotations
+
+import threading
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+SLICE = 1 << 18
+"""Values a slice on the CPU: large enough to hide Python, small enough for the cache."""
+
+_KEPT_SIZES = 64
+
+
+class Scratch:
+    """Flat float32 buffers of one size, each beside its int32 view; what they are for is up to the user."""
+
+    __slots__ = ("bits", "gap", "gap_bits", "noise", "noise_bits")
+
+    def __init__(self, size: int, device: torch.device) -> None:
+        # A tensor born in inference mode could not be written to outside of it.
+        with torch.inference_mode(False):
+            self.gap, self.noise, third = (_buffer(number, size, device) for number in range(3))
+            self.gap_bits = self.gap.view(torch.int32)
+            self.noise_bits = self.noise.view(torch.int32)
+            self.bits = third.view(torch.int32)
+
+
+class _Store(threading.local):
+    def __init__(self) -> None:
+        self.buffers: dict[tuple[int, torch.device], Tensor] = {}
+        self.sizes: dict[tuple[int, torch.device], Scratch] = {}
+
+
+_store = _Store()
+
+
+def scratch(size: int, device: torch.device) -> Scratch:
+    """This thread's buffers for ``size`` values on ``device``; the next call may overwrite them."""
+    found = _store.sizes.get((size, device))
+    if found is None:
+        if len(_store.sizes) >= _KEPT_SIZES:
+            _store.sizes.clear()
+        found = _store.sizes[size, device] = Scratch(size, device)
+    return found
+
+
+def _buffer(number: int, size: int, device: torch.device) -> Tensor:
+    buffer = _store.buffers.get((number, device))
+    if buffer is None or buffer.numel() < size:
+        if buffer is not None:
+            _store.sizes.clear()  # its views would keep the smaller buffer alive
+        buffer = torch.empty(max(size, SLICE), dtype=torch.float32, device=device)
+        _store.buffers[number, device] = buffer
+    return buffer[:size]
+
+
+@lru_cache(maxsize=256)
+def constant(value: float, dtype: torch.dtype) -> Tensor:
+    """``value`` as a 0-d tensor on the CPU, which any device takes as an operand."""
+    with torch.inference_mode(False):
+        return torch.tensor(value, dtype=dtype)
