@@ -1,0 +1,128 @@
+"""A replay in a new process gives every recorded hash again; a change of any input is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from altgrad_cli.forensics.evidence import Evidence, open_evidence
+from altgrad_cli.forensics.replay import Replay, replay
+from altgrad_cli.training.checkpoint import read_checkpoint, write_checkpoint
+from tests.forensics.conftest import Capture
+
+SETTINGS = (
+    "precision.regime=uniform",
+    "fp8_format=E5M2",
+    "precision.rounding=stochastic_all",
+    "model.dropout=0.1",
+    "inject=nan@3:blocks.1.mlp.c_fc:gradients",
+)
+
+
+def replayed(path: Path, threads: int | None = None) -> Replay:
+    evidence = open_evidence(path)
+    assert isinstance(evidence, Evidence)
+    return replay(evidence, threads)
+
+
+def altered(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """A copy with a part of the state changed, sealed and hashed as if it had been written so."""
+    payload = read_checkpoint(path)
+    change(payload)
+    copy = path.with_name("altered.pt")
+    write_checkpoint(copy, payload)
+    return copy
+
+
+def test_every_hash_is_reproduced(capture: Capture) -> None:
+    result = replayed(capture(*SETTINGS))
+    assert result.ran
+    assert result.bit_exact is True
+    assert result.compared > 250
+    assert result.first_difference is None
+
+
+@pytest.mark.parametrize("regime", ["bf16", "standard", "frozen", "postln"])
+def test_every_regime_is_reproduced(capture: Capture, regime: str) -> None:
+    path = capture(f"precision.regime={regime}", "runtime.capture_at=3", "optimizer.gradient_clip=0.1")
+    assert replayed(path).bit_exact is True
+
+
+def test_a_range_clipped_step_is_reproduced(capture: Capture) -> None:
+    path = capture(
+        "precision.regime=standard",
+        "fp8_format=E3M4",
+        "enable_partition_clipping=true",
+        "inject=amax@3:blocks.1.mlp.c_fc:activations",
+        "runtime.capture_at=3",
+    )
+    assert replayed(path).bit_exact is True
+
+
+def _other_stream(purpose: str) -> Callable[[dict[str, Any]], object]:
+    other = torch.Generator().manual_seed(99).get_state()
+    return lambda payload: payload["streams"].update({purpose: other})
+
+
+def _other_amax(payload: dict[str, Any]) -> None:
+    history = payload["quantizers"][3]["roles"]["activations"]["history"]
+    history[-1] *= 64.0
+
+
+def _other_batch(payload: dict[str, Any]) -> None:
+    payload["batch"]["x"][0, 0] ^= 1
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (_other_stream("dropout"), "random stream dropout"),
+        (_other_stream("rounding_operands"), "random stream rounding_operands"),
+        (_other_stream("rounding_update"), "random stream rounding_update"),
+        (_other_amax, "amax history of blocks.0.mlp.c_proj (activations)"),
+        (_other_batch, "batch"),
+    ],
+)
+def test_what_was_altered_is_named(
+    capture: Capture, change: Callable[[dict[str, Any]], object], named: str
+) -> None:
+    result = replayed(altered(capture(*SETTINGS), change))
+    assert result.bit_exact is False
+    assert result.different_inputs == (named,)
+    assert result.first_difference is not None
+    assert result.first_difference["cause"] == f"the step was given another {named}"
+
+
+def test_other_threads_are_named(capture: Capture) -> None:
+    result = replayed(capture(*SETTINGS), threads=2)
+    assert result.environment == {"threads": {"recorded": 1, "replayed": 2}}
+    assert result.different_inputs == ()
+    if not result.bit_exact:
+        assert result.first_difference is not None
+        assert "threads" in result.first_difference["cause"]
+
+
+def test_a_recorded_environment_is_compared(capture: Capture) -> None:
+    path = altered(capture(*SETTINGS), lambda payload: payload["environment"].update({"torch": "0.4.1"}))
+    assert replayed(path).environment["torch"]["recorded"] == "0.4.1"
+
+
+def test_a_changed_trace_is_a_difference_without_a_known_cause(capture: Capture) -> None:
+    def change(payload: dict[str, Any]) -> None:
+        record = next(r for r in payload["trace"] if r["phase"] == "forward")
+        record["hash"] = "0" * 16
+
+    result = replayed(altered(capture(*SETTINGS), change))
+    assert result.first_difference is not None
+    assert result.first_difference["phase"] == "forward"
+    assert result.first_difference["cause"] == "unknown: all inputs are as recorded"
+
+
+def test_without_a_trace_there_is_nothing_to_compare(capture: Capture) -> None:
+    result = replayed(altered(capture(*SETTINGS), lambda payload: payload.pop("trace")))
+    assert not result.ran
+    assert result.reason is not None and "no trace" in result.reason
