@@ -190,11 +190,12 @@ def _prepare_corpus(spec: Any) -> None:
         load_corpus(config.data, config.model.block_size)
 
 
-def _failure_reporter(folder: Path) -> Callable[[Path], object]:
-    def report(run_dir: Path) -> None:
+def _failure_reporter(folder: Path) -> Callable[[Path, bool], object]:
+    def report(run_dir: Path, final: bool) -> None:
         from altgrad_cli.reporting.failure_report import write_failure_report
 
-        write_failure_report(run_dir, sweep_dir=folder)
+        # Without pictures at first: they are drawn once, when the controls and the attribution are all in.
+        write_failure_report(run_dir, sweep_dir=folder, pictures=final)
 
     return report
 

@@ -27,6 +27,9 @@ _STOP_SECONDS = 60.0
 """How long running arms may take to write their checkpoints after a stop was asked for."""
 
 
+OnFailed = Callable[[Path, bool], object]
+
+
 class Watcher(Protocol):
     """Sees what a sweep does, for a display."""
 
@@ -59,12 +62,13 @@ def run_sweep(
     executor: Executor,
     watcher: Watcher,
     *,
-    on_failed: Callable[[Path], object] = lambda run_dir: None,
+    on_failed: OnFailed = lambda run_dir, final: None,
 ) -> SweepOutcome:
     """Carry out ``spec`` in ``folder``; what lies finished there is kept, what lies unfinished is continued.
 
     Args:
-        on_failed: called with the folder of a failed run when its verdict is on disk, and again at the end.
+        on_failed: called with the folder of a failed run when its verdict is on disk (``final`` False), and
+            again when the whole sweep is (``final`` True).
 
     A KeyboardInterrupt asks the running arms to stop at the next step and returns.
     """
@@ -77,7 +81,7 @@ class _Sweep:
     folder: Path
     executor: Executor
     watcher: Watcher
-    on_failed: Callable[[Path], object]
+    on_failed: OnFailed
     records: dict[str, RunRecord] = field(default_factory=dict)
     running: set[str] = field(default_factory=set)
     attempts: dict[str, int] = field(default_factory=dict)
@@ -92,6 +96,7 @@ class _Sweep:
         record = self._settle()
         try:
             while self._start_due(record) or self.running:
+                self._report_new_failures(record)  # while the arms run: no core waits for a report
                 record = self._take_in(record)
         except KeyboardInterrupt:
             interrupted = True
@@ -101,7 +106,7 @@ class _Sweep:
         if not interrupted:
             for name, finding in record.findings.items():
                 if finding.failed:
-                    self._report_failure(name)
+                    self._report_failure(name, final=True)
         whole = not record.unfinished
         write_sweep(record, "finished" if whole else "interrupted")
         return SweepOutcome(record=record, interrupted=interrupted, errors=self.errors)
@@ -112,10 +117,6 @@ class _Sweep:
         write_sweep(record, "running")
         for name, finding in record.findings.items():
             _write_verdict(self.folder / name, finding)
-        for name, finding in record.findings.items():
-            if finding.failed and name not in self.reported:
-                self.reported.add(name)
-                self._report_failure(name)
         self.watcher.planned(record)
         return record
 
@@ -168,9 +169,15 @@ class _Sweep:
             self.watcher.note(f"{report.name}: {message}{again}")
         return True
 
-    def _report_failure(self, name: str) -> None:
+    def _report_new_failures(self, record: SweepRecord) -> None:
+        for name, finding in record.findings.items():
+            if finding.failed and name not in self.reported:
+                self.reported.add(name)
+                self._report_failure(name, final=False)
+
+    def _report_failure(self, name: str, *, final: bool) -> None:
         try:
-            self.on_failed(self.folder / name)
+            self.on_failed(self.folder / name, final)
         except Exception as error:  # noqa: BLE001 - a report that cannot be written spoils no measurement
             message = f"its failure report was not written: {type(error).__name__}: {error}"
             if self.errors.get(name) != message:

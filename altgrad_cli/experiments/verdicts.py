@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from altgrad_cli.diagnostics.outcome import Evidence, Verdict, judge, recovered_fraction
@@ -32,7 +33,11 @@ def judge_run(record: RunRecord, fp32: RunRecord | None, frozen: RunRecord | Non
     if fp32 is not None and frozen is not None:
         step, rho = last_recovered_fraction(record, fp32, frozen)
     evidence = gather_evidence(record)
-    return Judgement(verdict=judge(rho, evidence), step=step, evidence=evidence)
+    verdict = judge(rho, evidence)
+    if rho is None and evidence.nonfinite and fp32 is not None and frozen is not None:
+        # It ended before the controls were first evaluated beside it: failed, with no fraction to tell.
+        verdict = replace(judge(math.nan, evidence), recovered_fraction=None)
+    return Judgement(verdict=verdict, step=step, evidence=evidence)
 
 
 def as_reference(judgement: Judgement) -> Judgement:

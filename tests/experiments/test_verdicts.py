@@ -68,6 +68,12 @@ def test_the_cause_is_what_was_measured(judged, log: dict[str, object], cause: s
     assert judged(validation={3: 2.55}, **log).verdict.cause == cause
 
 
+def test_a_run_that_ended_non_finite_before_any_evaluation_has_failed(judged) -> None:  # type: ignore[no-untyped-def]
+    judgement = judged(losses=[3.0], outcome="collapsed", collapse={"class": "nonfinite", "step": 1})
+    assert (judgement.verdict.grade, judgement.verdict.cause) == ("failed", "nonfinite")
+    assert judgement.rho is None
+
+
 def test_a_divergence_counts_only_while_it_lasts(judged) -> None:  # type: ignore[no-untyped-def]
     raised = {"step": 2, "name": "divergence", "metric": "divergence", "layer": None, "state": "raised"}
     cleared = raised | {"step": 3, "state": "cleared"}
