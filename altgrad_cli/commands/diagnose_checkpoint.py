@@ -41,6 +41,12 @@ def diagnose_checkpoint(
         str | None,
         typer.Option("--format", metavar="NAME", help="The format to judge a foreign state dict by."),
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data", metavar="PATH", help="The run's corpus; a path in the file is never followed."
+        ),
+    ] = None,
     layer: Annotated[
         str | None, typer.Option("--layer", metavar="NAME", help="Only layers whose name contains NAME.")
     ] = None,
@@ -63,7 +69,13 @@ def diagnose_checkpoint(
     from altgrad_cli.reporting.diagnosis_text import print_sections, to_markdown
 
     questions = Questions(
-        replay=replay, what_if=what_if, against=against, format=format, layer=layer, threads=threads
+        replay=replay,
+        what_if=what_if,
+        against=against,
+        format=format,
+        data=data,
+        layer=layer,
+        threads=threads,
     )
     if what_if and talk_console().is_terminal:
         talk_console().print("repeating the step under some 80 changes ...", style="dim")

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from altgrad_cli.errors import AltgradError, UsageError
+from altgrad_cli.errors import UsageError
 from altgrad_cli.forensics.against import compare_with
 from altgrad_cli.forensics.batch_report import describe_batch
 from altgrad_cli.forensics.bisection import minimal_bf16_layers
@@ -48,6 +48,8 @@ class Questions:
     """The format to judge a state dict by that altgrad did not write."""
     layer: str | None = None
     """Only layers whose name contains this are tabled."""
+    data: str | None = None
+    """Where the run's corpus lies; a path that the file states is never followed."""
     threads: int | None = None
     """torch's threads in the replaying process; None takes those of the recorded run."""
 
@@ -114,7 +116,7 @@ def diagnose_evidence(evidence: Evidence, questions: Questions) -> dict[str, Any
             where=str(evidence.path),
             hint="this checkpoint knows its formats; --what-if tries the others",
         )
-    scene = rebuild(evidence)
+    scene = rebuild(evidence, questions.data)
     records = _records(evidence, scene)
     first = find_first(records)
     suspects = amax_suspects(records)
@@ -135,7 +137,7 @@ def diagnose_evidence(evidence: Evidence, questions: Questions) -> dict[str, Any
         "mechanism": mechanism.to_json(attribution),
         "amax_suspects": list(suspects),
         "lead_time": lead_time(history_of(evidence), evidence.step),
-        "layers": _selected(seen.layers, questions.layer),
+        "layers": _selected(_origin_first(seen.layers, first), questions.layer),
         "optimizer": optimizer_report(scene),
         "replay": _replay(evidence, questions).to_json(),
         "counterfactuals": [entry.to_json() for entry in tried],
@@ -210,12 +212,17 @@ def _against(evidence: Evidence, questions: Questions) -> dict[str, Any] | None:
     return compare_with(questions.against, history_of(evidence), evidence.step, evidence.payload["config"])
 
 
+def _origin_first(rows: list[dict[str, Any]], first: FirstNonfinite | None) -> list[dict[str, Any]]:
+    """The layer where it began before its victims."""
+    return sorted(rows, key=lambda row: first is None or row["name"] != first.record.module)
+
+
 def _selected(rows: list[dict[str, Any]], layer: str | None) -> list[dict[str, Any]]:
     if layer is None:
         return rows
     kept = [row for row in rows if layer in row["name"]]
     if not kept:
-        raise AltgradError(
+        raise UsageError(
             f"no layer is called {layer!r}", where="--layer", allowed=", ".join(row["name"] for row in rows)
         )
     return kept

@@ -28,6 +28,9 @@ from altgrad_cli.training.state import (
 
 Scales = list[list[float | None]]
 
+_MOST_THREADS = 1024
+_MOST_LOGITS = 1 << 31
+
 
 @dataclass(slots=True)
 class Scene:
@@ -43,17 +46,19 @@ class Scene:
     corpus: Corpus | None
 
 
-def rebuild(evidence: Evidence) -> Scene:
+def rebuild(evidence: Evidence, data: str | None = None) -> Scene:
     """Build the network of the recorded config and put it where the checkpoint was taken.
+
+    ``data`` is where the user says the corpus lies; None follows no path and knows the embedded corpus only.
 
     Raises:
         CheckpointError: the payload does not fit its own configuration.
     """
     config = _runnable(evidence.config)
-    torch.set_num_threads(config.runtime.threads)
     try:
         vocabulary = int(evidence.payload["weights"]["wte.weight"].shape[0])
         _check_size(config, evidence)
+        torch.set_num_threads(config.runtime.threads)
         state = build_state(config, vocabulary)
     except CheckpointError:
         raise
@@ -63,7 +68,7 @@ def rebuild(evidence: Evidence) -> Scene:
             where=str(evidence.path),
         ) from None
     restore_snapshot(state, evidence.payload)
-    corpus, reason = _corpus(evidence, config)
+    corpus, reason = _corpus(evidence, config, data)
     batch, origin = _batch(evidence, state, corpus, reason)
     return Scene(
         state=state,
@@ -80,6 +85,10 @@ def _check_size(config: TrainConfig, evidence: Evidence) -> None:
     """A configuration cannot ask for a network larger than the tensors that came with it."""
     held = sum(tensor.numel() for tensor in evidence.payload["weights"].values())
     model = config.model
+    if config.runtime.threads > _MOST_THREADS:
+        raise CheckpointError(
+            f"the checkpoint asks for {config.runtime.threads} threads", where=str(evidence.path)
+        )
     blocks = 12 * model.n_layer * model.n_embd**2
     if blocks + model.block_size * model.n_embd > held:
         raise CheckpointError(
@@ -94,9 +103,17 @@ def _runnable(config: TrainConfig) -> TrainConfig:
     return replace(config, runtime=replace(config.runtime, device=device, compile=False))
 
 
-def _corpus(evidence: Evidence, config: TrainConfig) -> tuple[Corpus | None, str]:
+def _corpus(evidence: Evidence, config: TrainConfig, data: str | None) -> tuple[Corpus | None, str]:
+    """The run's corpus, if it is embedded or ``data`` says where it lies.
+
+    A path, hub name or cache folder that the file itself states is never followed: the file is not trusted.
+    """
+    stated = config.data
+    if data is None and (stated.path is not None or stated.hub is not None or stated.tokenizer != "bytes"):
+        return None, "its corpus is not the embedded one: --data PATH says where it lies"
     try:
-        corpus = load_corpus(config.data, config.model.block_size)
+        wanted = replace(stated, path=data, hub=None, cache_dir=None)
+        corpus = load_corpus(wanted, config.model.block_size)
     except (AltgradError, OSError) as error:
         return None, f"the corpus is not at hand ({getattr(error, 'message', error)})"
     recorded = (evidence.payload.get("corpus") or {}).get("fingerprint")
@@ -110,23 +127,35 @@ def _batch(
 ) -> tuple[Batch | None, str]:
     saved = evidence.payload.get("batch")
     if saved is not None:
-        try:
-            batch = batch_from_plain(saved)
-            vocabulary = int(state.model.wte.weight.shape[0])
-            if (
-                batch.x.shape != batch.y.shape
-                or batch.x.dim() != 2
-                or batch.x.shape[1] > state.config.model.block_size
-            ):
-                raise CheckpointError("the recorded batch has a shape the network cannot take")
-            if int(batch.x.min()) < 0 or int(torch.maximum(batch.x.max(), batch.y.max())) >= vocabulary:
-                raise CheckpointError("the recorded batch holds tokens outside the vocabulary")
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            raise CheckpointError(f"the recorded batch cannot be read: {type(error).__name__}") from None
-        return batch, "recorded"
+        return _checked(saved, state), "recorded"
     if corpus is not None:
         return next_batch(state, corpus.train), "drawn again from the corpus"
     return None, f"not in the file, and {reason}"
+
+
+def _checked(saved: Any, state: TrainState) -> Batch:
+    """The recorded batch, if the network can take it.
+
+    Raises:
+        CheckpointError: it cannot.
+    """
+    vocabulary = int(state.model.wte.weight.shape[0])
+    try:
+        batch = batch_from_plain(saved)
+        both = torch.stack((batch.x, batch.y))
+        fits = (
+            both.dtype == torch.int64
+            and both.dim() == 3
+            and 0 < both.shape[2] <= state.config.model.block_size
+            and 0 < batch.x.numel() * vocabulary <= _MOST_LOGITS
+            and int(both.min()) >= 0
+            and int(both.max()) < vocabulary
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(f"the recorded batch cannot be read: {type(error).__name__}") from None
+    if not fits:
+        raise CheckpointError("the recorded batch is not one that the network can take")
+    return batch
 
 
 def another_batch(scene: Scene) -> Batch | None:

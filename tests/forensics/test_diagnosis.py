@@ -1,0 +1,343 @@
+"""The whole document: healthy, partial, foreign, compared; and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from altgrad_cli.errors import CheckpointError, DataError, UsageError
+from altgrad_cli.forensics.diagnosis import Questions, diagnose
+from altgrad_cli.forensics.findings import rescuing_overrides
+from altgrad_cli.training.checkpoint import read_checkpoint, write_checkpoint
+from altgrad_cli.training.config_loading import load_config, with_overrides
+from altgrad_cli.training.engine import train
+from altgrad_cli.training.events import event_to_json, to_json_value
+from tests.forensics.conftest import TINY, Capture
+
+KEYS = {
+    "file",
+    "trust",
+    "failure",
+    "first_nonfinite",
+    "mechanism",
+    "layers",
+    "replay",
+    "counterfactuals",
+    "minimal_bf16_layers",
+    "findings",
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A healthy run with its log."""
+    folder = tmp_path_factory.mktemp("healthy")
+    config = load_config(
+        "base", [*TINY, "precision.regime=standard", "fp8_format=E3M4", "runtime.checkpoint_interval=2"]
+    )
+    with (folder / "events.jsonl").open("w") as log:
+        for event in train(config, run_dir=folder):
+            log.write(json.dumps(event_to_json(event)) + "\n")
+    return folder
+
+
+def test_a_healthy_checkpoint_is_said_to_be_healthy(run: Path) -> None:
+    document = diagnose(run / "checkpoints" / "step_000002.pt", Questions())
+    assert document.keys() >= KEYS
+    assert document["failure"]["class"] == "none"
+    assert document["failure"]["nonfinite_count"] == 0
+    assert document["first_nonfinite"] is None
+    assert document["mechanism"]["stage"] is None
+    assert document["findings"][0]["text"].startswith("healthy")
+    assert document["trust"]["complete"]
+    assert document["next"]["command"] == f"altgrad train --resume {run}"
+    assert len(document["layers"]) == 13
+    assert document["batch"]["equals_corpus"] is True
+    assert document["optimizer"]["sound"]
+    json.dumps(to_json_value(document), allow_nan=False)
+
+
+def test_the_layer_table_is_what_the_tensors_say(run: Path) -> None:
+    """Recomputed from the file with gfloat-free arithmetic: E3M4 on a power-of-two scale, by hand."""
+    path = run / "checkpoints" / "step_000002.pt"
+    payload = read_checkpoint(path)
+    row = next(r for r in diagnose(path, Questions())["layers"] if r["name"] == "blocks.1.mlp.c_fc")
+    weight = payload["weights"]["blocks.1.mlp.c_fc.weight"].double()
+    scaled = weight / row["scale"]
+    exponent = torch.floor(torch.log2(scaled.abs())).clamp(min=0)  # bias 1: emin = 0
+    gap = row["scale"] * 2.0 ** (exponent - 4)
+    # Both are medians of the same float32 numbers; torch.median takes the lower of two middle ones.
+    assert row["stiffness_median"] == pytest.approx(float(gap.flatten().median()), rel=1e-6)
+    error = (weight - torch.round(weight / gap) * gap).abs() / gap
+    assert row["grid_error_ulp_mean"] == pytest.approx(float(error.mean()), abs=1e-3)
+
+
+def test_a_checkpoint_without_evidence_is_still_diagnosed(capture: Capture) -> None:
+    path = capture("precision.regime=standard", "inject=nan@3:blocks.1.mlp.c_fc:gradients")
+    payload = read_checkpoint(path)
+    whole = diagnose(path, Questions())
+    for name in ("trace", "gradient", "history", "batch"):
+        del payload[name]
+    payload["missing"] = {"trace": "MemoryError: "}
+    bare = path.with_name("bare.pt")
+    write_checkpoint(bare, payload)
+    document = diagnose(bare, Questions(replay=True))
+    assert not document["trust"]["complete"]
+    assert set(document["trust"]["missing"]) == {"trace", "gradient", "history", "batch"}
+    # The embedded corpus gives the batch again, and the step its trace.
+    assert document["batch"]["origin"] == "drawn again from the corpus"
+    first, expected = to_json_value(document["first_nonfinite"]), to_json_value(whole["first_nonfinite"])
+    assert first == expected
+    assert not document["replay"]["ran"]
+
+
+def test_an_altered_batch_is_not_what_the_corpus_holds(capture: Capture) -> None:
+    document = diagnose(capture("inject=bitflip@3:data", "runtime.capture_at=3"), Questions())
+    assert document["batch"]["equals_corpus"] is False
+    assert any("not what the corpus holds" in finding["text"] for finding in document["findings"])
+
+
+def test_a_weight_that_changed_in_memory_disagrees_with_its_code(capture: Capture) -> None:
+    path = capture("precision.regime=uniform", "runtime.capture_at=3")
+    payload = read_checkpoint(path)
+    payload["weights"]["blocks.0.mlp.c_fc.weight"][0, 0] += 1e-3
+    write_checkpoint(path, payload)
+    assert diagnose(path, Questions())["trust"]["codes_agree"] is False
+
+
+def test_a_shifted_run_is_diagnosed_in_the_format_then_active(capture: Capture, tmp_path: Path) -> None:
+    faults = ",".join(f"nan@{n}:blocks.0.mlp.c_fc:gradients" for n in (1, 2, 3))
+    late = "nan@6:blocks.1.mlp.c_fc:gradients"
+    config = load_config(
+        "base",
+        [
+            *TINY,
+            "precision.regime=uniform",
+            "fp8_format=E7M0",
+            "max_steps=8",
+            "nan_policy=auto",
+            "enable_emergency_shift=true",
+            f"inject={faults},{late}",
+        ],
+    )
+    for _ in train(config, run_dir=tmp_path / "shifted"):
+        pass
+    document = diagnose(tmp_path / "shifted" / "checkpoints" / "anomaly_step_6.pt", Questions())
+    assert document["failure"]["format"] == "E5M2"
+    assert [name for _, name in document["failure"]["formats"]] == ["E7M0", "E5M2"]
+    assert document["first_nonfinite"]["module"] == "blocks.1.mlp.c_fc"
+
+
+def test_the_rescue_is_a_configuration_that_loads(capture: Capture) -> None:
+    path = capture(
+        "precision.regime=standard",
+        "fp8_format=E5M2",
+        "precision.overflow=ieee",
+        "precision.scaling.margin=16",
+        "inject=amax@3:blocks.1.mlp.c_fc:gradients",
+    )
+    document = diagnose(path, Questions(what_if=True))
+    survivors = {entry["change"] for entry in document["counterfactuals"] if entry["survives"]}
+    assert {
+        "gradients left in float32",
+        "saturating instead of inf",
+        "fresh amax (history forgotten)",
+        "nothing rounded",
+    } <= survivors
+    assert "learning rate / 10" not in survivors
+    assert document["minimal_bf16_layers"] == ["blocks.1.mlp.c_fc"]
+    assert document["next"]["command"].endswith("precision.overflow=saturate")
+    config = load_config("base", TINY)
+    for entry in document["counterfactuals"]:
+        with_overrides(config, entry["overrides"])
+    layers_only = [entry for entry in document["counterfactuals"] if entry["kind"] in ("recorded", "input")]
+    rules = rescuing_overrides(layers_only, document["minimal_bf16_layers"])
+    assert with_overrides(config, rules).precision.rules[0].pattern == "blocks.1.mlp.c_fc"
+
+
+def test_the_scene_is_left_as_it_was(capture: Capture) -> None:
+    """Sixty what-ifs with other grids of the stored weights, and the weights are the recorded ones after."""
+    from altgrad_cli.forensics.counterfactuals import format_grid, remedies
+    from altgrad_cli.forensics.evidence import Evidence, open_evidence
+    from altgrad_cli.forensics.scene import rebuild
+
+    evidence = open_evidence(capture("precision.regime=uniform", "runtime.capture_at=3"))
+    assert isinstance(evidence, Evidence)
+    scene = rebuild(evidence)
+    before = scene.state.flat.values.clone()
+    scales = list(scene.state.stored_scales)
+    tried = [*remedies(scene, None), *format_grid(scene, None)]
+    assert len(tried) > 60
+    assert torch.equal(scene.state.flat.values, before)
+    assert scene.state.stored_scales == scales
+
+
+def test_a_control_is_put_beside_it(run: Path, capture: Capture) -> None:
+    path = capture("precision.regime=standard", "fp8_format=E3M4", "inject=nan@3:lm_head:gradients")
+    document = diagnose(path, Questions(against=run))
+    other = document["against"]
+    assert other["same_seed"] is True
+    assert other["step"] == 2
+    assert other["parted_at"] is None
+    losses = next(entry for entry in other["metrics"] if entry["metric"] == "loss")
+    assert losses["here"] == losses["control"]
+    assert other["control_at_failure"] is not None
+
+
+def test_a_control_that_is_no_run_is_refused(capture: Capture, tmp_path: Path) -> None:
+    path = capture("runtime.capture_at=2")
+    for folder in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(DataError):
+            diagnose(path, Questions(against=folder))
+    (tmp_path / "events.jsonl").write_text('{"event": "step"\n[1]\n"x"\nnot json\n')
+    with pytest.raises(DataError, match="no steps"):
+        diagnose(path, Questions(against=tmp_path))
+
+
+STATE = {
+    "fc.weight": torch.tensor([[0.5, -0.1, 3.0], [0.0, 1e-9, 2.0]]),
+    "fc.bias": torch.tensor([1.0, float("nan"), float("inf")]),
+    "steps": torch.tensor(3),
+}
+
+
+@pytest.fixture(params=["pt", "nested", "safetensors"])
+def foreign(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    path = tmp_path / f"model.{request.param}"
+    if request.param == "safetensors":
+        save_file(STATE, path)
+    else:
+        torch.save(STATE if request.param == "pt" else {"model": STATE, "epoch": 3}, path)
+    return path
+
+
+def test_a_foreign_state_dict_is_read_for_what_it_is(foreign: Path) -> None:
+    document = diagnose(foreign, Questions(format="E3M4"))
+    assert document.keys() >= KEYS
+    assert document["failure"] == {"class": "nonfinite", "step": None, "nonfinite_count": 2}
+    rows = {row["name"].rpartition("fc.")[2]: row for row in document["layers"]}
+    assert rows.keys() == {"weight", "bias"}
+    assert rows["bias"]["nonfinite_weights"] == 2
+    assert rows["bias"]["first_nonfinite_index"] == 1
+    assert rows["weight"]["amax"] == 3.0
+    # s = 2^ceil(log2(1.25 * 3 / 124)) = 2^-5: of six weights 1e-9 alone rounds to 0, of five non-zero ones
+    assert rows["weight"]["scale"] == 2.0**-5
+    assert rows["weight"]["rounded_to_zero"] == 0.2
+    json.dumps(to_json_value(document), allow_nan=False)
+
+
+def test_without_a_format_only_values_are_judged(foreign: Path) -> None:
+    document = diagnose(foreign, Questions())
+    assert all(row["stiffness_median"] is None for row in document["layers"])
+    assert any("--format" in finding["text"] for finding in document["findings"])
+
+
+@pytest.mark.parametrize("question", [{"replay": True}, {"what_if": True}, {"against": Path()}])
+def test_a_foreign_file_cannot_be_replayed(foreign: Path, question: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="needs a checkpoint that altgrad wrote"):
+        diagnose(foreign, Questions(**question))
+
+
+def safetensors_with_header(header: bytes, length: int | None = None) -> bytes:
+    return (len(header) if length is None else length).to_bytes(8, "little") + header
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        safetensors_with_header(b"{", 1 << 60),
+        safetensors_with_header(b'{"a":1}'),
+        safetensors_with_header(b"{}"),
+        safetensors_with_header(b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'),
+        safetensors_with_header(b'{"a":{"dtype":"F32","shape":[1099511627776],"data_offsets":[0,4]}}')
+        + bytes(4),
+        safetensors_with_header(b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}') + bytes(4),
+        safetensors_with_header(b"{" * 5000),
+    ],
+)
+def test_damaged_safetensors_are_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError):
+        diagnose(path, Questions())
+
+
+def test_a_configuration_larger_than_its_tensors_is_refused(capture: Capture) -> None:
+    """A sealed file that asks for a network of a trillion weights must not be given the memory for it."""
+    path = capture("runtime.capture_at=2")
+    payload = read_checkpoint(path)
+    payload["config"]["model"]["n_embd"] = 1 << 20
+    write_checkpoint(path, payload)
+    with pytest.raises(CheckpointError, match="another network"):
+        diagnose(path, Questions())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda payload: payload.pop("config"),
+        lambda payload: payload.update(config={"seed": "x"}),
+        lambda payload: payload.update(config=[]),
+        lambda payload: payload.pop("weights"),
+        lambda payload: payload.update(weights=[1]),
+        lambda payload: payload.pop("step"),
+        lambda payload: payload["batch"].update(x=torch.full((2, 8), 10_000)),
+        lambda payload: payload["batch"].update(x=torch.zeros(2, 9, dtype=torch.int64)),
+        lambda payload: payload["batch"].update(x=torch.zeros(0, 8, dtype=torch.int64)),
+        lambda payload: payload["batch"].update(x=torch.zeros(2, 8)),
+        lambda payload: payload["batch"].pop("y"),
+        lambda payload: payload.update(batch=3),
+        lambda payload: payload.update(formats=[["x", "y"]]),
+        lambda payload: payload["config"]["runtime"].update(threads=1 << 40),
+    ],
+)
+def test_a_forged_payload_is_one_error(capture: Capture, change: Any) -> None:
+    path = capture("runtime.capture_at=2")
+    payload = read_checkpoint(path)
+    change(payload)
+    write_checkpoint(path, payload)
+    with pytest.raises(UsageError):
+        diagnose(path, Questions())
+
+
+def test_a_path_in_the_file_is_never_followed(capture: Capture, tmp_path: Path) -> None:
+    """A named pipe would hang whoever opens it, and a cache folder would be written to."""
+    path = capture("runtime.capture_at=2")
+    payload = read_checkpoint(path)
+    pipe, cache = tmp_path / "pipe.txt", tmp_path / "cache"
+    os.mkfifo(pipe)
+    for stated in (
+        {"path": str(pipe)},
+        {"hub": "owner/name"},
+        {"cache_dir": str(cache)},
+        {"tokenizer": "gpt2"},
+    ):
+        payload["config"]["data"] = stated
+        write_checkpoint(path, payload)
+        document = diagnose(path, Questions())
+        assert document["failure"]["class"] == "none"
+        assert (document["batch"]["equals_corpus"] is None) is ("cache_dir" not in stated)
+    assert not cache.exists()
+
+
+def test_the_corpus_can_be_pointed_at(capture: Capture, tmp_path: Path) -> None:
+    corpus = tmp_path / "law.txt"
+    corpus.write_text("".join(f"Article {n}. The act of {n} shall apply.\n\n" for n in range(200)))
+    path = capture(f"data.path={corpus}", "runtime.capture_at=2")
+    assert diagnose(path, Questions())["batch"]["equals_corpus"] is None
+    assert diagnose(path, Questions(data=str(corpus)))["batch"]["equals_corpus"] is True
+
+
+def test_a_layer_can_be_picked(run: Path) -> None:
+    path = run / "checkpoints" / "step_000002.pt"
+    document = diagnose(path, Questions(layer="c_fc"))
+    assert [row["name"] for row in document["layers"]] != []
+    assert all("c_fc" in row["name"] for row in document["layers"])
+    with pytest.raises(UsageError, match="no layer is called"):
+        diagnose(path, Questions(layer="c_fd"))
