@@ -55,7 +55,8 @@ class Evidence:
         pulse = self.pulse
         if pulse.nonfinite:
             layer, role = min(pulse.nonfinite, key=_execution_order)
-            return f"{pulse.nonfinite[layer, role]} non-finite {role} entered the rounding of {layer_names[layer]}"
+            count, name = pulse.nonfinite[layer, role], layer_names[layer]
+            return f"{count} non-finite {role} entered the rounding of {name}"
         if not math.isfinite(pulse.loss):
             return f"the loss is {pulse.loss}"
         if not math.isfinite(pulse.gradient_linf):
