@@ -115,6 +115,7 @@ def _carry_out(config: Any, directory: Any, *, resume: bool, as_json: bool, quie
     from altgrad_cli.experiments.loggers.wandb import wandb_listeners
     from altgrad_cli.experiments.records import read_run
     from altgrad_cli.experiments.run import carry_out
+    from altgrad_cli.experiments.run_directory import discard_unstarted
 
     console = talk_console()
     view = LiveView(console, config.max_steps, quiet=quiet)
@@ -128,16 +129,21 @@ def _carry_out(config: Any, directory: Any, *, resume: bool, as_json: bool, quie
 
             reports.append(write_failure_report(directory.path))
 
-    with RunSignals(on_stop=lambda: view.say("stopping after this step")) as signals:
-        ended = carry_out(
-            config,
-            directory,
-            listeners,
-            resume=resume,
-            stop_requested=signals.stop_requested,
-            capture_requested=signals.capture_requested,
-            on_end=report,
-        )
+    try:
+        with RunSignals(on_stop=lambda: view.say("stopping after this step")) as signals:
+            ended = carry_out(
+                config,
+                directory,
+                listeners,
+                resume=resume,
+                stop_requested=signals.stop_requested,
+                capture_requested=signals.capture_requested,
+                on_end=report,
+            )
+    except UsageError:
+        if not resume:
+            discard_unstarted(directory)
+        raise
     summary = summarize(read_run(directory.path, layers=False))
     summary["failure_report"] = str(reports[0]) if reports else None
     if as_json:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -125,6 +126,12 @@ def create_run(path: Path, config: TrainConfig, *, where: str = "--out") -> RunD
     except OSError as error:
         raise _unwritable(path, error, where) from None
     return directory
+
+
+def discard_unstarted(directory: RunDirectory) -> None:
+    """Remove a new run's folder if nothing happened in it: its first event never came."""
+    if not directory.events.exists() or directory.events.stat().st_size == 0:
+        shutil.rmtree(directory.path, ignore_errors=True)
 
 
 def open_run(path: Path) -> RunDirectory:
