@@ -19,7 +19,8 @@ def stage_sentence(scope: Scope, found: Attribution, runs: Mapping[str, RunLog])
     if found.stage is None:
         return (
             f"Which stage fails in `{log.name}` (rho {rho} at step {n(f'step@{step}')}) is not confirmed: "
-            "either the runs that would tell are missing, or undoing the suspected stage alone does not bring it back."
+            "either the runs that would tell are missing, or undoing the suspected stage alone does not "
+            "bring it back."
         )
     rescue = runs[found.confirmed_by or ""]
     how = "rounding the update stochastically" if found.confirmed_by == STOCHASTIC else f"`{rescue.name}`"
@@ -56,5 +57,8 @@ def attribution_section(scope: Scope) -> Section | None:
         blocks += [Text(stage_sentence(scope, attribution, runs)), table]
     if not blocks:
         return None
-    key = "Roles: W weights, A activations, G output gradients, M stored weights (with M the weight operand is the stored grid)."
+    key = (
+        "Roles: W weights, A activations, G output gradients, M stored weights (with M, the weight "
+        "operand is the stored grid)."
+    )
     return Section("Attribution", (*blocks, Text(key)))

@@ -99,7 +99,7 @@ class _Growing:
         values = np.array(self.pending, dtype=np.float64)  # None and "NaN" both become nan here
         measured = np.ones(values.shape, dtype=bool)
         if np.isnan(values).any():
-            measured = np.not_equal(np.array(self.pending, dtype=object), None).astype(bool)
+            measured = np.array([[value is not None for value in row] for row in self.pending])
         self.chunks.append(Column(values, measured))
         self.rows += len(self.pending)
         self.pending.clear()

@@ -47,7 +47,7 @@ _STYLE = {
 
 def draw(figure: figures.Figure) -> bytes:
     """``figure`` as PNG."""
-    with rc_context(_STYLE):
+    with rc_context(_STYLE):  # type: ignore[arg-type]
         canvas = _DRAWERS[type(figure)](figure)
         FigureCanvasAgg(canvas)
         buffer = io.BytesIO()
@@ -56,15 +56,13 @@ def draw(figure: figures.Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _canvas(height: float, rows: int = 1, columns: int = 1, **options: object) -> tuple[Canvas, list[Axes]]:
+def _canvas(height: float) -> tuple[Canvas, Axes]:
     canvas = Canvas(figsize=(WIDTH, height), layout="constrained")
-    canvas.get_layout_engine().set(w_pad=0.08, h_pad=0.06)  # type: ignore[union-attr, call-arg]
-    axes = canvas.subplots(rows, columns, squeeze=False, **options)  # type: ignore[arg-type]
-    return canvas, list(axes.flat)
+    return canvas, canvas.subplots()
 
 
 def _draw_lines(figure: figures.LineFigure) -> Canvas:
-    canvas, (axes,) = _canvas(4.6)
+    canvas, axes = _canvas(4.6)
     for curve in figure.curves:
         style = (0, (5, 2)) if curve.dash else "-"
         if curve.faint is not None:
@@ -109,13 +107,14 @@ def _draw_heat(figure: figures.HeatFigure) -> Canvas:
     left, right, top, bottom, gap = 1.45, 1.15, 0.75, 0.85, 0.42
     height = top + sum(heights) + gap * (len(heights) - 1) + bottom
     canvas = Canvas(figsize=(WIDTH, height))
-    above, seen, image = top, set[str](), None
+    above, seen = top, set[str]()
+    images = []
     for panel, inches in zip(figure.panels, heights, strict=True):
         bottom_edge = height - above - inches
         box = (left / WIDTH, bottom_edge / height, 1 - (left + right) / WIDTH, inches / height)
         axes = canvas.add_axes(box, sharex=canvas.axes[0] if canvas.axes else None)
         above += inches + gap
-        image = _draw_panel(axes, figure.scale, panel, seen)
+        images.append(_draw_panel(axes, figure.scale, panel, seen))
         if panel is not figure.panels[-1]:
             axes.tick_params(axis="x", labelbottom=False)
     canvas.axes[-1].set_xlabel(figure.x_label)
@@ -132,7 +131,7 @@ def _draw_heat(figure: figures.HeatFigure) -> Canvas:
     bar_axes = canvas.add_axes(
         (1 - 0.95 / WIDTH, (height - top - length) / height, 0.17 / WIDTH, length / height)
     )
-    bar = canvas.colorbar(image, cax=bar_axes, label=figure.unit)
+    bar = canvas.colorbar(images[0], cax=bar_axes, label=figure.unit)
     bar.set_ticks(figure.scale.positions(), labels=figure.scale.labels())
     _explain_colors(canvas, seen)
     return canvas
@@ -156,9 +155,7 @@ def _draw_panel(axes: Axes, scale: figures.Scale, panel: figures.Panel, seen: se
         ~panel.measured | nonfinite | zero, np.clip(scale.forward(panel.values), scale.low, scale.high)
     )
     norm = Normalize(scale.low, scale.high)
-    image = axes.imshow(
-        shown, cmap=_HEAT, norm=norm, extent=extent, aspect="auto", interpolation="nearest"
-    )
+    image = axes.imshow(shown, cmap=_HEAT, norm=norm, extent=extent, aspect="auto", interpolation="nearest")
     for name, where, color in (("zero", zero, palette.ZERO), ("nonfinite", nonfinite, palette.NONFINITE)):
         if where.any():
             seen.add(name)
@@ -199,7 +196,7 @@ def _label_rows(axes: Axes, rows: tuple[str, ...]) -> None:
 
 
 def _draw_clouds(figure: figures.CloudFigure) -> Canvas:
-    canvas, (axes,) = _canvas(5.2)
+    canvas, axes = _canvas(5.2)
     scale = figure.scale
     axes.plot(
         [scale.low, scale.high], [scale.low, scale.high], color=palette.GREY, linewidth=1, linestyle="--"
@@ -226,7 +223,7 @@ def _draw_clouds(figure: figures.CloudFigure) -> Canvas:
 
 
 def _draw_spread(figure: figures.SpreadFigure) -> Canvas:
-    canvas, (axes,) = _canvas(0.34 * len(figure.rows) + 1.3)
+    canvas, axes = _canvas(0.34 * len(figure.rows) + 1.3)
     for index, row in enumerate(figure.rows):
         values = np.array(row.values)
         finite = values[np.isfinite(values)]

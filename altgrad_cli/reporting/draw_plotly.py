@@ -2,71 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from altgrad_cli.reporting import figures, palette
+from altgrad_cli.reporting.plotly_parts import Description, axis, layout, numbers, scale_axis, thin_line
 from altgrad_cli.reporting.thinning import nonfinite_points
-
-FONT = "Inter, 'Segoe UI', 'Helvetica Neue', 'DejaVu Sans', Arial, sans-serif"
-CONFIG = {
-    "displaylogo": False,
-    "responsive": True,
-    # Named one by one, so that no button is there that would send the chart to a server.
-    "modeBarButtons": [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]],
-}
-
-Description = dict[str, Any]
 
 
 def describe(figure: figures.Figure) -> Description:
     """``figure`` as ``{"data": ..., "layout": ...}``, ready for ``json.dumps``; absent numbers are null."""
     return _DESCRIBERS[type(figure)](figure)
-
-
-def _axis(title: str, **more: Any) -> Description:
-    return {
-        "title": {"text": title, "standoff": 8},
-        "gridcolor": palette.PALE,
-        "zeroline": False,
-        "linecolor": palette.GREY,
-        "ticks": "outside",
-        "tickcolor": palette.PALE,
-        "automargin": True,
-        **more,
-    }
-
-
-def _layout(height: int, **more: Any) -> Description:
-    return {
-        "height": height,
-        "margin": {"l": 64, "r": 24, "t": 24, "b": 52},
-        "font": {"family": FONT, "size": 13, "color": palette.INK},
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "#FFFFFF",
-        "hoverlabel": {"font": {"family": FONT, "size": 12}},
-        "legend": {"orientation": "v", "x": 1.01, "y": 1},
-        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "#AEB6BF", "activecolor": palette.BLUE},
-        **more,
-    }
-
-
-def _scale_axis(title: str, scale: figures.Scale, **more: Any) -> Description:
-    return _axis(
-        title,
-        tickvals=scale.positions(),
-        ticktext=scale.labels(),
-        range=[scale.low - 0.05 * (scale.high - scale.low), scale.high],
-        **more,
-    )
-
-
-def _numbers(values: Any, digits: int = 6) -> list[Any]:
-    """Values as JSON numbers with ``digits`` significant digits; what is not finite is null."""
-    return [float(f"{value:.{digits}g}") if math.isfinite(value) else None for value in values]
 
 
 def _lines(figure: figures.LineFigure) -> Description:
@@ -108,11 +56,11 @@ def _lines(figure: figures.LineFigure) -> Description:
         }
         for mark in figure.marks
     ]
-    shapes = [_line(x0=m.x, x1=m.x, color=m.color) for m in figure.marks]
-    shapes += [_line(y0=level, y1=level, color=palette.GREY) for level, _ in figure.levels]
+    shapes = [thin_line(x0=m.x, x1=m.x, color=m.color) for m in figure.marks]
+    shapes += [thin_line(y0=level, y1=level, color=palette.GREY) for level, _ in figure.levels]
     return {
         "data": data,
-        "layout": _layout(460, xaxis=_axis(figure.x_label), yaxis=_axis(figure.y_label), shapes=shapes),
+        "layout": layout(460, xaxis=axis(figure.x_label), yaxis=axis(figure.y_label), shapes=shapes),
     }
 
 
@@ -121,7 +69,7 @@ def _trace(x: Any, y: Any, name: str, line: Description, *, show: bool = False, 
         "type": "scattergl" if len(x) > 5000 else "scatter",
         "mode": "lines",
         "x": [int(value) for value in x],
-        "y": _numbers(y),
+        "y": numbers(y),
         "name": name,
         "legendgroup": name,
         "showlegend": show,
@@ -130,35 +78,11 @@ def _trace(x: Any, y: Any, name: str, line: Description, *, show: bool = False, 
     }
 
 
-def _line(
-    *,
-    x0: float = 0,
-    x1: float = 1,
-    y0: float = 0,
-    y1: float = 1,
-    color: str,
-    xref: str = "x",
-    yref: str = "y",
-) -> Description:
-    """A thin line across the plot: upright where only x is given, level where only y is."""
-    upright = (y0, y1) == (0, 1)
-    return {
-        "type": "line",
-        "xref": xref if upright else "paper",
-        "yref": f"{yref} domain" if upright else yref,
-        "x0": x0,
-        "x1": x1,
-        "y0": y0,
-        "y1": y1,
-        "line": {"color": color, "width": 1, "dash": "dot"},
-    }
-
-
 def _heat(figure: figures.HeatFigure) -> Description:
     heights = [max(15 * min(len(panel.rows), 26), 110) for panel in figure.panels]
     gap, top = 46, 40
     total = sum(heights) + gap * (len(heights) - 1)
-    layout = _layout(
+    arrangement = layout(
         total + top + 60, margin={"l": 150, "r": 24, "t": top, "b": 60}, annotations=[], shapes=[]
     )
     data: list[Description] = []
@@ -169,26 +93,30 @@ def _heat(figure: figures.HeatFigure) -> Description:
         above += height + gap
         data += _panel_traces(figure, panel, suffix, first=number == 1)
         stride = 1 if len(panel.rows) <= 32 else -(-len(panel.rows) // 12)
-        layout[f"yaxis{suffix}"] = _axis(
+        arrangement[f"yaxis{suffix}"] = axis(
             "", domain=domain, autorange="reversed", showgrid=False, anchor=f"x{suffix}", ticks="",
             tickvals=list(panel.rows[::stride]), tickfont={"size": 11},
         )  # fmt: skip
         last = number == len(figure.panels)
-        layout[f"xaxis{suffix}"] = _axis(
+        arrangement[f"xaxis{suffix}"] = axis(
             figure.x_label if last else "", anchor=f"y{suffix}", showgrid=False, showticklabels=last,
             **({} if number == 1 else {"matches": "x"}),
         )  # fmt: skip
-        layout["annotations"].append(
+        arrangement["annotations"].append(
             {
                 "text": f"<b>{panel.title}</b>", "xref": "paper", "yref": "paper", "x": 0, "y": domain[1],
                 "xanchor": "left", "yanchor": "bottom", "yshift": 4, "showarrow": False,
             }
         )  # fmt: skip
         if panel.mark is not None:
-            layout["shapes"].append(
-                {**_line(x0=panel.mark, x1=panel.mark, color="#FFFFFF", xref=f"x{suffix}", yref=f"y{suffix}")}
+            arrangement["shapes"].append(
+                {
+                    **thin_line(
+                        x0=panel.mark, x1=panel.mark, color="#FFFFFF", xref=f"x{suffix}", yref=f"y{suffix}"
+                    )
+                }
             )
-    return {"data": data, "layout": layout}
+    return {"data": data, "layout": arrangement}
 
 
 def _panel_traces(
@@ -211,14 +139,14 @@ def _panel_traces(
         "hoverongaps": False,
     }
     bar = {
-        "title": {"text": figure.unit, "side": "right"}, "tickvals": scale.positions(), "ticktext": scale.labels(),
-        "thickness": 14, "len": 1, "outlinewidth": 0,
+        "title": {"text": figure.unit, "side": "right"}, "tickvals": scale.positions(),
+        "ticktext": scale.labels(), "thickness": 14, "len": 1, "outlinewidth": 0,
     }  # fmt: skip
     traces = [
         {
             **base,
-            "z": [_numbers(row, 4) for row in z],
-            "customdata": [_numbers(row, 5) for row in panel.values],
+            "z": [numbers(row, 4) for row in z],
+            "customdata": [numbers(row, 5) for row in panel.values],
             "zmin": scale.low,
             "zmax": scale.high,
             "colorscale": palette.plotly_scale(),
@@ -246,7 +174,7 @@ def _panel_traces(
 
 def _clouds(figure: figures.CloudFigure) -> Description:
     scale = figure.scale
-    ends = [scale.low, scale.high]
+    ends = (scale.low, scale.high)
     data: list[Description] = [
         {
             "type": "scatter", "mode": "lines", "x": ends, "y": ends, "name": "as predicted",
@@ -254,38 +182,37 @@ def _clouds(figure: figures.CloudFigure) -> Description:
         }
     ]  # fmt: skip
     for cloud in figure.clouds:
-        places = [_numbers(np.clip(scale.forward(values), *ends)) for values in (cloud.x, cloud.y)]
+        x, y = (numbers(np.clip(scale.forward(values), *ends)) for values in (cloud.x, cloud.y))
         words = [
-            f"{name}<br>predicted {x:.4g}, measured {y:.4g}"
-            for name, x, y in zip(cloud.names, cloud.x, cloud.y, strict=True)
+            f"{name}<br>predicted {expected:.4g}, measured {found:.4g}"
+            for name, expected, found in zip(cloud.names, cloud.x, cloud.y, strict=True)
         ]
         data.append(
             {
-                "type": "scatter", "mode": "markers", "x": places[0], "y": places[1], "name": cloud.label,
+                "type": "scatter", "mode": "markers", "x": x, "y": y, "name": cloud.label,
                 "text": words, "hovertemplate": f"{cloud.label}<br>%{{text}}<extra></extra>",
                 "marker": {"color": cloud.color, "size": 8, "opacity": 0.6},
             }
         )  # fmt: skip
     return {
         "data": data,
-        "layout": _layout(
-            520, xaxis=_scale_axis(figure.x_label, scale), yaxis=_scale_axis(figure.y_label, scale)
+        "layout": layout(
+            520, xaxis=scale_axis(figure.x_label, scale), yaxis=scale_axis(figure.y_label, scale)
         ),
     }
 
 
 def _spread(figure: figures.SpreadFigure) -> Description:
-    data: list[Description] = []
-    for row in figure.rows:
-        data.append(
-            {
-                "type": "scatter", "mode": "markers+lines", "x": _numbers(sorted(row.values)),
-                "y": [row.label] * len(row.values), "line": {"color": row.color, "width": 5}, "opacity": 0.75,
-                "marker": {"color": row.color, "size": 10, "line": {"color": "#FFF", "width": 1}},
-                "text": [name for _, name in sorted(zip(row.values, row.names, strict=True))],
-                "hovertemplate": "%{text}: %{x:.3f}<extra></extra>", "showlegend": False,
-            }
-        )  # fmt: skip
+    data = [
+        {
+            "type": "scatter", "mode": "markers+lines", "x": numbers(sorted(row.values)),
+            "y": [row.label] * len(row.values), "line": {"color": row.color, "width": 5}, "opacity": 0.75,
+            "marker": {"color": row.color, "size": 10, "line": {"color": "#FFF", "width": 1}},
+            "text": [name for _, name in sorted(zip(row.values, row.names, strict=True))],
+            "hovertemplate": "%{text}: %{x:.3f}<extra></extra>", "showlegend": False,
+        }
+        for row in figure.rows
+    ]  # fmt: skip
     annotations = [
         {
             "x": level,
@@ -300,12 +227,12 @@ def _spread(figure: figures.SpreadFigure) -> Description:
     ]
     return {
         "data": data,
-        "layout": _layout(
+        "layout": layout(
             36 * len(figure.rows) + 130,
             margin={"l": 190, "r": 24, "t": 44, "b": 52},
-            xaxis=_axis(figure.x_label),
-            yaxis=_axis("", autorange="reversed", showgrid=False),
-            shapes=[_line(x0=level, x1=level, color=palette.GREY) for level, _ in figure.levels],
+            xaxis=axis(figure.x_label),
+            yaxis=axis("", autorange="reversed", showgrid=False),
+            shapes=[thin_line(x0=level, x1=level, color=palette.GREY) for level, _ in figure.levels],
             annotations=annotations,
         ),
     }

@@ -67,11 +67,13 @@ class Evidence:
         """Verdict, cause and recovered fraction of a run."""
         if log.name not in self._judgements:
             fp32, frozen = self.control(log, "fp32"), self.control(log, "frozen")
-            self._judgements[log.name] = judge_run(log.record, fp32 and fp32.record, frozen and frozen.record)
+            self._judgements[log.name] = judge_run(
+                log.record, fp32.record if fp32 else None, frozen.record if frozen else None
+            )
         return self._judgements[log.name]
 
     def recovered_fraction(self, log: RunLog, step: int) -> float | None:
-        """rho of ``log`` at ``step`` by validation loss; None without both controls or an evaluation there."""
+        """rho of ``log`` at ``step``; None without both controls or an evaluation there."""
         losses = []
         for run in (log, self.control(log, "frozen"), self.control(log, "fp32")):
             steps, values = series_of(run, "validation_loss") if run else ((), ())
@@ -83,7 +85,7 @@ class Evidence:
         return recovered_fraction(loss, frozen=frozen, fp32=fp32)
 
     def value(self, source: Source | str) -> Any:
-        """The value that ``source`` names, None where it was not measured; UsageError where it names nothing."""
+        """The value that ``source`` names, None where not measured; UsageError where it names nothing."""
         if isinstance(source, str):
             source = parse_source(source)
         if source.over is not None:

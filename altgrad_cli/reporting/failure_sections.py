@@ -39,11 +39,15 @@ def summary(scope: Scope, log: RunLog) -> Section:
     judgement = scope.evidence.judgement(log)
     step = judgement.step
     lines = [
-        f"- **Format**: {n('grid')}, regime {n('regime')}, rounding {n('config.precision.rounding')}, "
-        f"scaling {n('config.precision.scaling.recipe')}; in force: {n('formats')}.",
-        f"- **Length**: {n('steps')} of {n('config.max_steps')} steps, seed {n('seed')}, "
-        f"peak learning rate {n('config.learning_rate')}; {n('dropped_steps')} updates dropped for a "
-        f"non-finite value.",
+        (
+            f"- **Format**: {n('grid')}, regime {n('regime')}, rounding {n('config.precision.rounding')}, "
+            f"scaling {n('config.precision.scaling.recipe')}; in force: {n('formats')}."
+        ),
+        (
+            f"- **Length**: {n('steps')} of {n('config.max_steps')} steps, seed {n('seed')}, "
+            f"peak learning rate {n('config.learning_rate')}; {n('dropped_steps')} updates dropped for a "
+            f"non-finite value."
+        ),
         f"- **Outcome**: {n('outcome')}: {n('reason')}.",
     ]
     if log.record.started.get("injections"):
@@ -110,15 +114,21 @@ def attribution(scope: Scope, log: RunLog) -> Section:
     lines = [
         f"Measured over steps {n(f'window{window.range}')} ({window.what}), pooled over the layers:",
         "",
-        f"- update transfer tau {n(f'mean(update_transfer){window.range}')} (zero is frozen, one is faithful), "
-        f"bit-stall {n(f'mean(bit_stall_rate){window.range}')} of the updates;",
-        f"- overflow of the gradients {n(f'mean(overflow_rate/gradients){window.range}')}, of the activations "
-        f"{n(f'mean(overflow_rate/activations){window.range}')}; underflow of the gradients "
-        f"{n(f'mean(underflow_rate/gradients){window.range}')}, of the activations "
-        f"{n(f'mean(underflow_rate/activations){window.range}')};",
+        (
+            f"- update transfer tau {n(f'mean(update_transfer){window.range}')} (zero is frozen, one is "
+            f"faithful), bit-stall {n(f'mean(bit_stall_rate){window.range}')} of the updates;"
+        ),
+        (
+            f"- overflow of the gradients {n(f'mean(overflow_rate/gradients){window.range}')}, of the "
+            f"activations {n(f'mean(overflow_rate/activations){window.range}')}; underflow of the "
+            f"gradients {n(f'mean(underflow_rate/gradients){window.range}')}, of the activations "
+            f"{n(f'mean(underflow_rate/activations){window.range}')};"
+        ),
         f"- stored weights on the code of zero {n(f'mean(zero_share/stored_weights){window.range}')};",
-        f"- gradient against its float32 shadow: cosine {n(f'mean(gradient_cosine){window.range}')}, "
-        f"SQNR {n(f'mean(gradient_sqnr){window.range}')} dB (a cosine alone convicts no format);",
+        (
+            f"- gradient against its float32 shadow: cosine {n(f'mean(gradient_cosine){window.range}')}, "
+            f"SQNR {n(f'mean(gradient_sqnr){window.range}')} dB (a cosine alone convicts no format);"
+        ),
         f"- non-finite: {n('dropped_steps')} steps"
         + (f", the first at step {n('first_dropped_step')}." if nonfinite else "."),
     ]

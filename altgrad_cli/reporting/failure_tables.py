@@ -63,8 +63,8 @@ def gradient_sparsity(scope: Scope, log: RunLog) -> Section | None:
         return None
     text = (
         f"Of all weight gradients, {n(f'mean(gradient_sparsity){window.range}')} were smaller than "
-        f"{scope.evidence.cite('rule: gradient_sparsity.below')} in magnitude; the layer with most of them is "
-        f"{n(f'worst_layer(gradient_sparsity){window.range}')}. {_over(scope, log, window)}"
+        f"{scope.evidence.cite('rule: gradient_sparsity.below')} in magnitude; the layer with most of them "
+        f"is {n(f'worst_layer(gradient_sparsity){window.range}')}. {_over(scope, log, window)}"
     )
     return Section("Gradient sparsity", (Text(text), table))
 
@@ -86,9 +86,9 @@ def zero_update_regions(scope: Scope, log: RunLog) -> Section | None:
     threshold = scope.evidence.cite("rule: zero_update_region.from")
     quantity = f"layers_at_least(zero_update_fraction>={RULES['zero_update_region.from']}){window.range}"
     text = (
-        f"{n(quantity)} of {n(f'measured_layers(zero_update_fraction){window.range}')} layers are zero-update "
-        f"regions over steps {n(f'window{window.range}')}: at least {threshold} of their weights that had a "
-        "gradient did not change."
+        f"{n(quantity)} of {n(f'measured_layers(zero_update_fraction){window.range}')} layers are "
+        f"zero-update regions over steps {n(f'window{window.range}')}: at least {threshold} of their "
+        "weights that had a gradient did not change."
     )
     columns = [("zero updates", "mean(zero_update_fraction)"), ("rows frozen", "last(zero_update_rows)")]
     columns.append(("persistent stall", "last(persistent_stall_rate)"))
@@ -127,7 +127,8 @@ def layer_rates(scope: Scope, log: RunLog) -> Section | None:
     table = _layer_table(scope, log, window, columns)
     if not table.columns:
         return None
-    text = f"{_over(scope, log, window)} Rates are shares; W weights, A activations, G output gradients, M stored weights."
+    letters = "W weights, A activations, G output gradients, M stored weights"
+    text = f"{_over(scope, log, window)} Rates are shares; {letters}."
     return Section("Overflow and stall by layer", (Text(text), table))
 
 
@@ -148,9 +149,10 @@ def code_use(scope: Scope, log: RunLog) -> Section | None:
     blocks: list[Block] = [Picture(figure, "A row is one code, the largest value on top.") for figure in maps]
     if table.columns:
         text = (
-            f"Over all layers the stored weights use {n(f'mean(codes_used/stored_weights){window.range}')} of the "
-            f"format's finite codes, with an entropy of {n(f'mean(code_entropy/stored_weights){window.range}')} of "
-            f"what as many equally used codes would have. {_over(scope, log, window)}"
+            f"Over all layers the stored weights use {n(f'mean(codes_used/stored_weights){window.range}')} "
+            "of the format's finite codes, with an entropy of "
+            f"{n(f'mean(code_entropy/stored_weights){window.range}')} of what as many equally used codes "
+            f"would have. {_over(scope, log, window)}"
         )
         blocks = [Text(text), table, *blocks]
     return Section("Use of the codes", tuple(blocks)) if blocks else None
@@ -195,10 +197,15 @@ def predicted_stall(scope: Scope, log: RunLog) -> Section | None:
     last = min(first + int(RULES["stall_collapse.window"]) - 1, log.last_step)
     after = f"@{first}-{last}" if last > first else f"@{first}"
     lines = [
-        f"- First step, at a learning rate of {n('predicted_stall.first_learning_rate')}: predicted "
-        f"{n('predicted_stall.first_step')}, measured {n('at(bit_stall_rate)@1')}.",
-        f"- In the long run, at {n('predicted_stall.learning_rate')}: predicted {n('predicted_stall.long_run')} from the "
-        f"initial weights, measured {n(f'mean(bit_stall_rate){after}')} over steps {n(f'window{after}')}.",
+        (
+            f"- First step, at a learning rate of {n('predicted_stall.first_learning_rate')}: predicted "
+            f"{n('predicted_stall.first_step')}, measured {n('at(bit_stall_rate)@1')}."
+        ),
+        (
+            f"- In the long run, at {n('predicted_stall.learning_rate')}: predicted "
+            f"{n('predicted_stall.long_run')} from the initial weights, measured "
+            f"{n(f'mean(bit_stall_rate){after}')} over steps {n(f'window{after}')}."
+        ),
     ]
     figure = plots.prediction_figure([log])
     blocks: list[Block] = [Text("\n".join(lines))]

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Values = NDArray[np.float64]
+Steps = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ class Curve:
     """One line. NaN in ``y`` is drawn as a cross at the level where the line broke off."""
 
     label: str
-    x: Values
+    x: Steps
     y: Values
     color: str
     dash: bool = False
@@ -104,7 +105,7 @@ class LineFigure:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One heat map: ``values`` (rows, columns), untransformed; NaN was measured, ``measured`` False was not."""
+    """One heat map: ``values`` (rows, columns), untransformed; where ``measured`` is False nothing was."""
 
     title: str
     x: Values

@@ -16,10 +16,14 @@ from markdown_it import MarkdownIt
 
 from altgrad_cli import __version__
 from altgrad_cli.reporting.document import Block, Picture, Report, Section, Table, Text, Verbatim
-from altgrad_cli.reporting.draw_plotly import CONFIG, describe
+from altgrad_cli.reporting.draw_plotly import describe
+from altgrad_cli.reporting.plotly_parts import CONFIG
 from altgrad_cli.reporting.sources import ROW
 
-_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
+_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
+    "font-src data:"
+)
 _MARKDOWN = MarkdownIt("commonmark", {"html": True}).enable("table")
 _VERDICTS = ("trained", "degraded", "failed", "collapsed", "completed")
 
@@ -56,7 +60,8 @@ def to_html(report: Report) -> str:
 </ol></nav>
 <main>
 <h1>{html.escape(report.title)}</h1>
-<p class="lead">Computed from the logs in {html.escape(", ".join(report.logs))}. Hover over a number to see where it comes from.</p>
+<p class="lead">Computed from the logs in {html.escape(", ".join(report.logs))}.
+Hover over a number to see where it comes from.</p>
 {body}
 </main>
 <script>{get_plotlyjs()}</script>
@@ -130,7 +135,8 @@ def _table(table: Table) -> str:
     rows = []
     for label, cells in zip(table.labels, table.cells, strict=True):
         row = "".join(
-            f'<td title="{html.escape(column.source.replace(ROW, label))}"{_cell_class(cell)}>{html.escape(cell)}</td>'
+            f'<td title="{html.escape(column.source.replace(ROW, label))}"{_cell_class(cell)}>'
+            f"{html.escape(cell)}</td>"
             for cell, column in zip(cells, table.columns, strict=True)
         )
         rows.append(f"<tr><th>{html.escape(label)}</th>{row}</tr>")

@@ -46,7 +46,8 @@ def color_of(format_name: str, regime: str | None, number: int = 0) -> str:
 
 # Viridis: dark violet to yellow, read the same with and without red-green vision, even in lightness.
 HEAT = (
-    "#440154", "#482878", "#3E4A89", "#31688E", "#26828E", "#1F9E89", "#35B779", "#6DCD59", "#B4DE2C", "#FDE725",
+    "#440154", "#482878", "#3E4A89", "#31688E", "#26828E", "#1F9E89", "#35B779", "#6DCD59", "#B4DE2C",
+    "#FDE725",
 )  # fmt: skip
 
 

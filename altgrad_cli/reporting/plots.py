@@ -16,7 +16,7 @@ from altgrad_cli.reporting.evidence import Evidence
 from altgrad_cli.reporting.notation import format_value, short_layer
 from altgrad_cli.reporting.palette import color_of
 from altgrad_cli.reporting.quantities import series_of
-from altgrad_cli.reporting.thinning import bin_columns, smoothed, thin_curve
+from altgrad_cli.reporting.thinning import MAX_POINTS, bin_columns, smoothed, thin_curve
 
 STEP = "training step"
 ROLE_NAMES = {
@@ -39,8 +39,9 @@ def collapse_step(log: RunLog) -> int | None:
 
 
 def loss_figure(runs: Sequence[RunLog], key: str = "loss") -> figures.LineFigure | None:
-    """Training loss of all runs, smoothed over about ten steps, the raw values pale behind; NaN is a cross."""
-    curves, marks = [], []
+    """Training loss, smoothed over about ten steps; of few runs the raw values too, pale; NaN is a cross."""
+    curves: list[figures.Curve] = []
+    marks: list[figures.Mark] = []
     styles: dict[str, int] = {}
     for log in runs:
         steps, values = series_of(log, "loss")
@@ -100,7 +101,7 @@ def layer_heat(
         column = log.layers.get(metric)
         if column is None or not column.measured.any():
             continue
-        shown = column.measured.any(axis=0)
+        shown = np.asarray(column.measured.any(axis=0))
         x, values, measured = bin_columns(log.steps, column.values[:, shown], column.measured[:, shown])
         names = tuple(short_layer(name) for name, seen in zip(log.layer_names, shown, strict=True) if seen)
         panels.append(
@@ -110,7 +111,7 @@ def layer_heat(
 
 
 def stall_heat(runs: Sequence[RunLog]) -> figures.HeatFigure | None:
-    """Bit-stall by layer and step; for runs with float32 masters the apparent one has a picture of its own."""
+    """Bit-stall by layer and step, of the runs that store their weights on the grid."""
     return layer_heat(
         runs,
         "bit_stall_rate",
@@ -221,7 +222,7 @@ def _code_label(fmt: FP8Format, code: int) -> str:
 
 
 def prediction_figure(runs: Sequence[RunLog]) -> figures.CloudFigure | None:
-    """Bit-stall predicted from the weights against the bit-stall measured there, a point a layer and interval."""
+    """Bit-stall predicted from the weights against the one measured, a point a layer and interval."""
     clouds = []
     for log in runs:
         predicted, measured = log.layers.get("predicted_stall_rate"), log.layers.get("bit_stall_rate")
@@ -231,7 +232,7 @@ def prediction_figure(runs: Sequence[RunLog]) -> figures.CloudFigure | None:
                 clouds.append(whole)
             continue
         both = predicted.measured & measured.measured
-        rows, layers = np.nonzero(both)
+        rows, layers = (where[:: max(1, both.sum() // MAX_POINTS)] for where in np.nonzero(both))
         if not len(rows):
             continue
         names = tuple(
@@ -239,7 +240,9 @@ def prediction_figure(runs: Sequence[RunLog]) -> figures.CloudFigure | None:
             for row, layer in zip(rows, layers, strict=True)
         )
         clouds.append(
-            figures.Cloud(log.name, predicted.values[both], measured.values[both], names, run_color(log))
+            figures.Cloud(
+                log.name, predicted.values[rows, layers], measured.values[rows, layers], names, run_color(log)
+            )
         )
     if not clouds or (len(clouds) == 1 and len(clouds[0].x) == 1):
         return None

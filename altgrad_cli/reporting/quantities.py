@@ -192,11 +192,12 @@ def _layers_in_bf16(log: RunLog, _: Source) -> str | None:
     return ", ".join(patterns) or None
 
 
-def _roles(log: RunLog, _: Source) -> str:
+def rounded_roles(log: RunLog) -> str:
+    """The roles that a run rounds, as letters; with M on, W is the stored grid itself."""
     precision = log.record.config.get("precision") or {}
     roles = precision.get("roles")
-    chosen = REGIME_ROLES.get(precision.get("regime"), ()) if roles is None else roles
-    return "".join(letter for role, letter in ROLE_LETTERS.items() if role in chosen) or "none"
+    chosen = REGIME_ROLES.get(precision.get("regime", "fp32"), ()) if roles is None else roles
+    return "".join(letter for role, letter in ROLE_LETTERS.items() if role in chosen)
 
 
 def _format_studied(log: RunLog, _: Source) -> str | None:
@@ -209,7 +210,7 @@ FACTS: dict[str, Callable[[RunLog, Source], Any]] = {
     "format": lambda log, _: log.record.format,
     "format_studied": _format_studied,
     "grid": _grid,
-    "roles": _roles,
+    "roles": lambda log, _: rounded_roles(log) or "none",
     "layers_in_bf16": _layers_in_bf16,
     "formats": _timeline,
     "regime": lambda log, _: log.record.regime,

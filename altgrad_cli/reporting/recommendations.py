@@ -10,38 +10,55 @@ from altgrad_cli.reporting.windows import telling_window
 
 _ADVICE = {
     "nonfinite": (
-        "Open the forensic checkpoint: it holds the state before the step, the batch and the trace of the "
-        "tensors, and replays the step under other settings.",
-        "Saturating instead of IEEE overflow, and a wider scale (`precision.scaling.margin`), keep the rounding "
-        "itself from producing infinities.",
+        (
+            "Open the forensic checkpoint: it holds the state before the step, its batch and the trace of "
+            "its tensors, and replays the step under other settings."
+        ),
+        (
+            "Saturating instead of IEEE overflow, and a wider scale (`precision.scaling.margin`), keep "
+            "rounding itself from producing infinities."
+        ),
     ),
     "diverged": (
-        "Lower the learning rate, or warm up longer, before the format is judged: divergence at this rate says "
-        "little about the grid.",
+        (
+            "Lower the learning rate, or warm up longer, before the format is judged: divergence at this "
+            "rate says little about the grid."
+        ),
     ),
     "underflowed": (
-        "Scale the tensors: `precision.scaling.recipe=delayed` (or `amax`) puts their largest value at the top of "
-        "the range, so that fewer of the small ones are rounded to zero.",
+        (
+            "Scale the tensors: `precision.scaling.recipe=delayed` (or `amax`) puts the largest value at "
+            "the top of the range, so that fewer of the small ones are rounded to zero."
+        ),
         "If they are scaled already, give the role that underflows a format with more exponent bits.",
     ),
     "saturated": (
-        "Widen the scale (`precision.scaling.margin`, a power of two) or let it follow the tensor "
-        "(`precision.scaling.recipe=amax`).",
+        (
+            "Widen the scale (`precision.scaling.margin`, a power of two) or let it follow the tensor "
+            "(`precision.scaling.recipe=amax`)."
+        ),
         "Or keep the layers that overflow in BF16 by a rule in `precision.rules`.",
     ),
     "stalled": (
-        "Round the update stochastically (`precision.rounding=stochastic`): an update smaller than half the gap "
-        "then arrives in expectation.",
+        (
+            "Round the update stochastically (`precision.rounding=stochastic`): an update smaller than "
+            "half the gap then arrives in expectation."
+        ),
         "Or keep float32 master weights (`precision.regime=standard`).",
         "A larger learning rate moves more codes too, but changes the training itself.",
     ),
     "slowed": (
-        "Part of the update is lost below half the gap: stochastic rounding (`precision.rounding=stochastic`) or "
-        "float32 master weights (`precision.regime=standard`) give it back.",
+        (
+            "Part of the update is lost below half the gap: stochastic rounding of it "
+            "(`precision.rounding=stochastic`) or float32 master weights (`precision.regime=standard`) "
+            "give it back."
+        ),
     ),
     "unexplained": (
-        "None of the measured rates reaches the threshold of a cause; run the role factorial "
-        "(`altgrad sweep --attribute`) before anything is changed.",
+        (
+            "None of the measured rates reaches the threshold of a cause; run the role factorial "
+            "(`altgrad sweep --attribute`) before anything is changed."
+        ),
     ),
 }
 _WORST = {
@@ -107,4 +124,5 @@ def _worst_layers(scope: Scope, log: RunLog, cause: str) -> str | None:
         f"{n(f'worst_layer({metric}#{place}){window.range}')} ({n(f'mean({metric})[{layer}]{window.range}')})"
         for place, layer in enumerate(layers, start=1)
     )
-    return f"- Layers to protect first, by {metric.replace('_', ' ')} over steps {n(f'window{window.range}')}: {named}."
+    words, steps = metric.replace("_", " "), n(f"window{window.range}")
+    return f"- Layers to protect first, by {words} over steps {steps}: {named}."

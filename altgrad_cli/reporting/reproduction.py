@@ -16,14 +16,14 @@ from altgrad_cli.training.config_loading import resolve
 
 
 def reproduction(scope: Scope) -> Section:
-    """The sweep's own command line where there was one, the report's, and what the logs say of the machine."""
+    """The sweep's command line where there was one, the report's, and what the logs say of the machine."""
     n = scope.evidence.of(scope.runs[0])
     commands = [sweep_command(Path(path)) for path in scope.logs if is_sweep(Path(path))]
     commands.append(f"altgrad report {' '.join(map(shlex.quote, scope.logs))}")
     text = (
-        f"Corpus {n('corpus.fingerprint')} ({n('corpus.source')}, tokenizer {n('corpus.tokenizer')}), program "
-        f"{n('environment.revision')}, torch {n('environment.torch')}, device {n('environment.device')}, "
-        f"threads {n('environment.threads')}, initial weights {n('init_hash')}."
+        f"Corpus {n('corpus.fingerprint')} ({n('corpus.source')}, tokenizer {n('corpus.tokenizer')}), "
+        f"program {n('environment.revision')}, torch {n('environment.torch')}, device "
+        f"{n('environment.device')}, threads {n('environment.threads')}, initial weights {n('init_hash')}."
     )
     return Section("How to reproduce", (Text(text), Verbatim("\n".join(commands), "sh")))
 

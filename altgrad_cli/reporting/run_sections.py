@@ -20,12 +20,13 @@ def interventions(scope: Scope, log: RunLog) -> Section:
     )
     if armed[0]:
         lines.append(
-            f"- Emergency shift: armed, acted {n('interventions(emergency_shift)')} times; formats: {n('formats')}."
+            f"- Emergency shift: armed, acted {n('interventions(emergency_shift)')} times; formats: "
+            f"{n('formats')}."
         )
     if armed[1]:
         lines.append(
-            f"- Range clipping: armed, acted {n('interventions(range_clip)')} times, of which it bound (norm above "
-            f"the threshold) {n('bound_clips')} times."
+            f"- Range clipping: armed, acted {n('interventions(range_clip)')} times, of which it bound "
+            f"(norm above the threshold) {n('bound_clips')} times."
         )
     if not any(armed):
         lines.append("- No intervention was armed: this is the format by itself.")
@@ -43,11 +44,18 @@ def limits(scope: Scope, log: RunLog) -> Section:
     """What this one run cannot show."""
     n = scope.evidence.of(log)
     lines = [
-        f"- One seed ({n('seed')}), one corpus, {n('parameters')} parameters and {n('steps')} steps: how far it "
-        "carries to another size, schedule or text was not measured here.",
-        f"- Everything is measured at one peak learning rate ({n('config.learning_rate')}); stall depends on it directly.",
-        "- Values are rounded onto the format's grid and carried in float32; speed and memory of real hardware are "
-        "not part of it.",
+        (
+            f"- One seed ({n('seed')}), one corpus, {n('parameters')} parameters and {n('steps')} steps: "
+            "how far it carries to another size, schedule or text was not measured here."
+        ),
+        (
+            f"- Everything is measured at one peak learning rate ({n('config.learning_rate')}); stall "
+            "depends on it directly."
+        ),
+        (
+            "- Values are rounded onto the format's grid and carried in float32; the speed and memory of "
+            "real hardware are not part of it."
+        ),
     ]
     if scope.evidence.judgement(log).step is None:
         lines.append("- Without an fp32 and a frozen run of the same seed it is open how much was lost.")
@@ -74,8 +82,9 @@ def reproduction(scope: Scope, log: RunLog) -> Section:
         commands.append(f"altgrad diagnose-checkpoint {folder}/checkpoints/{name}")
     n = scope.evidence.of(log)
     text = (
-        f"Initial weights {n('init_hash')}, corpus {n('corpus.fingerprint')}, program {n('environment.revision')}, "
-        f"torch {n('environment.torch')}, device {n('environment.device')}, threads {n('environment.threads')}. "
-        "The same configuration gives the same numbers on the same kind of machine."
+        f"Initial weights {n('init_hash')}, corpus {n('corpus.fingerprint')}, program "
+        f"{n('environment.revision')}, torch {n('environment.torch')}, device {n('environment.device')}, "
+        f"threads {n('environment.threads')}. The same configuration gives the same numbers on the same "
+        "kind of machine."
     )
     return Section("How to reproduce", (Text(text), Verbatim("\n".join(commands), "sh")))

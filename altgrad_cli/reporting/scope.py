@@ -11,9 +11,9 @@ from altgrad_cli.errors import UsageError
 from altgrad_cli.experiments.attribution import FACTORIAL, FULL, STOCHASTIC, Attribution, attribute
 from altgrad_cli.experiments.run_directory import EVENTS, read_json
 from altgrad_cli.experiments.sweep_results import SWEEP, is_sweep
-from altgrad_cli.quantization.precision import REGIME_ROLES, ROLE_LETTERS
 from altgrad_cli.reporting.columns import RunLog, read_log
 from altgrad_cli.reporting.evidence import Evidence, pairing_key
+from altgrad_cli.reporting.quantities import rounded_roles
 
 CONTROL_REGIMES = ("fp32", "bf16", "frozen")
 LAYER_METRICS = frozenset(
@@ -168,12 +168,8 @@ def _relatives(path: Path, notes: dict[str, ArmNote]) -> list[Path]:
 
 
 def role_letters(log: RunLog) -> str:
-    """The roles that a run rounds, as letters of the attribution's factorial; the weight operand is M where M is."""
-    precision = log.record.config.get("precision") or {}
-    roles = precision.get("roles")
-    if roles is None:
-        roles = REGIME_ROLES.get(precision.get("regime"), ())
-    letters = "".join(letter for role, letter in ROLE_LETTERS.items() if role in roles and letter in "WAGM")
+    """The roles that a run rounds, as letters of the factorial (with M, W says nothing more)."""
+    letters = "".join(letter for letter in rounded_roles(log) if letter in "WAGM")
     return letters.replace("W", "") if "M" in letters else letters
 
 

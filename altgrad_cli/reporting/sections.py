@@ -16,7 +16,7 @@ from altgrad_cli.reporting.scope import Scope
 from altgrad_cli.reporting.seeds import seed_groups, spread_section
 from altgrad_cli.reporting.sweet_spot import sweet_spot
 
-MAX_PANELS = 8
+MAX_PANELS = 6
 """Runs whose heat maps are drawn in a comparison; the rest have them in their own reports."""
 
 
@@ -45,10 +45,12 @@ def verdicts(scope: Scope) -> Section:
         ],
     )
     key = (
-        f"Loss, bit-stall and tau are means over the last {scope.evidence.cite('rule: end.window')} steps; overflow and "
-        "underflow are means over the run, pooled over the layers, of the role in which they are largest. rho is the "
-        "recovered fraction of the validation loss between the frozen control (zero) and the fp32 control (one), at "
-        f"the step named; dropped steps are those whose update was not applied because something was not finite; trained from {scope.evidence.cite('rule: trained.from')}, failed below "
+        f"Loss, bit-stall and tau are means over the last {scope.evidence.cite('rule: end.window')} steps; "
+        "overflow and underflow are means over the run, pooled over the layers, of the role in which they "
+        "are largest. rho is the recovered fraction of the validation loss between the frozen control "
+        "(zero) and the fp32 control (one), at the step named; dropped steps are those whose update was "
+        "not applied because something was not finite; trained from "
+        f"{scope.evidence.cite('rule: trained.from')}, failed below "
         f"{scope.evidence.cite('rule: failed.below')}."
     )
     return Section("Verdicts", (Text(_headline(scope)), table, Text(key)))
@@ -82,7 +84,8 @@ def _headline(scope: Scope) -> str:
     if control is not None:
         lines.append(
             f"- **The control format itself fails here**: `{control.name}`, verdict "
-            f"{scope.evidence.of(control)('verdict')}. What fails beside it fails by the regime as well as by its grid."
+            f"{scope.evidence.of(control)('verdict')}. What fails beside it fails by the regime as well as "
+            "by its grid."
         )
     return "\n".join(lines) or "No format was under study: these are controls."
 
@@ -103,7 +106,10 @@ def losses(scope: Scope) -> Section | None:
     found = [
         (
             plots.loss_figure(scope.runs),
-            "Smoothed over about ten steps. A triangle marks the step a collapse is dated to, a cross a loss that was not finite; dashed: a curve that shares its colour or lies on another.",
+            (
+                "Smoothed over about ten steps. A triangle marks the step a collapse is dated to, a cross a "
+                "loss that was not finite; dashed: a curve that shares its colour or lies on another."
+            ),
         ),
         (plots.validation_figure(scope.runs), ""),
     ]
@@ -134,7 +140,10 @@ def codes(scope: Scope) -> Section | None:
         for role in ("stored_weights", "gradients")
         if (figure := plots.code_map(runs, role)) is not None
     ]
-    caption = "A row is one code, the largest value on top; a white code is not in use. The last row counts what is not a number."
+    caption = (
+        "A row is one code, the largest value on top; a white code is not in use. The last row counts "
+        "what is not a number."
+    )
     return (
         Section("Use of the codes", tuple(Picture(figure, caption) for figure in figures))
         if figures
@@ -160,14 +169,15 @@ def predicted_stall(scope: Scope) -> Section | None:
     )
     figure = plots.prediction_figure(runs)
     text = (
-        "Bit-stall as a share of the updates: expected of rounding to nearest from the initial weights alone, and "
-        "measured."
+        "Bit-stall as a share of the updates: expected of rounding to nearest from the initial weights "
+        "alone, and measured."
     )
     pictures = (
         (
             Picture(
                 figure,
-                "A point is a run at its end, or a layer at a diagnostic step where the layers were predicted one by one.",
+                "A point is a run at its end, or a layer at a diagnostic step where the layers were "
+                "predicted one by one.",
             ),
         )
         if figure
@@ -222,24 +232,26 @@ def retries(scope: Scope) -> Section | None:
 
 def limits(scope: Scope) -> Section:
     """What these runs do not show."""
-    seeds = sorted({log.record.seed for log in scope.runs if log.record.seed is not None})
-    first = scope.runs[0]
-    n = scope.evidence.of(first)
-    many = len(seeds) > 1
+    n = scope.evidence.of(scope.runs[0])
     lines = [
-        "- Several seeds were run; a difference smaller than their spread is noise."
-        if many
-        else f"- One seed ({n('seed')}): a difference of rho smaller than {scope.evidence.cite('rule: borderline.width')} is "
-        "within what another seed may give.",
-        f"- A small model ({n('parameters')} parameters) and {n('steps')} steps on one corpus; the recovered fraction depends "
-        "on the step and on the schedule.",
-        "- Formats are simulated exactly, but on a float32 carrier: nothing here says how fast or how small they are "
-        "on hardware.",
+        (
+            f"- A small model ({n('parameters')} parameters) and {n('steps')} steps on one corpus; the "
+            "recovered fraction depends on the step and on the schedule."
+        ),
+        (
+            "- Formats are simulated exactly, but on a float32 carrier: nothing here says how fast or how "
+            "small they are on hardware."
+        ),
     ]
-    if not all(scope.evidence.judgement(log).step for log in scope.main_runs):
-        lines.append(
-            "- Some runs have no fp32 and frozen control of the same seed: for those no verdict is given."
+    if len({log.record.seed for log in scope.runs}) > 1:
+        lines.insert(0, "- Several seeds were run; a difference smaller than their spread is noise.")
+    else:
+        width = scope.evidence.cite("rule: borderline.width")
+        lines.insert(
+            0, f"- One seed ({n('seed')}): another may move rho by about {width}, and more now and then."
         )
+    if not all(scope.evidence.judgement(log).step for log in scope.main_runs):
+        lines.append("- Some runs have no fp32 and frozen control of the same seed: they get no verdict.")
     unfinished = [log for log in scope.runs if log.record.outcome == "unfinished"]
     if unfinished:
         lines.append(f"- Not finished: {', '.join(f'`{log.name}`' for log in unfinished)}.")

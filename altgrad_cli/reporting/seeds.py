@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 
 from altgrad_cli.reporting import plots
 from altgrad_cli.reporting.columns import RunLog
@@ -44,8 +45,8 @@ def spread_section(scope: Scope) -> Section | None:
     if figure is None:
         return None
     caption = (
-        "A dot is a run at its last evaluation; the bar spans the seeds of one arm, the tick is their mean. A run "
-        "that ended early stands at its own last step, which its row names."
+        "A dot is a run at its last evaluation; the bar spans the seeds of one arm, the tick is their "
+        "mean. A run that ended early stands at its own last step, which its row names."
     )
     blocks: list[Block] = [Picture(figure, caption)]
     several = [(members, step) for _, members, step in groups if len(members) > 1]
@@ -78,7 +79,7 @@ def _seed_table(scope: Scope, groups: Sequence[Sequence[RunLog]], step: int) -> 
 def _pairs(scope: Scope, groups: Sequence[Sequence[RunLog]], step: int) -> list[Block]:
     """Arm against arm, seed by seed: is the difference outside the noise?"""
     lines = []
-    for first, second in zip(groups, groups[1:], strict=False):
+    for first, second in pairwise(groups):
         by_seed = {log.record.seed: log for log in second}
         pairs = [(log, by_seed[log.record.seed]) for log in first if log.record.seed in by_seed]
         if len(pairs) < 2:

@@ -42,8 +42,8 @@ class Source:
     last: int | None = None
     """Steps ``first`` to ``last``, both included; None is the whole run."""
     over: str | None = None
-    """How several runs become one: ``average``, ``deviation``, ``difference``, ``lowest``, ``highest``, ``number``
-    (of the runs) or ``leader`` (the run with the highest value)."""
+    """How several runs become one: ``average``, ``deviation``, ``difference``, ``lowest``, ``highest``, the
+    ``number`` of the runs, or the ``leader``, the run with the highest value."""
 
     def __str__(self) -> str:
         argument = f"({self.argument})" if self.argument else ""

@@ -10,7 +10,10 @@ from altgrad_cli.reporting.seeds import seed_groups
 _MEASURES = (
     (
         "update_transfer",
-        "Update transfer tau: how much of the optimizer's step reaches the stored weights (one is all of it).",
+        (
+            "Update transfer tau: how much of the optimizer's step reaches the stored weights (one is all of "
+            "it)."
+        ),
     ),
     ("gradient_sqnr", "SQNR of the weight gradient against its float32 shadow, in dB."),
 )
@@ -43,8 +46,9 @@ def sweet_spot(scope: Scope) -> Section | None:
         return None
     blocks.append(
         Text(
-            "Means over the whole run and all blocks. A leader by one measure is not a verdict: what counts is the "
-            "loss, and that was measured for uniform formats and for the mixtures listed under the retries only."
+            "Means over the whole run and all blocks. A leader by one measure is not a verdict: what "
+            "counts is the loss, and that was measured for uniform formats and for the mixtures listed "
+            "under the retries only."
         )
     )
     return Section("Sweet spot by kind of layer", tuple(blocks))

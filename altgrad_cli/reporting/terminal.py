@@ -19,7 +19,8 @@ from altgrad_cli.reporting.sources import without_sources
 _WIDEST = 40
 """Characters beyond which a value may be broken over lines."""
 _VERDICT_STYLES = {
-    "trained": "green", "degraded": "yellow", "failed": "bold red", "collapsed": "bold red", "nonfinite": "bold red",
+    "trained": "green", "degraded": "yellow", "failed": "bold red", "collapsed": "bold red", "nonfinite":
+    "bold red",
 }  # fmt: skip
 
 
@@ -87,6 +88,8 @@ class _FittedTable:
                 overflow="fold",
             )
         for label, cells in zip(table.labels, table.cells, strict=True):
-            styled = (RichText(cells[index], style=_VERDICT_STYLES.get(cells[index], "")) for index in columns)
+            styled = (
+                RichText(cells[index], style=_VERDICT_STYLES.get(cells[index], "")) for index in columns
+            )
             part.add_row(label, *styled)
         return part

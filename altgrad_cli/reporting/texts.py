@@ -8,7 +8,7 @@ from altgrad_cli.reporting.columns import RunLog
 
 
 def configuration_text(log: RunLog) -> str:
-    """The resolved configuration of a run as YAML, in the order of its keys; folders of this machine left out."""
+    """The resolved configuration of a run as YAML, in the order of its keys."""
     return yaml.safe_dump(dict(log.record.config), sort_keys=False, allow_unicode=True, width=100).rstrip()
 
 

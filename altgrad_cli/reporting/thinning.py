@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from altgrad_cli.reporting.figures import Values
-
-Steps = NDArray[np.int64]
+from altgrad_cli.reporting.figures import Steps, Values
 
 MAX_POINTS = 2000
 """Points of a curve; more are not told apart on a screen."""
@@ -16,7 +14,7 @@ MAX_COLUMNS = 240
 
 
 def thin_curve(x: Steps, y: Values, limit: int = MAX_POINTS) -> tuple[Steps, Values]:
-    """At most about ``limit`` points of the curve: of each stretch its lowest and highest, and all that is NaN.
+    """About ``limit`` points of the curve at most: of each stretch its lowest and highest, and all NaN.
 
     A curve within the limit is returned as it is.
     """
@@ -34,7 +32,7 @@ def thin_curve(x: Steps, y: Values, limit: int = MAX_POINTS) -> tuple[Steps, Val
 def bin_columns(
     steps: Steps, values: Values, measured: NDArray[np.bool_], limit: int = MAX_COLUMNS
 ) -> tuple[Steps, Values, NDArray[np.bool_]]:
-    """Steps as rows become at most ``limit`` columns: the middle step, the means and whether anything was measured.
+    """At most ``limit`` columns of steps: the middle step, the means, and whether anything was measured.
 
     ``values`` and ``measured`` are (steps, layers); the results (columns,), (layers, columns) twice. One NaN
     makes its whole bin NaN.
@@ -50,7 +48,7 @@ def bin_columns(
 
 
 def smoothed(values: Values, keep: float = 0.9) -> Values:
-    """Exponential mean that starts at the first value; NaN stays NaN where it stands and is left out after."""
+    """Exponential mean that starts at the first value; NaN stays where it stands and is left out after."""
     result = np.empty_like(values)
     level = np.nan
     for index, value in enumerate(values):
@@ -62,8 +60,8 @@ def smoothed(values: Values, keep: float = 0.9) -> Values:
     return result
 
 
-def nonfinite_points(x: Values | Steps, y: Values) -> Values:
-    """Where a curve was measured and not finite: (n, 2) positions, each at the level of the last finite value."""
+def nonfinite_points(x: Steps, y: Values) -> Values:
+    """Where a curve is not finite: (n, 2) positions, each at the level of the last finite value."""
     bad = ~np.isfinite(y)
     if not bad.any():
         return np.empty((0, 2))

@@ -1,8 +1,8 @@
 """Recompute every number of a committed report from the logs, and say what differs.
 
 A report is checked as it is read: each cited number by its own source, each table cell by its column's source
-and its row's label, each verbatim block by its text. What then still looks like a number has no source, and is
-reported too, so a number that was added or whose source was cut away does not pass.
+and its row's label, each verbatim block by its text. What then still looks like a number has no source, and
+is reported too, so a number that was added or whose source was cut away does not pass.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class Window:
 
 
 def telling_window(log: RunLog) -> Window:
-    """Where a run's trouble shows: the collapse window, the steps before a non-finite one, or else the end."""
+    """Where a run's trouble shows: the collapse window, the steps before a non-finite one, or the end."""
     length = int(RULES["stall_collapse.window"])
     step = collapse_step(log)
     kind = (log.record.collapse or {}).get("class")
@@ -44,7 +44,7 @@ def telling_window(log: RunLog) -> Window:
 
 
 def diagnostic_steps(log: RunLog) -> list[int]:
-    """The last ``TREND`` steps at which the interval diagnostics were due, or failing those the evaluations."""
+    """The last ``TREND`` steps at which interval diagnostics were due, or failing those the evaluations."""
     interval = int(log.record.config.get("diagnostic_interval") or 0)
     due = [int(step) for step in log.steps if interval and step % interval == 0]
     if not due:

@@ -58,7 +58,9 @@ def test_nothing_there_is_said_with_a_hint(in_tmp_folder: Path) -> None:
 
 
 def test_files_are_written_and_named_on_stderr(sweep: Path, tmp_path: Path) -> None:
-    result = run(sweep / "e5m2-uniform", "--markdown", tmp_path / "out" / "r.md", "--html", tmp_path / "out" / "r.html")
+    result = run(
+        sweep / "e5m2-uniform", "--markdown", tmp_path / "out" / "r.md", "--html", tmp_path / "out" / "r.html"
+    )
     assert result.exit_code == 0
     assert result.stdout == ""
     assert f"wrote {tmp_path / 'out' / 'r.md'}" in result.stderr
@@ -87,7 +89,7 @@ def test_verify_exits_1_when_a_number_was_changed(sweep: Path, tmp_path: Path) -
 def test_json_is_one_document_on_stdout(sweep: Path) -> None:
     document = json.loads(run(sweep, "--json").stdout)
     assert document["schema"] == "altgrad.report/1"
-    assert [section["title"] for section in document["sections"]][0] == "Verdicts"
+    assert document["sections"][0]["title"] == "Verdicts"
 
 
 def test_mistakes_exit_2(sweep: Path, tmp_path: Path) -> None:

@@ -44,7 +44,8 @@ def visit(page: Path, folder: Path) -> Visit:
         chromium(), "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
         "--disable-component-update", "--no-first-run", "--disable-sync", "--disable-default-apps",
         "--disable-features=OptimizationHints,MediaRouter", f"--user-data-dir={folder / 'profile'}",
-        "--host-resolver-rules=MAP * ~NOTFOUND", f"--log-net-log={log}", "--window-size=1400,20000", "--virtual-time-budget=30000",
+        "--host-resolver-rules=MAP * ~NOTFOUND", f"--log-net-log={log}", "--window-size=1400,20000",
+        "--virtual-time-budget=30000",
         "--enable-logging=stderr", "--dump-dom", page.resolve().as_uri(),
     ]  # fmt: skip
     result = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)

@@ -27,7 +27,13 @@ from altgrad_cli.training.events import (
     event_to_json,
 )
 
-LAYERS = ("blocks.0.attn.c_attn", "blocks.0.attn.c_proj", "blocks.0.mlp.c_fc", "blocks.0.mlp.c_proj", "lm_head")
+LAYERS = (
+    "blocks.0.attn.c_attn",
+    "blocks.0.attn.c_proj",
+    "blocks.0.mlp.c_fc",
+    "blocks.0.mlp.c_proj",
+    "lm_head",
+)
 STEPS, INTERVAL = 120, 20
 ENVIRONMENT = {"revision": "abc1234", "torch": "2.13.0", "device": "cpu", "threads": 1}
 CORPUS = {"source": "embedded", "tokenizer": "bytes", "fingerprint": "feedc0de"}
@@ -134,7 +140,9 @@ def _events(
         layers: dict[str, list[Any]] = {
             "gradient_sparsity": list(0.01 + random.uniform(0, 0.01, len(LAYERS))),
             "gradient_norm": list(1 + random.uniform(0, 0.1, len(LAYERS))),
-            "gradient_cosine": [math.nan if bad and i == 0 else 0.97 + noise[4] / 10 for i in range(len(LAYERS))],
+            "gradient_cosine": [
+                math.nan if bad and i == 0 else 0.97 + noise[4] / 10 for i in range(len(LAYERS))
+            ],
             "gradient_sqnr": list(12 + random.uniform(0, 1, len(LAYERS))),
             "dead_neurons": [0, 0, 1, 0, 0],
             "overflow_rate/gradients": [0.0, rate / 50, 0.0, 0.0, 0.0],
@@ -165,11 +173,22 @@ def _events(
             counts = random.integers(0, 50, size=codes)
             histograms = {"gradients": [counts.tolist() for _ in LAYERS[:-1]] + [[]]}
         yield StepCompleted(
-            step=step, metrics=metrics, layers=layers, committed=not bad, format=run_config.fp8_format, histograms=histograms
+            step=step,
+            metrics=metrics,
+            layers=layers,
+            committed=not bad,
+            format=run_config.fp8_format,
+            histograms=histograms,
         )
         if step == 30:
             yield Alert(
-                step=step, name="stall", metric="bit_stall_rate", layer=None, value=0.9, threshold=0.5, state="raised"
+                step=step,
+                name="stall",
+                metric="bit_stall_rate",
+                layer=None,
+                value=0.9,
+                threshold=0.5,
+                state="raised",
             )
         yield from (
             InterventionApplied(step=step, name=name, details=details)
@@ -198,7 +217,9 @@ def record_sweep(folder: Path, seeds: Sequence[int] = (42,)) -> Path:
     """A sweep with controls, a control format that trains, E7M0 that stalls and is rescued, and a NaN."""
     rows: list[dict[str, Any]] = []
 
-    def arm(name: str, kind: str, arm_config: TrainConfig, retry_of: str | None = None, **values: Any) -> None:
+    def arm(
+        name: str, kind: str, arm_config: TrainConfig, retry_of: str | None = None, **values: Any
+    ) -> None:
         record(folder / name, arm_config, **values)
         rows.append({"name": name, "kind": kind, "retry_of": retry_of, "reason": ""})
 
@@ -207,7 +228,14 @@ def record_sweep(folder: Path, seeds: Sequence[int] = (42,)) -> Path:
         shift = (seed - 42) / 100
         arm(f"fp32{tail}", "control", config("fp32", "E5M2", seed), floor=2.0 + shift)
         arm(f"frozen{tail}", "control", config("frozen", "E5M2", seed), floor=3.0 + shift)
-        arm(f"e5m2-uniform{tail}", "format", config("uniform", "E5M2", seed), floor=2.05 + 2 * shift, stall=0.8, transfer=0.7)
+        arm(
+            f"e5m2-uniform{tail}",
+            "format",
+            config("uniform", "E5M2", seed),
+            floor=2.05 + 2 * shift,
+            stall=0.8,
+            transfer=0.7,
+        )
         arm(
             f"e7m0-uniform{tail}", "format", config("uniform", "E7M0", seed), floor=2.9 + shift, stall=0.995,
             transfer=0.006, collapse={"class": "stall_collapse", "step": 31},
@@ -222,16 +250,24 @@ def record_sweep(folder: Path, seeds: Sequence[int] = (42,)) -> Path:
         f"{base}-rescue-stochastic", "rescue", config("uniform", "E7M0", seed, rounding="stochastic"), base,
         floor=2.1, stall=0.9, transfer=1.0,
     )  # fmt: skip
-    arm(f"{base}-only-wa", "attribution", config("uniform", "E7M0", seed, roles=("weights", "activations")), base, floor=2.1)
+    arm(
+        f"{base}-only-wa",
+        "attribution",
+        config("uniform", "E7M0", seed, roles=("weights", "activations")),
+        base,
+        floor=2.1,
+    )
     arm(f"{base}-only-wag", "attribution", config("standard", "E7M0", seed), base, floor=2.15)
     arm(
-        f"{base}-intervened", "intervened", config("uniform", "E7M0", seed, enable_emergency_shift=True), base,
+        f"{base}-intervened", "intervened",
+        config("uniform", "E7M0", seed, enable_emergency_shift=True), base,
         floor=2.3, stall=0.9, transfer=0.1, formats=[(0, "E7M0"), (40, "E5M2")],
         interventions=[(40, "emergency_shift", {"from": "E7M0", "to": "E5M2", "trigger": "stall"})],
     )  # fmt: skip
     base_config = config("uniform", "E5M2")
     spec = {
-        "base": resolve(replace(base_config, max_steps=STEPS)), "order": ["E5M2", "E7M0", "E3M4"], "seeds": list(seeds),
+        "base": resolve(replace(base_config, max_steps=STEPS)), "order": ["E5M2", "E7M0", "E3M4"],
+        "seeds": list(seeds),
         "axes": [], "retries": True, "with_interventions": True, "attribute": True, "skip_equivalent": False,
     }  # fmt: skip
     document = {"schema": "altgrad.sweep/1", "state": "finished", "spec": spec, "arms": rows}

@@ -14,9 +14,11 @@ from tests.reporting.recorded import LAYERS, config, raw_steps, record
 
 
 def test_every_layer_value_is_the_one_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against a plain loop over the parsed lines, with chunks so small that every column crosses their borders."""
+    """Against a plain loop over the parsed lines; chunks so small that every column crosses their borders."""
     monkeypatch.setattr(columns, "CHUNK", 7)
-    run_dir = record(tmp_path / "run", config(), floor=2.5, stall=0.9, transfer=0.1, nonfinite_at=(5, 9), steps=60)
+    run_dir = record(
+        tmp_path / "run", config(), floor=2.5, stall=0.9, transfer=0.1, nonfinite_at=(5, 9), steps=60
+    )
     log = read_log(run_dir)
     lines = raw_steps(run_dir)
     names = {name for line in lines for name in line["layers"]}
@@ -37,7 +39,14 @@ def test_null_and_nan_are_told_apart() -> None:
     values = [[None, "NaN"], [1.5, "Infinity"], [None, None]]
     lines = [{"event": "run_started", "step": 0, "layers": ["a", "b"], "config": {}}]
     lines += [
-        {"event": "step", "step": i + 1, "metrics": {"loss": 1.0}, "layers": {"m": row}, "committed": True, "format": "E7M0"}
+        {
+            "event": "step",
+            "step": i + 1,
+            "metrics": {"loss": 1.0},
+            "layers": {"m": row},
+            "committed": True,
+            "format": "E7M0",
+        }
         for i, row in enumerate(values)
     ]
     column = log_of(lines, Path("run"), name="run").layers["m"]
@@ -82,9 +91,11 @@ def test_a_torn_last_line_is_passed_over_and_a_damaged_one_named(tmp_path: Path)
         read_log(run_dir)
 
 
-@pytest.mark.parametrize("steps", [pytest.param(4_000, id="short"), pytest.param(100_000, marks=pytest.mark.campaign)])
+@pytest.mark.parametrize(
+    "steps", [pytest.param(4_000, id="short"), pytest.param(100_000, marks=pytest.mark.campaign)]
+)
 def test_memory_stays_small_for_long_runs(tmp_path: Path, steps: int) -> None:
-    """Eight bytes a value of the layer metrics a report reads, and no parsed line is held longer than needed."""
+    """Eight bytes a value of the layer metrics that are read; no parsed line is held longer than needed."""
     import resource
     import subprocess
     import sys
@@ -102,7 +113,9 @@ def test_memory_stays_small_for_long_runs(tmp_path: Path, steps: int) -> None:
         "log = read_log(Path(sys.argv[1]), layer_metrics={f'm{i}' for i in range(20)})\n"
         "print(log.last_step, base, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
-    result = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    )
     last, base, peak = map(int, result.stdout.split())
     assert last == steps
     assert resource.RUSAGE_SELF == 0  # ru_maxrss is in kilobytes on Linux

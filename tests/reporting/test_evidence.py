@@ -44,7 +44,9 @@ REDUCTIONS = {
 @pytest.mark.parametrize("name", sorted(REDUCTIONS))
 @pytest.mark.parametrize("metric", ["loss", "update_transfer", "overflow_rate/gradients"])
 @pytest.mark.parametrize(("first", "last"), [(1, 120), (31, 80), (7, 7)])
-def test_reductions_of_run_metrics(scope: Scope, sweep: Path, name: str, metric: str, first: int, last: int) -> None:
+def test_reductions_of_run_metrics(
+    scope: Scope, sweep: Path, name: str, metric: str, first: int, last: int
+) -> None:
     expected = REDUCTIONS[name](plain(sweep / "e7m0-uniform", metric, first, last))
     got = scope.evidence.value(f"e7m0-uniform: {name}({metric})@{first}-{last}")
     assert got == pytest.approx(expected, rel=1e-12)
@@ -101,7 +103,9 @@ def test_controls_are_those_of_the_same_seed_and_settings(tmp_path: Path) -> Non
         run = scope.evidence.run(f"e7m0-uniform-seed{seed}")
         assert scope.evidence.control(run, "fp32") is scope.evidence.run(f"fp32-seed{seed}")
         assert scope.evidence.value(f"{run.name}: controls") == f"fp32-seed{seed}, frozen-seed{seed}"
-    record(tmp_path / "other", config("uniform", "E7M0", learning_rate=1e-3), floor=2.0, stall=0.9, transfer=0.5)
+    record(
+        tmp_path / "other", config("uniform", "E7M0", learning_rate=1e-3), floor=2.0, stall=0.9, transfer=0.5
+    )
     other = gather([tmp_path / "sweep", tmp_path / "other"])
     assert other.evidence.control(other.evidence.run("other"), "fp32") is None, "another learning rate"
     assert other.evidence.judgement(other.evidence.run("other")).verdict.grade is None
@@ -114,8 +118,12 @@ def test_several_runs_become_one_number(tmp_path: Path) -> None:
     names = [f"e5m2-uniform-seed{seed}" for seed in (42, 43, 44)]
     values = [evidence.value(f"{name}: recovered_fraction@120") for name in names]
     together = ",".join(names)
-    assert evidence.value(f"{together}: average recovered_fraction@120") == pytest.approx(statistics.fmean(values))
-    assert evidence.value(f"{together}: deviation recovered_fraction@120") == pytest.approx(statistics.stdev(values))
+    assert evidence.value(f"{together}: average recovered_fraction@120") == pytest.approx(
+        statistics.fmean(values)
+    )
+    assert evidence.value(f"{together}: deviation recovered_fraction@120") == pytest.approx(
+        statistics.stdev(values)
+    )
     assert evidence.value(f"{together}: lowest recovered_fraction@120") == min(values)
     assert evidence.value(f"{together}: highest recovered_fraction@120") == max(values)
     assert evidence.value(f"{together}: number") == 3
@@ -174,7 +182,13 @@ def test_the_stage_is_named_only_with_its_rescue(tmp_path: Path) -> None:
     assert found is not None
     assert found[0].stage == "optimizer update"
     without = Scope(
-        Evidence({name: run for name, run in scope.evidence.runs.items() if "rescue" not in name and "wag" not in name}),
+        Evidence(
+            {
+                name: run
+                for name, run in scope.evidence.runs.items()
+                if "rescue" not in name and "wag" not in name
+            }
+        ),
         scope.logs,
         scope.notes,
     )

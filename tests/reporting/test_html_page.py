@@ -55,7 +55,9 @@ def test_text_from_a_log_is_text(tmp_path: Path) -> None:
     collapse = {"class": "nonfinite", "step": 5}
     run = record(tmp_path / "run", config(), floor=2.5, steps=10, collapse=collapse)
     events = run / "events.jsonl"
-    events.write_text(events.read_text().replace("nonfinite from step 5", "</script><script>alert(1)</script>`*x*"))
+    events.write_text(
+        events.read_text().replace("nonfinite from step 5", "</script><script>alert(1)</script>`*x*")
+    )
     shown = to_html(build_report([run]))
     assert "<script>alert" not in shown
     assert "&lt;/script&gt;&lt;script&gt;alert" in shown

@@ -31,7 +31,8 @@ def all_figures(scope: Scope) -> list[figures.Figure]:
 def test_every_picture_is_there(all_figures: list[figures.Figure]) -> None:
     keys = [figure.key for figure in all_figures]
     assert keys == [
-        "loss", "validation", "recovered-fraction", "stall", "overflow", "underflow", "cosine", "codes-gradients",
+        "loss", "validation", "recovered-fraction", "stall", "overflow", "underflow", "cosine",
+        "codes-gradients",
         "predicted-stall",
     ]  # fmt: skip
 
@@ -73,7 +74,7 @@ def test_a_heat_map_shows_the_log_and_what_is_missing(scope: Scope) -> None:
     assert len(panel.rows) == 4, "the head was never measured, and fp32 has no stall at all"
     assert panel.mark == 31
     column = log.layers["bit_stall_rate"]
-    assert panel.values.T == pytest.approx(column.values[:, :4])
+    assert pytest.approx(column.values[:, :4]) == panel.values.T
     cosine = plots.cosine_heat([scope.evidence.run("e3m4-uniform")])
     assert cosine is not None
     assert np.isnan(cosine.panels[0].values[0, -2:]).all()

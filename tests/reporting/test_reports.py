@@ -57,7 +57,8 @@ def test_a_failure_report_has_every_part_the_study_asks_for(failure: Report) -> 
     assert failure.title == "Failure report: e7m0-uniform"
     assert titles(failure) == [
         "Summary", "Attribution", "Course of the run", "Gradient sparsity", "Zero-update regions",
-        "Overflow and stall by layer", "Use of the codes", "The last measurements", "Predicted and measured stall",
+        "Overflow and stall by layer", "Use of the codes", "The last measurements", ("Predicted and "
+        "measured stall"),
         "Interventions", "Recommendation", "What this run does not show", "Configuration", "How to reproduce",
     ]  # fmt: skip
 
@@ -75,7 +76,11 @@ def test_the_summary_states_step_class_losses_and_controls(failure: Report) -> N
 
 
 def test_the_trend_is_that_of_the_last_five_measurements(failure: Report) -> None:
-    rows = [line for line in shown(failure, "The last measurements").splitlines() if re.match(r"\| +\d|\| \d", line)]
+    rows = [
+        line
+        for line in shown(failure, "The last measurements").splitlines()
+        if re.match(r"\| +\d|\| \d", line)
+    ]
     assert [int(row.split("|")[1]) for row in rows] == [40, 60, 80, 100, 120]
 
 
@@ -83,7 +88,9 @@ def test_missing_is_a_dash_and_never_zero(failure: Report) -> None:
     rows = shown(failure, "Overflow and stall by layer").splitlines()
     header = next(row for row in rows if row.startswith("| layer"))
     head = next(row for row in rows if row.startswith("| `lm_head`"))
-    cells = dict(zip([c.strip() for c in header.split("|")], [c.strip() for c in head.split("|")], strict=True))
+    cells = dict(
+        zip([c.strip() for c in header.split("|")], [c.strip() for c in head.split("|")], strict=True)
+    )
     assert cells["bit-stall"] == cells["tau"] == "–"
     assert cells["overflow G"] == "0", "measured, and nothing overflowed"
 
@@ -106,12 +113,18 @@ def test_the_advice_follows_from_the_cause_and_names_what_was_tested(failure: Re
 @pytest.mark.parametrize(
     ("values", "cause", "advice"),
     [
-        ({"underflow": 0.8, "stall": 0.5, "transfer": 0.9}, "underflowed", "precision.scaling.recipe=delayed"),
+        (
+            {"underflow": 0.8, "stall": 0.5, "transfer": 0.9},
+            "underflowed",
+            "precision.scaling.recipe=delayed",
+        ),
         ({"stall": 0.9, "transfer": 0.5}, "slowed", "give it back"),
         ({"stall": 0.9, "transfer": 0.9}, "unexplained", "sweep --attribute"),
     ],
 )
-def test_each_cause_has_its_own_advice(tmp_path: Path, values: dict[str, float], cause: str, advice: str) -> None:
+def test_each_cause_has_its_own_advice(
+    tmp_path: Path, values: dict[str, float], cause: str, advice: str
+) -> None:
     sweep = record_sweep(tmp_path / "sweep")
     record(sweep / "probe", config("uniform", "E6M1"), floor=2.9, **values)  # type: ignore[arg-type]
     report = build_report([sweep, sweep / "probe"])
@@ -160,13 +173,16 @@ def test_a_shifted_run_keeps_its_format_and_counts_its_interventions(sweep: Path
 def test_a_comparison_has_its_parts_and_names_the_stage(scope: Scope) -> None:
     report = report_on(scope)
     assert titles(report) == [
-        "Verdicts", "Loss", "Recovered fraction", "Attribution", "Retries and interventions", "Where the trouble sits",
+        "Verdicts", "Loss", "Recovered fraction", "Attribution", "Retries and interventions", ("Where the "
+        "trouble sits"),
         "Use of the codes", "Predicted and measured stall", "Sweet spot by kind of layer",
         "Failure report: e7m0-uniform", "Failure report: e3m4-uniform", "What these runs do not show",
         "How to reproduce",
     ]  # fmt: skip
     assert "the **optimizer update** fails" in shown(report, "Attribution")
-    assert "altgrad sweep --order e5m2,e7m0,e3m4 --with-interventions --attribute" in shown(report, "How to reproduce")
+    assert "altgrad sweep --order e5m2,e7m0,e3m4 --with-interventions --attribute" in shown(
+        report, "How to reproduce"
+    )
 
 
 def test_seeds_are_compared_pair_by_pair(tmp_path: Path) -> None:
@@ -178,7 +194,9 @@ def test_seeds_are_compared_pair_by_pair(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_run_is_reported_as_such(tmp_path: Path) -> None:
-    run = record(tmp_path / "going", config(), floor=2.5, stall=0.9, transfer=0.5, steps=35, outcome="unfinished")
+    run = record(
+        tmp_path / "going", config(), floor=2.5, stall=0.9, transfer=0.5, steps=35, outcome="unfinished"
+    )
     assert "**Outcome**: unfinished" in shown(build_report([run]))
 
 

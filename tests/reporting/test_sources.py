@@ -21,10 +21,16 @@ NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,20}", fullmatch=True)
             "a: mean(overflow_rate/gradients)[blocks.0.attn.c_attn]@451-500",
             Source(("a",), "mean", "overflow_rate/gradients", "blocks.0.attn.c_attn", 451, 500),
         ),
-        ("a,b: average recovered_fraction@500", Source(("a", "b"), "recovered_fraction", None, None, 500, 500, "average")),
+        (
+            "a,b: average recovered_fraction@500",
+            Source(("a", "b"), "recovered_fraction", None, None, 500, 500, "average"),
+        ),
         ("a,b: number", Source(("a", "b"), "", over="number")),
         ("rule: trained.from", Source(("rule",), "trained.from")),
-        ("a: layers_at_least(zero_update_fraction>=0.99)@1-9", Source(("a",), "layers_at_least", "zero_update_fraction>=0.99", None, 1, 9)),
+        (
+            "a: layers_at_least(zero_update_fraction>=0.99)@1-9",
+            Source(("a",), "layers_at_least", "zero_update_fraction>=0.99", None, 1, 9),
+        ),
     ],
 )
 def test_a_source_is_read_and_written_the_same(text: str, source: Source) -> None:
@@ -48,7 +54,9 @@ def test_round_trip(source: Source) -> None:
     assert parse_source(str(source)) == source
 
 
-@pytest.mark.parametrize("text", ["", "verdict", "a:", "a: ", "a: mean(loss", "a: mean(loss)@x", "a: mean loss"])
+@pytest.mark.parametrize(
+    "text", ["", "verdict", "a:", "a: ", "a: mean(loss", "a: mean(loss)@x", "a: mean loss"]
+)
 def test_what_is_no_source_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="not the source of a number"):
         parse_source(text)

@@ -13,11 +13,13 @@ import pytest
 from altgrad_cli.errors import UsageError
 from altgrad_cli.reporting.markdown import to_markdown
 from altgrad_cli.reporting.report import build_report
-from altgrad_cli.reporting.verify import check, verify
 from altgrad_cli.reporting.scope import Scope, gather
+from altgrad_cli.reporting.verify import check, verify
 from tests.reporting.recorded import record_sweep
 
-SHOWN = re.compile(r"<!--.*?-->|<span title=\"[^\"]*\">|</span>|!\[[^\]]*\]\([^)]*\)|(?P<number>\d+(?:\.\d+)?)")
+SHOWN = re.compile(
+    r"<!--.*?-->|<span title=\"[^\"]*\">|</span>|!\[[^\]]*\]\([^)]*\)|(?P<number>\d+(?:\.\d+)?)"
+)
 """Numbers that a reader sees; what is markup or a picture's link is passed over."""
 
 
@@ -35,7 +37,9 @@ def tampered(text: str) -> Iterator[tuple[int, str, str]]:
     fenced = [range(m.start(), m.end()) for m in commands]
     for match in SHOWN.finditer(text):
         number = match["number"]
-        inside_a_word = number and (text[match.start() - 1].isalpha() or text[match.end() : match.end() + 1].isalpha())
+        inside_a_word = number and (
+            text[match.start() - 1].isalpha() or text[match.end() : match.end() + 1].isalpha()
+        )
         if not number or inside_a_word or any(match.start() in fence for fence in fenced):
             continue
         digit = str((int(number[-1]) + 1) % 10)
