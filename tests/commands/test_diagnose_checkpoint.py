@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner, Result
 
+from altgrad_cli.commands.app import app
 from altgrad_cli.training.config_loading import load_config
 from altgrad_cli.training.engine import train
 
@@ -48,19 +48,14 @@ def anomaly(checkpoints: Path) -> Path:
     return checkpoints / "anomaly_step_3.pt"
 
 
-def altgrad(*arguments: object, columns: int = 160) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "altgrad_cli", "diagnose-checkpoint", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "COLUMNS": str(columns)},
-    )
+def altgrad(*arguments: object) -> Result:
+    runner = CliRunner(env={"COLUMNS": "160"})
+    return runner.invoke(app, ["diagnose-checkpoint", *map(str, arguments)])
 
 
 def test_the_first_screen_says_what_where_why_and_what_next(anomaly: Path) -> None:
     done = altgrad(anomaly, "--replay")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     screen = done.stdout.split("\n\n")[0]
     assert len(screen.splitlines()) <= 24
     for words in (
@@ -80,7 +75,7 @@ def test_the_first_screen_says_what_where_why_and_what_next(anomaly: Path) -> No
 
 def test_json_is_one_strict_document_with_the_keys_of_the_schema(anomaly: Path) -> None:
     done = altgrad(anomaly, "--json")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     document = json.loads(done.stdout, parse_constant=lambda word: pytest.fail(f"bare {word}"))
     assert document["schema"] == "altgrad.diagnose-checkpoint/1"
     assert document["failure"]["class"] == "nonfinite"
@@ -102,7 +97,7 @@ def test_json_is_one_strict_document_with_the_keys_of_the_schema(anomaly: Path) 
 def test_what_if_tables_every_change(anomaly: Path, tmp_path: Path) -> None:
     report = tmp_path / "autopsy.md"
     done = altgrad(anomaly, "--what-if", "--markdown", report)
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert "saved by" in done.stdout
     assert "saturating instead of inf" in done.stdout
     assert "in BF16    blocks.1.attn.c_proj" in done.stdout
@@ -117,7 +112,7 @@ def test_what_if_tables_every_change(anomaly: Path, tmp_path: Path) -> None:
 
 def test_a_healthy_checkpoint_is_healthy_and_exits_0(checkpoints: Path) -> None:
     done = altgrad(checkpoints / "step_000002.pt")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert done.stdout.startswith("healthy")
 
 
@@ -125,7 +120,7 @@ def test_a_foreign_state_dict(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     torch.save({"evil\x1b[31m|name": torch.tensor([1.0, float("nan")])}, path)
     done = altgrad(path, "--format", "E3M4", "--markdown", tmp_path / "x.md")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert "\x1b[31m" not in done.stdout
     assert "not finite" in done.stdout
     assert "evil\\x1b\\[31m\\|name" in (tmp_path / "x.md").read_text().replace("\\\\", "\\")
@@ -143,7 +138,7 @@ def test_what_is_no_checkpoint_exits_2_with_one_error(anomaly: Path, tmp_path: P
     elif kind != "absent":
         path.write_text("" if kind == "empty" else "hello, I am a checkpoint")
     done = altgrad(path)
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert done.stdout == ""
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("error:") == 1
@@ -155,11 +150,11 @@ def test_what_is_no_checkpoint_exits_2_with_one_error(anomaly: Path, tmp_path: P
 def test_options_that_do_not_fit_the_file_are_usage_errors(anomaly: Path, tmp_path: Path) -> None:
     assert "is for state dicts" in altgrad(anomaly, "--format", "E5M2").stderr
     done = altgrad(anomaly, "--layer", "c_fd")
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert "no layer is called 'c_fd'" in done.stderr
     done = altgrad(anomaly, "--against", tmp_path)
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert "events.jsonl" in done.stderr
     done = altgrad(anomaly, "--markdown", tmp_path / "absent" / "x.md")
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert "cannot be written" in done.stderr

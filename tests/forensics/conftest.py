@@ -41,17 +41,16 @@ def _shared_cache(_isolated_environment: None, corpus_cache: str, monkeypatch: p
     monkeypatch.setenv("ALTGRAD_CACHE", corpus_cache)
 
 
+def captured(folder: Path, *overrides: str) -> Path:
+    """The anomaly checkpoint that a tiny run leaves in ``folder``."""
+    for event in train(load_config("base", [*TINY, *overrides]), run_dir=folder):
+        if isinstance(event, CheckpointSaved) and event.path and "anomaly" in event.path:
+            return Path(event.path)
+    raise AssertionError("the run left no anomaly checkpoint")
+
+
 @pytest.fixture
 def capture(tmp_path: Path) -> Capture:
-    """capture("inject=nan@3:data", ...) -> the anomaly checkpoint of a tiny run."""
+    """capture("inject=nan@3:data", ...) -> the anomaly checkpoint of a run of its own."""
     count = iter(range(10_000))
-
-    def make(*overrides: str, config: str = "base") -> Path:
-        folder = tmp_path / f"run_{next(count)}"
-        settings = load_config(config, [*TINY, *overrides])
-        for event in train(settings, run_dir=folder):
-            if isinstance(event, CheckpointSaved) and event.path and "anomaly" in event.path:
-                return Path(event.path)
-        raise AssertionError("the run left no anomaly checkpoint")
-
-    return make
+    return lambda *overrides: captured(tmp_path / f"run_{next(count)}", *overrides)

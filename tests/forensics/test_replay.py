@@ -12,7 +12,7 @@ import torch
 from altgrad_cli.forensics.evidence import Evidence, open_evidence
 from altgrad_cli.forensics.replay import Replay, replay
 from altgrad_cli.training.checkpoint import read_checkpoint, write_checkpoint
-from tests.forensics.conftest import Capture
+from tests.forensics.conftest import Capture, captured
 
 SETTINGS = (
     "precision.regime=uniform",
@@ -21,6 +21,13 @@ SETTINGS = (
     "model.dropout=0.1",
     "inject=nan@3:blocks.1.mlp.c_fc:gradients",
 )
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One anomaly checkpoint for all tests that alter a copy of it."""
+    folder = tmp_path_factory.mktemp("recorded")
+    return captured(folder, *SETTINGS)
 
 
 def replayed(path: Path, threads: int | None = None) -> Replay:
@@ -34,12 +41,13 @@ def altered(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
     payload = read_checkpoint(path)
     change(payload)
     copy = path.with_name("altered.pt")
+    copy.unlink(missing_ok=True)
     write_checkpoint(copy, payload)
     return copy
 
 
-def test_every_hash_is_reproduced(capture: Capture) -> None:
-    result = replayed(capture(*SETTINGS))
+def test_every_hash_is_reproduced(recorded: Path) -> None:
+    result = replayed(recorded)
     assert result.ran
     assert result.bit_exact is True
     assert result.compared > 250
@@ -88,17 +96,17 @@ def _other_batch(payload: dict[str, Any]) -> None:
     ],
 )
 def test_what_was_altered_is_named(
-    capture: Capture, change: Callable[[dict[str, Any]], object], named: str
+    recorded: Path, change: Callable[[dict[str, Any]], object], named: str
 ) -> None:
-    result = replayed(altered(capture(*SETTINGS), change))
+    result = replayed(altered(recorded, change))
     assert result.bit_exact is False
     assert result.different_inputs == (named,)
     assert result.first_difference is not None
     assert result.first_difference["cause"] == f"the step was given another {named}"
 
 
-def test_other_threads_are_named(capture: Capture) -> None:
-    result = replayed(capture(*SETTINGS), threads=2)
+def test_other_threads_are_named(recorded: Path) -> None:
+    result = replayed(recorded, threads=2)
     assert result.environment == {"threads": {"recorded": 1, "replayed": 2}}
     assert result.different_inputs == ()
     if not result.bit_exact:
@@ -106,23 +114,23 @@ def test_other_threads_are_named(capture: Capture) -> None:
         assert "threads" in result.first_difference["cause"]
 
 
-def test_a_recorded_environment_is_compared(capture: Capture) -> None:
-    path = altered(capture(*SETTINGS), lambda payload: payload["environment"].update({"torch": "0.4.1"}))
+def test_a_recorded_environment_is_compared(recorded: Path) -> None:
+    path = altered(recorded, lambda payload: payload["environment"].update({"torch": "0.4.1"}))
     assert replayed(path).environment["torch"]["recorded"] == "0.4.1"
 
 
-def test_a_changed_trace_is_a_difference_without_a_known_cause(capture: Capture) -> None:
+def test_a_changed_trace_is_a_difference_without_a_known_cause(recorded: Path) -> None:
     def change(payload: dict[str, Any]) -> None:
         record = next(r for r in payload["trace"] if r["phase"] == "forward")
         record["hash"] = "0" * 16
 
-    result = replayed(altered(capture(*SETTINGS), change))
+    result = replayed(altered(recorded, change))
     assert result.first_difference is not None
     assert result.first_difference["phase"] == "forward"
     assert result.first_difference["cause"] == "unknown: all inputs are as recorded"
 
 
-def test_without_a_trace_there_is_nothing_to_compare(capture: Capture) -> None:
-    result = replayed(altered(capture(*SETTINGS), lambda payload: payload.pop("trace")))
+def test_without_a_trace_there_is_nothing_to_compare(recorded: Path) -> None:
+    result = replayed(altered(recorded, lambda payload: payload.pop("trace")))
     assert not result.ran
     assert result.reason is not None and "no trace" in result.reason
