@@ -95,7 +95,7 @@ def _heat(figure: figures.HeatFigure) -> Description:
         stride = 1 if len(panel.rows) <= 32 else -(-len(panel.rows) // 12)
         arrangement[f"yaxis{suffix}"] = axis(
             "", domain=domain, autorange="reversed", showgrid=False, anchor=f"x{suffix}", ticks="",
-            tickvals=list(panel.rows[::stride]), tickfont={"size": 11},
+            type="category", tickvals=list(panel.rows[::stride]), tickfont={"size": 11},
         )  # fmt: skip
         last = number == len(figure.panels)
         arrangement[f"xaxis{suffix}"] = axis(
@@ -140,7 +140,8 @@ def _panel_traces(
     }
     bar = {
         "title": {"text": figure.unit, "side": "right"}, "tickvals": scale.positions(),
-        "ticktext": scale.labels(), "thickness": 14, "len": 1, "outlinewidth": 0,
+        "ticktext": scale.labels(), "thickness": 14, "outlinewidth": 0,
+        "lenmode": "pixels", "len": 300, "y": 1, "yanchor": "top",
     }  # fmt: skip
     traces = [
         {

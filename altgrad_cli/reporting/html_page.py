@@ -17,6 +17,7 @@ from markdown_it import MarkdownIt
 from altgrad_cli import __version__
 from altgrad_cli.reporting.document import Block, Picture, Report, Section, Table, Text, Verbatim
 from altgrad_cli.reporting.draw_plotly import describe
+from altgrad_cli.reporting.notation import MISSING
 from altgrad_cli.reporting.plotly_parts import CONFIG
 from altgrad_cli.reporting.sources import ROW
 
@@ -25,7 +26,7 @@ _POLICY = (
     "font-src data:"
 )
 _MARKDOWN = MarkdownIt("commonmark", {"html": True}).enable("table")
-_VERDICTS = ("trained", "degraded", "failed", "collapsed", "completed")
+_VERDICTS = ("trained", "degraded", "failed", "collapsed", "completed", "stall_collapse", "nonfinite")
 
 
 def to_html(report: Report) -> str:
@@ -131,7 +132,10 @@ def _verbatim(block: Verbatim) -> str:
 def _table(table: Table) -> str:
     if not table.labels or not table.columns:
         return ""
-    head = "".join(f"<th>{html.escape(column.header)}</th>" for column in table.columns)
+    head = "".join(
+        f"<th{_cell_class(next((c for c in cells if c != MISSING), MISSING))}>{html.escape(column.header)}</th>"
+        for column, cells in zip(table.columns, zip(*table.cells, strict=True), strict=True)
+    )
     rows = []
     for label, cells in zip(table.labels, table.cells, strict=True):
         row = "".join(

@@ -216,9 +216,9 @@ def code_map(runs: Sequence[RunLog], role: str = "stored_weights") -> figures.He
 
 
 def _code_label(fmt: FP8Format, code: int) -> str:
+    # With the code itself: several codes may print as one value, and rows must not be taken for each other.
     negative = "−" if code & fmt.sign_mask else ""
-    magnitude = abs(fmt.to_real(code))
-    return f"{negative}{format_value(magnitude)}"
+    return f"{negative}{format_value(abs(fmt.to_real(code)))} · 0x{code:02x}"
 
 
 def prediction_figure(runs: Sequence[RunLog]) -> figures.CloudFigure | None:
