@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from altgrad_cli.data.batches import Batch
+from altgrad_cli.errors import ConfigError
 from altgrad_cli.formats import FP8Format, parse_format
 from altgrad_cli.models.gpt import GPT, initialize
 from altgrad_cli.quantization.linear import PassSlot, QuantizedLinear, number_layers
@@ -110,16 +110,16 @@ class TrainState:
 
 
 def choose_device(name: str) -> torch.device:
-    """The torch device for ``runtime.device``; ``auto`` takes CUDA, then MPS, then the CPU.
+    """The torch device for ``runtime.device``; ``auto`` takes CUDA, then the CPU.
+
+    Never MPS unasked: it has no float64, in which the statistics are kept.
 
     Raises:
         ConfigError: the device asked for is not there.
     """
-    from altgrad_cli.errors import ConfigError
-
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
-        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if present[kind]))
+        return torch.device("cuda" if present["cuda"] else "cpu")
     if not present[name]:
         raise ConfigError(
             f"this machine has no {name} device",
@@ -138,7 +138,7 @@ def fingerprint(tensor: Tensor) -> str:
 def build_state(config: TrainConfig, vocab_size: int) -> TrainState:
     """The state before the first step: seeded first, then built, hashed, and encoded where M is on."""
     device = choose_device(config.runtime.device)
-    streams = Streams(config.seed, device)
+    streams = Streams(config.seed)
     slot = PassSlot()
     model = GPT(config.model, vocab_size, lambda i, o: QuantizedLinear(i, o, slot))
     initialize(model, streams["init"])
@@ -181,11 +181,3 @@ def encode_stored_weights(state: TrainState) -> None:
         scale = stored_weight_scale(float(layer.weight.abs().max()), fmt, None)
         round_to_grid(layer.weight, fmt, scale, out=layer.weight.data)
         state.stored_scales[index] = scale
-
-
-def draw(state: TrainState, tokens: object) -> Batch:
-    """The next training batch, from the data stream alone."""
-    from altgrad_cli.data.batches import draw_batch
-
-    config = state.config
-    return draw_batch(tokens, config.batch_size, config.model.block_size, state.streams["data"])  # type: ignore[arg-type]

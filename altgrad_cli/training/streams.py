@@ -29,12 +29,11 @@ def fork(generator: torch.Generator) -> torch.Generator:
 class Streams:
     """The generators of one run by purpose; all of them are saved in a checkpoint."""
 
-    def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:
+    def __init__(self, seed: int) -> None:
         self._generators: dict[str, torch.Generator] = {}
         for purpose in PURPOSES:
-            # Rounding draws on the device it rounds on; the rest stays on the CPU, where bits are portable.
-            where = device if purpose.startswith("rounding") else "cpu"
-            generator = torch.Generator(device=where)
+            # All on the CPU, where bits are portable; stochastic rounding draws only a key a tensor.
+            generator = torch.Generator()
             generator.manual_seed(derive_seed(seed, purpose))
             self._generators[purpose] = generator
 
