@@ -126,7 +126,7 @@ def update_norm(row: Row) -> float:
     return float(row["update_square"] ** 0.5)
 
 
-_SHARED = (
+SHARED_UPDATE_METRICS = (
     MetricSpec(
         name="zero_update_fraction",
         unit="fraction",
@@ -145,6 +145,7 @@ _SHARED = (
         formula=update_norm,
     ),
 )
+"""Metrics of every updated layer, whatever its weights are kept in."""
 
 STORED_UPDATE_METRICS = (
     MetricSpec(
@@ -171,7 +172,7 @@ STORED_UPDATE_METRICS = (
         cadence="step",
         formula=update_transfer,
     ),
-    *_SHARED,
+    *SHARED_UPDATE_METRICS,
 )
 """Metrics of layers whose stored weights live on the grid (role M)."""
 
@@ -193,7 +194,7 @@ MASTER_UPDATE_METRICS = (
         cadence="step",
         formula=flip_rate,
     ),
-    *_SHARED,
+    *SHARED_UPDATE_METRICS,
 )
 """Metrics of layers with float32 masters, of whose grid values the counts were taken."""
 

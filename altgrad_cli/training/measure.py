@@ -73,9 +73,8 @@ class Measurements:
         """Only what the windows of the config let through at ``step``."""
         if not monitors.windows:
             return self
-
         kept = Measurements()
-        for name in {*self.metrics, *self.layers}:
+        for name in dict.fromkeys((*self.metrics, *self.layers)):  # in order: a log is the same twice
             rule = next((w for w in monitors.windows if fnmatchcase(name, w.metric)), None)
             if rule is not None:
                 late = rule.end is not None and step > rule.end

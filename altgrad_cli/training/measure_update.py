@@ -23,6 +23,7 @@ from altgrad_cli.diagnostics.prediction import predicted_stall_rate
 from altgrad_cli.diagnostics.spec import evaluate, pool
 from altgrad_cli.diagnostics.update import (
     MASTER_UPDATE_METRICS,
+    SHARED_UPDATE_METRICS,
     STORED_UPDATE_METRICS,
     UPDATE_COLUMNS,
     measure_updates,
@@ -78,20 +79,24 @@ def read_update(
         tables.append(update.stored_stats)
     read = read_tables(tables)
     rows = [dict(zip(UPDATE_COLUMNS, row, strict=True)) for row in read[0]]
-    for specs, flag in ((STORED_UPDATE_METRICS, True), (MASTER_UPDATE_METRICS, False)):
-        mine = [row if on_grid == flag else None for row, on_grid in zip(rows, stored, strict=True)]
-        if any(mine):
-            pooled = pool(
-                UPDATE_COLUMNS, [raw for raw, on_grid in zip(read[0], stored, strict=True) if on_grid == flag]
-            )
+    rounded = [grid is not None and not on_grid for grid, on_grid in zip(grids, stored, strict=True)]
+    for specs, members in (
+        (STORED_UPDATE_METRICS, stored),
+        (MASTER_UPDATE_METRICS, rounded),
+        (SHARED_UPDATE_METRICS, [True] * len(rows)),  # last: in a mixed plan these are of both kinds
+    ):
+        if any(members):
+            mine = [row if member else None for row, member in zip(rows, members, strict=True)]
+            pooled = pool(UPDATE_COLUMNS, [r for r, member in zip(read[0], members, strict=True) if member])
             measured.add(specs, pooled, [*mine, *[None] * (layer_count - len(mine))])
     if update.stored_stats is not None:
         unmeasured = [[math.nan] * len(read[-1][0])] * (layer_count - flat.linear_count)
         measured.add_rounding([*read[-1], *unmeasured], "/stored_weights")
     code_rows = [row for table in read[1 : 1 + len(code_tables)] for row in table]
-    _add_code_use(
-        measured, code_layers, code_rows, layer_count, "stored_weights" if any(stored) else "weights"
-    )
+    for role, kind in (("stored_weights", True), ("weights", False)):
+        by_layer = {i: row for i, row in zip(code_layers, code_rows, strict=True) if stored[i] == kind}
+        if by_layer:
+            _add_code_use(measured, by_layer, layer_count, role)
 
 
 def _grid_values(
@@ -132,18 +137,16 @@ def _code_use(values: Sequence[Tensor], grids: Sequence[Grid | None]) -> tuple[l
     return [index for indices in by_format.values() for index in indices], tables
 
 
-def _add_code_use(
-    measured: Measurements, layers: list[int], rows: list[list[float]], layer_count: int, role: str
-) -> None:
-    per_layer: list[dict[str, float] | None] = [None] * layer_count
-    for layer, row in zip(layers, rows, strict=True):
-        per_layer[layer] = dict(zip(CODE_USE_COLUMNS, row, strict=True))
-    values = [evaluate(CODE_USE_METRICS, row) if row else {} for row in per_layer]
+def _add_code_use(measured: Measurements, rows: dict[int, list[float]], layer_count: int, role: str) -> None:
+    values = {
+        layer: evaluate(CODE_USE_METRICS, dict(zip(CODE_USE_COLUMNS, row, strict=True)))
+        for layer, row in rows.items()
+    }
     for spec in CODE_USE_METRICS:
-        column = [entry.get(spec.name) for entry in values]
-        measured.layers[f"{spec.name}/{role}"] = column
+        column = {layer: entry[spec.name] for layer, entry in values.items()}
+        measured.put_layers(f"{spec.name}/{role}", column, layer_count)
         # Histograms on different scales do not add up: the run-wide value is the mean over the layers.
-        known = [value for value in column if value is not None]
+        known = [value for value in column.values() if value is not None]
         if known:
             measured.metrics[f"{spec.name}/{role}"] = sum(known) / len(known)
 
@@ -199,6 +202,8 @@ def interval_diagnostics(
             continue
         if name.endswith("_max"):
             measured.metrics[name] = max(value for value, _ in known)
+        elif name == "zero_update_rows":
+            measured.metrics[name] = sum(value for value, _ in known)
         else:
             measured.metrics[name] = sum(value * size for value, size in known) / sum(
                 size for _, size in known
