@@ -73,7 +73,7 @@ class RuntimeConfig:
     threads: int = 1
     """torch's intra-op threads; part of the config so that results do not depend on the machine's cores."""
     compile: bool = False
-    """torch.compile for the quantizer and the model."""
+    """torch.compile for the quantizer."""
     evaluation_interval: int = 50
     evaluation_batches: int = 16
     checkpoint_interval: int = 100
@@ -191,6 +191,13 @@ class TrainConfig:
                 where="enable_partition_clipping, precision.scaling.recipe",
                 allowed="precision.scaling.recipe: delayed or none",
                 hint="use precision.scaling.recipe=delayed, or leave the clipping off",
+            )
+        if self.enable_emergency_shift and not self.monitors.enabled:
+            raise ConfigError(
+                "the emergency shift acts on the stall rate, which is not measured with the monitors off",
+                where="enable_emergency_shift, monitors.enabled",
+                allowed="monitors.enabled: true",
+                hint="use monitors.enabled=true, or leave the shift off",
             )
         if self.enable_emergency_shift and self.nan_policy == "first":
             raise ConfigError(

@@ -6,6 +6,7 @@ All of it is saved with a checkpoint, so that a patience of three survives a res
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Any
 
@@ -71,9 +72,14 @@ class Monitors:
             changes += self.alerts.update({metric: values[index] for metric, values in watched.items()}, name)
         return changes
 
+    def is_best(self, validation_loss: float) -> bool:
+        """Whether this is the lowest validation loss so far; one that is not finite never is."""
+        best = self.best_validation
+        return math.isfinite(validation_loss) and (best is None or validation_loss < best)
+
     def plateau(self, validation_loss: float) -> bool:
         """Take in an evaluation; whether the loss has stopped improving."""
-        if self.best_validation is None or validation_loss < self.best_validation:
+        if self.is_best(validation_loss):
             self.best_validation = validation_loss
             self.evaluations_without_gain = 0
         else:
