@@ -170,7 +170,7 @@ def plan_precision(config: PrecisionConfig, format_name: str, layer_names: Seque
     layers = tuple(_plan_layer(config, study_format, regime_roles, name) for name in layer_names)
     for layer in layers:
         for role, fmt in layer.formats:
-            if role in OPERAND_ROLES and fmt == study_format:
+            if role in OPERAND_ROLES:
                 _check_overflow(fmt, config.overflow)
     return PrecisionPlan(
         layers=layers,
@@ -189,7 +189,7 @@ def _plan_layer(
             if rule.format.lower() in FLOAT32_WORDS:
                 return LayerPrecision(name, (), recipe)
             fmt = parse_format(rule.format)
-            roles = rule.roles or regime_roles or OPERAND_ROLES
+            roles = (regime_roles or OPERAND_ROLES) if rule.roles is None else rule.roles
             if rule.roles is None and fmt.name == "BF16":
                 # "keep this layer in BF16" means field practice: BF16 operands on a float32 master.
                 roles = OPERAND_ROLES
