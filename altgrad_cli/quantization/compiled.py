@@ -1,6 +1,6 @@
 """The same rounding, fused by torch.compile into one pass.
 
-One kernel is built per format, rounding, overflow and way of counting; the scale is an argument, so a scale
+One kernel is built per format, rounding, overflow and way of counting. The scale is an argument, so a scale
 that moves every step builds nothing new. The bits are those of the eager form. Without a working compiler
 everything falls back to it, after one line in the log.
 """
@@ -10,49 +10,177 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from altgrad_cli.quantization.plan import RoundingPlan
-from altgrad_cli.quantization.stochastic import Key
+from altgrad_cli.formats import FP8Format
+from altgrad_cli.quantization.eager import round_eager
+from altgrad_cli.quantization.kernel import Scale, round_slice
+from altgrad_cli.quantization.plan import Overflow, Rounding, RoundingPlan, is_power_of_two, plan_rounding
+from altgrad_cli.quantization.statistics import BLOCK, STATS, count_blocks, merge_rows
+from altgrad_cli.quantization.stochastic import Key, RandomWork, random_bits_traced
 
 log = logging.getLogger(__name__)
 
-BLOCK = 4096
-"""Values whose counts are added in float32 before float64 takes over; exact, and it vectorises."""
+SMALLEST = 1 << 14
+"""Below this many values calling a compiled kernel costs more than it saves."""
 
-_Kernel = Callable[..., None]
+_WARM_UP = 1 << 20  # a first call of this size makes the compiler plan for large tensors
+
+Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None]
+
+
+class _Failed:
+    """Why compiling is given up for the rest of the process, once it failed."""
+
+    reason: str | None = None
 
 
 @lru_cache(maxsize=1)
-def compiler_is_missing() -> str | None:
-    """Why nothing can be compiled on this machine, or None. Logged once."""
-    candidates = (os.environ.get("CXX"), "g++", "clang++", "c++", "cl")
-    if any(shutil.which(name) for name in candidates if name):
-        return None
-    reason = "no C++ compiler was found: the quantizer runs uncompiled (same numbers, slower)"
-    log.warning(reason)
-    return reason
+def _missing_compiler() -> str | None:
+    names = (os.environ.get("CXX"), "g++", "clang++", "c++", "cl")
+    return None if any(shutil.which(name) for name in names if name) else "no C++ compiler was found"
 
 
-def compilable(plan: RoundingPlan, device: torch.device) -> bool:
-    """Whether this rounding has a compiled form here; float64 carriers have none."""
-    return not plan.wide and (device.type != "cpu" or compiler_is_missing() is None)
+def compile_failure(device: torch.device) -> str | None:
+    """Why nothing can be compiled for ``device`` on this machine, or None. Logged when first found."""
+    if _Failed.reason is None and device.type == "cpu" and _missing_compiler():
+        _give_up(str(_missing_compiler()))
+    return _Failed.reason
+
+
+def _give_up(reason: str) -> None:
+    _Failed.reason = reason
+    log.warning("%s: the quantizer runs uncompiled, with the same numbers but slower", reason)
+
+
+class _Variant(NamedTuple):
+    """What a kernel is specialised for; everything else is an argument."""
+
+    format: FP8Format
+    rounding: Rounding
+    overflow: Overflow
+    counted: bool
+    in_place: bool
+    power_of_two: bool
+    device: torch.device
+    threads: int
 
 
 def round_compiled(
     x: Tensor,
     out: Tensor,
     plan: RoundingPlan,
-    scale: float | Tensor,
+    scale: Scale,
     random: Key | Tensor | None,
     stats: Tensor | None,
 ) -> bool:
-    """``round_eager`` in one pass. Returns False, having done nothing, where it does not apply."""
-    count = x.numel() - (x.numel() % BLOCK if stats is not None else 0)
-    if count < BLOCK or isinstance(random, Tensor):
+    """``round_eager`` in one pass. Returns False, having done nothing, where there is no such form.
+
+    That is: without a compiler, on float64 carriers, for given random bits, and for tensors so small that
+    the eager form is faster.
+    """
+    if x.numel() < SMALLEST or plan.wide or x.dtype != torch.float32 or isinstance(random, Tensor):
         return False
-    return False
+    if compile_failure(x.device):
+        return False
+    power_of_two = not isinstance(scale, Tensor) and is_power_of_two(plan.scale) and plan.scale >= 2.0**-100
+    variant = _Variant(
+        plan.format,
+        "nearest" if random is None else "stochastic",
+        "saturate" if plan.saturate else "ieee",
+        stats is not None,
+        x.data_ptr() == out.data_ptr(),
+        power_of_two,
+        x.device,
+        torch.get_num_threads(),
+    )
+    try:
+        kernel = _kernel(variant)
+    except (
+        RuntimeError,
+        OSError,
+    ) as error:  # what torch's compilers raise: their own errors derive from these
+        _give_up(str(error).splitlines()[0])
+        return False
+    scales = _scale_pair(scale if isinstance(scale, Tensor) else plan.scale, power_of_two, x.device)
+    key = _key_tensor(random or (0, 0), x.device)
+    if stats is None:
+        kernel(x, out, scales, key, scales)
+        return True
+    whole = x.numel() - x.numel() % BLOCK
+    if whole == x.numel():
+        kernel(x, out, scales, key, stats)
+        return True
+    rest = torch.empty_like(stats)
+    round_eager(x[whole:], out[whole:], plan, scale, random, rest, first=whole)
+    kernel(x[:whole], out[:whole], scales, key, stats)
+    merge_rows(stats, rest)
+    return True
+
+
+def _scale_pair(scale: Scale, power_of_two: bool, device: torch.device) -> Tensor:
+    """What x is divided by (multiplied by, for a power of two) and what the result is multiplied by."""
+    if isinstance(scale, Tensor):
+        return scale.to(torch.float32).expand(2)
+    return _host_scale_pair(scale, power_of_two, device)
+
+
+@lru_cache(maxsize=1024)
+def _host_scale_pair(scale: float, power_of_two: bool, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        first = 1 / scale if power_of_two else scale
+        return torch.tensor((first, scale), dtype=torch.float32, device=device)
+
+
+@lru_cache(maxsize=8)
+def _key_tensor(key: Key, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(key, dtype=torch.int32, device=device)
+
+
+def _no_guards(guards: Sequence[object]) -> list[bool]:
+    """Skip torch's checks whether a compiled form still applies: ``_Variant`` has decided that."""
+    return [False] * len(guards)
+
+
+@lru_cache(maxsize=256)
+def _kernel(variant: _Variant) -> Kernel:
+    plan = plan_rounding(variant.format, None, variant.overflow, variant.rounding)
+    unit = plan.divisor or 1.0
+    counted, in_place, power_of_two = variant.counted, variant.in_place, variant.power_of_two
+    stochastic, device = variant.rounding == "stochastic", variant.device
+
+    def kernel(x: Tensor, out: Tensor, scales: Tensor, key: Tensor, row: Tensor) -> None:
+        scaled = x * (scales[0] * (1 / unit)) if power_of_two else x / (scales[0] * unit)
+        random = None
+        if stochastic:
+            bits = random_bits_traced(x.numel(), key, device)
+            random = RandomWork(bits, torch.empty_like(x), torch.empty_like(bits))
+        gap, grid = torch.empty_like(x), torch.empty_like(x)
+        round_slice(scaled, grid, gap, gap.view(torch.int32), plan, None, None, random)
+        rounded = grid * (scales[1] * unit)
+        if counted:
+            columns = count_blocks(x, scaled, grid, rounded, plan)
+            row[0].copy_(columns[0])
+            row[1].fill_(x.numel())
+            row[2:].copy_(columns[1:])
+        (x if in_place else out).copy_(rounded)
+
+    # torch keeps its compiled forms, and a small limit of them, by code object: give each kernel its own.
+    kernel.__code__ = kernel.__code__.replace(co_name=f"round_{variant.format.name}")
+    # Only the length is dynamic: the format's numbers as symbols would keep the compiler from folding them.
+    compiled = torch.compile(kernel, fullgraph=True, options={"guard_filter_fn": _no_guards})
+    with torch.no_grad():
+        x = torch.zeros(_WARM_UP, device=device)
+        out = x if in_place else torch.empty_like(x)
+        for tensor in (x, out):
+            torch._dynamo.mark_dynamic(tensor, 0)
+        key = torch.zeros(2, dtype=torch.int32, device=device)
+        row = torch.zeros(len(STATS) if counted else 0, dtype=torch.float64, device=device)
+        compiled(x, out, _scale_pair(1.0, power_of_two, device), key, row)
+    return compiled

@@ -66,7 +66,7 @@ def _random_work(random: Key | Tensor, index: int, start: int, space: Scratch) -
         bits = random[start : start + space.bits.numel()]
     else:
         bits = random_bits(index, random, space.bits, space.noise_bits)
-    return RandomWork(bits, space.noise, space.noise_bits, space.bits)
+    return RandomWork(bits, space.noise, space.bits)
 
 
 def _scale_operands(

@@ -50,6 +50,8 @@ class RoundingPlan:
     maximum: float  # of the format, in units of x / s; so are the next two
     overflow_threshold: float
     min_normal: float | None
+    overflow_threshold_in_units: float  # the same, in the units of limit
+    min_normal_in_units: float  # 0 for fixed point
     overflow_value: float | None  # what an unsaturated overflow becomes
 
 
@@ -71,7 +73,8 @@ def check_scale(scale: float) -> float:
     return rounded
 
 
-def _is_power_of_two(value: float) -> bool:
+def is_power_of_two(value: float) -> bool:
+    """Whether ``value`` > 0 is 2^k."""
     return math.frexp(value)[0] == 0.5
 
 
@@ -124,7 +127,7 @@ def plan_rounding(
         divisor = factor = None if merged == 1 else merged
     elif s != 1:
         exponent = math.frexp(s)[1] - 1
-        if not wide and _is_power_of_two(s) and _fits(format, 0) and _fits(format, exponent):
+        if not wide and is_power_of_two(s) and _fits(format, 0) and _fits(format, exponent):
             fold = exponent
         else:
             divisor = factor = s
@@ -133,7 +136,7 @@ def plan_rounding(
         format=format,
         scale=s,
         divisor=divisor,
-        divisor_is_power_of_two=divisor is not None and _is_power_of_two(divisor),
+        divisor_is_power_of_two=divisor is not None and is_power_of_two(divisor),
         factor=factor,
         uniform=uniform,
         wide=wide,
@@ -148,6 +151,8 @@ def plan_rounding(
         maximum=format.max_representable_value,
         overflow_threshold=format.overflow_threshold,
         min_normal=format.min_normal,
+        overflow_threshold_in_units=math.ldexp(format.overflow_threshold, fold),
+        min_normal_in_units=math.ldexp(format.min_normal or 0.0, fold),
         overflow_value=overflow_value,
     )
 

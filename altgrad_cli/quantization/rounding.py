@@ -7,7 +7,7 @@ from torch import Tensor
 
 from altgrad_cli.errors import UsageError
 from altgrad_cli.formats import FP8Format
-from altgrad_cli.quantization.compiled import compilable, round_compiled
+from altgrad_cli.quantization.compiled import round_compiled
 from altgrad_cli.quantization.eager import round_eager
 from altgrad_cli.quantization.plan import Overflow, Rounding, plan_rounding
 from altgrad_cli.quantization.statistics import STATS
@@ -57,11 +57,7 @@ def round_to_grid(
         result = torch.empty(x.shape, dtype=torch.float32, device=x.device) if out is None else out.detach()
         target = result if result.is_contiguous() else torch.empty_like(x, dtype=torch.float32)
         flat, flat_target = x.view(-1), target.view(-1)
-        if not (
-            compiled
-            and compilable(plan, x.device)
-            and round_compiled(flat, flat_target, plan, scale, random, stats)
-        ):
+        if not (compiled and round_compiled(flat, flat_target, plan, scale, random, stats)):
             round_eager(flat, flat_target, plan, scale, random, stats)
         if target is not result:
             result.copy_(target)

@@ -28,6 +28,11 @@ STATS: tuple[str, ...] = (
 )
 """The columns of a statistics row, float64; all are counts or sums, except ``amax``."""
 
+BLOCK = 2048
+"""Values whose counts are added in float32 before float64 takes over."""
+
+_PAIR = 4096.0  # two counts of a block in one float32: BLOCK * (_PAIR + 1) < 2^24
+
 
 def count_everywhere(x: Tensor, q: Tensor, plan: RoundingPlan, scale: float | Tensor) -> Tensor:
     """The row for float32 ``x`` rounded to ``q``, without branches and without waiting for the device."""
@@ -55,6 +60,57 @@ def count_everywhere(x: Tensor, q: Tensor, plan: RoundingPlan, scale: float | Te
         torch.where(finite, magnitude, 0.0).sum(dtype=torch.float64),
     )
     return torch.stack([column.double() for column in columns])
+
+
+def count_blocks(x: Tensor, y: Tensor, grid: Tensor, q: Tensor, plan: RoundingPlan) -> Tensor:
+    """The row without its column ``count``, for torch.compile to fuse with the rounding.
+
+    ``x``, ``y`` = x / s, ``grid`` = round(y) and ``q`` are flat, a multiple of ``BLOCK`` long; y and grid in
+    the plan's units. Inside a block counts are added in float32, two to a number, which is exact.
+    """
+    x, y, grid, q = (tensor.view(-1, BLOCK) for tensor in (x, y, grid, q))
+    finite = x.abs() <= torch.finfo(torch.float32).max
+    magnitude = torch.where(finite, x.abs(), 0.0)
+    has_error = finite if plan.saturate else finite & torch.isfinite(q)
+    error = torch.where(has_error, q - x, 0.0)
+    beyond = torch.where(y.abs() >= plan.overflow_threshold_in_units, _PAIR + 1.0, 1.0)
+    zero = torch.where(x == 0, 1.0, _PAIR + 1.0)
+    small = torch.where(grid.abs() < plan.min_normal_in_units, 1.0, 0.0)
+    clipped, overflow = _pair(torch.where(y.abs() > plan.limit, beyond, 0.0))
+    lost, underflow = _pair(torch.where(q == 0, zero, 0.0))
+    tiny, nonfinite = _pair(torch.where(finite, small, _PAIR))
+    count = x.numel()
+    columns = (
+        magnitude.amax(1).amax().double(),
+        count - (lost - underflow),
+        overflow,
+        clipped,
+        underflow,
+        tiny - lost if plan.min_normal is not None else torch.zeros_like(lost),
+        nonfinite,
+        _total(error),
+        _total(magnitude),
+    )
+    return torch.stack(columns)
+
+
+def _pair(weights: Tensor) -> tuple[Tensor, Tensor]:
+    """How many of the weights hold a 1, and how many hold ``_PAIR``."""
+    sums = weights.sum(1)
+    high = torch.floor(sums * (1 / _PAIR))
+    return (sums - high * _PAIR).sum(dtype=torch.float64), high.sum(dtype=torch.float64)
+
+
+def _total(values: Tensor) -> Tensor:
+    # Scaled so that a block of the largest floats does not overflow.
+    return (values * (1 / _PAIR)).sum(1).sum(dtype=torch.float64) * _PAIR
+
+
+def merge_rows(row: Tensor, other: Tensor) -> None:
+    """Add the counts of ``other`` to ``row``, in place."""
+    amax = torch.maximum(row[0], other[0])
+    row.add_(other)
+    row[0] = amax
 
 
 def _as_tensor(scale: float | Tensor, like: Tensor) -> Tensor:

@@ -84,14 +84,12 @@ class RandomWork(NamedTuple):
 
     bits: Tensor  # integers in [0, 2^16)
     noise: Tensor  # of the carrier's type
-    noise_bits: Tensor  # its integer view
-    scratch: Tensor  # integers of that width
+    scratch: Tensor  # integers of its width
 
     def widened(self) -> RandomWork:
         """The same bits for a float64 carrier."""
         noise = torch.empty(self.bits.shape, dtype=torch.float64, device=self.bits.device)
-        noise_bits = noise.view(torch.int64)
-        return RandomWork(self.bits, noise, noise_bits, torch.empty_like(noise_bits))
+        return RandomWork(self.bits, noise, torch.empty_like(noise, dtype=torch.int64))
 
 
 def round_stochastically(k: Tensor, out: Tensor, random: RandomWork) -> None:
@@ -99,13 +97,11 @@ def round_stochastically(k: Tensor, out: Tensor, random: RandomWork) -> None:
 
     |k| * 2^16 must stay exact in k's type: |k| <= 2^8 in float32.
     """
-    bits, noise, noise_bits, scratch = random
+    bits, noise, scratch = random
     sign: int | Tensor = torch.iinfo(scratch.dtype).min
     if not torch.compiler.is_compiling():
         sign = constant(int(sign), scratch.dtype)
-    torch.mul(k, 2.0**STOCHASTIC_BITS, out=out).round_()
     noise.copy_(bits)
-    # The bits push away from zero: give them the quotient's sign (which also keeps -0).
-    torch.bitwise_and(out.view(scratch.dtype), sign, out=scratch)
-    noise_bits.bitwise_or_(scratch)
-    out.add_(noise).mul_(2.0**-STOCHASTIC_BITS).trunc_()
+    torch.bitwise_and(k.view(scratch.dtype), sign, out=scratch)
+    torch.abs(k, out=out).mul_(2.0**STOCHASTIC_BITS).round_().add_(noise).mul_(2.0**-STOCHASTIC_BITS).floor_()
+    out.view(scratch.dtype).bitwise_or_(scratch)  # away from zero on both sides; keeps -0
