@@ -33,7 +33,7 @@ def straight(config: TrainConfig, folder: Path) -> tuple[list[Event], dict[int, 
         if isinstance(event, CheckpointSaved) and event.reason == "regular":
             assert event.path is not None, event.problem
             kept[event.step] = folder / f"copy_{event.step}.pt"
-            shutil.copy(event.path, kept[event.step])
+            shutil.copy(folder / "checkpoints" / Path(event.path).name, kept[event.step])
     return events, kept
 
 
