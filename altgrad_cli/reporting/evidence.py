@@ -36,12 +36,23 @@ def pairing_key(log: RunLog) -> str:
     return json.dumps({key: config.get(key) for key in _SAME_IN_A_CONTROL}, sort_keys=True, default=str)
 
 
+@dataclass(frozen=True, slots=True)
+class ArmNote:
+    """What the plan of a sweep says about a run."""
+
+    kind: str
+    retry_of: str | None = None
+    reason: str = ""
+
+
 @dataclass(slots=True)
 class Evidence:
     """The logs that a report may quote."""
 
     runs: Mapping[str, RunLog]
     """By the name that the report calls them."""
+    notes: Mapping[str, ArmNote] = field(default_factory=dict)
+    """What the plan of their sweep says of them; a run of no sweep has none."""
     _judgements: dict[str, Judgement] = field(default_factory=dict)
 
     def run(self, name: str) -> RunLog:
@@ -124,6 +135,11 @@ def _controls(evidence: Evidence, log: RunLog, _: Source) -> str | None:
     return ", ".join(names) or None
 
 
+def _plan_reason(evidence: Evidence, log: RunLog, _: Source) -> str | None:
+    note = evidence.notes.get(log.name)
+    return note.reason or None if note else None
+
+
 _JUDGED: dict[str, Callable[[Evidence, RunLog, Source], Any]] = {
     "verdict": lambda evidence, log, _: evidence.judgement(log).verdict.grade,
     "borderline": lambda evidence, log, _: evidence.judgement(log).verdict.borderline,
@@ -136,6 +152,7 @@ _JUDGED: dict[str, Callable[[Evidence, RunLog, Source], Any]] = {
     ),
     "recovered_fraction.step": lambda evidence, log, _: evidence.judgement(log).step,
     "controls": _controls,
+    "plan.reason": _plan_reason,
     "recovered_fraction": lambda evidence, log, source: evidence.recovered_fraction(
         log, source.first if source.first is not None else evidence.judgement(log).step or 0
     ),

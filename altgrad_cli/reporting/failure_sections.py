@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from altgrad_cli.reporting.columns import RunLog
-from altgrad_cli.reporting.document import Section, Text
+from altgrad_cli.reporting.document import Block, Section, TableColumn, Text, make_table
 from altgrad_cli.reporting.failure_tables import (
     code_use,
     diagnostic_trend,
@@ -15,12 +15,13 @@ from altgrad_cli.reporting.failure_tables import (
     predicted_stall,
     zero_update_regions,
 )
-from altgrad_cli.reporting.quantities import series_of
+from altgrad_cli.reporting.quantities import rounded_roles, series_of
 from altgrad_cli.reporting.recommendations import recommendation
-from altgrad_cli.reporting.run_sections import configuration, interventions, limits, reproduction
+from altgrad_cli.reporting.run_sections import configuration, interventions, limits, reproduction, warnings
 from altgrad_cli.reporting.scope import Scope, attribution_of
 from altgrad_cli.reporting.windows import telling_window
 
+ROLES = ("weights", "activations", "gradients", "stored_weights")
 CAUSES = {
     "nonfinite": "a value stopped being finite",
     "diverged": "the loss diverged",
@@ -110,29 +111,44 @@ def attribution(scope: Scope, log: RunLog) -> Section:
     """The evidence for the cause, and which stage fails by the runs that switch the roles on and off."""
     n = scope.evidence.of(log)
     window = telling_window(log)
-    nonfinite = (log.record.collapse or {}).get("class") == "nonfinite"
+    over = window.range
     lines = [
-        f"Measured over steps {n(f'window{window.range}')} ({window.what}), pooled over the layers:",
+        f"Measured over steps {n(f'window{over}')} ({window.what}), pooled over the layers:",
         "",
         (
-            f"- update transfer tau {n(f'mean(update_transfer){window.range}')} (zero is frozen, one is "
-            f"faithful), bit-stall {n(f'mean(bit_stall_rate){window.range}')} of the updates;"
+            f"- update transfer tau {n(f'mean(update_transfer){over}')} (zero is frozen, one is faithful), "
+            f"bit-stall {n(f'mean(bit_stall_rate){over}')} of the updates;"
         ),
         (
-            f"- overflow of the gradients {n(f'mean(overflow_rate/gradients){window.range}')}, of the "
-            f"activations {n(f'mean(overflow_rate/activations){window.range}')}; underflow of the "
-            f"gradients {n(f'mean(underflow_rate/gradients){window.range}')}, of the activations "
-            f"{n(f'mean(underflow_rate/activations){window.range}')};"
+            f"- gradient against its float32 shadow: cosine {n(f'mean(gradient_cosine){over}')}, SQNR "
+            f"{n(f'mean(gradient_sqnr){over}')} dB (a cosine alone convicts no format);"
         ),
-        f"- stored weights on the code of zero {n(f'mean(zero_share/stored_weights){window.range}')};",
-        (
-            f"- gradient against its float32 shadow: cosine {n(f'mean(gradient_cosine){window.range}')}, "
-            f"SQNR {n(f'mean(gradient_sqnr){window.range}')} dB (a cosine alone convicts no format);"
-        ),
-        f"- non-finite: {n('dropped_steps')} steps"
-        + (f", the first at step {n('first_dropped_step')}." if nonfinite else "."),
+        f"- updates dropped for a non-finite value: {n('dropped_steps')}"
+        + (f", the first at step {n('first_dropped_step')}." if log.record.dropped_steps else "."),
     ]
-    return Section("Attribution", (Text("\n".join(lines)), *_stage(scope, log)))
+    roles = make_table(
+        scope.evidence,
+        "role",
+        ROLES,
+        [
+            TableColumn("overflow", f"{log.name}: mean(overflow_rate/{{}}){over}"),
+            TableColumn("underflow", f"{log.name}: mean(underflow_rate/{{}}){over}"),
+            TableColumn("on zero", f"{log.name}: mean(zero_share/{{}}){over}"),
+            TableColumn("subnormal", f"{log.name}: mean(subnormal_fraction/{{}}){over}"),
+            TableColumn("rounding error, mean", f"{log.name}: mean(mean_rounding_error/{{}}){over}"),
+            TableColumn("largest amax", f"{log.name}: max(amax/{{}}){over}"),
+            TableColumn("non-finite inputs", f"{log.name}: sum(nonfinite_inputs/{{}})"),
+        ],
+    )
+    blocks: list[Block] = [Text("\n".join(lines)), roles]
+    if "M" in rounded_roles(log):
+        blocks.append(
+            Text(
+                "With stored weights on the grid, the row `weights` is that of the head alone: the other "
+                "layers' weights are `stored_weights`."
+            )
+        )
+    return Section("Attribution", (*blocks, *_stage(scope, log)))
 
 
 def _stage(scope: Scope, log: RunLog) -> tuple[Text, ...]:
@@ -160,6 +176,7 @@ FAILURE_SECTIONS: tuple[RunSection, ...] = (
     code_use,
     diagnostic_trend,
     predicted_stall,
+    warnings,
     interventions,
     recommendation,
     limits,

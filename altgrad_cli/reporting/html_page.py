@@ -133,7 +133,8 @@ def _table(table: Table) -> str:
     if not table.labels or not table.columns:
         return ""
     head = "".join(
-        f"<th{_cell_class(next((c for c in cells if c != MISSING), MISSING))}>{html.escape(column.header)}</th>"
+        f"<th{_cell_class(next((cell for cell in cells if cell != MISSING), MISSING))}>"
+        f"{html.escape(column.header)}</th>"
         for column, cells in zip(table.columns, zip(*table.cells, strict=True), strict=True)
     )
     rows = []

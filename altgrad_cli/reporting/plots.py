@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from altgrad_cli.diagnostics.outcome import FAILED_BELOW, TRAINED_FROM
 from altgrad_cli.formats import FP8Format, parse_format
 from altgrad_cli.reporting import figures
-from altgrad_cli.reporting.columns import RunLog
+from altgrad_cli.reporting.columns import Column, RunLog
 from altgrad_cli.reporting.evidence import Evidence
 from altgrad_cli.reporting.notation import format_value, short_layer
 from altgrad_cli.reporting.palette import color_of
@@ -93,12 +93,12 @@ def validation_figure(runs: Sequence[RunLog], key: str = "validation") -> figure
 
 
 def layer_heat(
-    runs: Sequence[RunLog], metric: str, *, key: str, title: str, unit: str, scale: figures.Scale
+    runs: Sequence[RunLog], metrics: Sequence[str], *, key: str, title: str, unit: str, scale: figures.Scale
 ) -> figures.HeatFigure | None:
-    """``metric`` by layer and step, a panel a run; None where no run measured it."""
+    """The largest of ``metrics`` by layer and step, a panel a run; None where no run measured any of them."""
     panels = []
     for log in runs:
-        column = log.layers.get(metric)
+        column = _largest([log.layers[metric] for metric in metrics if metric in log.layers])
         if column is None or not column.measured.any():
             continue
         shown = np.asarray(column.measured.any(axis=0))
@@ -110,11 +110,20 @@ def layer_heat(
     return figures.HeatFigure(key, title, STEP, unit, scale, tuple(panels)) if panels else None
 
 
+def _largest(columns: Sequence[Column]) -> Column | None:
+    """Of columns of one shape the largest value measured, cell by cell; NaN stays NaN."""
+    if len(columns) < 2:
+        return columns[0] if columns else None
+    low = np.array([np.where(column.measured, column.values, -np.inf) for column in columns])
+    measured = np.any([column.measured for column in columns], axis=0)
+    return Column(np.where(measured, low.max(axis=0), np.nan), measured)
+
+
 def stall_heat(runs: Sequence[RunLog]) -> figures.HeatFigure | None:
     """Bit-stall by layer and step, of the runs that store their weights on the grid."""
     return layer_heat(
         runs,
-        "bit_stall_rate",
+        ["bit_stall_rate"],
         key="stall",
         title="Bit-stall by layer and step",
         unit="share of updates",
@@ -123,24 +132,24 @@ def stall_heat(runs: Sequence[RunLog]) -> figures.HeatFigure | None:
 
 
 def overflow_heat(runs: Sequence[RunLog]) -> figures.HeatFigure | None:
-    """Overflow of the output gradients by layer and step."""
+    """Overflow by layer and step, of the role in which it is largest."""
     return layer_heat(
         runs,
-        "overflow_rate/gradients",
+        [f"overflow_rate/{role}" for role in ROLE_NAMES],
         key="overflow",
-        title="Overflow of the output gradients by layer and step",
+        title="Overflow by layer and step, largest of the roles",
         unit="share of values",
         scale=figures.RARE,
     )
 
 
 def underflow_heat(runs: Sequence[RunLog]) -> figures.HeatFigure | None:
-    """Underflow of the output gradients by layer and step."""
+    """Underflow by layer and step, of the role in which it is largest."""
     return layer_heat(
         runs,
-        "underflow_rate/gradients",
+        [f"underflow_rate/{role}" for role in ROLE_NAMES],
         key="underflow",
-        title="Underflow of the output gradients by layer and step",
+        title="Underflow by layer and step, largest of the roles",
         unit="share of values",
         scale=figures.RARE,
     )
@@ -150,7 +159,7 @@ def cosine_heat(runs: Sequence[RunLog]) -> figures.HeatFigure | None:
     """Cosine of the weight gradient and its float32 shadow by layer and step."""
     return layer_heat(
         runs,
-        "gradient_cosine",
+        ["gradient_cosine"],
         key="cosine",
         title="Gradient against its float32 shadow, by layer and step",
         unit="cosine",

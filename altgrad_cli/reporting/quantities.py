@@ -186,6 +186,24 @@ def _bound_clips(log: RunLog, _: Source) -> int:
     return sum(bool((item.get("details") or {}).get("bound")) for item in log.record.interventions)
 
 
+def _first_alert(log: RunLog, source: Source) -> int | None:
+    raised = (item for item in log.record.alerts if item.get("state") == "raised")
+    return next((item["step"] for item in raised if item.get("name") == source.argument), None)
+
+
+def _alerts_raised(log: RunLog, source: Source) -> int:
+    return sum(
+        item.get("state") == "raised" and item.get("name") == source.argument for item in log.record.alerts
+    )
+
+
+def _alerting_layers(log: RunLog, source: Source) -> int:
+    alerts = log.record.alerts
+    return len(
+        {item["layer"] for item in alerts if item.get("name") == source.argument and item.get("layer")}
+    )
+
+
 def _layers_in_bf16(log: RunLog, _: Source) -> str | None:
     rules = (log.record.config.get("precision") or {}).get("rules") or ()
     patterns = [rule["pattern"] for rule in rules if str(rule.get("format")).upper() == "BF16"]
@@ -227,7 +245,9 @@ FACTS: dict[str, Callable[[RunLog, Source], Any]] = {
     "resumptions": lambda log, _: log.record.resumptions,
     "best_step": _best_step,
     "best": _best_value,
-    "alerts": lambda log, source: _count(log.record.alerts, source.argument),
+    "first_alert": _first_alert,
+    "alerts_raised": _alerts_raised,
+    "alerting_layers": _alerting_layers,
     "interventions": lambda log, source: _count(log.record.interventions, source.argument),
     "bound_clips": _bound_clips,
     "injections": lambda log, _: ", ".join(log.record.started.get("injections") or ()) or None,

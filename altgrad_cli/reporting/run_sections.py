@@ -5,9 +5,27 @@ from __future__ import annotations
 import shlex
 
 from altgrad_cli.reporting.columns import RunLog
-from altgrad_cli.reporting.document import Section, Text, Verbatim
+from altgrad_cli.reporting.document import Section, TableColumn, Text, Verbatim, make_table
 from altgrad_cli.reporting.scope import Scope
 from altgrad_cli.reporting.texts import configuration_text
+
+
+def warnings(scope: Scope, log: RunLog) -> Section | None:
+    """Which thresholds were crossed, and when first: how long before the end it could have been seen."""
+    names = list(dict.fromkeys(item["name"] for item in log.record.alerts))
+    if not names:
+        return None
+    table = make_table(
+        scope.evidence,
+        "warning",
+        names,
+        [
+            TableColumn("first at step", f"{log.name}: first_alert({{}})"),
+            TableColumn("times raised", f"{log.name}: alerts_raised({{}})"),
+            TableColumn("layers", f"{log.name}: alerting_layers({{}})"),
+        ],
+    )
+    return Section("Warnings", (table,))
 
 
 def interventions(scope: Scope, log: RunLog) -> Section:

@@ -12,7 +12,7 @@ from altgrad_cli.experiments.attribution import FACTORIAL, FULL, STOCHASTIC, Att
 from altgrad_cli.experiments.run_directory import EVENTS, read_json
 from altgrad_cli.experiments.sweep_results import SWEEP, is_sweep
 from altgrad_cli.reporting.columns import RunLog, read_log
-from altgrad_cli.reporting.evidence import Evidence, pairing_key
+from altgrad_cli.reporting.evidence import ArmNote, Evidence, pairing_key
 from altgrad_cli.reporting.quantities import rounded_roles
 
 CONTROL_REGIMES = ("fp32", "bf16", "frozen")
@@ -47,23 +47,12 @@ LAYER_METRICS = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class ArmNote:
-    """What the plan of a sweep says about a run."""
-
-    kind: str
-    retry_of: str | None = None
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Scope:
     """The runs of a report, in the order in which it tells them."""
 
     evidence: Evidence
     logs: tuple[str, ...]
     """Folders that were named, as a command line names them again."""
-    notes: Mapping[str, ArmNote]
-    """By run; a run of no sweep has none."""
     focus: RunLog | None = None
     """The one run that the report is about; None for a comparison."""
 
@@ -99,7 +88,7 @@ class Scope:
     def note(self, log: RunLog) -> ArmNote:
         """What the sweep's plan says of ``log``."""
         kind = "control" if log.record.regime in CONTROL_REGIMES else "format"
-        return self.notes.get(log.name, ArmNote(kind))
+        return self.evidence.notes.get(log.name, ArmNote(kind))
 
 
 def gather(paths: Sequence[Path], layer_metrics: Collection[str] | None = LAYER_METRICS) -> Scope:
@@ -132,7 +121,7 @@ def gather(paths: Sequence[Path], layer_metrics: Collection[str] | None = LAYER_
     runs = {name: log for name, log in runs.items() if log.record.started}
     if not runs:
         raise UsageError("no run has begun there yet", where=", ".join(map(str, paths)))
-    return Scope(Evidence(runs), tuple(map(str, paths)), notes, runs.get(focus) if focus else None)
+    return Scope(Evidence(runs, notes), tuple(map(str, paths)), runs.get(focus) if focus else None)
 
 
 def _free_name(folder: Path, taken: Mapping[str, Path]) -> str:

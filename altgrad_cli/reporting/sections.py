@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 from altgrad_cli.reporting import plots
 from altgrad_cli.reporting.attribution_section import attribution_section
 from altgrad_cli.reporting.columns import RunLog
 from altgrad_cli.reporting.document import Block, Picture, Section, TableColumn, Text, make_table
 from altgrad_cli.reporting.failure_sections import CAUSES, attribution, summary
 from altgrad_cli.reporting.failure_tables import layer_rates
+from altgrad_cli.reporting.quantities import series_of
 from altgrad_cli.reporting.recommendations import recommendation
 from altgrad_cli.reporting.reproduction import reproduction
 from altgrad_cli.reporting.scope import Scope
@@ -80,6 +83,7 @@ def _headline(scope: Scope) -> str:
         if log.record.started.get("injections"):
             line += f"; faults were planted: {n('injections')}"
         lines.append(line + ".")
+    lines += _twins(scope)
     control = next((log for log in scope.failed_runs if _is_control_format(scope, log)), None)
     if control is not None:
         lines.append(
@@ -88,6 +92,20 @@ def _headline(scope: Scope) -> str:
             "by its grid."
         )
     return "\n".join(lines) or "No format was under study: these are controls."
+
+
+def _twins(scope: Scope) -> list[str]:
+    """Main runs of two formats whose losses are the same at every step."""
+    lines = []
+    for index, first in enumerate(scope.main_runs):
+        for second in scope.main_runs[index + 1 :]:
+            same = np.array_equal(series_of(first, "loss")[1], series_of(second, "loss")[1], equal_nan=True)
+            if same and first.record.format != second.record.format:
+                lines.append(
+                    f"- `{first.name}` and `{second.name}` have the same loss at every step: under these "
+                    "scales the two formats are one grid."
+                )
+    return lines
 
 
 def _is_control_format(scope: Scope, log: RunLog) -> bool:
@@ -210,7 +228,10 @@ def retries(scope: Scope) -> Section | None:
     runs = [log for log in scope.subjects if scope.note(log).kind in ("retry", "intervened")]
     if not runs:
         return None
-    lines = [f"- `{log.name}` followed `{scope.note(log).retry_of}`." for log in runs]
+    lines = []
+    for log in runs:
+        why = scope.note(log).reason and f": {scope.evidence.of(log)('plan.reason')}"
+        lines.append(f"- `{log.name}` follows `{scope.note(log).retry_of}`{why}.")
     table = make_table(
         scope.evidence,
         "run",

@@ -181,16 +181,9 @@ def test_the_stage_is_named_only_with_its_rescue(tmp_path: Path) -> None:
     found = attribution_of(scope, log)
     assert found is not None
     assert found[0].stage == "optimizer update"
-    without = Scope(
-        Evidence(
-            {
-                name: run
-                for name, run in scope.evidence.runs.items()
-                if "rescue" not in name and "wag" not in name
-            }
-        ),
-        scope.logs,
-        scope.notes,
-    )
+    left = {
+        name: run for name, run in scope.evidence.runs.items() if "rescue" not in name and "wag" not in name
+    }
+    without = Scope(Evidence(left, scope.evidence.notes), scope.logs)
     found = attribution_of(without, log)
     assert found is None or found[0].stage is None, "no rescue, no stage"

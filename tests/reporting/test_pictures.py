@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from altgrad_cli.formats import parse_format
 from altgrad_cli.reporting import figures, plots
+from altgrad_cli.reporting.columns import log_of
 from altgrad_cli.reporting.draw_matplotlib import draw
 from altgrad_cli.reporting.draw_plotly import describe
 from altgrad_cli.reporting.palette import FORMAT_COLORS, color_of
@@ -81,6 +83,18 @@ def test_a_heat_map_shows_the_log_and_what_is_missing(scope: Scope) -> None:
     assert cosine.panels[0].measured.all()
     words = [trace["hovertemplate"] for trace in describe(cosine)["data"]]
     assert any("not finite" in word for word in words)
+
+
+def test_overflow_is_that_of_the_role_in_which_it_is_largest(tmp_path: Path) -> None:
+    layers = {"overflow_rate/activations": [0.5, None], "overflow_rate/gradients": [0.1, None]}
+    started = {"event": "run_started", "step": 0, "layers": ["a", "b"], "config": {"fp8_format": "E5M2"}}
+    step = {"event": "step", "step": 1, "metrics": {}, "layers": layers, "committed": True, "format": "E5M2"}
+    other = {**step, "step": 2, "layers": {**layers, "overflow_rate/gradients": [0.9, 0.2]}}
+    figure = plots.overflow_heat([log_of([started, step, other], tmp_path, name="run")])
+    assert figure is not None
+    assert figure.panels[0].values[0].tolist() == [0.5, 0.9]
+    assert figure.panels[0].measured.tolist() == [[True, True], [False, True]]
+    assert figure.panels[0].values[1, 1] == 0.2
 
 
 def test_codes_run_from_the_most_negative_to_the_largest() -> None:
