@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from altgrad_cli.data.batches import Batch
@@ -70,106 +69,116 @@ def _execution_order(place: tuple[int, Role]) -> tuple[bool, int]:
     return (True, -layer) if role == "gradients" else (False, layer)
 
 
-def _common(corpus: Corpus, faults: Faults) -> dict[str, Any]:
-    return {
-        "corpus": {"fingerprint": corpus.fingerprint, "source": corpus.source, "tokenizer": corpus.tokenizer},
-        "injections": {
-            "planned": [injection.text for injection in faults.injections],
-            "struck": faults.struck,
-        },
-    }
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """The checkpoints of one run, and what all of them state beside the run's own state."""
 
+    run_dir: Path
+    corpus: Corpus
+    faults: Faults
+    circumstances: Mapping[str, Any]
+    """Paths, the W&B id: kept in the file, and no part of its content hash."""
 
-def _saved(step: int, reason: str, write: Callable[[], Path]) -> CheckpointSaved:
-    try:
-        return CheckpointSaved(step=step, path=str(write()), reason=reason)
-    except (OSError, CheckpointError) as error:
-        problem = getattr(error, "strerror", None) or str(error)
-        return CheckpointSaved(step=step, path=None, reason=reason, problem=problem)
+    @property
+    def folder(self) -> Path:
+        """Where the files lie."""
+        return self.run_dir / "checkpoints"
 
+    def save_regular(self, state: TrainState, monitors: Monitors) -> CheckpointSaved:
+        """Write the checkpoint of this step and let go of all but the last two."""
 
-def save_regular(
-    folder: Path, state: TrainState, monitors: Monitors, corpus: Corpus, faults: Faults
-) -> CheckpointSaved:
-    """Write the checkpoint of this step and let go of all but the last two."""
+        def write() -> Path:
+            path = retention.regular_path(self.folder, state.step)
+            # The next batch comes along: a healthy checkpoint can then be examined without the corpus.
+            batch = batch_to_plain(next_batch(state, self.corpus.train))
+            self._write(path, state, monitors, "regular", history=list(monitors.history), batch=batch)
+            retention.discard_old(self.folder)
+            return path
 
-    def write() -> Path:
-        path = retention.regular_path(folder, state.step)
-        # The next batch comes along: a healthy checkpoint can then be examined without the corpus.
-        batch = batch_to_plain(next_batch(state, corpus.train))
+        return self._saved(state.step, "regular", write)
+
+    def save_best(self, state: TrainState, monitors: Monitors) -> CheckpointSaved:
+        """Write the checkpoint with the lowest validation loss so far."""
+
+        def write() -> Path:
+            path = retention.best_path(self.folder)
+            self._write(path, state, monitors, "best")
+            return path
+
+        return self._saved(state.step, "best", write)
+
+    def save_anomaly(
+        self, state: TrainState, monitors: Monitors, evidence: Evidence, trigger: str
+    ) -> CheckpointSaved:
+        """Write the state before the step, its batch and gradient, a traced second run and the last steps."""
+        pulse = evidence.pulse
+        nonfinite = [
+            {"layer": state.layer_names[layer], "role": role, "count": count}
+            for (layer, role), count in pulse.nonfinite.items()
+        ]
+        failure = {
+            "class": trigger,
+            "step": evidence.step,
+            "trigger": evidence.where_nonfinite(state.layer_names) if trigger == "nonfinite" else trigger,
+            "loss": pulse.loss,
+            "gradient_linf": pulse.gradient_linf,
+            "nonfinite_inputs": nonfinite,
+            "format": state.format,
+            "stall_collapsed_at": monitors.stall_collapse.collapsed_at,
+        }
+        sections: dict[str, Callable[[], Any]] = {
+            "batch": lambda: batch_to_plain(evidence.batch),
+            "gradient": lambda: named_gradient(state, evidence.result.gradient),
+            "trace": lambda: trace(state, evidence.batch, self.faults, evidence.step),
+            "history": lambda: list(monitors.history),
+            **{name: _constant(value) for name, value in self._stated().items()},
+        }
+
+        def write() -> Path:
+            return write_anomaly(
+                self.folder,
+                state,
+                monitors.state_dict,
+                failure=failure,
+                streams_before=evidence.streams_before,
+                sections=sections,
+                circumstances=self.circumstances,
+            )
+
+        return self._saved(state.step, trigger, write)
+
+    def _stated(self) -> dict[str, Any]:
+        corpus, faults = self.corpus, self.faults
+        return {
+            "corpus": {
+                "fingerprint": corpus.fingerprint,
+                "source": corpus.source,
+                "tokenizer": corpus.tokenizer,
+            },
+            "injections": {
+                "planned": [injection.text for injection in faults.injections],
+                "struck": faults.struck,
+            },
+        }
+
+    def _write(self, path: Path, state: TrainState, monitors: Monitors, kind: str, **extras: Any) -> None:
         payload = take_snapshot(
             state,
             monitors.state_dict(),
-            history=list(monitors.history),
-            batch=batch,
-            **_common(corpus, faults),
+            kind=kind,
+            circumstances=self.circumstances,
+            **self._stated(),
+            **extras,
         )
         write_checkpoint(path, payload)
-        retention.discard_old(folder)
-        return path
 
-    return _saved(state.step, "regular", write)
-
-
-def save_best(
-    folder: Path, state: TrainState, monitors: Monitors, corpus: Corpus, faults: Faults
-) -> CheckpointSaved:
-    """Write the checkpoint with the lowest validation loss so far."""
-
-    def write() -> Path:
-        path = retention.best_path(folder)
-        write_checkpoint(
-            path, take_snapshot(state, monitors.state_dict(), kind="best", **_common(corpus, faults))
-        )
-        return path
-
-    return _saved(state.step, "best", write)
-
-
-def save_anomaly(
-    folder: Path,
-    state: TrainState,
-    monitors: Monitors,
-    corpus: Corpus,
-    faults: Faults,
-    evidence: Evidence,
-    trigger: str,
-) -> CheckpointSaved:
-    """Write the state before the step, its batch and gradient, a traced second run and the last steps."""
-    pulse = evidence.pulse
-    nonfinite = [
-        {"layer": state.layer_names[layer], "role": role, "count": count}
-        for (layer, role), count in pulse.nonfinite.items()
-    ]
-    failure = {
-        "class": trigger,
-        "step": evidence.step,
-        "trigger": evidence.where_nonfinite(state.layer_names) if trigger == "nonfinite" else trigger,
-        "loss": pulse.loss,
-        "gradient_linf": pulse.gradient_linf,
-        "nonfinite_inputs": nonfinite,
-        "format": state.format,
-        "stall_collapsed_at": monitors.stall_collapse.collapsed_at,
-    }
-    sections: dict[str, Callable[[], Any]] = {
-        "batch": lambda: batch_to_plain(evidence.batch),
-        "gradient": lambda: named_gradient(state, evidence.result.gradient),
-        "trace": lambda: trace(state, evidence.batch, faults, evidence.step),
-        "history": lambda: list(monitors.history),
-        **{name: _constant(value) for name, value in _common(corpus, faults).items()},
-    }
-
-    def write() -> Path:
-        return write_anomaly(
-            folder,
-            state,
-            monitors.state_dict,
-            failure=failure,
-            streams_before=evidence.streams_before,
-            sections=sections,
-        )
-
-    return _saved(state.step, trigger, write)
+    def _saved(self, step: int, reason: str, write: Callable[[], Path]) -> CheckpointSaved:
+        try:
+            path = write().relative_to(self.run_dir)
+            return CheckpointSaved(step=step, path=path.as_posix(), reason=reason)
+        except (OSError, CheckpointError) as error:
+            problem = getattr(error, "strerror", None) or str(error)
+            return CheckpointSaved(step=step, path=None, reason=reason, problem=problem)
 
 
 def _constant(value: object) -> Callable[[], object]:
@@ -184,8 +193,8 @@ def trace(state: TrainState, batch: Batch, faults: Faults, step: int) -> list[di
         return trace_step(state, batch, tap=tap, faults=faults)
 
 
-def resume(state: TrainState, monitors: Monitors, path: Path, corpus: Corpus) -> Mapping[str, Any]:
-    """Put ``state`` and ``monitors`` where the checkpoint at ``path`` was taken.
+def restore(state: TrainState, path: Path, corpus: Corpus) -> Mapping[str, Any]:
+    """Put ``state`` where the checkpoint at ``path`` was taken; its payload, for the monitors' part.
 
     Raises:
         CheckpointError: it cannot be trusted, or belongs to another network or corpus.
@@ -200,6 +209,4 @@ def resume(state: TrainState, monitors: Monitors, path: Path, corpus: Corpus) ->
             hint="give the data.path of the original run",
         )
     restore_snapshot(state, payload)
-    monitors.load_state_dict(payload["monitors"])
-    torch.set_num_threads(state.config.runtime.threads)
     return payload

@@ -7,7 +7,7 @@ what is decided is decided on what was measured, and acted on before the weights
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from altgrad_cli.data.corpus import Corpus, load_corpus
 from altgrad_cli.diagnostics.outcome import perplexity
 from altgrad_cli.quantization.precision import plan_precision, without_rounding
 from altgrad_cli.stability.collapse import is_full_speed
-from altgrad_cli.training import archive
+from altgrad_cli.training.archive import Archive, Evidence, restore
 from altgrad_cli.training.config import TrainConfig
 from altgrad_cli.training.describe import describe_start
 from altgrad_cli.training.events import (
@@ -52,7 +52,7 @@ class Run:
     state: TrainState
     monitors: Monitors
     faults: Faults
-    folder: Path | None
+    archive: Archive | None
     """Where checkpoints go; None writes nothing."""
     capture_requested: Callable[[], bool]
     shadow_buffer: Tensor | None
@@ -67,7 +67,9 @@ def train(
     *,
     run_dir: Path | None = None,
     resume_from: Path | None = None,
+    stop_requested: Callable[[], bool] = lambda: False,
     capture_requested: Callable[[], bool] = lambda: False,
+    circumstances: Mapping[str, Any] | None = None,
 ) -> Iterator[Event]:
     """Train as ``config`` says and yield what happens.
 
@@ -75,7 +77,9 @@ def train(
         config: everything the run depends on; the same config gives the same bits.
         run_dir: the run's folder; checkpoints go to ``checkpoints`` in it. None writes nothing.
         resume_from: a checkpoint of the same run to continue from, bit for bit.
+        stop_requested: asked after each step; True writes a checkpoint and ends without ``RunEnded``.
         capture_requested: asked once a step; True writes a forensic checkpoint of the state before the step.
+        circumstances: what checkpoints state beside the state, such as the W&B id.
 
     Raises:
         UsageError: the configuration, the corpus, the device or the checkpoint cannot be used.
@@ -84,17 +88,18 @@ def train(
     corpus = load_corpus(config.data, config.model.block_size)
     state = build_state(config, corpus.vocab_size)
     initial_hash = state.init_hash
+    payload = None if resume_from is None else restore(state, resume_from, corpus)
     monitors = Monitors(config, state)
+    if payload is not None:
+        monitors.load_state_dict(payload["monitors"])
     faults = Faults(resolve_injections(config.inject, state.layer_names, config.seed), config.seed)
-    if resume_from is not None:
-        archive.resume(state, monitors, resume_from, corpus)
     run = Run(
         config=config,
         corpus=corpus,
         state=state,
         monitors=monitors,
         faults=faults,
-        folder=None if run_dir is None else run_dir / "checkpoints",
+        archive=None if run_dir is None else Archive(run_dir, corpus, faults, circumstances or {}),
         capture_requested=capture_requested,
         shadow_buffer=torch.empty_like(state.flat.values) if _has_shadow(config, state) else None,
         validation=_validation_batches(config, corpus, state),
@@ -102,8 +107,14 @@ def train(
     yield describe_start(config, corpus, state, initial_hash, resume_from)
     if state.step == 0:
         yield from _evaluate(run)
+    if state.step >= config.max_steps:
+        _end_of_steps(run)  # killed between its last checkpoint and its last event
     while run.ended is None:
         yield from _take_step(run)
+        if run.ended is None and stop_requested():
+            if run.archive is not None:
+                yield run.archive.save_regular(state, monitors)
+            return
     yield run.ended
 
 
@@ -136,7 +147,7 @@ def _take_step(run: Run) -> Iterator[Event]:
     if update is not None:
         update = run.faults.alter_update(state, update, number)
     finite = update is not None and update.finite
-    evidence = archive.Evidence(number, batch, streams_before, pulse, result, update)
+    evidence = Evidence(number, batch, streams_before, pulse, result, update)
     yield from _capture(run, evidence, finite)
     if update is not None and update.finite:
         # 8 measure the update
@@ -231,7 +242,7 @@ def _commit(state: TrainState, result: StepResult, update: CandidateUpdate, puls
     state.streams.adopt_all(result.streams_after)
 
 
-def _capture(run: Run, evidence: archive.Evidence, finite: bool) -> Iterator[Event]:
+def _capture(run: Run, evidence: Evidence, finite: bool) -> Iterator[Event]:
     """Write the state before the step, with what broke it; of a streak of non-finite steps, the first."""
     requested = run.capture_requested() or evidence.step in run.config.runtime.capture_at
     if not finite and run.monitors.nonfinite.streak == 0:
@@ -242,14 +253,12 @@ def _capture(run: Run, evidence: archive.Evidence, finite: bool) -> Iterator[Eve
         trigger = "requested"
     else:
         return
-    if run.folder is not None:
-        yield archive.save_anomaly(
-            run.folder, run.state, run.monitors, run.corpus, run.faults, evidence, trigger
-        )
+    if run.archive is not None:
+        yield run.archive.save_anomaly(run.state, run.monitors, evidence, trigger)
 
 
 def _shift_or_stop(
-    run: Run, evidence: archive.Evidence, finite: bool, measured: Measurements, rate: float
+    run: Run, evidence: Evidence, finite: bool, measured: Measurements, rate: float
 ) -> Iterator[Event]:
     """The decisions that look back over steps: shift, non-finite stop, stall collapse, last step."""
     config, state, monitors = run.config, run.state, run.monitors
@@ -274,12 +283,16 @@ def _shift_or_stop(
             run, "collapsed", f"non-finite from step {first}: {where}", {"class": "nonfinite", "step": first}
         )
     elif number >= config.max_steps:
-        at = monitors.stall_collapse.collapsed_at
-        if at is None:
-            _end(run, "completed", f"{number} steps", None)
-        else:
-            reason = f"stall collapse from step {at}: the stored weights stopped moving"
-            _end(run, "collapsed", reason, {"class": "stall_collapse", "step": at})
+        _end_of_steps(run)
+
+
+def _end_of_steps(run: Run) -> None:
+    at = run.monitors.stall_collapse.collapsed_at
+    if at is None:
+        _end(run, "completed", f"{run.state.step} steps", None)
+    else:
+        reason = f"stall collapse from step {at}: the stored weights stopped moving"
+        _end(run, "collapsed", reason, {"class": "stall_collapse", "step": at})
 
 
 def _shift(run: Run, target: str, stall: float | None) -> InterventionApplied:
@@ -337,10 +350,10 @@ def _evaluate(run: Run) -> Iterator[Event]:
         validation_loss_master=master,
         perplexity=perplexity(deployed),
     )
-    better = run.monitors.best_validation is None or deployed < run.monitors.best_validation
+    better = run.monitors.is_best(deployed)
     flat = run.monitors.plateau(deployed)
-    if better and run.folder is not None and config.runtime.checkpoint_interval and state.step:
-        yield archive.save_best(run.folder, state, run.monitors, run.corpus, run.faults)
+    if better and run.archive is not None and config.runtime.checkpoint_interval and state.step:
+        yield run.archive.save_best(state, run.monitors)
     if flat and config.stop == "plateau" and run.ended is None:
         _end(run, "plateau", f"validation loss {deployed:.4f} has not improved over five evaluations", None)
 
@@ -350,5 +363,5 @@ def _evaluate_and_save(run: Run) -> Iterator[Event]:
     if state.step % config.runtime.evaluation_interval == 0 or run.ended is not None:
         yield from _evaluate(run)
     interval = config.runtime.checkpoint_interval
-    if run.folder is not None and interval and (state.step % interval == 0 or run.ended is not None):
-        yield archive.save_regular(run.folder, state, run.monitors, run.corpus, run.faults)
+    if run.archive is not None and interval and (state.step % interval == 0 or run.ended is not None):
+        yield run.archive.save_regular(state, run.monitors)
