@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from altgrad_cli.quantization.kernel import Scale, round_slice
-from altgrad_cli.quantization.plan import RoundingPlan
+from altgrad_cli.quantization.plan import RoundingPlan, is_power_of_two
 from altgrad_cli.quantization.scratch import SLICE, Scratch, scratch
 from altgrad_cli.quantization.statistics import SliceCounter, count_everywhere
 from altgrad_cli.quantization.stochastic import Key, RandomWork, random_bits
@@ -21,17 +21,20 @@ def round_eager(
     stats: Tensor | None,
     *,
     first: int = 0,
+    rescale: bool = True,
 ) -> None:
     """Round flat ``x`` of any float dtype into flat float32 ``out``; fill the row ``stats``.
 
     ``random`` is the key or the bits of stochastic rounding, ``first`` the flat index of x[0] for the key.
+    Without ``rescale`` the result is not multiplied back by the divisor.
     """
     size = x.numel()
     if size == 0:
         if stats is not None:
             stats.zero_()
         return
-    divisor, factor = _scale_operands(plan, scale, x.device)
+    divisor = _divisor(plan, scale, x.device)
+    factor = divisor if rescale else None
     on_cpu = x.device.type == "cpu"
     counter = SliceCounter(plan) if stats is not None and on_cpu else None
     if on_cpu and size > SLICE:
@@ -69,21 +72,14 @@ def _random_work(random: Key | Tensor, index: int, start: int, space: Scratch) -
     return RandomWork(bits, space.noise, space.bits)
 
 
-def _scale_operands(
-    plan: RoundingPlan, scale: Scale, device: torch.device
-) -> tuple[Scale | None, Scale | None]:
+def _divisor(plan: RoundingPlan, scale: Scale, device: torch.device) -> Scale | None:
     if isinstance(scale, Tensor):
         s = scale.to(torch.float32)
-        if plan.divisor is not None:  # a uniform grid: its step joins the scale
-            s = s * plan.divisor
-        return s, s
-    if plan.divisor is None:
-        return None, None
-    if plan.divisor_is_power_of_two or device.type == "cpu":
-        return plan.divisor, plan.factor
+        return s if plan.divisor is None else s * plan.divisor  # a uniform grid: its step joins the scale
+    if plan.divisor is None or device.type == "cpu" or is_power_of_two(plan.divisor):
+        return plan.divisor
     # A number as divisor would be turned into its reciprocal on the GPU, which rounds differently.
-    s = torch.full((), plan.divisor, dtype=torch.float32, device=device)
-    return s, s
+    return torch.full((), plan.divisor, dtype=torch.float32, device=device)
 
 
 def narrow_into(x: Tensor, out: Tensor) -> None:

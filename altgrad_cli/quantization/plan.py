@@ -28,15 +28,13 @@ FLOAT32_MANTISSA, FLOAT64_MANTISSA = 23, 52
 class RoundingPlan:
     """What the tensor code does for one (format, scale, overflow).
 
-    ``divisor`` and ``factor`` are applied before and after the rounding (None: nothing to do); ``step`` is
-    the gap of a uniform grid in units of what is left after the division. All bounds are in those units.
+    x is divided by ``divisor`` before the rounding and multiplied by it after (None: nothing to do); all
+    bounds are in the units between, in which a uniform grid is the integers.
     """
 
     format: FP8Format
     scale: float  # the float32 that the carrier divides by
     divisor: float | None
-    divisor_is_power_of_two: bool
-    factor: float | None
     uniform: bool
     wide: bool  # exponents that need a float64 carrier
     limit: float  # the format's maximum
@@ -116,7 +114,6 @@ def plan_rounding(
     wide = (rounding == "stochastic" and m > 7) or (not format.is_uniform and format.emin < FLOAT32_EMIN)
     fold = 0
     divisor: float | None = None
-    factor: float | None = None
     uniform = format.is_uniform and not wide
     if uniform:
         fold = -format.smallest_exponent  # the grid becomes the integers
@@ -124,20 +121,18 @@ def plan_rounding(
         if not 2.0 ** (FLOAT32_EMIN + 24) <= merged <= 2.0**100:
             uniform, wide, fold = False, True, 0
             merged = s
-        divisor = factor = None if merged == 1 else merged
+        divisor = None if merged == 1 else merged
     elif s != 1:
         exponent = math.frexp(s)[1] - 1
         if not wide and is_power_of_two(s) and _fits(format, 0) and _fits(format, exponent):
             fold = exponent
         else:
-            divisor = factor = s
+            divisor = s
     emax = max(format.emax, format.emin)
     return RoundingPlan(
         format=format,
         scale=s,
         divisor=divisor,
-        divisor_is_power_of_two=divisor is not None and is_power_of_two(divisor),
-        factor=factor,
         uniform=uniform,
         wide=wide,
         limit=math.ldexp(format.max_representable_value, fold),
