@@ -9,6 +9,7 @@ from itertools import pairwise
 from altgrad_cli.reporting import plots
 from altgrad_cli.reporting.columns import RunLog
 from altgrad_cli.reporting.document import Block, Picture, Section, TableColumn, Text, make_table
+from altgrad_cli.reporting.evidence import pairing_key
 from altgrad_cli.reporting.scope import Scope
 
 _NOT_PART_OF_AN_ARM = ("seed", "wandb")
@@ -82,6 +83,7 @@ def _pairs(scope: Scope, groups: Sequence[Sequence[RunLog]], step: int) -> list[
     for first, second in pairwise(groups):
         by_seed = {log.record.seed: log for log in second}
         pairs = [(log, by_seed[log.record.seed]) for log in first if log.record.seed in by_seed]
+        pairs = [(log, other) for log, other in pairs if pairing_key(log) == pairing_key(other)]
         if len(pairs) < 2:
             continue
         sources = [f"{a.name},{b.name}: difference at(validation_loss)@{step}" for a, b in pairs]

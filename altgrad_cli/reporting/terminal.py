@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -64,27 +65,27 @@ class _FittedTable:
         used = label_width
         for index, width in enumerate(widths):
             if columns and used + 1 + width > options.max_width:
-                yield self._part(columns, widths, label_width)
+                yield self._part(columns, widths)
                 columns, used = [], label_width
             columns.append(index)
             used += 1 + width
-        yield self._part(columns, widths, label_width)
+        yield self._part(columns, widths)
 
     def _width(self, index: int) -> int:
         # A header may wrap at its spaces; a value is not broken.
         words = self.table.columns[index].header.split()
         return max(len(word) for word in [*words, *(row[index][:_WIDEST] for row in self.table.cells)])
 
-    def _part(self, columns: list[int], widths: list[int], label_width: int) -> RichTable:
+    def _part(self, columns: list[int], widths: list[int]) -> RichTable:
         table = self.table
         part = RichTable(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
-        part.add_column(table.label_header, min_width=min(label_width, 60), overflow="fold")
+        part.add_column(table.label_header, overflow="fold")
         for index in columns:
             words = any(row[index][:1].isalpha() and row[index] != "NaN" for row in table.cells)
             part.add_column(
-                table.columns[index].header,
+                textwrap.fill(table.columns[index].header, widths[index], break_on_hyphens=False),
                 justify="left" if words else "right",
-                min_width=widths[index],
+                max_width=widths[index],
                 overflow="fold",
             )
         for label, cells in zip(table.labels, table.cells, strict=True):

@@ -144,8 +144,8 @@ def _events(
                 math.nan if bad and i == 0 else 0.97 + noise[4] / 10 for i in range(len(LAYERS))
             ],
             "gradient_sqnr": list(12 + random.uniform(0, 1, len(LAYERS))),
-            "dead_neurons": [0, 0, 1, 0, 0],
-            "overflow_rate/gradients": [0.0, rate / 50, 0.0, 0.0, 0.0],
+            "dead_neurons": [int(i == 2) for i in range(len(LAYERS))],
+            "overflow_rate/gradients": [rate / 50 if i == 1 else 0.0 for i in range(len(LAYERS))],
             "underflow_rate/gradients": [underflow * (1 + i) for i in range(len(LAYERS))],
         }
         if stored:
@@ -161,13 +161,13 @@ def _events(
                 "bit_stall_rate": [*by_layer, None],
                 "zero_update_fraction": [*by_layer, None],
                 "update_transfer": [*(transfer + 0.001 * i for i in range(len(LAYERS) - 1)), None],  # type: ignore[operator]
-                "codes_used/stored_weights": [0.2, 0.3, 0.4, 0.5, None],
+                "codes_used/stored_weights": [*(0.2 + 0.1 * (i % 4) for i in range(len(LAYERS) - 1)), None],
             }
         layers |= {f"extra_{i}": list(random.uniform(size=len(LAYERS))) for i in range(extra_layer_metrics)}
         histograms = {}
         if step % INTERVAL == 0:
             if stored:
-                layers["persistent_stall_rate"] = [0.1, 0.2, 0.3, 0.4, None]
+                layers["persistent_stall_rate"] = [*(0.1 * (i % 4 + 1) for i in range(len(LAYERS) - 1)), None]
                 metrics["persistent_stall_rate"] = 0.25
             codes = 2 ** parse_format(run_config.fp8_format).width + 1
             counts = random.integers(0, 50, size=codes)

@@ -58,7 +58,8 @@ def test_a_failure_report_has_every_part_the_study_asks_for(failure: Report) -> 
     assert titles(failure) == [
         "Summary", "Attribution", "Course of the run", "Gradient sparsity", "Zero-update regions",
         "Overflow and stall by layer", "Use of the codes", "The last measurements",
-        "Predicted and measured stall", "Warnings", "Interventions", "Recommendation", "What this run does not show", "Configuration", "How to reproduce",
+        "Predicted and measured stall", "Warnings", "Interventions", "Recommendation",
+        "What this run does not show", "Configuration", "How to reproduce",
     ]  # fmt: skip
 
 
@@ -172,8 +173,8 @@ def test_a_shifted_run_keeps_its_format_and_counts_its_interventions(sweep: Path
 def test_a_comparison_has_its_parts_and_names_the_stage(scope: Scope) -> None:
     report = report_on(scope)
     assert titles(report) == [
-        "Verdicts", "Loss", "Recovered fraction", "Attribution", "Retries and interventions", ("Where the "
-        "trouble sits"),
+        "Verdicts", "Loss", "Recovered fraction", "Attribution", "Retries and interventions",
+        "Where the trouble sits",
         "Use of the codes", "Predicted and measured stall", "Sweet spot by kind of layer",
         "Failure report: e7m0-uniform", "Failure report: e3m4-uniform", "What these runs do not show",
         "How to reproduce",
