@@ -31,7 +31,7 @@ from altgrad_cli.forensics.replay import Replay, not_run, replay
 from altgrad_cli.forensics.scene import Scene, rebuild
 from altgrad_cli.forensics.trace_again import trace_again
 from altgrad_cli.formats import parse_format
-from altgrad_cli.training.tracing import TraceRecord, from_plain
+from altgrad_cli.training.trace_record import TraceRecord, from_plain
 
 SCHEMA = "altgrad.diagnose-checkpoint/1"
 

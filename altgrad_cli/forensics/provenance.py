@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from altgrad_cli.formats import parse_format
 from altgrad_cli.training.state import TrainState
-from altgrad_cli.training.tracing import TraceRecord
+from altgrad_cli.training.trace_record import TraceRecord
 
 Producer = Literal["rounding", "product", "data", "state", "optimizer", "unexplained"]
 

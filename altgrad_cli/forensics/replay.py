@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from altgrad_cli.forensics.evidence import REPLAY_KEYS, Evidence
-from altgrad_cli.training.tracing import TraceRecord, from_plain
+from altgrad_cli.training.trace_record import TraceRecord, from_plain
 
 _TIME_LIMIT = 600
 _PLACE = ("phase", "module", "role", "part")

@@ -11,8 +11,8 @@ its trace is the trace of the step it repeats. Records stand in execution order:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,40 +26,14 @@ from altgrad_cli.quantization.scaling import current_scale
 from altgrad_cli.training.faults import Faults
 from altgrad_cli.training.monitors import clipper_for
 from altgrad_cli.training.schedule import learning_rate_at
-from altgrad_cli.training.state import TrainState, fingerprint
+from altgrad_cli.training.state import TrainState
 from altgrad_cli.training.step import StepResult, compute_step
 from altgrad_cli.training.streams import fork
+from altgrad_cli.training.trace_record import TraceRecord, record_of, to_plain
 from altgrad_cli.training.update import CandidateUpdate, candidate_update
 
-Phase = str
-PHASES: tuple[Phase, ...] = ("state", "forward", "backward", "optimizer")
 STEP_STREAMS = ("dropout", "rounding_operands", "rounding_update")
 """The random streams that a step itself draws from, once it has its batch."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TraceRecord:
-    """One tensor of a step. Non-finite values enter ``nonfinite`` and nothing else."""
-
-    phase: Phase
-    module: str
-    role: str
-    """A role of design (``weights``, ..., ``optimizer_state``), or ``output``, ``output_gradient``,
-    ``weight_gradient``, ``loss``, ``amax_history``."""
-    part: str = ""
-    """``input`` or ``rounded`` of an operand; ``m`` or ``v`` of the optimizer state."""
-    amax: float
-    mean: float
-    nonfinite: int
-    hash: str
-    index: int | None = None
-    """Flat index of the first non-finite element."""
-    value: float | None = None
-    """That element."""
-    before: float | None = None
-    """What was rounded to it, where the record is a rounded operand."""
-    scale: float | None = None
-    format: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,34 +43,6 @@ class StepTrace:
     records: tuple[TraceRecord, ...]
     result: StepResult
     update: CandidateUpdate | None
-
-
-def record_of(
-    tensor: Tensor, *, phase: Phase, module: str, role: str, part: str = "", **more: Any
-) -> TraceRecord:
-    """The record of one tensor."""
-    x = tensor.detach()
-    finite = torch.isfinite(x)
-    bad = int(x.numel() - finite.sum())
-    index = value = None
-    if bad:
-        index = int((~finite).flatten().nonzero()[0])
-        value = float(x.flatten()[index])
-        x = torch.where(finite, x, 0.0)
-    count = max(tensor.numel() - bad, 1)
-    return TraceRecord(
-        phase=phase,
-        module=module,
-        role=role,
-        part=part,
-        amax=float(x.abs().max()) if x.numel() else 0.0,
-        mean=float(x.sum(dtype=torch.float64)) / count,
-        nonfinite=bad,
-        hash=fingerprint(tensor),
-        index=index,
-        value=value,
-        **more,
-    )
 
 
 class _Observer:
@@ -307,13 +253,3 @@ def largest_overflow_rate(result: StepResult) -> float:
     counted = result.stats[..., STATS.index("count")]
     rates = result.stats[..., STATS.index("overflow")] / counted
     return float(torch.where(counted > 0, rates, 0.0).max())
-
-
-def to_plain(records: Sequence[TraceRecord]) -> list[dict[str, Any]]:
-    """Records as a payload keeps them."""
-    return [asdict(record) for record in records]
-
-
-def from_plain(saved: Sequence[Mapping[str, Any]]) -> tuple[TraceRecord, ...]:
-    """The records in a payload."""
-    return tuple(TraceRecord(**record) for record in saved)

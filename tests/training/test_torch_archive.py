@@ -17,7 +17,8 @@ import torch
 
 from altgrad_cli.errors import CheckpointError
 from altgrad_cli.training.checkpoint import open_archive
-from altgrad_cli.training.torch_archive import STORAGE_DTYPES, read_torch_archive
+from altgrad_cli.training.plain_pickle import STORAGE_DTYPES
+from altgrad_cli.training.torch_archive import read_torch_archive
 
 
 def read(data: bytes) -> Any:

@@ -11,14 +11,8 @@ from altgrad_cli.data.batches import Batch
 from altgrad_cli.training.config import TrainConfig
 from altgrad_cli.training.state import TrainState, build_state, fingerprint
 from altgrad_cli.training.step import compute_step
-from altgrad_cli.training.tracing import (
-    PHASES,
-    clip_like_engine,
-    from_plain,
-    record_of,
-    trace_step,
-    traced_step,
-)
+from altgrad_cli.training.trace_record import PHASES, from_plain, record_of
+from altgrad_cli.training.tracing import clip_like_engine, trace_step, traced_step
 from altgrad_cli.training.update import candidate_update
 
 Tiny = Callable[..., TrainConfig]
