@@ -141,8 +141,12 @@ def _worst_role(values: Mapping[str, float | None] | None) -> str:
 
 
 _LAYER_LEGEND = (
-    "gap: median stiffness; ulp: mean |w - Q(w)| in gaps; over, under: overflow and underflow rate of the worst",
-    "role (W, A, G); bad: values that are not finite; zero-up: zero-update fraction; sparse: |g| < 1e-8",
+    "gap: median stiffness; ulp: mean |w - Q(w)| in gaps; over, under: overflow and underflow rate of the",
+    "worst role (W, A, G); bad: values not finite; zero-up: zero-update fraction; sparse: share of |g| < 1e-8",
+)
+_LAYER_HEADER = (
+    *("layer", "gap", "ulp", "over", "under", "bad"),
+    *("stall", "zero-up", "tau", "sparse", "SQNR", "codes"),
 )
 
 
@@ -155,20 +159,6 @@ def without_empty_columns(table: Table) -> Table:
 
 
 def _layers(document: Mapping[str, Any]) -> Section:
-    header = (
-        "layer",
-        "gap",
-        "ulp",
-        "over",
-        "under",
-        "bad",
-        "stall",
-        "zero-up",
-        "tau",
-        "sparse",
-        "SQNR",
-        "codes",
-    )
     rows = tuple(
         (
             short_layer(row["name"]),
@@ -191,7 +181,7 @@ def _layers(document: Mapping[str, Any]) -> Section:
         )
         for row in document["layers"]
     )
-    return Section("Layers, worst first", _LAYER_LEGEND, without_empty_columns(Table(header, rows)))
+    return Section("Layers, worst first", _LAYER_LEGEND, without_empty_columns(Table(_LAYER_HEADER, rows)))
 
 
 def _foreign_layers(document: Mapping[str, Any]) -> Section:

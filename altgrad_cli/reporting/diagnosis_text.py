@@ -29,7 +29,7 @@ def print_sections(console: Console, sections: Iterable[Section]) -> None:
 
 def _rich_table(table: Table) -> RichTable:
     labelled = not any(table.header)
-    grid = RichTable.grid(padding=(0, 1, 0, 0)) if labelled else RichTable(box=None, padding=(0, 1, 0, 0))
+    grid = RichTable.grid(padding=(0, 2, 0, 0)) if labelled else RichTable(box=None, padding=(0, 1, 0, 0))
     for number, name in enumerate(table.header):
         style = "bold" if labelled and number == 0 else ""
         grid.add_column(_one_line(name), no_wrap=labelled and number == 0, style=style, overflow="fold")
