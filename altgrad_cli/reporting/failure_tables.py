@@ -35,7 +35,10 @@ def pictures(scope: Scope, log: RunLog) -> Section | None:
     found: list[tuple[figures.Figure | None, str]] = [
         (
             plots.loss_figure([*[run for run in controls if run is not log], log]),
-            "A triangle marks the step the collapse is dated to; a cross, a loss that was not finite.",
+            (
+                "Means over about ten steps, the raw losses pale behind. A triangle marks the step the collapse is dated "
+                "to; a cross, a loss that was not finite."
+            ),
         ),
         (plots.stall_heat([log]), "White dashes: the collapse. Every row is one linear layer."),
         (plots.overflow_heat([log]), ""),
@@ -145,7 +148,10 @@ def code_use(scope: Scope, log: RunLog) -> Section | None:
             ("on zero", "mean(zero_share/stored_weights)"),
         ],
     )
-    maps = [figure for role in plots.ROLE_NAMES if (figure := plots.code_map([log], role)) is not None][:1]
+    drawn = (
+        plots.code_map([log], role) for role in ("stored_weights", "gradients", "activations", "weights")
+    )
+    maps = [figure for figure in drawn if figure is not None][:1]
     blocks: list[Block] = [Picture(figure, "A row is one code, the largest value on top.") for figure in maps]
     if table.columns:
         text = (

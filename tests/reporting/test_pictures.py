@@ -150,11 +150,16 @@ def test_thinning_keeps_peaks_ends_and_what_is_not_finite() -> None:
     assert short[1].tolist() == y[:5].tolist()
 
 
-def test_smoothing_steps_over_what_is_not_finite() -> None:
-    result = smoothed(np.array([1.0, math.nan, 2.0]))
-    assert result[0] == 1.0
-    assert math.isnan(result[1])
-    assert result[2] == pytest.approx(0.9 * 1.0 + 0.1 * 2.0)
+@given(st.lists(FLOATS, min_size=1, max_size=40), st.integers(0, 6))
+def test_smoothing_never_lags_and_steps_over_what_is_not_finite(values: list[float], half_width: int) -> None:
+    result = smoothed(np.array(values), half_width)
+    for index, value in enumerate(values):
+        reach = min(half_width, index, len(values) - 1 - index)
+        near = [v for v in values[index - reach : index + reach + 1] if math.isfinite(v)]
+        expected = math.fsum(near) / len(near) if math.isfinite(value) else math.nan
+        assert result[index] == pytest.approx(expected, nan_ok=True, abs=1e-9)
+    line = np.arange(20.0)
+    assert smoothed(line, half_width) == pytest.approx(line)
 
 
 def test_scales_tell_what_matters_apart() -> None:
