@@ -149,6 +149,7 @@ def _carry_out(
     spec: Any, folder: Path, jobs: int, *, new: bool, as_json: bool, quiet: bool, strict: bool
 ) -> int:
     from altgrad_cli.commands.sweep_view import SweepView
+    from altgrad_cli.experiments.comparison import compare_seeds
     from altgrad_cli.experiments.executor import LocalExecutor
     from altgrad_cli.experiments.run_directory import create_folder
     from altgrad_cli.experiments.sweep import run_sweep
@@ -167,7 +168,8 @@ def _carry_out(
     if spec.base.wandb.mode != "disabled" and not outcome.interrupted:
         _send_reports(record, view.note)
     if as_json:
-        print_json(SCHEMA, record.to_json())
+        comparisons = [found.to_json() for found in compare_seeds(record)]
+        print_json(SCHEMA, {**record.to_json(), "comparisons": comparisons})
     else:
         _print_results(record)
     if outcome.interrupted or (record.unfinished and not outcome.errors):
@@ -212,10 +214,16 @@ def _send_reports(record: Any, warn: Callable[[str], object]) -> None:
 
 
 def _print_results(record: Any) -> None:
-    from altgrad_cli.commands.sweep_view import results_table, table_notes
+    from altgrad_cli.commands.sweep_view import full_width, results_table, table_notes
 
     console = data_console()
-    console.print(results_table(record))
+    table = results_table(record)
+    if full_width(console, table) > console.width:
+        if console.is_terminal:
+            table = results_table(record, brief=True)
+        else:  # a file has no width: nothing is cut
+            console.width = full_width(console, table)
+    console.print(table)
     console.print()
     for note in table_notes(record):
         console.print(Text(note, "dim"), soft_wrap=not console.is_terminal)

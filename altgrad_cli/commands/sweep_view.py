@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.measure import Measurement
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from altgrad_cli.commands.console import printable
 from altgrad_cli.experiments.arms import Arm
+from altgrad_cli.experiments.comparison import compare_seeds
 from altgrad_cli.experiments.executor import Report
 from altgrad_cli.experiments.sweep_results import SweepRecord
 
@@ -25,6 +27,8 @@ _HOW_TO_READ = (
     "with the rounded model. stall, tau: means over the last 20 steps. overflow, underflow: means over the "
     "run, worst role."
 )
+_CLOSE = 0.1
+"""Nats between the controls below which rho is mostly noise: seeds differ by some hundredths."""
 _GRADE_STYLES = {"trained": "green", "degraded": "yellow", "failed": "red"}
 
 
@@ -128,44 +132,71 @@ class SweepView:
         return Group(head, table)
 
 
-def results_table(record: SweepRecord) -> Table:
+_COLUMNS: tuple[tuple[str, Callable[[Mapping[str, Any]], str], bool], ...] = (
+    ("arm", lambda row: row["name"], True),
+    ("format", lambda row: row["format"], False),
+    ("outcome", lambda row: row["outcome"], True),
+    ("collapse", lambda row: _collapse(row) or "-", True),
+    ("loss", lambda row: number(row["final_loss"], 3), False),
+    ("val loss", lambda row: number(row["val_loss"], 3), True),
+    ("rho", lambda row: _rho(row), True),
+    ("stall", lambda row: number(row["stall_rate"], 3), True),
+    ("tau", lambda row: number(row["update_transfer"], 3), False),
+    ("overflow", lambda row: rate(row["overflow_rate"]), False),
+    ("underflow", lambda row: rate(row["underflow_rate"]), False),
+    ("verdict", lambda row: verdict_words(row), True),
+)
+"""Heading, cell, and whether a narrow terminal shows it too."""
+_FIGURES = ("loss", "val loss", "rho", "stall", "tau", "overflow", "underflow")
+
+
+def results_table(record: SweepRecord, *, brief: bool = False) -> Table:
     """The table a sweep ends in; every figure in it is computed from the runs' events."""
     table = Table(
         title=f"sweep {record.name}", title_justify="left", box=None, header_style="bold", pad_edge=False
     )
-    for heading in ("arm", "format", "outcome", "collapse"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("loss", "val loss", "rho", "stall", "tau", "overflow", "underflow"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
+    columns = [column for column in _COLUMNS if column[2] or not brief]
+    for heading, _, _ in columns:
+        justify: Any = "right" if heading in _FIGURES else "left"
+        table.add_column(heading, justify=justify, no_wrap=not brief, overflow="fold")
     for result in record.arms:
         row = result.summary()
-        verdict = verdict_words(row)
+        style = _GRADE_STYLES.get(row["verdict"] or "", "")
         table.add_row(
-            row["name"],
-            row["format"],
-            row["outcome"],
-            "-" if row["collapse_class"] is None else f"{row['collapse_class']} at {row['collapse_step']}",
-            number(row["final_loss"], 3),
-            number(row["val_loss"], 3),
-            _rho(row),
-            number(row["stall_rate"], 3),
-            number(row["update_transfer"], 3),
-            rate(row["overflow_rate"]),
-            rate(row["underflow_rate"]),
-            Text(verdict, _GRADE_STYLES.get(row["verdict"] or "", "")),
+            *(Text(cell(row), style if heading == "verdict" else "") for heading, cell, _ in columns)
         )
     return table
+
+
+def full_width(console: Console, table: Table) -> int:
+    """The columns it takes to show ``table`` uncut."""
+    return Measurement.get(console, console.options.update(max_width=10_000), table).maximum
 
 
 def table_notes(record: SweepRecord) -> list[str]:
     """What a reader of the table has to know."""
     notes = [_HOW_TO_READ]
     notes += [f"{equal}: one experiment under power-of-two scales." for equal in record.equivalences]
+    notes += close_controls(record)
     if len(record.spec.seeds) == 1:
         notes.append("One seed: rho differs by about 0.04 between seeds.")
+    notes += [str(comparison) for comparison in compare_seeds(record)]
     for found in record.attributions():
         notes.append(f"{found.arm}: {found.stage or 'no stage confirmed'} ({found.explanation})")
+    return notes
+
+
+def close_controls(record: SweepRecord) -> list[str]:
+    """A warning for every pair of controls whose distance says little: rho divides by it."""
+    findings = record.findings
+    pairs = {tuple((result.arm.controls or {}).values()) for result in record.arms}
+    notes = []
+    for fp32, frozen in sorted(pairs):
+        if fp32 in findings and frozen in findings:
+            best, worst = (findings[name].record.validation.last() for name in (fp32, frozen))
+            if best is not None and worst is not None and worst - best < _CLOSE:
+                distance = f"{fp32} and {frozen} differ by {worst - best:.3f} nats only"
+                notes.append(f"{distance}: rho against them says little.")
     return notes
 
 
@@ -178,10 +209,14 @@ def verdict_words(row: Mapping[str, Any]) -> str:
 
 
 def _ending(row: Mapping[str, Any]) -> str:
-    collapse = f" ({row['collapse_class']} at step {row['collapse_step']})" if row["collapse_class"] else ""
+    collapse = f" ({_collapse(row)})" if row["collapse_class"] else ""
     rho = f", rho {_rho(row)}" if row["recovered_fraction"] is not None else ""
     verdict = f", {verdict_words(row)}" if row["verdict"] or row["cause"] else ""
     return f"{row['outcome']}{collapse}: val loss {number(row['val_loss'], 3)}{rho}{verdict}"
+
+
+def _collapse(row: Mapping[str, Any]) -> str:
+    return f"{row['collapse_class']} at {row['collapse_step']}" if row["collapse_class"] else ""
 
 
 def _rho(row: Mapping[str, Any]) -> str:

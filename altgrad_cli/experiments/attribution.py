@@ -2,7 +2,7 @@
 
 W, A, G and M are switched on one by one and left out one by one, with everything else equal. Forward
 precision fails if W and A alone fail; gradient fidelity if adding G does; the optimizer's update if only
-adding M does. A stage is named only where undoing it alone brings the run back.
+adding M does. A stage is named only where undoing it, and nothing else, brings the run back.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from altgrad_cli.diagnostics.outcome import FAILED_BELOW
 from altgrad_cli.experiments.arms import Arm, ArmKind
-from altgrad_cli.quantization.precision import REGIME_ROLES, ROLE_LETTERS, Role
+from altgrad_cli.quantization.precision import REGIME_ROLES, ROLE_LETTERS, LayerRule, Role
 from altgrad_cli.training.config import TrainConfig
 
 Stage = Literal["forward precision", "gradient fidelity", "optimizer update"]
@@ -28,14 +28,17 @@ nothing; its other leave-one-out sets are GM, AM and WAG.
 """
 FULL = "AGM"
 STOCHASTIC = "stochastic"
+"""The full set with the update rounded stochastically: a faithful update in expectation."""
+SCALED = "scaled"
+"""W and A alone, with scales that follow the tensors: what an unscaled format's forward pass lacks."""
 _LADDER: tuple[tuple[str, Stage, tuple[str, ...]], ...] = (
-    ("WA", "forward precision", ("G", "GM")),
-    ("WAG", "gradient fidelity", ("WA", "AM")),
+    ("WA", "forward precision", ("W", "A", SCALED)),
+    ("WAG", "gradient fidelity", ("WA",)),
     (FULL, "optimizer update", ("WAG", STOCHASTIC)),
 )
-"""Role sets in the order in which they are built up, the stage that each adds, and the sets without it."""
+"""Role sets in the order in which they are built up, the stage that each adds, and the runs that undo it."""
 RESCUED_BY = 0.2
-"""How much rho a rescue has to add to confirm a stage: five times what a seed moves it."""
+"""How much rho undoing a stage has to add to confirm it: five times what a seed moves it."""
 
 
 def role_set(letters: str) -> tuple[Role, ...]:
@@ -52,33 +55,65 @@ def role_letters(arm: Arm) -> str:
 
 
 def attribution_arms(arm: Arm) -> Iterator[Arm]:
-    """The role factorial of the failing format arm ``arm``, and the arm that may rescue its update.
+    """The role factorial of the failing format arm ``arm``, and the arms that may rescue a stage of it.
 
     The full set is ``arm`` itself; W, A and G with float32 masters are the other rescue of the update.
     """
-    for letters in FACTORIAL:
-        if letters != role_letters(arm):
-            yield _part(
-                arm, f"only-{letters.lower()}", "attribution", _with_roles(arm.config, letters), letters
-            )
-    stochastic = replace(arm.config, precision=replace(arm.config.precision, rounding="stochastic"))
-    yield _part(arm, "rescue-stochastic", "rescue", stochastic, "the update, and that stochastically,")
+    for key, config in _parts(arm).items():
+        if key == STOCHASTIC:
+            yield _part(arm, "rescue-stochastic", config, "the update is rounded stochastically", "rescue")
+        elif key == SCALED:
+            yield _part(arm, "rescue-scaled", config, "only WA is rounded, with delayed scales", "rescue")
+        else:
+            yield _part(arm, f"only-{key.lower()}", config, f"only {key} is rounded", "attribution")
+
+
+def _parts(arm: Arm) -> dict[str, TrainConfig]:
+    """Role set (or ``stochastic``, ``scaled``) -> the run that shows it, less ``arm`` itself."""
+    config, own = arm.config, role_letters(arm)
+    precision = config.precision
+    # With M on, W is among the roles: its operand is the stored grid.
+    within = set(own) | ({"W"} if "M" in own else set())
+    parts = {
+        letters: _with_roles(config, letters)
+        for letters in FACTORIAL
+        if letters != own and set(letters) <= within
+    }
+    if "M" in own:
+        parts[STOCHASTIC] = replace(config, precision=replace(precision, rounding="stochastic"))
+    if precision.scaling.recipe == "none" and "WA" in parts:
+        only_wa = parts["WA"]
+        scaling = replace(precision.scaling, recipe="delayed")
+        parts[SCALED] = replace(only_wa, precision=replace(only_wa.precision, scaling=scaling))
+    return parts
 
 
 def _with_roles(config: TrainConfig, letters: str) -> TrainConfig:
+    """``config`` with only ``letters`` rounded, in layers with a rule of their own too."""
+    roles = role_set(letters)
+    rules = tuple(_rule_with_roles(rule, roles) for rule in config.precision.rules)
     if letters == "WAG":  # the regime `standard`, under the name by which it may be in the sweep already
-        return replace(config, precision=replace(config.precision, regime="standard", roles=None))
-    return replace(config, precision=replace(config.precision, regime="uniform", roles=role_set(letters)))
+        return replace(
+            config, precision=replace(config.precision, regime="standard", roles=None, rules=rules)
+        )
+    return replace(config, precision=replace(config.precision, regime="uniform", roles=roles, rules=rules))
 
 
-def _part(arm: Arm, suffix: str, kind: ArmKind, config: TrainConfig, what: str) -> Arm:
+def _rule_with_roles(rule: LayerRule, roles: tuple[Role, ...]) -> LayerRule:
+    if rule.roles is None:
+        return rule
+    left = tuple(role for role in rule.roles if role in roles)
+    return replace(rule, roles=left) if left else replace(rule, roles=None, format="fp32")
+
+
+def _part(arm: Arm, suffix: str, config: TrainConfig, what: str, kind: ArmKind) -> Arm:
     return replace(
         arm,
         name=f"{arm.name}-{suffix}",
         kind=kind,
         config=config,
         retry_of=arm.name,
-        reason=f"{what} rounded, the rest as in {arm.name} without it" if kind == "attribution" else what,
+        reason=f"{what}; everything else as in {arm.name}",
     )
 
 
@@ -107,42 +142,35 @@ class Attribution:
 
 
 def rho_by_roles(arm: Arm, arms: Sequence[Arm], rhos: Mapping[str, float | None]) -> dict[str, float | None]:
-    """Recovered fraction of every role set of ``arm``'s factorial; an arm shared with another part counts."""
+    """Recovered fraction of every part of ``arm``'s factorial; an arm shared with another part counts."""
     by_config = {other.config: rhos.get(other.name) for other in arms}
-    wanted = {
-        letters: _with_roles(arm.config, letters) for letters in FACTORIAL if letters != role_letters(arm)
-    }
-    stochastic = replace(arm.config, precision=replace(arm.config.precision, rounding="stochastic"))
-    return {
-        **{letters: by_config.get(config) for letters, config in wanted.items()},
-        role_letters(arm): rhos.get(arm.name),
-        STOCHASTIC: by_config.get(stochastic),
-    }
+    found = {key: by_config.get(config) for key, config in _parts(arm).items()}
+    return {**found, role_letters(arm): rhos.get(arm.name)}
 
 
 def attribute(arm: str, rho: Mapping[str, float | None]) -> Attribution:
     """Read the factorial of ``arm``: the first stage that fails as roles are added, if undoing it helps.
 
     Args:
-        rho: recovered fraction of every set of ``FACTORIAL`` and of ``stochastic``. NaN (a non-finite run)
-            counts as failed; None (not run) leaves what depends on it open.
+        rho: recovered fraction of every set of ``FACTORIAL`` and of the rescues. NaN (a non-finite run)
+            counts as failed; None or absent (not run) leaves what depends on it open.
     """
-    stage, rescues = _suspect(rho)
-    full = rho.get(FULL)
+    failing, stage, rescues = _suspect(rho)
+    before = rho.get(failing)
     gains = {}
     for name in rescues:
         rescued = rho.get(name)
-        if rescued is not None and full is not None:
-            gains[name] = rescued - (0.0 if math.isnan(full) else full)
+        if rescued is not None and before is not None:
+            gains[name] = rescued - (0.0 if math.isnan(before) else before)
     best = max(gains, key=lambda name: gains[name], default=None)
     confirmed = best is not None and gains[best] >= RESCUED_BY
     if stage is None:
-        explanation = "the arms that would tell are missing, or none of them fails"
+        explanation = "the runs that would tell are missing, or none of them fails"
     elif best is None or not confirmed:
         explanation = f"{stage} is suspected, but undoing it alone does not bring the run back"
     else:
-        how = "stochastic rounding of the update" if best == STOCHASTIC else f"rounding only {best}"
-        explanation = f"{how} raises rho by {gains[best]:.2f} to {rho[best]:.2f}"
+        how = _HOW.get(best, f"with only {best}")
+        explanation = f"rho is {before:.2f} with {failing} rounded, and {rho[best]:.2f} {how}"
     return Attribution(
         arm=arm,
         stage=stage if confirmed else None,
@@ -152,12 +180,18 @@ def attribute(arm: str, rho: Mapping[str, float | None]) -> Attribution:
     )
 
 
-def _suspect(rho: Mapping[str, float | None]) -> tuple[Stage | None, tuple[str, ...]]:
-    """The first stage that fails as roles are added, and the arms that undo that stage alone."""
+_HOW = {
+    STOCHASTIC: "with the update rounded stochastically",
+    SCALED: "with delayed scales",
+}
+
+
+def _suspect(rho: Mapping[str, float | None]) -> tuple[str, Stage | None, tuple[str, ...]]:
+    """The first role set that fails as roles are added, its stage, and the runs that undo that stage."""
     for letters, stage, rescues in _LADDER:
         value = rho.get(letters)
         if value is None:
-            return None, ()
+            break
         if not value >= FAILED_BELOW:
-            return stage, rescues
-    return None, ()
+            return letters, stage, rescues
+    return "", None, ()

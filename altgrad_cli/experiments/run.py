@@ -9,7 +9,7 @@ from altgrad_cli.errors import CheckpointError
 from altgrad_cli.experiments.event_log import cut_after
 from altgrad_cli.experiments.loggers.jsonl import JsonlLog
 from altgrad_cli.experiments.loggers.listener import FanOut, Listener
-from altgrad_cli.experiments.run_directory import RunDirectory
+from altgrad_cli.experiments.run_directory import RunDirectory, sole_writer
 from altgrad_cli.training.config import TrainConfig
 from altgrad_cli.training.events import Event, RunEnded
 
@@ -40,26 +40,25 @@ def carry_out(
     """
     from altgrad_cli.training.engine import train
 
-    resume_from = _rewind(directory) if resume else None
-    fan_out = FanOut([JsonlLog(directory.events), *listeners])
     last: Event | None = None
     ended: RunEnded | None = None
-    try:
-        for last in train(
-            config,
-            run_dir=directory.path,
-            resume_from=resume_from,
-            capture_requested=capture_requested,
-        ):
-            fan_out.receive(last)
-            if stop_requested():
-                break
-        ended = last if isinstance(last, RunEnded) else None
-        _summarize(directory, last, ended)
-        if ended is not None:
-            on_end(ended)
-    finally:
-        fan_out.close()
+    with sole_writer(directory):
+        resume_from = _rewind(directory) if resume else None
+        fan_out = FanOut([JsonlLog(directory.events), *listeners])
+        events = train(
+            config, run_dir=directory.path, resume_from=resume_from, capture_requested=capture_requested
+        )
+        try:
+            for last in events:
+                fan_out.receive(last)
+                if stop_requested():
+                    break
+            ended = last if isinstance(last, RunEnded) else None
+            _summarize(directory, last, ended)
+            if ended is not None:
+                on_end(ended)
+        finally:
+            fan_out.close()
     return ended
 
 

@@ -12,12 +12,14 @@ A folder that holds anything is never written over.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,6 +147,41 @@ def open_run(path: Path) -> RunDirectory:
     if not os.access(path, os.W_OK):
         raise UsageError(f"{path} may not be written to", where="--resume", hint="check its permissions")
     return RunDirectory(path)
+
+
+@contextlib.contextmanager
+def sole_writer(directory: RunDirectory, *, wait_seconds: float = 20.0) -> Iterator[None]:
+    """Hold the run for this process: two that write one log would spoil it.
+
+    Waits a little, since the worker of a sweep that was just killed needs a step to notice. The system lets
+    go of the lock with the process, however that ends.
+
+    Raises:
+        UsageError: another process keeps writing the run.
+    """
+    try:
+        import fcntl
+    except ImportError:  # no such locks on this system
+        yield
+        return
+    deadline = time.monotonic() + wait_seconds
+    folder = os.open(directory.path, os.O_RDONLY)
+    try:
+        while True:
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise UsageError(
+                        f"another process is writing {directory.path}",
+                        where=str(directory.path),
+                        hint="wait for it to end, or end it",
+                    ) from None
+                time.sleep(0.2)
+        yield
+    finally:
+        os.close(folder)
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

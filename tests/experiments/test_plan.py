@@ -199,12 +199,14 @@ def test_the_factorial_has_every_distinct_role_set_once(find: Find) -> None:
     ("rho", "stage", "rescue"),
     [
         ({"WA": 1.0, "WAG": 0.98, "AGM": 0.17, "stochastic": 0.8}, "optimizer update", "WAG"),
-        ({"WA": 0.1, "WAG": 0.0, "AGM": 0.0, "G": 0.99, "GM": 0.2}, "forward precision", "G"),
-        ({"WA": 0.97, "WAG": 0.2, "AGM": 0.1, "AM": 0.5}, "gradient fidelity", "WA"),
-        ({"WA": 0.3, "WAG": 0.3, "AGM": 0.3, "G": 0.35, "GM": 0.3}, None, None),
-        ({"WA": float("nan"), "WAG": 0.9, "AGM": float("nan"), "G": 0.9}, "forward precision", "G"),
+        ({"W": 0.1, "A": 0.95, "WA": 0.1, "WAG": 0.0, "AGM": 0.0}, "forward precision", "A"),
+        ({"W": -1.0, "A": -1.0, "WA": -1.0, "WAG": -1.0, "scaled": 1.0}, "forward precision", "scaled"),
+        ({"WA": 0.97, "WAG": 0.2, "AGM": 0.1}, "gradient fidelity", "WA"),
+        ({"W": 0.3, "A": 0.35, "WA": 0.3, "WAG": 0.3, "AGM": 0.3}, None, None),
+        ({"W": 0.9, "WA": float("nan"), "WAG": 0.9, "AGM": float("nan")}, "forward precision", "W"),
         ({"WA": 1.0, "WAG": None, "AGM": 0.1}, None, None),
         ({"WA": 1.0, "WAG": 1.0, "AGM": 1.0}, None, None),
+        ({}, None, None),
     ],
 )
 def test_a_stage_is_named_only_with_a_rescue(
@@ -212,6 +214,26 @@ def test_a_stage_is_named_only_with_a_rescue(
 ) -> None:
     found = attribute("e7m0-uniform", rho)
     assert (found.stage, found.confirmed_by) == (stage, rescue)
+
+
+def test_an_unscaled_format_may_be_rescued_by_scales(find: Find) -> None:
+    base = load_config("base", ["precision.scaling.recipe=none"])
+    findings = {"e3m4-uniform": find("e3m4-uniform", rho=-1.0)}
+    arms = plan_sweep(spec(base=base, order=("E3M4",), retries=False, attribute=True), findings)
+    scaled = next(arm for arm in arms if arm.name == "e3m4-uniform-rescue-scaled")
+    assert scaled.config.precision.scaling.recipe == "delayed"
+    assert role_letters(scaled) == "WA"
+
+
+def test_a_planted_rule_takes_part_in_the_factorial(find: Find) -> None:
+    rule = "{pattern: blocks.1.mlp.c_fc, format: E1M6, roles: [gradients], scaling: none}"
+    base = load_config("base", ["precision.regime=standard", f"precision.rules=[{rule}]"])
+    findings = {"bf16-standard": find("bf16-standard", rho=0.1)}
+    arms = plan_sweep(spec(base=base, order=("BF16",), retries=False, attribute=True), findings)
+    planted = {role_letters(arm): arm.config.precision.rules[0] for arm in arms if arm.kind == "attribution"}
+    assert set(planted) == {"W", "A", "G", "WA"}
+    assert planted["G"].format == "E1M6"
+    assert planted["WA"].format == "fp32"
 
 
 def test_the_plan_depends_on_nothing_but_its_arguments(find: Find) -> None:

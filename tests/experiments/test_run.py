@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from altgrad_cli.errors import AltgradError
+from altgrad_cli.errors import AltgradError, UsageError
 from altgrad_cli.experiments.event_log import read_lines
 from altgrad_cli.experiments.run import carry_out
-from altgrad_cli.experiments.run_directory import RunDirectory, create_run, read_json
+from altgrad_cli.experiments.run_directory import create_run, read_json, sole_writer
 from altgrad_cli.training.config import TrainConfig
 from altgrad_cli.training.events import Event, StepCompleted
 
@@ -102,8 +102,21 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path: Path, ti
     assert steps == list(range(1, 9))
 
 
+def test_a_run_has_one_writer(tmp_path: Path, tiny: Tiny) -> None:
+    directory = create_run(tmp_path / "a", tiny())
+    with (
+        sole_writer(directory),
+        pytest.raises(UsageError, match="another process is writing"),
+        sole_writer(directory, wait_seconds=0.3),
+    ):
+        raise AssertionError("two writers")
+    with sole_writer(directory, wait_seconds=0):
+        pass
+
+
 def test_a_log_that_cannot_be_written_ends_the_run_with_a_remedy(tmp_path: Path, tiny: Tiny) -> None:
-    directory = RunDirectory(tmp_path / "gone")
+    directory = create_run(tmp_path / "a", tiny())
+    directory.events.mkdir()
     with pytest.raises(AltgradError, match="log cannot be written") as caught:
         carry_out(tiny(), directory)
     assert "--resume" in str(caught.value.hint)
