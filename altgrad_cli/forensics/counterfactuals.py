@@ -175,6 +175,8 @@ def _with(config: TrainConfig, **precision: Any) -> TrainConfig:
 def _roles_without(scene: Scene, role: str) -> tuple[str, ...]:
     """The override that leaves ``role`` out of the study format's roles."""
     plan = scene.state.plan
+    if role == "weights" and plan.stores_weights:
+        return ()  # only the head's: the stored weights are their own operand
     kept = [r for r in ROLES if r != role and any(layer.format_of(r) for layer in plan.layers)]
     if role != "weights" and plan.stores_weights and "weights" not in kept and role != "stored_weights":
         kept.insert(0, "weights")  # with role M on, W is the stored grid itself

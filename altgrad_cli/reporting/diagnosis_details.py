@@ -142,7 +142,7 @@ def _worst_role(values: Mapping[str, float | None] | None) -> str:
 
 _LAYER_LEGEND = (
     "gap: median stiffness; ulp: mean |w - Q(w)| in gaps; over, under: overflow and underflow rate of the",
-    "worst role (W, A, G); bad: values not finite; zero-up: zero-update fraction; sparse: share of |g| < 1e-8",
+    "worst role (W, A, G); bad: values not finite; zero-up: zero-update fraction; sparse: |g| < 1e-8",
 )
 _LAYER_HEADER = (
     *("layer", "gap", "ulp", "over", "under", "bad"),

@@ -17,7 +17,7 @@ from altgrad_cli.forensics.findings import rescuing_overrides
 from altgrad_cli.training.checkpoint import read_checkpoint, write_checkpoint
 from altgrad_cli.training.config_loading import load_config, with_overrides
 from altgrad_cli.training.engine import train
-from altgrad_cli.training.events import event_to_json, to_json_value
+from altgrad_cli.training.events import RunStarted, StepCompleted, event_to_json, to_json_value
 from tests.forensics.conftest import TINY, Capture
 
 KEYS = {
@@ -76,6 +76,50 @@ def test_the_layer_table_is_what_the_tensors_say(run: Path) -> None:
     assert row["stiffness_median"] == pytest.approx(float(gap.flatten().median()), rel=1e-6)
     error = (weight - torch.round(weight / gap) * gap).abs() / gap
     assert row["grid_error_ulp_mean"] == pytest.approx(float(error.mean()), abs=1e-3)
+
+
+@pytest.mark.parametrize("regime", ["standard", "uniform"])
+def test_the_layer_table_is_what_the_engine_measured(tmp_path: Path, regime: str) -> None:
+    """The engine measured the captured step on its own path: every number of the table is its own."""
+    config = load_config(
+        "base",
+        [
+            *TINY,
+            f"precision.regime={regime}",
+            "fp8_format=E5M2",
+            "precision.scaling.margin=0.5",
+            "use_shadow=true",
+            "runtime.capture_at=3",
+        ],
+    )
+    events = list(train(config, run_dir=tmp_path))
+    measured = next(event for event in events if isinstance(event, StepCompleted) and event.step == 3)
+    names = next(event.layers for event in events if isinstance(event, RunStarted))
+    rows = {
+        row["name"]: row
+        for row in diagnose(tmp_path / "checkpoints" / "anomaly_step_3.pt", Questions())["layers"]
+    }
+    compared = 0
+    for metric in (
+        "bit_stall_rate",
+        "update_transfer",
+        "gradient_sparsity",
+        "gradient_sqnr",
+        "gradient_cosine",
+        "zero_update_fraction",
+    ):
+        for name, value in zip(names, measured.layers.get(metric, []), strict=False):
+            if name != "lm_head" and value is not None:
+                assert rows[name][metric] == pytest.approx(value, rel=1e-9), (metric, name)
+                compared += 1
+    for metric in ("overflow_rate", "underflow_rate", "amax"):
+        for role in ("weights", "activations", "gradients"):
+            for name, value in zip(names, measured.layers.get(f"{metric}/{role}", []), strict=False):
+                if value is not None:
+                    assert rows[name][metric][role] == value, (metric, role, name)
+                    compared += 1
+    assert compared > 100
+    assert sum(rate["activations"] for rate in (row["overflow_rate"] for row in rows.values())) > 0
 
 
 def test_a_checkpoint_without_evidence_is_still_diagnosed(capture: Capture) -> None:
