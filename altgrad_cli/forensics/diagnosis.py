@@ -14,7 +14,7 @@ from altgrad_cli.forensics.batch_report import describe_batch
 from altgrad_cli.forensics.bisection import minimal_bf16_layers
 from altgrad_cli.forensics.counterfactuals import Counterfactual, format_grid, remedies
 from altgrad_cli.forensics.evidence import Evidence, ForeignTensors, open_evidence, trust_report
-from altgrad_cli.forensics.failure import NONFINITE, STALL, classify, history_of, optimizer_report
+from altgrad_cli.forensics.failure import DIVERGENCE, NONFINITE, STALL, classify, history_of, optimizer_report
 from altgrad_cli.forensics.findings import findings, next_command
 from altgrad_cli.forensics.foreign import describe_tensors
 from altgrad_cli.forensics.layer_table import Examination, examine
@@ -23,6 +23,7 @@ from altgrad_cli.forensics.mechanism import (
     Attribution,
     Mechanism,
     attribute,
+    explain_divergence,
     explain_nonfinite,
     explain_stall,
 )
@@ -182,6 +183,8 @@ def _mechanism(
         return explain_nonfinite(first, attribution, suspects, struck)
     if kind == STALL:
         return explain_stall(attribution, seen.zeroed)
+    if kind == DIVERGENCE:
+        return explain_divergence(attribution)
     return Mechanism(None, ())
 
 

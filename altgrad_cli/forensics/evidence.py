@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from altgrad_cli.errors import CheckpointError, UsageError
 from altgrad_cli.forensics.safetensors_file import is_safetensors, read_safetensors
+from altgrad_cli.formats import parse_format
+from altgrad_cli.quantization.quantize import dequantize
 from altgrad_cli.training.checkpoint import SCHEMA, open_archive, read_checkpoint
 from altgrad_cli.training.config import TrainConfig
 from altgrad_cli.training.config_loading import from_plain
@@ -113,7 +116,9 @@ def trust_report(evidence: Evidence) -> dict[str, Any]:
     """Schema, checks passed, what is missing, how this environment differs, planted faults."""
     payload = evidence.payload
     saved = payload.get("environment") or {}
-    here = describe_environment(saved.get("device", "cpu") if saved.get("device") == "cpu" else "cpu")
+    here = describe_environment(
+        "cuda" if saved.get("device") == "cuda" and torch.cuda.is_available() else "cpu"
+    )
     here["threads"] = evidence.config.runtime.threads  # a replay sets them
     missing: dict[str, str] = dict(payload.get("missing") or {})
     if payload.get("kind") == "anomaly":
@@ -146,9 +151,6 @@ def trust_report(evidence: Evidence) -> dict[str, Any]:
 
 def _codes_agree(payload: Mapping[str, Any]) -> bool | None:
     """Whether stored codes and float32 carrier are one and the same; None without stored weights."""
-    from altgrad_cli.formats import parse_format
-    from altgrad_cli.quantization.quantize import dequantize
-
     stored = payload.get("stored_weights") or {}
     if not stored:
         return None

@@ -12,8 +12,9 @@ from altgrad_cli.forensics.attempt import Outcome
 from altgrad_cli.forensics.evidence import Evidence
 from altgrad_cli.forensics.provenance import FirstNonfinite
 from altgrad_cli.forensics.scene import Scene
+from altgrad_cli.stability.collapse import Divergence
 
-NONFINITE, STALL, NONE = "nonfinite", "stall_collapse", "none"
+NONFINITE, STALL, DIVERGENCE, NONE = "nonfinite", "stall_collapse", "divergence", "none"
 STALL_WINDOW, STALL_TRANSFER, STALL_RATE = 50, 0.03, 0.98
 
 
@@ -41,6 +42,8 @@ def classify(
         at = recorded.get("stall_collapsed_at")
         step = at if isinstance(at, int) else (since if since is not None else evidence.step)
         trigger = _stall_words(since, history, now)
+    elif (diverging := _divergence(evidence)) is not None:
+        kind, step, trigger = DIVERGENCE, *diverging
     losses = [entry["loss"] for entry in history if isinstance(entry.get("loss"), int | float)]
     return {
         "class": kind,
@@ -60,6 +63,20 @@ def classify(
         "loss_before": losses[-1] if losses else None,
         "best_loss": min(losses) if losses else None,
     }
+
+
+def _divergence(evidence: Evidence) -> tuple[int, str] | None:
+    """(first step, words) of a divergence that the run's own monitor was flagging."""
+    watchers = (evidence.payload.get("monitors") or {}).get("watchers") or {}
+    saved = watchers.get("divergence")
+    if not isinstance(saved, Mapping) or not isinstance(saved.get("streak"), int):
+        return None
+    monitor = Divergence()
+    if saved["streak"] < monitor.steps or not saved.get("best") or not saved.get("smoothed"):
+        return None
+    ratio = saved["smoothed"] / saved["best"]
+    words = f"the smoothed loss has been above {monitor.factor} times its best for {saved['streak']} steps"
+    return evidence.step - saved["streak"], f"{words}, now {ratio:.2f} times"
 
 
 def _nonfinite_words(first: FirstNonfinite | None) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from altgrad_cli.forensics.evidence import Evidence
-from altgrad_cli.forensics.failure import NONFINITE, STALL
+from altgrad_cli.forensics.failure import DIVERGENCE, NONFINITE, STALL
 
 Severity = Literal["failure", "warning", "note"]
 _PREFERRED = ("overflow", "scale", "update", "role", "format")
@@ -45,6 +45,8 @@ def _failure(document: Mapping[str, Any]) -> list[tuple[Severity, str]]:
             ("failure", f"stalled: {failure['trigger']}; non-finite values: {failure['nonfinite_count']}"),
             ("failure", f"mechanism: {mechanism['stage']}"),
         ]
+    if failure["class"] == DIVERGENCE:
+        return [("failure", failure["trigger"]), ("failure", f"mechanism: {mechanism['stage']}")]
     return [("note", "healthy: loss, gradient, quantiser inputs and update of this step are finite")]
 
 
@@ -130,6 +132,12 @@ def next_command(evidence: Evidence, document: Mapping[str, Any], what_if: bool)
         return {
             "command": f"{resume} precision.rounding=stochastic",
             "why": "stochastic rounding of the update lets small steps through in expectation",
+        }
+    if kind == DIVERGENCE:
+        rate = evidence.config.learning_rate / 10
+        return {
+            "command": f"{resume} learning_rate={rate:g}",
+            "why": "a smaller step, to see whether the loss falls",
         }
     return {"command": resume, "why": "nothing is wrong with this state"}
 

@@ -23,6 +23,9 @@ FROZEN_TRANSFER, FAITHFUL_TRANSFER = 0.3, 0.7
 DEAD_SHARE = 0.5
 """Share of values rounded to 0 from which a role no longer carries its tensor."""
 
+FALSE_COSINE = 0.5
+"""Below this a gradient points elsewhere than its float32 shadow."""
+
 STAGE: dict[str, str] = {
     "weights": "forward precision",
     "activations": "forward precision",
@@ -170,6 +173,15 @@ def explain_stall(attribution: Attribution | None, zeroed: Mapping[str, float | 
         evidence.append("the gradient is there and the update is made, but the grid does not take it")
         return Mechanism(STAGE["stored_weights"], tuple(evidence))
     return Mechanism(UNKNOWN, tuple(evidence))
+
+
+def explain_divergence(attribution: Attribution | None) -> Mechanism:
+    """The stage behind a rising loss: one step shows little but whether its gradient is the true one."""
+    if attribution is None or attribution.recorded.cosine is None:
+        return Mechanism(UNKNOWN, ("the gradient could not be compared with its float32 shadow",))
+    cosine = attribution.recorded.cosine
+    evidence = f"cosine of the gradient and its float32 shadow: {cosine:.4f}"
+    return Mechanism(STAGE["gradients"] if cosine < FALSE_COSINE else UNKNOWN, (evidence,))
 
 
 def _number(value: float | None) -> str:

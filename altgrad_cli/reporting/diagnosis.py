@@ -12,7 +12,12 @@ from typing import Any
 from altgrad_cli.reporting.diagnosis_details import Row, Section, Table
 from altgrad_cli.reporting.notation import format_value
 
-VERDICTS = {"nonfinite": "FAILED: not finite", "stall_collapse": "FAILED: stalled", "none": "healthy"}
+VERDICTS = {
+    "nonfinite": "FAILED: not finite",
+    "stall_collapse": "FAILED: stalled",
+    "divergence": "diverging",
+    "none": "healthy",
+}
 
 
 def verdict(document: Mapping[str, Any]) -> Section:

@@ -141,6 +141,21 @@ def test_a_checkpoint_without_evidence_is_still_diagnosed(capture: Capture) -> N
     assert not document["replay"]["ran"]
 
 
+@pytest.mark.parametrize(("streak", "expected"), [(49, "none"), (50, "divergence")])
+def test_a_divergence_that_the_run_was_flagging(
+    run: Path, tmp_path: Path, streak: int, expected: str
+) -> None:
+    payload = read_checkpoint(run / "checkpoints" / "step_000002.pt")
+    payload["monitors"]["watchers"]["divergence"] = {"smoothed": 4.8, "best": 3.0, "streak": streak}
+    write_checkpoint(tmp_path / "x.pt", payload)
+    document = diagnose(tmp_path / "x.pt", Questions())
+    assert document["failure"]["class"] == expected
+    if expected == "divergence":
+        assert "now 1.60 times" in document["failure"]["trigger"]
+        assert document["mechanism"]["stage"] == "unknown"
+        assert document["mechanism"]["evidence"][0].startswith("cosine of the gradient")
+
+
 def test_an_altered_batch_is_not_what_the_corpus_holds(capture: Capture) -> None:
     document = diagnose(capture("inject=bitflip@3:data", "runtime.capture_at=3"), Questions())
     assert document["batch"]["equals_corpus"] is False
