@@ -26,8 +26,7 @@ def write_failure_report(run_dir: Path, *, sweep_dir: Path | None = None, pictur
     inside = sweep_dir is None or run_dir.resolve().parent == sweep_dir.resolve()
     scope = gather([run_dir] if inside or sweep_dir is None else [sweep_dir, run_dir])
     log = scope.focus or scope.evidence.run(run_dir.resolve().name)
-    # The logs are named as seen from the report, so that the folder may be moved.
-    in_sweep = is_sweep(run_dir.resolve().parent)
+    logs = run_dir.resolve().parent if is_sweep(run_dir.resolve().parent) else run_dir
     path = run_dir / NAME
-    write_markdown(run_report(scope, log, ("..",) if in_sweep else (".",)), path, pictures=pictures)
+    write_markdown(run_report(scope, log, (str(logs),)), path, pictures=pictures)
     return path

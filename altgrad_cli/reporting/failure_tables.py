@@ -36,8 +36,8 @@ def pictures(scope: Scope, log: RunLog) -> Section | None:
         (
             plots.loss_figure([*[run for run in controls if run is not log], log]),
             (
-                "Means over about ten steps, the raw losses pale behind. A triangle marks the step the collapse is dated "
-                "to; a cross, a loss that was not finite."
+                "Means over about ten steps, the raw losses pale behind. A triangle marks the step the "
+                "collapse is dated to; a cross, a loss that was not finite."
             ),
         ),
         (plots.stall_heat([log]), "White dashes: the collapse. Every row is one linear layer."),

@@ -6,6 +6,8 @@ source of each column, ``{}`` standing for the row's label; a verbatim block has
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 from altgrad_cli.reporting.document import Block, Picture, Report, Table, Text, Verbatim
@@ -36,6 +38,9 @@ def write_markdown(report: Report, path: Path, *, pictures: bool = True) -> list
     from altgrad_cli.reporting.draw_matplotlib import draw
 
     folder = path.with_suffix("")
+    # The logs are named as seen from the report, so that both may be moved together.
+    logs = tuple(Path(os.path.relpath(log, path.parent)).as_posix() for log in report.logs)
+    report = replace(report, logs=logs)
     written = [path]
     if pictures:
         for figure in report.figures:

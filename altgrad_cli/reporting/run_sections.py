@@ -6,7 +6,7 @@ import shlex
 
 from altgrad_cli.reporting.columns import RunLog
 from altgrad_cli.reporting.document import Section, TableColumn, Text, Verbatim, make_table
-from altgrad_cli.reporting.scope import Scope
+from altgrad_cli.reporting.scope import Scope, shown_path
 from altgrad_cli.reporting.texts import configuration_text
 
 
@@ -88,7 +88,7 @@ def configuration(_: Scope, log: RunLog) -> Section:
 
 def reproduction(scope: Scope, log: RunLog) -> Section:
     """The commands that make the run and this report again, and open its checkpoint."""
-    folder = shlex.quote(str(log.record.run_dir))
+    folder = shlex.quote(shown_path(log.record.run_dir))
     commands = [f"altgrad train {folder}/config.yaml --out {folder}-again", f"altgrad report {folder}"]
     anomalies = [
         item

@@ -91,6 +91,14 @@ class Scope:
         return self.evidence.notes.get(log.name, ArmNote(kind))
 
 
+def shown_path(path: Path) -> str:
+    """``path`` as a command line names it: from the working directory where it lies below that."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
 def gather(paths: Sequence[Path], layer_metrics: Collection[str] | None = LAYER_METRICS) -> Scope:
     """The scope of a report on the runs and sweeps in ``paths``; one run alone is its focus.
 
@@ -121,7 +129,7 @@ def gather(paths: Sequence[Path], layer_metrics: Collection[str] | None = LAYER_
     runs = {name: log for name, log in runs.items() if log.record.started}
     if not runs:
         raise UsageError("no run has begun there yet", where=", ".join(map(str, paths)))
-    return Scope(Evidence(runs, notes), tuple(map(str, paths)), runs.get(focus) if focus else None)
+    return Scope(Evidence(runs, notes), tuple(map(shown_path, paths)), runs.get(focus) if focus else None)
 
 
 def _free_name(folder: Path, taken: Mapping[str, Path]) -> str:

@@ -15,7 +15,7 @@ from altgrad_cli.reporting.failure_tables import layer_rates
 from altgrad_cli.reporting.quantities import series_of
 from altgrad_cli.reporting.recommendations import recommendation
 from altgrad_cli.reporting.reproduction import reproduction
-from altgrad_cli.reporting.scope import Scope
+from altgrad_cli.reporting.scope import Scope, shown_path
 from altgrad_cli.reporting.seeds import seed_groups, spread_section
 from altgrad_cli.reporting.sweet_spot import sweet_spot
 
@@ -213,7 +213,7 @@ def failures(scope: Scope) -> list[Section]:
             section = make(scope, log)
             if section is not None:
                 blocks += [Text(f"**{section.title}**"), *section.blocks]
-        note = f"The whole report of this run: `altgrad report {log.record.run_dir}`."
+        note = f"The whole report of this run: `altgrad report {shown_path(log.record.run_dir)}`."
         sections.append(Section(f"Failure report: {log.name}", (*blocks, Text(note))))
     return sections
 

@@ -14,11 +14,12 @@ from altgrad_cli.errors import UsageError
 from altgrad_cli.reporting.document import Report
 from altgrad_cli.reporting.failure_report import write_failure_report
 from altgrad_cli.reporting.json_view import to_json
-from altgrad_cli.reporting.markdown import to_markdown
+from altgrad_cli.reporting.markdown import to_markdown, write_markdown
 from altgrad_cli.reporting.report import build_report, report_on
 from altgrad_cli.reporting.scope import Scope, gather
 from altgrad_cli.reporting.sources import without_sources
 from altgrad_cli.reporting.terminal import renderables
+from altgrad_cli.reporting.verify import verify
 from tests.reporting.recorded import config, record, record_sweep
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -222,8 +223,6 @@ def test_json_gives_every_number_its_source(failure: Report) -> None:
 
 
 def test_the_failure_report_lies_in_the_runs_folder(tmp_path: Path) -> None:
-    from altgrad_cli.reporting.verify import verify
-
     sweep = record_sweep(tmp_path / "sweep")
     path = write_failure_report(sweep / "e7m0-uniform", sweep_dir=sweep)
     assert path == sweep / "e7m0-uniform" / "failure_report.md"
@@ -241,3 +240,18 @@ def test_what_is_neither_run_nor_sweep_is_refused(tmp_path: Path) -> None:
     (tmp_path / "events.jsonl").write_text("")
     with pytest.raises(UsageError, match="no run has begun"):
         build_report([tmp_path])
+
+
+def test_paths_are_named_so_that_a_report_can_be_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No folder of this machine: logs as seen from the report, commands from the working directory."""
+    record_sweep(tmp_path / "sweeps" / "law")
+    monkeypatch.chdir(tmp_path)
+    write_markdown(build_report([tmp_path / "sweeps" / "law"]), Path("reports/law.md"), pictures=False)
+    text = Path("reports/law.md").read_text()
+    assert str(tmp_path) not in text
+    assert text.startswith("<!-- altgrad report; computed from the logs in: ../sweeps/law -->")
+    assert "altgrad report sweeps/law/e7m0-uniform" in text
+    monkeypatch.chdir("/")
+    assert not verify(tmp_path / "reports" / "law.md").differences
