@@ -138,6 +138,13 @@ OUTCOME_METRICS = (
         name="learning_rate", unit="1", definition="learning rate of the step", scope="run", cadence="step"
     ),
     MetricSpec(
+        name="gradient_clip_norm",
+        unit="loss per weight unit",
+        definition="L2 norm of the whole gradient before optimizer.gradient_clip scaled it down",
+        scope="run",
+        cadence="step",
+    ),
+    MetricSpec(
         name="tokens_per_second",
         unit="tokens/s",
         definition="training tokens over wall time, the last step",
