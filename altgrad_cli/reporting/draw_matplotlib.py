@@ -67,7 +67,16 @@ def _draw_lines(figure: figures.LineFigure) -> Canvas:
         style = (0, (5, 2)) if curve.dash else "-"
         if curve.faint is not None:
             axes.plot(curve.x, curve.faint, color=curve.color, alpha=0.22, linewidth=0.7, linestyle=style)
-        axes.plot(curve.x, curve.y, color=curve.color, linewidth=1.6, linestyle=style, label=curve.label)
+        width, alpha = (0.9, 0.6) if curve.minor else (1.7, 1.0)
+        axes.plot(
+            curve.x,
+            curve.y,
+            color=curve.color,
+            linewidth=width,
+            alpha=alpha,
+            linestyle=style,
+            label=curve.label,
+        )
         broken = nonfinite_points(curve.x, curve.y)
         if len(broken):
             axes.plot(*broken.T, "x", color=palette.NONFINITE, markersize=7, markeredgewidth=1.8, zorder=5)
@@ -89,7 +98,8 @@ def _draw_lines(figure: figures.LineFigure) -> Canvas:
     if figure.marks:
         handles.append(Line2D([], [], color=palette.INK, marker="v", linestyle="", label="collapse"))
     if handles:
-        axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        size = 8.5 if len(handles) <= 18 else 6.5
+        axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=size)
     return canvas
 
 

@@ -28,8 +28,17 @@ def _lines(figure: figures.LineFigure) -> Description:
                 )
             )
         hover = f"{curve.label}<br>step %{{x}}: %{{y:.4f}}<extra></extra>"
+        width, opacity = (1.2, 0.65) if curve.minor else (2.2, 1)
         data.append(
-            _trace(curve.x, curve.y, curve.label, {**line, "width": 2}, hovertemplate=hover, show=True)
+            _trace(
+                curve.x,
+                curve.y,
+                curve.label,
+                {**line, "width": width},
+                hovertemplate=hover,
+                opacity=opacity,
+                show=True,
+            )
         )
         broken = nonfinite_points(curve.x, curve.y)
         if len(broken):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from altgrad_cli.reporting import figures, plots
+from altgrad_cli.reporting import figures, loss_plots, plots
 from altgrad_cli.reporting.columns import RunLog
 from altgrad_cli.reporting.document import Block, Picture, Section, Table, TableColumn, Text, make_table
 from altgrad_cli.reporting.quantities import layer_means
@@ -34,7 +34,7 @@ def pictures(scope: Scope, log: RunLog) -> Section | None:
     controls = [run for regime in ("fp32", "frozen") if (run := scope.evidence.control(log, regime))]
     found: list[tuple[figures.Figure | None, str]] = [
         (
-            plots.loss_figure([*[run for run in controls if run is not log], log]),
+            loss_plots.loss_figure([*[run for run in controls if run is not log], log]),
             (
                 "Means over about ten steps, the raw losses pale behind. A triangle marks the step the "
                 "collapse is dated to; a cross, a loss that was not finite."

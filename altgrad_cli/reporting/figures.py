@@ -87,6 +87,8 @@ class Curve:
     dash: bool = False
     faint: Values | None = None
     """The same before smoothing, drawn pale behind it."""
+    minor: bool = False
+    """Drawn thin: a run that is there for the sake of another."""
 
 
 @dataclass(frozen=True, slots=True)

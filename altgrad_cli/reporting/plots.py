@@ -8,15 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from altgrad_cli.diagnostics.outcome import FAILED_BELOW, TRAINED_FROM
 from altgrad_cli.formats import FP8Format, parse_format
 from altgrad_cli.reporting import figures
 from altgrad_cli.reporting.columns import Column, RunLog
-from altgrad_cli.reporting.evidence import Evidence
 from altgrad_cli.reporting.notation import format_value, short_layer
 from altgrad_cli.reporting.palette import color_of
-from altgrad_cli.reporting.quantities import series_of
-from altgrad_cli.reporting.thinning import MAX_POINTS, bin_columns, smoothed, thin_curve
+from altgrad_cli.reporting.thinning import MAX_POINTS, bin_columns
 
 STEP = "training step"
 ROLE_NAMES = {
@@ -36,60 +33,6 @@ def collapse_step(log: RunLog) -> int | None:
     """The step a run's collapse is dated to, or None."""
     step = (log.record.collapse or {}).get("step")
     return int(step) if step is not None else None
-
-
-def loss_figure(runs: Sequence[RunLog], key: str = "loss") -> figures.LineFigure | None:
-    """Training loss, smoothed over about ten steps; of few runs the raw values too, pale; NaN is a cross."""
-    curves: list[figures.Curve] = []
-    marks: list[figures.Mark] = []
-    styles: dict[str, int] = {}
-    for log in runs:
-        steps, values = series_of(log, "loss")
-        if not len(steps):
-            continue
-        color = run_color(log)
-        styles[color] = styles.get(color, 0) + 1
-        x, y = thin_curve(steps, smoothed(values))
-        faint = thin_curve(steps, values) if len(runs) <= 3 else None
-        same = faint is not None and len(faint[0]) == len(x)
-        # A curve that lies exactly on another one is dashed, so that both are seen.
-        dashed = styles[color] > 1 or any(np.array_equal(y, curve.y, equal_nan=True) for curve in curves)
-        curves.append(figures.Curve(log.name, x, y, color, dashed, faint[1] if faint and same else None))
-        step = collapse_step(log)
-        if step is not None:
-            level = y[np.isfinite(y) & (x <= step)]
-            kind = (log.record.collapse or {}).get("class", "collapse")
-            marks.append(
-                figures.Mark(
-                    step,
-                    float(level[-1]) if len(level) else 0.0,
-                    f"{log.name}: {kind}, step {step}",
-                    color,
-                    log.name,
-                )
-            )
-    if not curves:
-        return None
-    return figures.LineFigure(
-        key, "Training loss", STEP, "loss (nats per token)", tuple(curves), tuple(marks)
-    )
-
-
-def validation_figure(runs: Sequence[RunLog], key: str = "validation") -> figures.LineFigure | None:
-    """Validation loss of the deployed model of all runs."""
-    curves = []
-    styles: dict[str, int] = {}
-    for log in runs:
-        steps, values = series_of(log, "validation_loss")
-        if len(steps):
-            color = run_color(log)
-            styles[color] = styles.get(color, 0) + 1
-            curves.append(figures.Curve(log.name, *thin_curve(steps, values), color, dash=styles[color] > 1))
-    if not curves:
-        return None
-    return figures.LineFigure(
-        key, "Validation loss of the deployed model", STEP, "loss (nats per token)", tuple(curves)
-    )
 
 
 def layer_heat(
@@ -273,33 +216,4 @@ def _whole_prediction(log: RunLog) -> figures.Cloud | None:
         return None
     return figures.Cloud(
         log.name, np.array([predicted]), np.array([measured]), ("whole run, at its end",), run_color(log)
-    )
-
-
-def recovery_figure(
-    evidence: Evidence, groups: Sequence[tuple[str, Sequence[RunLog], int]]
-) -> figures.SpreadFigure | None:
-    """Recovered fraction of groups of runs (the seeds of one arm), each at the step given with it."""
-    rows = []
-    latest = max((step for _, _, step in groups), default=0)
-    for label, runs, step in groups:
-        found = [(evidence.recovered_fraction(log, step), log.name) for log in runs]
-        values = [(rho, name) for rho, name in found if rho is not None]
-        if values:
-            rows.append(
-                figures.Spread(
-                    label if step == latest else f"{label} (step {step})",
-                    tuple(rho for rho, _ in values),
-                    tuple(name for _, name in values),
-                    run_color(runs[0]),
-                )
-            )
-    if not rows:
-        return None
-    return figures.SpreadFigure(
-        "recovered-fraction",
-        f"Recovered fraction of the validation loss at step {latest}",
-        "rho: 0 = linear layers frozen, 1 = float32",
-        tuple(rows),
-        ((0.0, "frozen"), (FAILED_BELOW, "failed below"), (TRAINED_FROM, "trained from"), (1.0, "fp32")),
     )

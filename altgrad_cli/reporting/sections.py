@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-
-from altgrad_cli.reporting import plots
+from altgrad_cli.reporting import loss_plots, plots
 from altgrad_cli.reporting.attribution_section import attribution_section
 from altgrad_cli.reporting.columns import RunLog
 from altgrad_cli.reporting.document import Block, Picture, Section, TableColumn, Text, make_table
-from altgrad_cli.reporting.failure_sections import CAUSES, attribution, summary
+from altgrad_cli.reporting.failure_sections import attribution, summary
 from altgrad_cli.reporting.failure_tables import layer_rates
-from altgrad_cli.reporting.quantities import series_of
+from altgrad_cli.reporting.headline import headline
 from altgrad_cli.reporting.recommendations import recommendation
 from altgrad_cli.reporting.reproduction import reproduction
 from altgrad_cli.reporting.scope import Scope, shown_path
@@ -32,19 +30,19 @@ def verdicts(scope: Scope) -> Section:
         [
             TableColumn("format", "{}: format_studied"),
             TableColumn("regime", "{}: regime"),
+            TableColumn("verdict", "{}: verdict_studied"),
+            TableColumn("cause", "{}: cause_studied"),
             TableColumn("ended", "{}: ended"),
             TableColumn("from step", "{}: collapse.step"),
-            TableColumn("loss", "{}: end(loss)"),
-            TableColumn("val. loss", "{}: last(validation_loss)"),
             TableColumn("rho", "{}: recovered_fraction"),
             TableColumn("at step", "{}: recovered_fraction.step"),
+            TableColumn("val. loss", "{}: last(validation_loss)"),
+            TableColumn("loss", "{}: end(loss)"),
             TableColumn("bit-stall", "{}: end(bit_stall_rate)"),
             TableColumn("tau", "{}: end(update_transfer)"),
             TableColumn("overflow", "{}: worst_role(overflow_rate)"),
             TableColumn("underflow", "{}: worst_role(underflow_rate)"),
             TableColumn("dropped steps", "{}: dropped_steps"),
-            TableColumn("verdict", "{}: verdict_studied"),
-            TableColumn("cause", "{}: cause_studied"),
         ],
     )
     key = (
@@ -56,80 +54,21 @@ def verdicts(scope: Scope) -> Section:
         f"{scope.evidence.cite('rule: trained.from')}, failed below "
         f"{scope.evidence.cite('rule: failed.below')}."
     )
-    return Section("Verdicts", (Text(_headline(scope)), table, Text(key)))
-
-
-def _headline(scope: Scope) -> str:
-    """One sentence a main run, the findings first."""
-    lines = []
-    for log in scope.main_runs:
-        n, verdict = scope.evidence.of(log), scope.evidence.judgement(log).verdict
-        step = scope.evidence.judgement(log).step
-        rho = (
-            f"rho {n(f'recovered_fraction@{step}')} at step {n(f'step@{step}')}"
-            if step is not None
-            else "no controls"
-        )
-        if verdict.grade is None:
-            line = f"- `{log.name}`: {n('outcome')}; verdict open ({rho})"
-        else:
-            line = f"- `{log.name}`: **{n('verdict')}**, {rho}"
-        if verdict.cause:
-            line += f"; {n('cause')}: {CAUSES[verdict.cause]}"
-        if log.record.collapse:
-            line += f"; {n('collapse.class')} from step {n('collapse.step')}"
-        if verdict.borderline:
-            line += "; borderline"
-        if log.record.started.get("injections"):
-            line += f"; faults were planted: {n('injections')}"
-        lines.append(line + ".")
-    lines += _twins(scope)
-    control = next((log for log in scope.failed_runs if _is_control_format(scope, log)), None)
-    if control is not None:
-        lines.append(
-            f"- **The control format itself fails here**: `{control.name}`, verdict "
-            f"{scope.evidence.of(control)('verdict')}. What fails beside it fails by the regime as well as "
-            "by its grid."
-        )
-    return "\n".join(lines) or "No format was under study: these are controls."
-
-
-def _twins(scope: Scope) -> list[str]:
-    """Main runs of two formats whose losses are the same at every step."""
-    lines = []
-    for index, first in enumerate(scope.main_runs):
-        for second in scope.main_runs[index + 1 :]:
-            same = np.array_equal(series_of(first, "loss")[1], series_of(second, "loss")[1], equal_nan=True)
-            if same and first.record.format != second.record.format:
-                lines.append(
-                    f"- `{first.name}` and `{second.name}` have the same loss at every step: under these "
-                    "scales the two formats are one grid."
-                )
-    return lines
-
-
-def _is_control_format(scope: Scope, log: RunLog) -> bool:
-    """Whether ``log`` is E5M2 under the same settings as another format of this report."""
-
-    def settings(run: RunLog) -> dict[str, object]:
-        return {key: value for key, value in run.record.config.items() if key != "fp8_format"}
-
-    return log.record.format == "E5M2" and any(
-        settings(other) == settings(log) and other is not log for other in scope.main_runs
-    )
+    return Section("Verdicts", (Text(headline(scope)), table, Text(key)))
 
 
 def losses(scope: Scope) -> Section | None:
     """Loss of all runs."""
+    minor = {log.name for log in scope.runs if scope.note(log).kind not in ("control", "format")}
     found = [
         (
-            plots.loss_figure(scope.runs),
+            loss_plots.loss_figure(scope.runs, minor),
             (
                 "Smoothed over about ten steps. A triangle marks the step a collapse is dated to, a cross a "
                 "loss that was not finite; dashed: a curve that shares its colour or lies on another."
             ),
         ),
-        (plots.validation_figure(scope.runs), ""),
+        (loss_plots.validation_figure(scope.runs, minor), ""),
     ]
     blocks: list[Block] = [Picture(figure, caption) for figure, caption in found if figure is not None]
     return Section("Loss", tuple(blocks)) if blocks else None

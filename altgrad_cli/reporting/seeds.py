@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from itertools import pairwise
 
-from altgrad_cli.reporting import plots
+from altgrad_cli.reporting import loss_plots
 from altgrad_cli.reporting.columns import RunLog
 from altgrad_cli.reporting.document import Block, Picture, Section, TableColumn, Text, make_table
 from altgrad_cli.reporting.evidence import pairing_key
@@ -42,7 +42,7 @@ def spread_section(scope: Scope) -> Section | None:
         for name, members in seed_groups(candidates)
         if (step := _common_step(scope, members)) is not None
     ]
-    figure = plots.recovery_figure(scope.evidence, groups)
+    figure = loss_plots.recovery_figure(scope.evidence, groups)
     if figure is None:
         return None
     caption = (

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from altgrad_cli.formats import parse_format
-from altgrad_cli.reporting import figures, plots
+from altgrad_cli.reporting import figures, loss_plots, plots
 from altgrad_cli.reporting.columns import log_of
 from altgrad_cli.reporting.draw_matplotlib import draw
 from altgrad_cli.reporting.draw_plotly import describe
@@ -56,7 +56,7 @@ def test_plotly_accepts_every_description(all_figures: list[figures.Figure]) -> 
 
 
 def test_a_loss_that_is_not_finite_is_drawn_where_it_broke_off(scope: Scope) -> None:
-    figure = plots.loss_figure(scope.runs)
+    figure = loss_plots.loss_figure(scope.runs)
     assert figure is not None
     curve = next(curve for curve in figure.curves if curve.label == "e3m4-uniform")
     assert curve.x[-2:].tolist() == [69, 70]
