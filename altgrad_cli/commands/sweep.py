@@ -203,12 +203,15 @@ def _failure_reporter(folder: Path) -> Callable[[Path, bool], object]:
 
 
 def _send_reports(record: Any, warn: Callable[[str], object]) -> None:
-    """Failure reports need the sweep's verdicts, so they follow their runs to W&B at the end."""
+    """Reports and comparison plots need the sweep's verdicts, so they follow their runs to W&B at the end."""
+    from altgrad_cli.commands.run_reports import write_run_report
     from altgrad_cli.experiments.loggers.wandb import wandb_listeners
     from altgrad_cli.experiments.run_directory import RunDirectory
 
     for result in record.arms:
-        if (result.run_dir / "failure_report.md").is_file():
+        if result.finding is not None:
+            if not result.finding.failed:
+                write_run_report(result.run_dir)
             for listener in wandb_listeners(result.arm.config, RunDirectory(result.run_dir), warn=warn):
                 listener.close()
 
@@ -221,6 +224,7 @@ def _print_results(record: Any) -> None:
     if full_width(console, table) > console.width:
         if console.is_terminal:
             table = results_table(record, brief=True)
+            table.caption = "a wider terminal (or --json) shows every column"
         else:  # a file has no width: nothing is cut
             console.width = full_width(console, table)
     console.print(table)

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from altgrad_cli.commands.arguments import split_config_and_overrides
 from altgrad_cli.commands.console import data_console, talk_console
-from altgrad_cli.commands.failures import COLLAPSED, INTERRUPTED, OK
+from altgrad_cli.commands.failures import COLLAPSED, INTERRUPTED, OK, exit_code_of
 from altgrad_cli.commands.json_output import print_json
 from altgrad_cli.errors import UsageError
 
@@ -112,7 +112,7 @@ def train(
 def _carry_out(config: Any, directory: Any, *, resume: bool, as_json: bool, quiet: bool, strict: bool) -> int:
     from altgrad_cli.commands.signals import RunSignals
     from altgrad_cli.experiments.loggers.live import LiveView
-    from altgrad_cli.experiments.loggers.wandb import wandb_listeners
+    from altgrad_cli.experiments.loggers.wandb import wandb_circumstances, wandb_listeners
     from altgrad_cli.experiments.records import read_run
     from altgrad_cli.experiments.run import carry_out
     from altgrad_cli.experiments.run_directory import discard_unstarted
@@ -121,13 +121,13 @@ def _carry_out(config: Any, directory: Any, *, resume: bool, as_json: bool, quie
     view = LiveView(console, config.max_steps, quiet=quiet)
     listeners = [view, *wandb_listeners(config, directory, warn=lambda text: view.say(text, "yellow"))]
     reports: list[Path] = []
+    faults: list[Exception] = []
 
     def report(ended: object) -> None:
-        summary = summarize(read_run(directory.path, layers=False))
-        if summary["outcome"] == "collapsed" or summary["cause"]:
-            from altgrad_cli.reporting.failure_report import write_failure_report
-
-            reports.append(write_failure_report(directory.path))
+        try:
+            reports.extend(_write_report(config, directory.path))
+        except Exception as fault:  # noqa: BLE001 - the run is whole without it; the fault is told at the end
+            faults.append(fault)
 
     try:
         with RunSignals(on_stop=lambda: view.say("stopping after this step")) as signals:
@@ -138,6 +138,7 @@ def _carry_out(config: Any, directory: Any, *, resume: bool, as_json: bool, quie
                 resume=resume,
                 stop_requested=signals.stop_requested,
                 capture_requested=signals.capture_requested,
+                circumstances=wandb_circumstances(config, directory),
                 on_end=report,
             )
     except UsageError:
@@ -153,9 +154,25 @@ def _carry_out(config: Any, directory: Any, *, resume: bool, as_json: bool, quie
     if ended is None:
         console.print(Text(f"interrupted; to go on: altgrad train --resume {directory.path}"), soft_wrap=True)
         return INTERRUPTED
+    if faults:
+        return exit_code_of(faults[0])
     if summary["outcome"] == "collapsed" or (strict and summary["alerts"]):
         return COLLAPSED
     return OK
+
+
+def _write_report(config: Any, run_dir: Path) -> list[Path]:
+    """The failure report of a run that may need one; a plain report where its plots go to W&B."""
+    from altgrad_cli.commands.run_reports import write_run_report
+    from altgrad_cli.experiments.records import read_run
+    from altgrad_cli.reporting.failure_report import write_failure_report
+
+    summary = summarize(read_run(run_dir, layers=False))
+    if summary["outcome"] == "collapsed" or summary["cause"]:
+        return [write_failure_report(run_dir)]
+    if config.wandb.mode != "disabled":
+        write_run_report(run_dir)
+    return []
 
 
 def summarize(record: Any) -> dict[str, Any]:

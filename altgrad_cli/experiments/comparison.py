@@ -1,4 +1,4 @@
-"""Formats compared over several seeds: in pairs, since runs of one seed share their start and their batches."""
+"""Formats compared over several seeds: in pairs, since runs of one seed share start and batches."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Comparison:
 
 
 def compare_seeds(record: SweepRecord) -> list[Comparison]:
-    """Each format of a sweep with several seeds against the first format, the control, by the same settings."""
+    """Each format of a sweep with several seeds against the first one with the same settings."""
     if len(record.spec.seeds) < 2:
         return []
     groups: dict[str, dict[int, ArmResult]] = {}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from altgrad_cli.errors import CheckpointError
 from altgrad_cli.experiments.event_log import cut_after
@@ -26,6 +27,7 @@ def carry_out(
     resume: bool = False,
     stop_requested: Callable[[], bool] = _never,
     capture_requested: Callable[[], bool] = _never,
+    circumstances: Mapping[str, Any] | None = None,
     on_end: Callable[[RunEnded], object] = lambda ended: None,
 ) -> RunEnded | None:
     """Train ``config`` in ``directory``; the run's last event, or None where it was asked to stop before.
@@ -33,8 +35,9 @@ def carry_out(
     Args:
         listeners: hear every event after it is in the log.
         resume: go on from the newest whole checkpoint, or from the beginning where there is none.
-        stop_requested: asked after every event; a run that stops can be resumed.
+        stop_requested: asked after every step; True writes a checkpoint and stops.
         capture_requested: asked once a step; True writes a forensic checkpoint.
+        circumstances: what checkpoints state beside the run itself, such as its id in W&B.
         on_end: called when the run's last event is in the log and the listeners still listen, so that what it
             leaves in the folder is theirs to send on.
     """
@@ -46,13 +49,16 @@ def carry_out(
         resume_from = _rewind(directory) if resume else None
         fan_out = FanOut([JsonlLog(directory.events), *listeners])
         events = train(
-            config, run_dir=directory.path, resume_from=resume_from, capture_requested=capture_requested
+            config,
+            run_dir=directory.path,
+            resume_from=resume_from,
+            capture_requested=capture_requested,
+            stop_requested=stop_requested,
+            circumstances=circumstances,
         )
         try:
             for last in events:
                 fan_out.receive(last)
-                if stop_requested():
-                    break
             ended = last if isinstance(last, RunEnded) else None
             _summarize(directory, last, ended)
             if ended is not None:

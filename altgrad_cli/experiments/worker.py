@@ -34,7 +34,7 @@ def work(connection: Connection) -> None:
 
 def _run(name: str, run_dir: Path, resume: bool, connection: Connection) -> tuple[str, str, dict[str, Any]]:
     from altgrad_cli.errors import AltgradError
-    from altgrad_cli.experiments.loggers.wandb import wandb_listeners
+    from altgrad_cli.experiments.loggers.wandb import wandb_circumstances, wandb_listeners
     from altgrad_cli.experiments.run import carry_out
     from altgrad_cli.experiments.run_directory import RunDirectory
 
@@ -48,6 +48,7 @@ def _run(name: str, run_dir: Path, resume: bool, connection: Connection) -> tupl
             [progress, *wandb_listeners(config, directory, warn=progress.warn)],
             resume=resume,
             stop_requested=_stop_asker(connection),
+            circumstances=wandb_circumstances(config, directory),
         )
     except AltgradError as error:
         return "failed", name, {"message": error.message, "where": error.where, "hint": error.hint}
@@ -63,11 +64,15 @@ def _run(name: str, run_dir: Path, resume: bool, connection: Connection) -> tupl
 def _stop_asker(connection: Connection) -> Callable[[], bool]:
     """True once the parent said "stop", or is gone."""
 
+    stopped = False
+
     def stop_requested() -> bool:
+        nonlocal stopped
         try:
-            return connection.poll() and connection.recv()[0] == "stop"
+            stopped = stopped or (connection.poll() and connection.recv()[0] == "stop")
         except (EOFError, OSError):
-            return True
+            stopped = True
+        return stopped
 
     return stop_requested
 

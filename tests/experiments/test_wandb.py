@@ -120,7 +120,7 @@ def test_every_step_and_its_metrics_are_in_the_offline_file(tmp_path: Path, tiny
             else:
                 assert key in logged
     assert rows[5]["run/nonfinite"] > 0
-    assert rows[4]["codes/activations"]["_type"] == "histogram"
+    assert rows[4]["codes/activations._type"] == "histogram"
     assert "run/validation_loss" in rows[4]
     assert any(alert["title"] == "stall raised" for alert in by_kind["alert"])
     assert "failure_report.md" in json.dumps([r for r in records if "artifact" in json.dumps(r)])

@@ -12,7 +12,9 @@ import queue
 import secrets
 import time
 from collections.abc import Callable
+from typing import Any
 
+from altgrad_cli.errors import CheckpointError
 from altgrad_cli.experiments.loggers.listener import Listener
 from altgrad_cli.experiments.loggers.wandb_process import Ended, WandbTarget, serve
 from altgrad_cli.experiments.run_directory import RunDirectory, read_json, write_json
@@ -24,6 +26,7 @@ MAX_WAITING = 4096
 CLOSE_SECONDS = 45.0
 """How long the end of a run waits for W&B to take the rest."""
 _ID_FILE = "wandb.json"
+_ID_KEY = "wandb_id"
 
 
 def wandb_listeners(
@@ -43,14 +46,34 @@ def wandb_listeners(
     return [WandbLogger(target, warn)]
 
 
+def wandb_circumstances(config: TrainConfig, directory: RunDirectory) -> dict[str, str]:
+    """What a run's checkpoints say about W&B."""
+    return {} if config.wandb.mode == "disabled" else {_ID_KEY: wandb_id(directory)}
+
+
 def wandb_id(directory: RunDirectory) -> str:
-    """The id of the run in W&B: drawn once, and kept beside the run so that a resume goes on with it."""
+    """The id of the run in W&B: drawn once, and kept, so that a resume goes on with it.
+
+    It lies in every checkpoint, and beside them from the first moment on.
+    """
     path = directory.path / _ID_FILE
     if path.is_file():
         return str(read_json(path)["id"])
-    run_id = secrets.token_hex(4)
+    run_id = _id_in_checkpoint(directory) or secrets.token_hex(4)
     write_json(path, {"id": run_id})
     return run_id
+
+
+def _id_in_checkpoint(directory: RunDirectory) -> str | None:
+    from altgrad_cli.training.retention import newest_readable
+
+    try:
+        _, payload = newest_readable(directory.checkpoints)
+    except CheckpointError:
+        return None
+    circumstances: Any = payload.get("circumstances") or {}
+    found = circumstances.get(_ID_KEY)
+    return str(found) if found else None
 
 
 class WandbLogger:

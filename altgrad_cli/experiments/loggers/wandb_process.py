@@ -30,7 +30,8 @@ from altgrad_cli.training.events import (
 )
 
 _LOOK_UP_SECONDS = 2.0
-_PLOTS = ("*.png", "*.svg", "plots/*")
+_REPORTS = ("failure_report.md", "report.md")
+_PLOTS = ("failure_report/*.png", "report/*.png")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,18 +146,28 @@ class _Session:
                 pass
 
     def close(self, *, clean: bool) -> None:
-        """Send what is left, with the report and the plots that lie in the run's folder."""
+        """Send what is left, with the reports and the plots that lie in the run's folder."""
+        plots = [path for pattern in _PLOTS for path in sorted(self.folder.glob(pattern))]
+        files = [path for name in _REPORTS if (path := self.folder / name).is_file()] + plots
+        pictures = self._pictures(plots)
+        if self.row:
+            self.row |= pictures  # in the last step's row
+        elif pictures:
+            self.run.log(pictures)  # the run was logged before, and only its reports follow
         self._send()
-        report = self.folder / "failure_report.md"
-        plots = [path for pattern in _PLOTS for path in sorted(self.folder.glob(pattern)) if path.is_file()]
-        if report.is_file() or plots:
+        if files:
             import wandb
 
             artifact = wandb.Artifact(f"report-{self.run.id}", type="report")
-            for path in ([report] if report.is_file() else []) + plots:
+            for path in files:
                 artifact.add_file(str(path), name=path.relative_to(self.folder).as_posix())
             self.run.log_artifact(artifact)
         self.run.finish(exit_code=0 if clean else 1)
+
+    def _pictures(self, plots: Sequence[Path]) -> dict[str, Any]:
+        import wandb
+
+        return {f"plots/{path.stem}": wandb.Image(str(path)) for path in plots}
 
     def _send(self) -> None:
         if self.row and self.step >= self.first_step:
