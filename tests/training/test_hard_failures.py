@@ -53,7 +53,7 @@ def inspect(directory):
             event = json.loads(line)
         except ValueError:
             continue  # the line under way when the process died
-        if event["event"] == "checkpoint" and event["path"]:
+        if event["event"] == "checkpoint" and event["path"] and event["reason"] == "regular":
             finished.append(event["step"])
     if max(finished):
         assert newest_readable(directory.checkpoints)[1]["step"] >= max(finished), finished
