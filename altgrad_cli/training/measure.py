@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from altgrad_cli.diagnostics.catalogue import METRICS
 from altgrad_cli.diagnostics.gradient import (
     GRADIENT_COLUMNS,
     GRADIENT_MAXIMA,
@@ -26,7 +27,8 @@ from altgrad_cli.diagnostics.persistence import DeadNeurons
 from altgrad_cli.diagnostics.rounding import ROUNDING_METRICS, pool_rounding, rounding_row
 from altgrad_cli.diagnostics.shadow import SHADOW_COLUMNS, SHADOW_METRICS, measure_shadow
 from altgrad_cli.diagnostics.spec import MetricSpec, evaluate, pool
-from altgrad_cli.quantization.precision import OPERAND_ROLES, Role
+from altgrad_cli.errors import ConfigError, nearest
+from altgrad_cli.quantization.precision import OPERAND_ROLES, ROLES, Role
 from altgrad_cli.quantization.quantize import STATS
 from altgrad_cli.training.config import MonitorConfig
 from altgrad_cli.training.flat import largest_magnitude
@@ -90,6 +92,28 @@ class Measurements:
                     ]
                 kept.layers[name] = values
         return kept
+
+
+def check_windows(monitors: MonitorConfig, layer_names: Sequence[str]) -> None:
+    """See that every window can match something.
+
+    Raises:
+        ConfigError: its pattern matches no layer, or no metric there is.
+    """
+    metrics = [key for name in METRICS for key in (name, *(f"{name}/{role}" for role in ROLES))]
+    for window in monitors.windows:
+        for pattern, known, kind in (
+            (window.metric, metrics, "metric"),
+            (window.layers, layer_names, "layer"),
+        ):
+            if not any(fnmatchcase(name, pattern) for name in known):
+                close = nearest(pattern, known)
+                raise ConfigError(
+                    f"the pattern {pattern!r} matches no {kind}",
+                    where="monitors.windows",
+                    allowed=", ".join(METRICS if kind == "metric" else layer_names),
+                    hint=f"did you mean {close!r}?" if close else None,
+                )
 
 
 def read_tables(tables: Sequence[Tensor]) -> list[Table]:

@@ -18,7 +18,7 @@ from altgrad_cli.stability.collapse import Divergence, RisingLoss, StallCollapse
 from altgrad_cli.stability.fallback import EmergencyMantissaShift, StallWindow
 from altgrad_cli.stability.nonfinite import NonfinitePolicy, is_baseline
 from altgrad_cli.training.config import TrainConfig
-from altgrad_cli.training.measure import Measurements
+from altgrad_cli.training.measure import Measurements, check_windows
 from altgrad_cli.training.state import TrainState
 
 HISTORY_STEPS = 100
@@ -28,9 +28,14 @@ PLATEAU_EVALUATIONS = 5
 
 
 class Monitors:
-    """The watchers of one run."""
+    """The watchers of one run.
+
+    Raises:
+        ConfigError: a window of the configuration matches no metric or no layer.
+    """
 
     def __init__(self, config: TrainConfig, state: TrainState) -> None:
+        check_windows(config.monitors, state.layer_names)
         on = config.monitors.enabled
         stored = on and state.plan.stores_weights
         self.layout = state.flat.layout(blocks_only=False)

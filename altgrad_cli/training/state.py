@@ -112,10 +112,8 @@ class TrainState:
 def choose_device(name: str) -> torch.device:
     """The torch device for ``runtime.device``; ``auto`` takes CUDA, then the CPU.
 
-    Never MPS unasked: it has no float64, in which the statistics are kept.
-
     Raises:
-        ConfigError: the device asked for is not there.
+        ConfigError: the device asked for is not there, or is MPS, which has no float64.
     """
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
@@ -126,6 +124,13 @@ def choose_device(name: str) -> torch.device:
             where="runtime.device",
             allowed=", ".join(["auto", *(kind for kind, here in present.items() if here)]),
             hint="use --device auto",
+        )
+    if name == "mps":
+        raise ConfigError(
+            "MPS has no float64, in which the statistics of every rounding are kept",
+            where="runtime.device",
+            allowed="auto, cpu, cuda",
+            hint="use --device cpu",
         )
     return torch.device(name)
 

@@ -17,7 +17,7 @@ from altgrad_cli.training.engine import train
 from altgrad_cli.training.events import InterventionApplied, StepCompleted
 from altgrad_cli.training.measure import Measurements, read_pass, read_tables
 from altgrad_cli.training.measure_codes import CodeCensus
-from altgrad_cli.training.measure_update import read_update
+from altgrad_cli.training.measure_update import interval_diagnostics, read_update
 from altgrad_cli.training.monitors import Monitors
 from altgrad_cli.training.state import TrainState, build_state
 from altgrad_cli.training.step import compute_step, shadow_step
@@ -289,6 +289,21 @@ def test_windows_change_what_is_shown_and_not_what_is_decided(tiny: Tiny) -> Non
     assert all(not e.metrics for e in events[1] if isinstance(e, StepCompleted))
 
 
+@pytest.mark.parametrize(
+    ("window", "guess"),
+    [
+        ("{metric: bit_stal_rate}", "bit_stall_rate"),
+        ("{metric: '*', layers: blocks.0.mlp.cfc}", "blocks.0.mlp.c_fc"),
+    ],
+)
+def test_a_window_that_matches_nothing_is_refused_before_the_first_step(
+    tiny: Tiny, window: str, guess: str
+) -> None:
+    with pytest.raises(ConfigError, match="matches no") as caught:
+        next(train(tiny(f"monitors.windows=[{window}]")))
+    assert guess in (caught.value.hint or "")
+
+
 def test_an_interval_of_zero_is_refused() -> None:
     with pytest.raises(ConfigError, match="interval"):
         MonitorWindow(metric="*", interval=0)
@@ -300,3 +315,20 @@ def test_tables_are_read_back_in_their_shapes() -> None:
     assert first == [[0, 1, 2], [3, 4, 5]]
     assert math.isnan(second[0][0])
     assert second[1] == [math.inf]
+
+
+def test_rows_that_never_update_are_added_over_the_layers(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = build_state(tiny("fp8_format=E7M0"), 256)
+    monitors = Monitors(state.config, state)
+    assert monitors.regions is not None
+    monkeypatch.setattr(monitors.regions, "row_counts", lambda: torch.arange(1.0, 9.0))
+    monkeypatch.setattr(monitors.regions, "layer_fractions", lambda: torch.full((8,), 0.5))
+    result = compute_step(state, random_batch())
+    update = candidate_update(state, result.gradient, 1e-3)
+    measured = Measurements()
+    interval_diagnostics(state, result, update, monitors, measured)
+    assert measured.layers["zero_update_rows"][:8] == list(range(1, 9))
+    assert measured.metrics["zero_update_rows"] == 36
+    assert measured.metrics["zero_update_region_fraction"] == pytest.approx(0.5)

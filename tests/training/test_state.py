@@ -35,7 +35,9 @@ def test_a_device_that_is_absent_names_those_that_are_there(monkeypatch: pytest.
 def test_auto_takes_cuda_and_never_mps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert choose_device("auto") == torch.device("cpu"), "MPS has no float64"
+    assert choose_device("auto") == torch.device("cpu")
+    with pytest.raises(ConfigError, match="float64"):
+        choose_device("mps")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert choose_device("auto") == torch.device("cuda")
 
