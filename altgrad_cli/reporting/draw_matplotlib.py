@@ -113,7 +113,7 @@ def _edges(x: figures.Values) -> figures.Values:
 
 def _draw_heat(figure: figures.HeatFigure) -> Canvas:
     # Placed by hand, in inches: the automatic layout draws everything twice, and here that is seconds.
-    heights = [_panel_height(len(panel.rows)) for panel in figure.panels]
+    heights = [_panel_height(len(panel.rows), alone=len(figure.panels) == 1) for panel in figure.panels]
     left, right, top, bottom, gap = 1.45, 1.15, 0.75, 0.85, 0.42
     height = top + sum(heights) + gap * (len(heights) - 1) + bottom
     canvas = Canvas(figsize=(WIDTH, height))
@@ -147,9 +147,11 @@ def _draw_heat(figure: figures.HeatFigure) -> Canvas:
     return canvas
 
 
-def _panel_height(rows: int) -> float:
+def _panel_height(rows: int, *, alone: bool) -> float:
     """Inches: a line of small type a row, or a fixed height where the rows are codes."""
-    return max(0.125 * rows, 0.9) if rows <= 32 else 1.9
+    if rows > 32:
+        return 2.6 if alone else 1.9
+    return max(0.17 * rows, 1.7) if alone else max(0.125 * rows, 0.9)
 
 
 def _draw_panel(axes: Axes, scale: figures.Scale, panel: figures.Panel, seen: set[str]) -> AxesImage:

@@ -88,7 +88,8 @@ def _trace(x: Any, y: Any, name: str, line: Description, *, show: bool = False, 
 
 
 def _heat(figure: figures.HeatFigure) -> Description:
-    heights = [max(15 * min(len(panel.rows), 26), 110) for panel in figure.panels]
+    row, least = (20, 200) if len(figure.panels) == 1 else (15, 110)
+    heights = [max(row * min(len(panel.rows), 26), least) for panel in figure.panels]
     gap, top = 46, 40
     total = sum(heights) + gap * (len(heights) - 1)
     arrangement = layout(
@@ -100,7 +101,7 @@ def _heat(figure: figures.HeatFigure) -> Description:
         suffix = "" if number == 1 else str(number)
         domain = [max(0.0, 1 - (above + height) / total), 1 - above / total]
         above += height + gap
-        data += _panel_traces(figure, panel, suffix, first=number == 1)
+        data += _panel_traces(figure, panel, suffix, min(300, total) if number == 1 else None)
         stride = 1 if len(panel.rows) <= 32 else -(-len(panel.rows) // 12)
         arrangement[f"yaxis{suffix}"] = axis(
             "", domain=domain, autorange="reversed", showgrid=False, anchor=f"x{suffix}", ticks="",
@@ -129,8 +130,9 @@ def _heat(figure: figures.HeatFigure) -> Description:
 
 
 def _panel_traces(
-    figure: figures.HeatFigure, panel: figures.Panel, suffix: str, *, first: bool
+    figure: figures.HeatFigure, panel: figures.Panel, suffix: str, length: int | None
 ) -> list[Description]:
+    """The heat map of one panel, with a colour bar ``length`` pixels long, or None without."""
     scale = figure.scale
     nonfinite = panel.measured & np.isnan(panel.values)
     zero = panel.measured & (panel.values == 0) if scale is figures.RARE else np.zeros_like(nonfinite)
@@ -150,7 +152,7 @@ def _panel_traces(
     bar = {
         "title": {"text": figure.unit, "side": "right"}, "tickvals": scale.positions(),
         "ticktext": scale.labels(), "thickness": 14, "outlinewidth": 0,
-        "lenmode": "pixels", "len": 300, "y": 1, "yanchor": "top",
+        "lenmode": "pixels", "len": length, "y": 1, "yanchor": "top",
     }  # fmt: skip
     traces = [
         {
@@ -160,8 +162,8 @@ def _panel_traces(
             "zmin": scale.low,
             "zmax": scale.high,
             "colorscale": palette.plotly_scale(),
-            "showscale": first,
-            **({"colorbar": bar} if first else {}),
+            "showscale": length is not None,
+            **({"colorbar": bar} if length is not None else {}),
             "hovertemplate": "%{y}<br>step %{x}: %{customdata}<extra></extra>",
         }
     ]

@@ -17,7 +17,6 @@ from markdown_it import MarkdownIt
 from altgrad_cli import __version__
 from altgrad_cli.reporting.document import Block, Picture, Report, Section, Table, Text, Verbatim
 from altgrad_cli.reporting.draw_plotly import describe
-from altgrad_cli.reporting.notation import MISSING
 from altgrad_cli.reporting.plotly_parts import CONFIG
 from altgrad_cli.reporting.sources import ROW
 
@@ -132,17 +131,17 @@ def _verbatim(block: Verbatim) -> str:
 def _table(table: Table) -> str:
     if not table.labels or not table.columns:
         return ""
+    words = [any(map(_is_word, cells)) for cells in zip(*table.cells, strict=True)]
     head = "".join(
-        f"<th{_cell_class(next((cell for cell in cells if cell != MISSING), MISSING))}>"
-        f"{html.escape(column.header)}</th>"
-        for column, cells in zip(table.columns, zip(*table.cells, strict=True), strict=True)
+        f"<th{_cell_class('', word)}>{html.escape(column.header)}</th>"
+        for column, word in zip(table.columns, words, strict=True)
     )
     rows = []
     for label, cells in zip(table.labels, table.cells, strict=True):
         row = "".join(
-            f'<td title="{html.escape(column.source.replace(ROW, label))}"{_cell_class(cell)}>'
+            f'<td title="{html.escape(column.source.replace(ROW, label))}"{_cell_class(cell, word)}>'
             f"{html.escape(cell)}</td>"
-            for cell, column in zip(cells, table.columns, strict=True)
+            for cell, column, word in zip(cells, table.columns, words, strict=True)
         )
         rows.append(f"<tr><th>{html.escape(label)}</th>{row}</tr>")
     return (
@@ -151,7 +150,11 @@ def _table(table: Table) -> str:
     )
 
 
-def _cell_class(cell: str) -> str:
-    if cell in _VERDICTS:
-        return f' class="word {cell}"'
-    return ' class="word"' if cell[:1].isalpha() and cell not in ("NaN", "inf") else ""
+def _is_word(cell: str) -> bool:
+    return cell[:1].isalpha() and cell not in ("NaN", "inf")
+
+
+def _cell_class(cell: str, word: bool) -> str:
+    """Columns of words are set to the left, and verdicts have their colours."""
+    names = " ".join((["word"] if word else []) + ([cell] if cell in _VERDICTS else []))
+    return f' class="{names}"' if names else ""
