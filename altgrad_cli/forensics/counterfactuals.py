@@ -94,9 +94,7 @@ def remedies(scene: Scene, shadow: Tensor | None) -> Iterator[Counterfactual]:
         yield _under(scene, shadow, "update", "update rounded stochastically", rounding="stochastic")
     other = another_batch(scene)
     if other is None:
-        yield Counterfactual(
-            "input", "another batch", (), None, scene.batch_origin or "the corpus is not at hand"
-        )
+        yield Counterfactual("input", "another batch", (), None, "the corpus is not at hand (--data PATH)")
     else:
         yield _try(scene, None, "input", "another batch", (), batch=other)
     if scene.faults.due(scene.step):

@@ -31,6 +31,7 @@ STAGE: dict[str, str] = {
     "activations": "forward precision",
     "gradients": "gradient fidelity",
     "stored_weights": "optimizer update",
+    "optimizer_state": "optimizer update",
 }
 NOT_THE_FORMAT = "not the format's fault"
 UNKNOWN = "unknown"

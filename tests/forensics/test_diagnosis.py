@@ -156,6 +156,17 @@ def test_a_divergence_that_the_run_was_flagging(
         assert document["mechanism"]["evidence"][0].startswith("cosine of the gradient")
 
 
+def test_optimizer_state_on_a_grid_is_attributed_and_replayed(capture: Capture) -> None:
+    path = capture(
+        "precision.roles=weights,activations,gradients,optimizer_state",
+        "fp8_format=E5M2",
+        "runtime.capture_at=3",
+    )
+    document = diagnose(path, Questions(replay=True))
+    assert document["replay"]["bit_exact"] is True
+    assert "optimizer_state bypassed" in document["mechanism"]["attempts"]
+
+
 def test_an_altered_batch_is_not_what_the_corpus_holds(capture: Capture) -> None:
     document = diagnose(capture("inject=bitflip@3:data", "runtime.capture_at=3"), Questions())
     assert document["batch"]["equals_corpus"] is False
