@@ -24,18 +24,18 @@ PLAN_SCHEMA = "altgrad.sweep-plan/1"
 
 EXAMPLES = (
     "altgrad sweep --order e5m2,e3m4,e1m6,e0m7,e7m0",
-    "altgrad sweep data.path=eurlex/train.jsonl data.tokenizer=bpe:4096 --out sweeps/eurlex",
+    "altgrad sweep data.path=law.jsonl data.tokenizer=bpe:4096 --out runs/law",
     "altgrad sweep --order e7m0 --attribute --with-interventions",
-    "altgrad sweep --order e3m4,e7m0 --seeds 42,43,44 --set learning_rate=2e-4,6e-4,1.8e-3",
+    "altgrad sweep --seeds 42,43,44 --set learning_rate=2e-4,6e-4",
     "altgrad sweep --dry-run",
-    "altgrad sweep --resume sweeps/eurlex",
+    "altgrad sweep --resume runs/law",
 )
 
 
 def sweep(
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[CONFIG] [KEY=VALUE]...", help="A shipped config or a file, and overrides."),
+        typer.Argument(metavar="CONFIG|KEY=VALUE", help="A shipped config or a file, and overrides."),
     ] = None,
     order: Annotated[
         str | None, typer.Option(metavar="FORMATS", help="Formats, in the order in which they run.")

@@ -43,6 +43,7 @@ class SweepView:
         self._told: set[str] = set()
         self._next_line: dict[str, float] = {}
         self._began = time.monotonic()
+        self._steps_finished = 0
         self._live: Live | None = None
         if console.is_terminal and not quiet:
             self._live = Live(
@@ -71,7 +72,9 @@ class SweepView:
                 )
         for result in record.arms:
             if result.finding is not None:
-                self._running.pop(result.arm.name, None)
+                shown = self._running.pop(result.arm.name, None)
+                if shown is not None:
+                    self._steps_finished += result.finding.record.last_step - shown.get("first_step", 0)
                 if result.arm.name not in self._told and not first:
                     self.say(f"[{done}/{len(record.arms)}] {result.arm.name} {_ending(result.summary())}")
                 self._told.add(result.arm.name)
@@ -127,9 +130,22 @@ class SweepView:
                 f"stall {number(shown.get('bit_stall_rate'), 3)}",
                 f"{duration(left)} left" if left is not None else "",
             )
-        elapsed = duration(time.monotonic() - self._began)
-        head = Text(f"{done} of {len(self._record.arms)} arms finished, {elapsed}", "dim")
+        elapsed = time.monotonic() - self._began
+        left = self._time_left(elapsed)
+        words = f"{done} of {len(self._record.arms)} arms finished, {duration(elapsed)}"
+        head = Text(words + (f", about {duration(left)} left" if left is not None else ""), "dim")
         return Group(head, table)
+
+    def _time_left(self, elapsed: float) -> float | None:
+        """From the steps taken since this sweep was started, for the arms that are planned by now."""
+        assert self._record is not None
+        waiting = [result.arm for result in self._record.unfinished if result.arm.name not in self._running]
+        running = [
+            (s.get("steps", 0), s.get("step", 0), s.get("first_step", 0)) for s in self._running.values()
+        ]
+        left = sum(arm.config.max_steps for arm in waiting) + sum(steps - step for steps, step, _ in running)
+        taken = self._steps_finished + sum(step - first for _, step, first in running)
+        return elapsed / taken * left if taken > 0 else None
 
 
 _COLUMNS: tuple[tuple[str, Callable[[Mapping[str, Any]], str], bool], ...] = (
@@ -182,7 +198,9 @@ def table_notes(record: SweepRecord) -> list[str]:
         notes.append("One seed: rho differs by about 0.04 between seeds.")
     notes += [str(comparison) for comparison in compare_seeds(record)]
     for found in record.attributions():
-        notes.append(f"{found.arm}: {found.stage or 'no stage confirmed'} ({found.explanation})")
+        layers = record.layers_at_fault(found)
+        where = f"; measured in {', '.join(layers)}" if layers else ""
+        notes.append(f"{found.arm}: {found.stage or 'no stage confirmed'} ({found.explanation}){where}")
     return notes
 
 

@@ -19,8 +19,8 @@ SCHEMA = "altgrad.train/1"
 
 EXAMPLES = (
     "altgrad train e7m0_uniform",
-    "altgrad train e3m4_uniform max_steps=1000 optimizer.schedule=cosine --name e3m4-cosine",
-    "altgrad train base fp8_format=E5M2 precision.rounding=stochastic --out runs/e5m2-sr",
+    "altgrad train e3m4_uniform max_steps=1000 --name e3m4-long",
+    "altgrad train fp8_format=E5M2 precision.rounding=stochastic",
     "altgrad train smoke --inject nan@5:blocks.0.attn.c_attn:gradients",
     "altgrad train e5m2_fp8 --wandb offline",
     "altgrad train --resume runs/e7m0_uniform",
@@ -31,7 +31,7 @@ EXAMPLES = (
 def train(
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[CONFIG] [KEY=VALUE]...", help="A shipped config or a file, and overrides."),
+        typer.Argument(metavar="CONFIG|KEY=VALUE", help="A shipped config or a file, and overrides."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The run's folder (default: runs/NAME).")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from altgrad_cli.errors import ConfigError
 from altgrad_cli.experiments.arms import Arm, arm_name
+from altgrad_cli.experiments.attribution import Stage
 from altgrad_cli.experiments.records import OPERAND_ROLES, RunRecord
 from altgrad_cli.formats import parse_format
 from altgrad_cli.quantization.precision import HEAD, LayerRule
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 OVERFLOW_FROM, UNDERFLOW_FROM = 0.01, 0.01
 """Rates at which the study warns: a layer above one has that trouble."""
 STALL_FROM = 0.5
+_RATES = (("overflow_rate", OVERFLOW_FROM), ("underflow_rate", UNDERFLOW_FROM))
 _LARGEST_SHARE = 0.5
 """Of the layers that a mixed retry may keep in BF16: with all of them there is no format left to test."""
 
@@ -88,6 +90,24 @@ def rank_layers(record: RunRecord, cause: str | None) -> list[LayerTrouble]:
         if troubles:
             return sorted(troubles, key=lambda trouble: -trouble.severity)
     return []
+
+
+def layers_at_fault(record: RunRecord, stage: Stage) -> list[LayerTrouble]:
+    """The layers in which the trouble of a failing ``stage`` was measured, the worst first.
+
+    Those within half of the worst count; where every layer has it, every layer is named.
+    """
+    roles = {
+        "forward precision": OPERAND_ROLES[:2],
+        "gradient fidelity": OPERAND_ROLES[2:],
+        "optimizer update": (),
+    }
+    measures = [(f"{rate}/{role}", limit) for role in roles[stage] for rate, limit in _RATES]
+    if stage == "optimizer update":
+        measures = [("bit_stall_rate", STALL_FROM)]
+    found = (_worst(record, layer, measures) for layer in range(len(record.layers)))
+    troubles = sorted((t for t in found if t is not None), key=lambda trouble: -trouble.severity)
+    return [trouble for trouble in troubles if trouble.severity >= troubles[0].severity / 2]
 
 
 def _worst(record: RunRecord, layer: int, measures: list[tuple[str, float]]) -> LayerTrouble | None:

@@ -17,6 +17,7 @@ from altgrad_cli.experiments.attribution import Attribution, attribute, rho_by_r
 from altgrad_cli.experiments.event_log import has_ended
 from altgrad_cli.experiments.plan import Equivalence, Finding, equivalences, plan_sweep
 from altgrad_cli.experiments.records import RunRecord, read_run
+from altgrad_cli.experiments.retries import layers_at_fault
 from altgrad_cli.experiments.run_directory import EVENTS, read_json, write_json
 from altgrad_cli.experiments.specification import SweepSpec
 from altgrad_cli.experiments.verdicts import as_reference, judge_run
@@ -130,13 +131,22 @@ class SweepRecord:
             if arm.kind == "format" and arm.name in findings and findings[arm.name].failed
         ]
 
+    def layers_at_fault(self, found: Attribution) -> list[str]:
+        """The layers in which the confirmed stage's trouble was measured, the worst first."""
+        if found.stage is None:
+            return []
+        record = self.findings[found.arm].record
+        return [trouble.layer for trouble in layers_at_fault(record, found.stage)]
+
     def to_json(self) -> dict[str, Any]:
         """The document that ``sweep --json`` prints and ``sweep.json`` holds, less its schema."""
         return {
             "sweep": self.name,
             "equivalent": [str(equal) for equal in self.equivalences],
             "arms": [arm.summary() for arm in self.arms],
-            "attribution": [found.to_json() for found in self.attributions()],
+            "attribution": [
+                {**found.to_json(), "layers": self.layers_at_fault(found)} for found in self.attributions()
+            ],
         }
 
 

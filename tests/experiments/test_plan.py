@@ -11,7 +11,7 @@ from altgrad_cli.errors import UsageError
 from altgrad_cli.experiments.attribution import FACTORIAL, attribute, rho_by_roles, role_letters
 from altgrad_cli.experiments.plan import Finding, equivalences, plan_sweep
 from altgrad_cli.experiments.records import read_run
-from altgrad_cli.experiments.retries import rank_layers
+from altgrad_cli.experiments.retries import layers_at_fault, rank_layers
 from altgrad_cli.experiments.specification import SweepSpec, parse_axes, parse_order, parse_seeds
 from altgrad_cli.experiments.verdicts import judge_run
 from altgrad_cli.quantization.precision import plan_precision
@@ -234,6 +234,26 @@ def test_a_planted_rule_takes_part_in_the_factorial(find: Find) -> None:
     assert set(planted) == {"W", "A", "G", "WA"}
     assert planted["G"].format == "E1M6"
     assert planted["WA"].format == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("layers", "stage", "named"),
+    [
+        ({"underflow_rate/gradients": [0.0, 0.9, 0.02, 0.0]}, "gradient fidelity", [LAYERS[1]]),
+        (
+            {"underflow_rate/gradients": [0.9] * 4, "overflow_rate/weights": [0, 0, 0.3, 0]},
+            "forward precision",
+            [LAYERS[2]],
+        ),
+        ({"bit_stall_rate": [0.99, None, 0.999, None]}, "optimizer update", [LAYERS[2], LAYERS[0]]),
+        ({}, "optimizer update", []),
+    ],
+)
+def test_the_layers_at_fault_are_those_where_the_stage_was_measured_to_fail(
+    write_log: WriteLog, layers: dict[str, Any], stage: Any, named: list[str]
+) -> None:
+    record = read_run(write_log("a", layers=layers))
+    assert [trouble.layer for trouble in layers_at_fault(record, stage)] == named
 
 
 def test_the_plan_depends_on_nothing_but_its_arguments(find: Find) -> None:
