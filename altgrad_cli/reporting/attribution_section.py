@@ -4,31 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from altgrad_cli.experiments.attribution import FACTORIAL, STOCHASTIC, Attribution
+from altgrad_cli.experiments.attribution import FACTORIAL, SCALED, STOCHASTIC, Attribution
 from altgrad_cli.reporting.columns import RunLog
 from altgrad_cli.reporting.document import Block, Section, TableColumn, Text, make_table
-from altgrad_cli.reporting.scope import Scope, attribution_of
+from altgrad_cli.reporting.factorial import FAILING_SET, attribution_of
+from altgrad_cli.reporting.scope import Scope
 
 
 def stage_sentence(scope: Scope, found: Attribution, runs: Mapping[str, RunLog]) -> str:
     """What the factorial says about ``found.arm``, and which rescue confirms it."""
     log = scope.evidence.run(found.arm)
-    step = scope.evidence.judgement(log).step
     n = scope.evidence.of(log)
-    rho = n(f"recovered_fraction@{step}")
     if found.stage is None:
         return (
-            f"Which stage fails in `{log.name}` (rho {rho} at step {n(f'step@{step}')}) is not confirmed: "
-            "either the runs that would tell are missing, or undoing the suspected stage alone does not "
-            "bring it back."
+            f"Which stage fails in `{log.name}` (rho {n('recovered_fraction')} at step "
+            f"{n('recovered_fraction.step')}) is not confirmed: either the runs that would tell are missing, "
+            "or undoing the suspected stage alone does not bring it back."
         )
-    rescue = runs[found.confirmed_by or ""]
-    how = "rounding the update stochastically" if found.confirmed_by == STOCHASTIC else f"`{rescue.name}`"
-    rescued = scope.evidence.of(rescue)(f"recovered_fraction@{step}")
+    failing, rescue = runs[FAILING_SET[found.stage]], runs[found.confirmed_by or ""]
+    f, r = scope.evidence.of(failing), scope.evidence.of(rescue)
+    how = f", {_HOW[found.confirmed_by]}," if found.confirmed_by in _HOW else ""
     return (
-        f"In `{log.name}` the **{found.stage}** fails: with every role rounded rho is {rho} at step "
-        f"{n(f'step@{step}')}; undoing that stage alone ({how}) brings it to {rescued} in `{rescue.name}`."
+        f"In `{log.name}` the **{found.stage}** fails: rho is {f('recovered_fraction')} at step "
+        f"{f('recovered_fraction.step')} with {f('roles')} rounded (`{failing.name}`). Undoing that stage "
+        f"alone{how} brings it to {r('recovered_fraction')} at step {r('recovered_fraction.step')} "
+        f"(`{rescue.name}`)."
     )
+
+
+_HOW: dict[str | None, str] = {
+    STOCHASTIC: "by rounding the update stochastically",
+    SCALED: "by scales that follow the tensors",
+}
 
 
 def attribution_section(scope: Scope) -> Section | None:
@@ -39,8 +46,7 @@ def attribution_section(scope: Scope) -> Section | None:
         if found is None:
             continue
         attribution, runs = found
-        step = scope.evidence.judgement(log).step
-        order = [letters for letters in (*FACTORIAL, STOCHASTIC) if letters in runs]
+        order = [letters for letters in (*FACTORIAL, SCALED, STOCHASTIC) if letters in runs]
         table = make_table(
             scope.evidence,
             "run",
@@ -48,8 +54,10 @@ def attribution_section(scope: Scope) -> Section | None:
             [
                 TableColumn("roles rounded", "{}: roles"),
                 TableColumn("rounding", "{}: config.precision.rounding"),
-                TableColumn("validation loss", f"{{}}: at(validation_loss)@{step}"),
-                TableColumn("rho", f"{{}}: recovered_fraction@{step}"),
+                TableColumn("scaling", "{}: config.precision.scaling.recipe"),
+                TableColumn("validation loss", "{}: last(validation_loss)"),
+                TableColumn("rho", "{}: recovered_fraction"),
+                TableColumn("at step", "{}: recovered_fraction.step"),
                 TableColumn("verdict", "{}: verdict"),
                 TableColumn("cause", "{}: cause"),
             ],

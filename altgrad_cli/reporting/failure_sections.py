@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from altgrad_cli.reporting.columns import RunLog
 from altgrad_cli.reporting.document import Block, Section, TableColumn, Text, make_table
+from altgrad_cli.reporting.factorial import attribution_of
 from altgrad_cli.reporting.failure_tables import (
     code_use,
     diagnostic_trend,
@@ -18,7 +19,7 @@ from altgrad_cli.reporting.failure_tables import (
 from altgrad_cli.reporting.quantities import rounded_roles, series_of
 from altgrad_cli.reporting.recommendations import recommendation
 from altgrad_cli.reporting.run_sections import configuration, interventions, limits, reproduction, warnings
-from altgrad_cli.reporting.scope import Scope, attribution_of
+from altgrad_cli.reporting.scope import Scope
 from altgrad_cli.reporting.windows import telling_window
 
 ROLES = ("weights", "activations", "gradients", "stored_weights")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from altgrad_cli.experiments.attribution import SCALED, STOCHASTIC
 from altgrad_cli.reporting.columns import RunLog
 from altgrad_cli.reporting.document import Section, Text
+from altgrad_cli.reporting.factorial import factorial
 from altgrad_cli.reporting.quantities import ranked_layers
-from altgrad_cli.reporting.scope import Scope, factorial
+from altgrad_cli.reporting.scope import Scope
 from altgrad_cli.reporting.windows import telling_window
 
 _ADVICE = {
@@ -92,7 +94,7 @@ def _tested(scope: Scope, log: RunLog) -> list[str]:
     tests = [
         run
         for letters, run in factorial(scope, log).items()
-        if letters in ("stochastic", "WAG") and run is not log
+        if letters in (STOCHASTIC, SCALED, "WAG") and run is not log
     ]
     tests += [
         run

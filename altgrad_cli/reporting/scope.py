@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from altgrad_cli.errors import UsageError
-from altgrad_cli.experiments.attribution import FACTORIAL, FULL, STOCHASTIC, Attribution, attribute
 from altgrad_cli.experiments.run_directory import EVENTS, read_json
 from altgrad_cli.experiments.sweep_results import SWEEP, is_sweep
 from altgrad_cli.reporting.columns import RunLog, read_log
-from altgrad_cli.reporting.evidence import ArmNote, Evidence, pairing_key
-from altgrad_cli.reporting.quantities import rounded_roles
+from altgrad_cli.reporting.evidence import ArmNote, Evidence
 
 CONTROL_REGIMES = ("fp32", "bf16", "frozen")
 LAYER_METRICS = frozenset(
@@ -162,49 +160,3 @@ def _relatives(path: Path, notes: dict[str, ArmNote]) -> list[Path]:
         and (note := notes.get(folder.name))
         and (note.kind == "control" or note.retry_of == name or note.kind in ("attribution", "rescue"))
     ]
-
-
-def role_letters(log: RunLog) -> str:
-    """The roles that a run rounds, as letters of the factorial (with M, W says nothing more)."""
-    letters = "".join(letter for letter in rounded_roles(log) if letter in "WAGM")
-    return letters.replace("W", "") if "M" in letters else letters
-
-
-def factorial(scope: Scope, log: RunLog) -> dict[str, RunLog]:
-    """Role set (or ``stochastic``) -> the run that rounds just that, and is otherwise like ``log``."""
-    found: dict[str, RunLog] = {}
-    for other in scope.subjects:
-        if _but_for_roles(other) != _but_for_roles(log):
-            continue
-        rounding = (other.record.config.get("precision") or {}).get("rounding")
-        same_rounding = rounding == (log.record.config.get("precision") or {}).get("rounding")
-        letters = role_letters(other)
-        if same_rounding and letters in FACTORIAL:
-            found.setdefault(letters, other)
-        elif rounding == STOCHASTIC and letters == role_letters(log):
-            found.setdefault(STOCHASTIC, other)
-    return found
-
-
-def _but_for_roles(log: RunLog) -> tuple[Any, ...]:
-    config = log.record.config
-    precision = dict(config.get("precision") or {})
-    for key in ("regime", "roles", "rounding"):
-        precision.pop(key, None)
-    switches = tuple(config.get(key) for key in ("enable_partition_clipping", "enable_emergency_shift"))
-    return (
-        pairing_key(log),
-        config.get("fp8_format"),
-        str(sorted(precision.items())),
-        str(config.get("inject")),
-        switches,
-    )
-
-
-def attribution_of(scope: Scope, log: RunLog) -> tuple[Attribution, dict[str, RunLog]] | None:
-    """Which stage fails in ``log``, by the runs that are there; None where there is no factorial."""
-    runs = factorial(scope, log)
-    if role_letters(log) != FULL or len(runs) < 2:
-        return None
-    rho = {letters: scope.evidence.judgement(run).rho for letters, run in runs.items()}
-    return attribute(log.name, rho), runs

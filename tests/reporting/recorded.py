@@ -43,7 +43,7 @@ def config(regime: str = "uniform", format_name: str = "E7M0", seed: int = 42, *
     """A configuration of a recorded run; ``rounding`` and ``rules`` go to its precision."""
     precision = PrecisionConfig(
         regime=regime,  # type: ignore[arg-type]
-        **{key: changes.pop(key) for key in ("rounding", "roles", "rules") if key in changes},
+        **{key: changes.pop(key) for key in ("rounding", "roles", "rules", "scaling") if key in changes},
     )
     return TrainConfig(
         seed=seed,

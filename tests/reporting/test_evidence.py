@@ -6,13 +6,17 @@ import json
 import math
 import statistics
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from altgrad_cli.errors import UsageError
+from altgrad_cli.quantization.precision import ScalingConfig
+from altgrad_cli.reporting.attribution_section import stage_sentence
 from altgrad_cli.reporting.evidence import Evidence, all_quantities
+from altgrad_cli.reporting.factorial import attribution_of, factorial
 from altgrad_cli.reporting.notation import MISSING
-from altgrad_cli.reporting.scope import Scope, attribution_of, factorial, gather
+from altgrad_cli.reporting.scope import Scope, gather
 from tests.reporting.recorded import LAYERS, config, raw_steps, record, record_sweep
 
 
@@ -187,3 +191,31 @@ def test_the_stage_is_named_only_with_its_rescue(tmp_path: Path) -> None:
     without = Scope(Evidence(left, scope.evidence.notes), scope.logs)
     found = attribution_of(without, log)
     assert found is None or found[0].stage is None, "no rescue, no stage"
+
+
+def test_a_forward_failure_is_confirmed_by_scales(tmp_path: Path) -> None:
+    def arm(name: str, floor: float, recipe: str = "none", **precision: Any) -> None:
+        scaling = ScalingConfig(recipe=recipe)  # type: ignore[arg-type]
+        record(tmp_path / name, config("uniform", "E3M4", scaling=scaling, **precision), floor=floor)
+
+    record(tmp_path / "fp32", config("fp32", "E5M2"), floor=2.0)
+    record(tmp_path / "frozen", config("frozen", "E5M2"), floor=3.0)
+    arm("unscaled", 3.4)
+    arm("only-wa", 3.3, roles=("weights", "activations"))
+    arm("only-a", 3.2, roles=("activations",))
+    arm("scaled", 2.05, recipe="delayed", roles=("weights", "activations"))
+    scope = gather(
+        [tmp_path / name for name in ("fp32", "frozen", "unscaled", "only-wa", "only-a", "scaled")]
+    )
+    found = attribution_of(scope, scope.evidence.run("unscaled"))
+    assert found is not None
+    attribution, runs = found
+    assert {key: run.name for key, run in runs.items()} == {
+        "AGM": "unscaled",
+        "WA": "only-wa",
+        "A": "only-a",
+        "scaled": "scaled",
+    }
+    assert attribution.stage == "forward precision"
+    assert attribution.confirmed_by == "scaled"
+    assert "by scales that follow the tensors" in stage_sentence(scope, *found)
