@@ -90,9 +90,10 @@ def train(
     initial_hash = state.init_hash
     payload = None if resume_from is None else restore(state, resume_from, corpus)
     monitors = Monitors(config, state)
+    faults = Faults(resolve_injections(config.inject, state.layer_names, config.seed), config.seed)
     if payload is not None:
         monitors.load_state_dict(payload["monitors"])
-    faults = Faults(resolve_injections(config.inject, state.layer_names, config.seed), config.seed)
+        faults.struck += payload.get("injections", {}).get("struck", [])
     run = Run(
         config=config,
         corpus=corpus,
