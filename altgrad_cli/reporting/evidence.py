@@ -20,7 +20,7 @@ from altgrad_cli.experiments.arms import CONTROLS
 from altgrad_cli.experiments.verdicts import Judgement, judge_run
 from altgrad_cli.reporting.columns import RunLog
 from altgrad_cli.reporting.notation import format_value
-from altgrad_cli.reporting.quantities import evaluate, known_quantities, series_of
+from altgrad_cli.reporting.quantities import evaluate, series_of
 from altgrad_cli.reporting.rules import RULES
 from altgrad_cli.reporting.sources import Source, cited, parse_source
 
@@ -180,8 +180,3 @@ def _over_runs(source: Source, values: Sequence[Any]) -> Any:
     if source.over == "average":
         return math.fsum(values) / len(values) if all(map(math.isfinite, values)) else math.nan
     return statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else None
-
-
-def all_quantities() -> list[str]:
-    """Every quantity that a source may name."""
-    return [*known_quantities(), *_JUDGED]

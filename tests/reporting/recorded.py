@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,7 @@ def _events(
     interventions: Sequence[tuple[int, str, Mapping[str, Any]]],
     formats: Sequence[tuple[int, str]] | None,
     extra_layer_metrics: int,
-) -> Any:
+) -> Iterator[Event]:
     random = np.random.default_rng(run_config.seed)
     stored = stall is not None
     yield RunStarted(
@@ -279,6 +279,3 @@ def raw_steps(run_dir: Path) -> list[dict[str, Any]]:
     """The step lines of a log, parsed by nothing but ``json``: what the tests' plain loops read."""
     lines = [json.loads(line) for line in (run_dir / "events.jsonl").read_text().splitlines()]
     return [line for line in lines if line["event"] == "step"]
-
-
-__all__ = ["INTERVAL", "LAYERS", "STEPS", "Event", "config", "raw_steps", "record", "record_sweep"]
