@@ -151,13 +151,15 @@ def _carry_out(
     from altgrad_cli.commands.sweep_view import SweepView
     from altgrad_cli.experiments.comparison import compare_seeds
     from altgrad_cli.experiments.executor import LocalExecutor
+    from altgrad_cli.experiments.loggers.warnings import warnings_as_lines
     from altgrad_cli.experiments.run_directory import create_folder
     from altgrad_cli.experiments.sweep import run_sweep
 
-    _prepare_corpus(spec)
+    console = talk_console()
+    with warnings_as_lines(lambda text: console.print(Text(f"warning: {text}"), soft_wrap=True)):
+        _prepare_corpus(spec)
     if new:
         create_folder(folder)
-    console = talk_console()
     executor = LocalExecutor(jobs)
     try:
         with SweepView(console, quiet=quiet) as view:

@@ -24,6 +24,7 @@ EXAMPLES = (
     "altgrad train smoke --inject nan@5:blocks.0.attn.c_attn:gradients",
     "altgrad train e5m2_fp8 --wandb offline",
     "altgrad train --resume runs/e7m0_uniform",
+    "altgrad train --resume runs/e7m0_uniform precision.rounding=stochastic",
     "altgrad train my.yaml --dry-run",
 )
 
@@ -68,14 +69,7 @@ def train(
 
     Ctrl-C stops after the step with a checkpoint; SIGUSR1 asks for a forensic checkpoint of a running run.
     """
-    from altgrad_cli.experiments.run_directory import (
-        RUNS,
-        check_name,
-        create_run,
-        open_run,
-        safe_name,
-        unused_path,
-    )
+    from altgrad_cli.experiments.run_directory import RUNS, check_name, create_run, safe_name, unused_path
     from altgrad_cli.training.config_loading import load_config
 
     config_name, overrides = split_config_and_overrides(arguments or ())
@@ -85,15 +79,12 @@ def train(
     overrides += [f"runtime.capture_at={capture_at}"] if capture_at else []
     overrides += [f"wandb.mode={wandb}"] if wandb else []
     if resume is not None:
-        if config_name or overrides or out or name:
+        if out or name:
             raise UsageError(
-                "a run goes on as it was configured: --resume takes no config, overrides or names",
-                where="--resume",
-                hint=f"altgrad train --resume {resume}",
+                "a resumed run keeps its folder", where="--resume", hint="leave out --out and --name"
             )
-        directory = open_run(resume)
-        return _carry_out(
-            directory.load_config(), directory, resume=True, as_json=json, quiet=quiet, strict=strict
+        return _resume(
+            resume, config_name, overrides, dry_run=dry_run, as_json=json, quiet=quiet, strict=strict
         )
     config = load_config(config_name, overrides)
     stem = check_name(name) if name else safe_name(Path(config_name or "base").stem)
@@ -109,11 +100,38 @@ def train(
     return _carry_out(config, directory, resume=False, as_json=json, quiet=quiet, strict=strict)
 
 
+def _resume(
+    path: Path, config_name: str | None, overrides: list[str], *, dry_run: bool, **options: bool
+) -> int:
+    from altgrad_cli.experiments.event_log import has_ended
+    from altgrad_cli.experiments.resumption import adopt, plan_resumption
+    from altgrad_cli.experiments.run_directory import open_run
+
+    directory = open_run(path)
+    resumption = plan_resumption(directory, config_name, overrides)
+    if dry_run:
+        _show_plan(resumption.config, directory.path, as_json=options["as_json"])
+        return OK
+    console = talk_console()
+    if has_ended(path) and not resumption.changed:
+        console.print(Text(f"{path} has ended; overrides would let it go on"), soft_wrap=True)
+        return _tell(directory, ended=True, faults=[], report=None, **_without_quiet(options))
+    if resumption.changed and not options["quiet"]:
+        changed = " ".join(resumption.changed)
+        console.print(Text(f"from step {resumption.step} with {changed}"), soft_wrap=True)
+    adopt(directory, resumption)
+    return _carry_out(resumption.config, directory, resume=True, **options)
+
+
+def _without_quiet(options: Mapping[str, bool]) -> dict[str, bool]:
+    return {key: value for key, value in options.items() if key != "quiet"}
+
+
 def _carry_out(config: Any, directory: Any, *, resume: bool, as_json: bool, quiet: bool, strict: bool) -> int:
     from altgrad_cli.commands.signals import RunSignals
     from altgrad_cli.experiments.loggers.live import LiveView
     from altgrad_cli.experiments.loggers.wandb import wandb_circumstances, wandb_listeners
-    from altgrad_cli.experiments.records import read_run
+    from altgrad_cli.experiments.loggers.warnings import warnings_as_lines
     from altgrad_cli.experiments.run import carry_out
     from altgrad_cli.experiments.run_directory import discard_unstarted
 
@@ -130,7 +148,10 @@ def _carry_out(config: Any, directory: Any, *, resume: bool, as_json: bool, quie
             faults.append(fault)
 
     try:
-        with RunSignals(on_stop=lambda: view.say("stopping after this step")) as signals:
+        with (
+            warnings_as_lines(lambda text: view.say(f"warning: {text}", "yellow")),
+            RunSignals(on_stop=lambda: view.say("stopping after this step")) as signals,
+        ):
             ended = carry_out(
                 config,
                 directory,
@@ -145,14 +166,27 @@ def _carry_out(config: Any, directory: Any, *, resume: bool, as_json: bool, quie
         if not resume:
             discard_unstarted(directory)
         raise
+    report_path = reports[0] if reports else None
+    return _tell(
+        directory, ended=ended is not None, faults=faults, report=report_path, as_json=as_json, strict=strict
+    )
+
+
+def _tell(
+    directory: Any, *, ended: bool, faults: list[Exception], report: Path | None, as_json: bool, strict: bool
+) -> int:
+    """Print what a run came to; the command's exit code."""
+    from altgrad_cli.experiments.records import read_run
+
     summary = summarize(read_run(directory.path, layers=False))
-    summary["failure_report"] = str(reports[0]) if reports else None
+    summary["failure_report"] = str(report) if report else None
     if as_json:
         print_json(SCHEMA, summary)
     else:
         _print_result(summary)
-    if ended is None:
-        console.print(Text(f"interrupted; to go on: altgrad train --resume {directory.path}"), soft_wrap=True)
+    if not ended:
+        hint = f"interrupted; to go on: altgrad train --resume {directory.path}"
+        talk_console().print(Text(hint), soft_wrap=True)
         return INTERRUPTED
     if faults:
         return exit_code_of(faults[0])

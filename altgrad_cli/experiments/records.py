@@ -31,7 +31,8 @@ class RunRecord:
     run_dir: Path
     started: Line = field(default_factory=dict)
     """The first ``run_started``, as it stands in the log."""
-    resumptions: int = 0
+    resumed: list[Line] = field(default_factory=list)
+    """Every later ``run_started``: one a resumption, each with the configuration it went on with."""
     metrics: dict[str, Series] = field(default_factory=dict)
     layer_metrics: dict[str, LayerSeries] = field(default_factory=dict)
     validation: Series = field(default_factory=Series)
@@ -51,6 +52,11 @@ class RunRecord:
     def name(self) -> str:
         """The run's name: that of its folder."""
         return self.run_dir.resolve().name
+
+    @property
+    def resumptions(self) -> int:
+        """How often the run was taken up again."""
+        return len(self.resumed)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -141,7 +147,7 @@ def build_record(run_dir: Path, lines: Iterator[Line], *, layers: bool = True) -
 
 def _started(record: RunRecord, line: Line) -> None:
     if record.started:
-        record.resumptions += 1
+        record.resumed.append(line)
     else:
         record.started = line
 

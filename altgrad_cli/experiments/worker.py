@@ -35,6 +35,7 @@ def work(connection: Connection) -> None:
 def _run(name: str, run_dir: Path, resume: bool, connection: Connection) -> tuple[str, str, dict[str, Any]]:
     from altgrad_cli.errors import AltgradError
     from altgrad_cli.experiments.loggers.wandb import wandb_circumstances, wandb_listeners
+    from altgrad_cli.experiments.loggers.warnings import warnings_as_lines
     from altgrad_cli.experiments.run import carry_out
     from altgrad_cli.experiments.run_directory import RunDirectory
 
@@ -42,14 +43,15 @@ def _run(name: str, run_dir: Path, resume: bool, connection: Connection) -> tupl
     try:
         config = directory.load_config()
         progress = _Progress(name, connection)
-        ended = carry_out(
-            config,
-            directory,
-            [progress, *wandb_listeners(config, directory, warn=progress.warn)],
-            resume=resume,
-            stop_requested=_stop_asker(connection),
-            circumstances=wandb_circumstances(config, directory),
-        )
+        with warnings_as_lines(progress.warn):
+            ended = carry_out(
+                config,
+                directory,
+                [progress, *wandb_listeners(config, directory, warn=progress.warn)],
+                resume=resume,
+                stop_requested=_stop_asker(connection),
+                circumstances=wandb_circumstances(config, directory),
+            )
     except AltgradError as error:
         return "failed", name, {"message": error.message, "where": error.where, "hint": error.hint}
     except Exception as error:  # noqa: BLE001 - one arm's fault must not end the others

@@ -130,6 +130,42 @@ def test_ctrl_c_stops_and_resume_goes_on_to_the_same_losses(tiny: list[str], tmp
     assert losses(out) == losses(whole)
 
 
+def test_a_collapsed_run_goes_on_with_what_is_changed_and_that_is_recorded(
+    tiny: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "r"
+    faulty = [*tiny, "fp8_format=E7M0", "--inject", "nan@5:blocks.0.attn.c_attn:gradients", "-q"]
+    assert train(*faulty, "--out", str(out)).exit_code == 3
+    again = train("--resume", str(out), "--json")
+    assert (again.exit_code, json.loads(again.stdout)["outcome"]) == (3, "collapsed")
+    assert "has ended" in again.stderr
+    result = train("--resume", str(out), "precision.rounding=stochastic", "inject=[]", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert "precision.rounding=stochastic" in result.stderr
+    assert json.loads(result.stdout)["steps"] == 8
+    lines = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    starts = [line["config"]["precision"]["rounding"] for line in lines if line["event"] == "run_started"]
+    assert starts == ["nearest", "stochastic"]
+    assert [line["step"] for line in lines if line["event"] == "step"] == list(range(1, 9))
+    assert "rounding: stochastic" in (out / "config.yaml").read_text()
+    (before,) = out.glob("config_until_step_*.yaml")
+    assert "rounding: nearest" in before.read_text()
+
+
+def test_a_changed_config_is_refused_unless_every_change_is_said(tiny: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "r"
+    assert train(*tiny, "-q", "--out", str(out)).exit_code == 0
+    config = out / "config.yaml"
+    config.write_text(config.read_text().replace("learning_rate: 0.0006", "learning_rate: 0.001"))
+    result = train("--resume", str(out), "max_steps=12")
+    assert result.exit_code == 2
+    assert "learning_rate was 0.0006" in result.stderr
+    assert "learning_rate=0.001" in result.stderr
+    result = train("--resume", str(out), "max_steps=12", "learning_rate=0.001", "-q", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["steps"] == 12
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="this system has no SIGUSR1")
 def test_sigusr1_asks_a_running_run_for_a_forensic_checkpoint(tiny: list[str], tmp_path: Path) -> None:
     out = tmp_path / "r"
@@ -167,7 +203,7 @@ def test_a_dry_run_prints_the_config_and_leaves_nothing(tiny: list[str], in_tmp_
         (["--wandb", "sometimes"], "wandb.mode"),
         (["--name", "../escape"], "not a name"),
         (["--resume", "/no/such/run"], "/no/such/run"),
-        (["--resume", "x", "max_steps=3"], "--resume"),
+        (["--resume", "x", "--name", "y"], "--resume"),
         (["--capture-at", "soon"], "capture_at"),
         (["precision.scaling.recipe=amax", "enable_partition_clipping=true"], "by construction"),
         (["nan_policy=first", "enable_emergency_shift=true"], "emergency shift"),
