@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from altgrad_cli.errors import CheckpointError, UsageError
+from altgrad_cli.forensics.payload_shape import check_payload
 from altgrad_cli.forensics.safetensors_file import is_safetensors, read_safetensors
 from altgrad_cli.formats import parse_format
 from altgrad_cli.quantization.quantize import dequantize
@@ -79,13 +80,9 @@ def open_evidence(path: Path) -> Evidence | ForeignTensors:
     contents, sealed = open_archive(path)
     if isinstance(contents, dict) and (sealed or "content_hash" in contents or "schema" in contents):
         payload = read_checkpoint(path)
+        check_payload(payload, str(path))
         try:
             config = from_plain(payload["config"], source=path.name)
-            int(payload["step"])
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-            raise CheckpointError(
-                f"the checkpoint lacks a part of the state: {type(error).__name__} {error}", where=str(path)
-            ) from None
         except UsageError as error:
             raise CheckpointError(
                 f"the checkpoint's configuration is not valid: {error.message}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -69,14 +70,16 @@ def _divergence(evidence: Evidence) -> tuple[int, str] | None:
     """(first step, words) of a divergence that the run's own monitor was flagging."""
     watchers = (evidence.payload.get("monitors") or {}).get("watchers") or {}
     saved = watchers.get("divergence")
-    if not isinstance(saved, Mapping) or not isinstance(saved.get("streak"), int):
-        return None
     monitor = Divergence()
-    if saved["streak"] < monitor.steps or not saved.get("best") or not saved.get("smoothed"):
+    try:
+        monitor.load_state_dict(dict(saved or {}))
+        ratio = float(monitor.smoothed or 0.0) / float(monitor.best or math.inf)
+    except (KeyError, TypeError, ValueError, RuntimeError, ZeroDivisionError, OverflowError):
+        return None  # monitors were off, or say nothing that can be read
+    if monitor.streak < monitor.steps:
         return None
-    ratio = saved["smoothed"] / saved["best"]
-    words = f"the smoothed loss has been above {monitor.factor} times its best for {saved['streak']} steps"
-    return evidence.step - saved["streak"], f"{words}, now {ratio:.2f} times"
+    words = f"the smoothed loss has been above {monitor.factor} times its best for {monitor.streak} steps"
+    return evidence.step - monitor.streak, f"{words}, now {ratio:.2f} times"
 
 
 def _nonfinite_words(first: FirstNonfinite | None) -> str | None:
