@@ -13,6 +13,7 @@ from altgrad_cli.commands.arguments import split_config_and_overrides
 from altgrad_cli.commands.console import data_console, talk_console
 from altgrad_cli.commands.failures import COLLAPSED, INTERRUPTED, OK, exit_code_of
 from altgrad_cli.commands.json_output import print_json
+from altgrad_cli.commands.plan_view import show_train_plan
 from altgrad_cli.errors import UsageError
 
 SCHEMA = "altgrad.train/1"
@@ -89,7 +90,7 @@ def train(
     config = load_config(config_name, overrides)
     stem = check_name(name) if name else safe_name(Path(config_name or "base").stem)
     if dry_run:
-        _show_plan(config, out or RUNS / stem, as_json=json)
+        show_train_plan(config, out or RUNS / stem, as_json=json)
         return OK
     if out is not None:
         directory = create_run(out, config)
@@ -110,7 +111,7 @@ def _resume(
     directory = open_run(path)
     resumption = plan_resumption(directory, config_name, overrides)
     if dry_run:
-        _show_plan(resumption.config, directory.path, as_json=options["as_json"])
+        show_train_plan(resumption.config, directory.path, as_json=options["as_json"])
         return OK
     console = talk_console()
     if has_ended(path) and not resumption.changed:
@@ -266,32 +267,3 @@ def _print_result(summary: Mapping[str, Any]) -> None:
     lines.append(f"  folder: {summary['run_dir']}")
     for line in lines:
         console.print(Text(line), soft_wrap=True)
-
-
-def _show_plan(config: Any, folder: Path, *, as_json: bool) -> None:
-    from altgrad_cli.experiments.estimate import predict_stalls, seconds_per_step
-    from altgrad_cli.training.config_loading import resolve, to_yaml
-
-    per_step = seconds_per_step(config)
-    prediction = predict_stalls(config, [config.fp8_format])[config.fp8_format]
-    if as_json:
-        print_json(
-            "altgrad.train-plan/1",
-            {
-                "folder": str(folder),
-                "config": resolve(config),
-                "predicted_stall": {"long_run": prediction.long_run, "first_step": prediction.first_step},
-                "seconds_per_step": per_step,
-                "estimated_seconds": per_step * config.max_steps,
-            },
-        )
-        return
-    console = data_console()
-    console.print(Text(to_yaml(config)), soft_wrap=True)
-    console.print(Text(f"folder: {folder}"), soft_wrap=True)
-    console.print(
-        f"predicted stall of stored weights on {config.fp8_format}, first step / long run: "
-        f"{prediction.first_step:.3f} / {prediction.long_run:.3f}",
-        soft_wrap=True,
-    )
-    console.print(f"time: about {per_step * config.max_steps:.0f} s ({per_step:.3f} s a step)")

@@ -123,7 +123,7 @@ def create_run(path: Path, config: TrainConfig, *, where: str = "--out") -> RunD
     create_folder(path, where)
     directory = RunDirectory(path)
     try:
-        directory.config.write_text(to_yaml(config), encoding="utf-8")
+        _replace_text(directory.config, to_yaml(config))
         directory.checkpoints.mkdir(exist_ok=True)
     except OSError as error:
         raise _unwritable(path, error, where) from None
@@ -186,7 +186,12 @@ def sole_writer(directory: RunDirectory, *, wait_seconds: float = 20.0) -> Itera
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write ``values`` so that a reader (or a crash) sees the old file or the new one, never half of it."""
-    text = json.dumps(to_json_value(values), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    _replace_text(
+        path, json.dumps(to_json_value(values), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    )
+
+
+def _replace_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)

@@ -6,6 +6,7 @@ that was stopped, killed or crashed goes on by being started again.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -137,6 +138,7 @@ class _Sweep:
         # A folder without a config is one whose creation was cut short: nothing of it is worth keeping.
         resume = path.exists() and RunDirectory(path).config.is_file()
         if not resume:
+            shutil.rmtree(path, ignore_errors=True)
             create_run(path, arm.config)
         self.running.add(arm.name)
         self.attempts[arm.name] = self.attempts.get(arm.name, 0) + 1

@@ -9,6 +9,10 @@ from typing import Any
 
 import pytest
 
+from altgrad_cli.experiments.plan import Finding
+from altgrad_cli.experiments.records import read_run
+from altgrad_cli.experiments.specification import SweepSpec
+from altgrad_cli.experiments.verdicts import judge_run
 from altgrad_cli.training.config import TrainConfig
 from altgrad_cli.training.config_loading import load_config, resolve
 
@@ -51,6 +55,12 @@ def tiny(corpus_file: Path) -> Callable[..., TrainConfig]:
 
 
 WriteLog = Callable[..., Path]
+Find = Callable[..., Finding]
+
+
+def spec(**changes: Any) -> SweepSpec:
+    """A specification of the shared settings with ``changes``."""
+    return SweepSpec(**{"base": load_config("base"), **changes})
 
 
 @pytest.fixture
@@ -116,3 +126,16 @@ def write_log(tmp_path: Path) -> WriteLog:
         return run_dir
 
     return write
+
+
+@pytest.fixture
+def find(write_log: WriteLog) -> Find:
+    """``find("e7m0-uniform", rho=.1, ...)``: a finished arm with that recovered fraction."""
+
+    def make(name: str, *, rho: float, **log: Any) -> Finding:
+        fp32 = read_run(write_log("fp32", validation={3: 2.0}))
+        frozen = read_run(write_log("frozen", validation={3: 3.0}))
+        record = read_run(write_log(name, validation={3: 3.0 - rho}, **log))
+        return Finding(record, judge_run(record, fp32, frozen))
+
+    return make

@@ -8,34 +8,12 @@ from typing import Any
 import pytest
 
 from altgrad_cli.errors import UsageError
-from altgrad_cli.experiments.attribution import FACTORIAL, attribute, rho_by_roles, role_letters
 from altgrad_cli.experiments.plan import Finding, equivalences, plan_sweep
-from altgrad_cli.experiments.records import read_run
-from altgrad_cli.experiments.retries import layers_at_fault, rank_layers
+from altgrad_cli.experiments.retries import rank_layers
 from altgrad_cli.experiments.specification import SweepSpec, parse_axes, parse_order, parse_seeds
-from altgrad_cli.experiments.verdicts import judge_run
 from altgrad_cli.quantization.precision import plan_precision
 from altgrad_cli.training.config_loading import load_config
-from tests.experiments.conftest import LAYERS, WriteLog
-
-Find = Callable[..., Finding]
-
-
-@pytest.fixture
-def find(write_log: WriteLog) -> Find:
-    """``find("e7m0-uniform", rho=.1, ...)``: a finished arm with that recovered fraction."""
-
-    def make(name: str, *, rho: float, **log: Any) -> Finding:
-        fp32 = read_run(write_log("fp32", validation={3: 2.0}))
-        frozen = read_run(write_log("frozen", validation={3: 3.0}))
-        record = read_run(write_log(name, validation={3: 3.0 - rho}, **log))
-        return Finding(record, judge_run(record, fp32, frozen))
-
-    return make
-
-
-def spec(**changes: Any) -> SweepSpec:
-    return SweepSpec(**{"base": load_config("base"), **changes})
+from tests.experiments.conftest import LAYERS, Find, spec
 
 
 def names(spec: SweepSpec, findings: dict[str, Finding] | None = None) -> list[str]:
@@ -181,79 +159,6 @@ def test_equivalent_formats_are_said_and_skipped_on_request() -> None:
     assert "e0m7-uniform" not in names(spec(skip_equivalent=True, retries=False))
     unscaled = load_config("base", ["precision.scaling.recipe=none"])
     assert equivalences(spec(base=unscaled)) == ()
-
-
-def test_the_factorial_has_every_distinct_role_set_once(find: Find) -> None:
-    findings = {"e7m0-uniform": find("e7m0-uniform", rho=0.1)}
-    arms = plan_sweep(spec(order=("E7M0",), retries=False, attribute=True), findings)
-    parts = [arm for arm in arms if arm.kind in ("attribution", "rescue")]
-    assert [role_letters(arm) for arm in parts] == [*(s for s in FACTORIAL if s != "AGM"), "AGM"]
-    assert parts[-1].config.precision.rounding == "stochastic"
-    assert len({repr(arm.config) for arm in arms}) == len(arms)
-    rho = rho_by_roles(arms[3], arms, {arm.name: float(n) for n, arm in enumerate(arms)})
-    assert set(rho) == {*FACTORIAL, "stochastic"}
-    assert None not in rho.values()
-
-
-@pytest.mark.parametrize(
-    ("rho", "stage", "rescue"),
-    [
-        ({"WA": 1.0, "WAG": 0.98, "AGM": 0.17, "stochastic": 0.8}, "optimizer update", "WAG"),
-        ({"W": 0.1, "A": 0.95, "WA": 0.1, "WAG": 0.0, "AGM": 0.0}, "forward precision", "A"),
-        ({"W": -1.0, "A": -1.0, "WA": -1.0, "WAG": -1.0, "scaled": 1.0}, "forward precision", "scaled"),
-        ({"WA": 0.97, "WAG": 0.2, "AGM": 0.1}, "gradient fidelity", "WA"),
-        ({"W": 0.3, "A": 0.35, "WA": 0.3, "WAG": 0.3, "AGM": 0.3}, None, None),
-        ({"W": 0.9, "WA": float("nan"), "WAG": 0.9, "AGM": float("nan")}, "forward precision", "W"),
-        ({"WA": 1.0, "WAG": None, "AGM": 0.1}, None, None),
-        ({"WA": 1.0, "WAG": 1.0, "AGM": 1.0}, None, None),
-        ({}, None, None),
-    ],
-)
-def test_a_stage_is_named_only_with_a_rescue(
-    rho: dict[str, Any], stage: str | None, rescue: str | None
-) -> None:
-    found = attribute("e7m0-uniform", rho)
-    assert (found.stage, found.confirmed_by) == (stage, rescue)
-
-
-def test_an_unscaled_format_may_be_rescued_by_scales(find: Find) -> None:
-    base = load_config("base", ["precision.scaling.recipe=none"])
-    findings = {"e3m4-uniform": find("e3m4-uniform", rho=-1.0)}
-    arms = plan_sweep(spec(base=base, order=("E3M4",), retries=False, attribute=True), findings)
-    scaled = next(arm for arm in arms if arm.name == "e3m4-uniform-rescue-scaled")
-    assert scaled.config.precision.scaling.recipe == "delayed"
-    assert role_letters(scaled) == "WA"
-
-
-def test_a_planted_rule_takes_part_in_the_factorial(find: Find) -> None:
-    rule = "{pattern: blocks.1.mlp.c_fc, format: E1M6, roles: [gradients], scaling: none}"
-    base = load_config("base", ["precision.regime=standard", f"precision.rules=[{rule}]"])
-    findings = {"bf16-standard": find("bf16-standard", rho=0.1)}
-    arms = plan_sweep(spec(base=base, order=("BF16",), retries=False, attribute=True), findings)
-    planted = {role_letters(arm): arm.config.precision.rules[0] for arm in arms if arm.kind == "attribution"}
-    assert set(planted) == {"W", "A", "G", "WA"}
-    assert planted["G"].format == "E1M6"
-    assert planted["WA"].format == "fp32"
-
-
-@pytest.mark.parametrize(
-    ("layers", "stage", "named"),
-    [
-        ({"underflow_rate/gradients": [0.0, 0.9, 0.02, 0.0]}, "gradient fidelity", [LAYERS[1]]),
-        (
-            {"underflow_rate/gradients": [0.9] * 4, "overflow_rate/weights": [0, 0, 0.3, 0]},
-            "forward precision",
-            [LAYERS[2]],
-        ),
-        ({"bit_stall_rate": [0.99, None, 0.999, None]}, "optimizer update", [LAYERS[2], LAYERS[0]]),
-        ({}, "optimizer update", []),
-    ],
-)
-def test_the_layers_at_fault_are_those_where_the_stage_was_measured_to_fail(
-    write_log: WriteLog, layers: dict[str, Any], stage: Any, named: list[str]
-) -> None:
-    record = read_run(write_log("a", layers=layers))
-    assert [trouble.layer for trouble in layers_at_fault(record, stage)] == named
 
 
 def test_the_plan_depends_on_nothing_but_its_arguments(find: Find) -> None:

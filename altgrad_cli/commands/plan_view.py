@@ -1,0 +1,127 @@
+"""What ``--dry-run`` prints: the plan, the resolved configs, the predicted stall and the time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from altgrad_cli.commands.console import data_console
+from altgrad_cli.commands.json_output import print_json
+
+TRAIN_SCHEMA = "altgrad.train-plan/1"
+SWEEP_SCHEMA = "altgrad.sweep-plan/1"
+
+
+def show_train_plan(config: Any, folder: Path, *, as_json: bool) -> None:
+    """The plan of one run with ``config``."""
+    from altgrad_cli.experiments.estimate import predict_stalls, seconds_per_step
+    from altgrad_cli.training.config_loading import resolve, to_yaml
+
+    per_step = seconds_per_step(config)
+    prediction = predict_stalls(config, [config.fp8_format])[config.fp8_format]
+    if as_json:
+        print_json(
+            TRAIN_SCHEMA,
+            {
+                "folder": str(folder),
+                "config": resolve(config),
+                "predicted_stall": {"long_run": prediction.long_run, "first_step": prediction.first_step},
+                "seconds_per_step": per_step,
+                "estimated_seconds": per_step * config.max_steps,
+            },
+        )
+        return
+    console = data_console()
+    console.print(Text(to_yaml(config)), soft_wrap=True)
+    console.print(Text(f"folder: {folder}"), soft_wrap=True)
+    console.print(
+        f"predicted stall of stored weights on {config.fp8_format}, first step / long run: "
+        f"{prediction.first_step:.3f} / {prediction.long_run:.3f}",
+        soft_wrap=True,
+    )
+    console.print(f"time: about {per_step * config.max_steps:.0f} s ({per_step:.3f} s a step)")
+
+
+def show_sweep_plan(spec: Any, folder: Path, jobs: int, *, as_json: bool) -> None:
+    """The plan of a sweep, as far as it is known before any result."""
+    from altgrad_cli.commands.sweep_view import duration
+    from altgrad_cli.experiments.estimate import estimate_seconds, predict_stalls, seconds_per_step
+    from altgrad_cli.experiments.plan import equivalences, plan_sweep
+    from altgrad_cli.training.config_loading import resolve
+
+    arms = plan_sweep(spec, {})
+    stalls = predict_stalls(spec.base, spec.order)
+    per_step = seconds_per_step(next(arm for arm in arms if arm.kind == "format").config)
+    seconds = estimate_seconds(arms, per_step, jobs)
+    if as_json:
+        print_json(
+            SWEEP_SCHEMA,
+            {
+                "folder": str(folder),
+                "arms": [{**arm.to_json(), "config": resolve(arm.config)} for arm in arms],
+                "predicted_stall": {
+                    name: {"long_run": p.long_run, "first_step": p.first_step} for name, p in stalls.items()
+                },
+                "equivalent": [str(equal) for equal in equivalences(spec)],
+                "seconds_per_step": per_step,
+                "estimated_seconds": seconds,
+                "jobs": jobs,
+            },
+        )
+        return
+    console = data_console()
+    table = Table(
+        title=f"plan for {folder}", title_justify="left", box=None, header_style="bold", pad_edge=False
+    )
+    for heading in ("arm", "kind", "format", "regime", "seed", "steps", "why"):
+        table.add_column(heading, no_wrap=heading != "why")
+    for arm in arms:
+        config = arm.config
+        row = (
+            arm.name,
+            arm.kind,
+            arm.format,
+            config.precision.regime,
+            config.seed,
+            config.max_steps,
+            arm.reason,
+        )
+        table.add_row(*(str(cell) for cell in row))
+    console.print(table)
+    if spec.retries or spec.attribute or spec.with_interventions:
+        console.print("Further arms follow from the results.")
+    console.print("\nPredicted stall of the stored weights (first step / long run), nearest rounding:")
+    for name, prediction in stalls.items():
+        console.print(f"  {name:<6} {prediction.first_step:.3f} / {prediction.long_run:.3f}")
+    for equal in equivalences(spec):
+        console.print(f"{equal}: one experiment under power-of-two scales")
+    console.print(f"\nTime: about {duration(seconds)} ({per_step:.3f} s a step, {jobs} at a time)")
+    for line in config_listing(arms):
+        console.print(Text(line), soft_wrap=True)
+
+
+def config_listing(arms: Sequence[Any]) -> list[str]:
+    """The resolved config of the first arm in full, and what is different in each other one."""
+    from altgrad_cli.training.config_loading import resolve, to_yaml
+
+    first = _flat(resolve(arms[0].config))
+    lines = [
+        "",
+        f"config of {arms[0].name}:",
+        *(f"  {line}" for line in to_yaml(arms[0].config).splitlines()),
+    ]
+    for arm in arms[1:]:
+        different = [f"{k}={v}" for k, v in _flat(resolve(arm.config)).items() if first.get(k) != v]
+        lines.append(f"config of {arm.name}: the same with {' '.join(different)}")
+    return lines
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
