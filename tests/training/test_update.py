@@ -128,13 +128,6 @@ def test_a_gradient_that_is_not_finite_makes_an_update_that_says_so(
     assert sum(not math.isfinite(value) for value in update.amax) == 1
 
 
-def grown(state: TrainState, layer: int, factor: float) -> float:
-    """The layer's weights times a power of two at an unchanged scale; their largest magnitude after it."""
-    view = stored_views(state)[layer]
-    view.mul_(factor)
-    return float(view.abs().max())
-
-
 def rescales_of(state: TrainState) -> dict[int, tuple[float, float]]:
     update = candidate_update(state, torch.zeros_like(state.flat.values), 1e-30)
     return {r.layer: (r.before, r.after) for r in update.rescales}
@@ -148,8 +141,6 @@ def test_scales_rise_on_overflow_and_fall_far_below_the_maximum_only(tiny: Tiny,
     assert scale is not None
     assert rescales_of(state) == {}, "fresh scales hold"
     room = fmt.max_representable_value * scale
-    start = stored_views(state)[2].clone()
-    peak = float(start.abs().max())
     for target, expected in (
         (room, False),
         (fmt.overflow_threshold * scale * 0.999999, False),
@@ -158,20 +149,19 @@ def test_scales_rise_on_overflow_and_fall_far_below_the_maximum_only(tiny: Tiny,
         (room / 4, False),
         (room / 4 * 0.999, True),
     ):
-        stored_views(state)[2].copy_(start * 0).view(-1)[0] = target
+        stored_views(state)[2].zero_().view(-1)[0] = target
         moved = rescales_of(state)
         assert (2 in moved) == expected, (target / room, moved)
         if expected:
             before, after = moved[2]
             assert before == scale
             assert after == 2.0 ** math.ceil(math.log2(1.25 * target / fmt.max_representable_value))
-    assert peak <= room
 
 
 def test_e7m0_has_scale_one_whatever_its_weights_do(tiny: Tiny) -> None:
     state = build_state(tiny("fp8_format=E7M0"), 256)
     for factor in (2.0**20, 2.0**-40):
-        grown(state, 0, factor)
+        stored_views(state)[0].mul_(factor)
         assert rescales_of(state) == {}
     assert state.stored_scales[:8] == [1.0] * 8
 
