@@ -20,7 +20,7 @@ An anomaly adds ``failure``, ``batch``, ``gradient``, ``trace``, ``history`` and
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,12 @@ from torch import Tensor
 
 from altgrad_cli.data.batches import Batch, TokenFile, draw_batch
 from altgrad_cli.errors import CheckpointError
+from altgrad_cli.formats import parse_format
 from altgrad_cli.quantization.precision import OPERAND_ROLES, plan_precision
-from altgrad_cli.quantization.quantize import encode
+from altgrad_cli.quantization.quantize import encode, round_to_grid
+from altgrad_cli.quantization.scaling import stored_weight_scale
 from altgrad_cli.training.checkpoint import content_hash, plain_copy, write_checkpoint
+from altgrad_cli.training.config import TrainConfig
 from altgrad_cli.training.config_loading import resolve
 from altgrad_cli.training.environment import describe_environment
 from altgrad_cli.training.retention import anomaly_path
@@ -135,7 +138,11 @@ def _quantizers(state: TrainState) -> list[dict[str, Any]]:
 
 @torch.no_grad()
 def restore_snapshot(state: TrainState, payload: Mapping[str, Any]) -> None:
-    """Put ``state``, freshly built from the payload's config, where the snapshot was taken.
+    """Put ``state``, freshly built, where the snapshot was taken.
+
+    Built from the payload's own config it is that state again, bit for bit. Built from one that rounds
+    otherwise it goes on from the same weights, moments and streams on its own grids: stored weights are
+    encoded anew, scales start anew, and the timeline of formats has a new entry.
 
     Raises:
         CheckpointError: the payload is of another network, or a part of it is missing.
@@ -161,31 +168,74 @@ def _restore(state: TrainState, payload: Mapping[str, Any]) -> None:
             if tensors[name].shape != view.shape or tensors[name].dtype != view.dtype:
                 raise CheckpointError(f"the checkpoint is of another network: {name} has another shape")
             view.copy_(tensors[name])
+    state.init_hash = str(payload["init_hash"])
+    state.step, state.adam_step = int(payload["step"]), int(payload["adam_step"])
     state.formats = [(int(step), str(name)) for step, name in payload["formats"]]
-    regime = state.config.precision.regime
-    if regime != "bf16":
+    changed = grid_changed(state.config, payload)
+    wanted = study_format(state.config)
+    if changed and wanted not in (state.format, study_format_of(payload)):
+        state.formats.append((state.step, wanted))
+    if state.config.precision.regime != "bf16":
         state.plan = plan_precision(state.config.precision, state.format, state.layer_names)
     state.scales = fresh_scales(state.plan, state.config)
     if [entry["name"] for entry in payload["quantizers"]] != state.layer_names:
         raise CheckpointError("the checkpoint is of another network: its layers have other names")
     for index, entry in enumerate(payload["quantizers"]):
-        for number, role in enumerate(OPERAND_ROLES):
-            history = state.scales.histories[index][number]
-            saved = entry["roles"].get(role, {}).get("history")
-            if (history is None) != (saved is None):
-                raise CheckpointError(
-                    f"the amax history of {entry['name']} ({role}) does not fit the configuration"
-                )
-            if history is not None:
-                history.values = [float(value) for value in saved]
-    stored = payload["stored_weights"]
-    state.stored_scales = [
-        float(stored[name]["scale"]) if state.stored_format(index) is not None else None
-        for index, name in enumerate(state.layer_names)
-    ]
+        _restore_histories(state, index, entry["roles"], changed)
+        _restore_stored_scale(state, index, payload["stored_weights"].get(entry["name"]), changed)
     state.streams.load_state_dict(dict(payload["streams"]))
-    state.init_hash = str(payload["init_hash"])
-    state.step, state.adam_step = int(payload["step"]), int(payload["adam_step"])
+
+
+def study_format(config: TrainConfig) -> str:
+    """Canonical name of the format under study that ``config`` starts with."""
+    return "BF16" if config.precision.regime == "bf16" else parse_format(config.fp8_format).name
+
+
+def study_format_of(payload: Mapping[str, Any]) -> str:
+    """The same of the configuration in ``payload``."""
+    config = payload["config"]
+    return "BF16" if config["precision"]["regime"] == "bf16" else parse_format(config["fp8_format"]).name
+
+
+def grid_changed(config: TrainConfig, payload: Mapping[str, Any]) -> bool:
+    """Whether a run that goes on from ``payload`` with ``config`` rounds otherwise than before."""
+    saved, plain = payload["config"], resolve(config)
+    return any(
+        content_hash(plain_copy(plain[key])) != content_hash(saved[key])
+        for key in ("fp8_format", "precision")
+    )
+
+
+def _restore_histories(state: TrainState, index: int, roles: Mapping[str, Any], changed: bool) -> None:
+    """The amax histories of one layer; on another grid an operand starts anew, as after a shift."""
+    layer = state.plan.layers[index]
+    for history, role in zip(state.scales.histories[index], OPERAND_ROLES, strict=True):
+        saved = roles.get(role, {})
+        values, fmt = saved.get("history"), layer.format_of(role)
+        if not changed and (history is None) != (values is None):
+            raise CheckpointError(f"the amax history of {layer.name} ({role}) does not fit the configuration")
+        if history is not None and values is not None and fmt is not None and fmt.name == saved["format"]:
+            history.values = [float(value) for value in values]
+
+
+def _restore_stored_scale(
+    state: TrainState, index: int, saved: Mapping[str, Any] | None, changed: bool
+) -> None:
+    """The scale of one layer's stored weights; they are encoded anew where their grid is another."""
+    fmt = state.stored_format(index)
+    if fmt is None:
+        state.stored_scales[index] = None
+    elif saved is not None and saved["format"] == fmt.name:
+        state.stored_scales[index] = float(saved["scale"])
+    elif not changed:
+        raise CheckpointError(
+            f"the stored weights of {state.layer_names[index]} do not fit the configuration"
+        )
+    else:
+        weight = state.layers[index][1].weight
+        scale = stored_weight_scale(float(weight.abs().max()), fmt, None)
+        round_to_grid(weight, fmt, scale, out=weight.data)
+        state.stored_scales[index] = scale
 
 
 def next_batch(state: TrainState, tokens: TokenFile) -> Batch:
@@ -256,15 +306,3 @@ def write_anomaly(
 def named_gradient(state: TrainState, gradient: Tensor) -> dict[str, Tensor]:
     """A flat gradient by name of the parameter, for a payload."""
     return dict(zip(state.flat.names, state.flat.views(gradient), strict=True))
-
-
-def changed_keys(saved: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> Sequence[str]:
-    """Dotted keys in which two resolved configurations differ: a resume must name them as overrides."""
-    changed: list[str] = []
-    for key in sorted(set(saved) | set(wanted)):
-        one, other = saved.get(key), wanted.get(key)
-        if isinstance(one, Mapping) and isinstance(other, Mapping):
-            changed += changed_keys(one, other, f"{prefix}{key}.")
-        elif one != other:
-            changed.append(f"{prefix}{key}")
-    return changed

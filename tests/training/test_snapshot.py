@@ -16,7 +16,7 @@ from altgrad_cli.training.config import TrainConfig
 from altgrad_cli.training.config_loading import from_plain
 from altgrad_cli.training.engine import train
 from altgrad_cli.training.events import CheckpointSaved, Event, StepCompleted
-from altgrad_cli.training.snapshot import changed_keys, restore_snapshot, take_snapshot, write_anomaly
+from altgrad_cli.training.snapshot import restore_snapshot, take_snapshot, write_anomaly
 from altgrad_cli.training.state import build_state
 
 Tiny = Callable[..., TrainConfig]
@@ -213,7 +213,51 @@ def test_a_nan_weight_is_saved_where_the_grid_has_no_code_for_it(tiny: Tiny, tmp
     assert payload["weights"]["blocks.0.attn.c_attn.weight"].isnan().sum() == 1
 
 
-def test_changed_keys_are_dotted() -> None:
-    saved = {"seed": 1, "model": {"n_layer": 2, "n_head": 2}, "gone": 1}
-    wanted = {"seed": 1, "model": {"n_layer": 3, "n_head": 2}, "new": None}
-    assert changed_keys(saved, wanted) == ["gone", "model.n_layer"]
+CHANGES = {
+    "another format": ("fp8_format=E5M2",),
+    "a fallback for two layers": ('precision.rules=[{pattern: "blocks.0.mlp.*", format: BF16}]',),
+    "float32 masters": ("precision.regime=standard",),
+    "nothing rounded": ("precision.regime=fp32",),
+    "bf16": ("precision.regime=bf16",),
+    "another recipe": ("precision.scaling.recipe=amax",),
+    "a wider margin": ("precision.scaling.margin=4",),
+    "stochastic rounding": ("precision.rounding=stochastic",),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("regime", ["uniform", "standard"])
+def test_a_run_goes_on_with_another_precision(tiny: Tiny, tmp_path: Path, name: str, regime: str) -> None:
+    config = config_for(tiny, regime, "delayed", "nearest", "fp8_format=E7M0")
+    _, kept = straight(config, tmp_path / "before")
+    changed = config_for(tiny, regime, "delayed", "nearest", "fp8_format=E7M0", *CHANGES[name])
+    rest = list(train(changed, run_dir=tmp_path / "after", resume_from=kept[3]))
+    assert [event.step for event in rest if isinstance(event, StepCompleted)] == [4, 5, 6]
+    payload = read_checkpoint(tmp_path / "after" / "checkpoints" / "step_000006.pt")
+    new_name = {"another format": "E5M2", "bf16": "BF16"}.get(name)
+    expected = [[0, "E7M0"]] + ([[3, new_name]] if new_name else [])
+    assert payload["formats"] == expected
+    assert payload["format"] == (new_name or "E7M0")
+    if name == "another format" and regime == "uniform":
+        assert {entry["format"] for entry in payload["stored_weights"].values()} == {"E5M2"}
+    if name == "a fallback for two layers" and regime == "uniform":
+        assert len(payload["stored_weights"]) == 6
+    if name in ("float32 masters", "nothing rounded", "bf16"):
+        assert payload["stored_weights"] == {}
+
+
+def test_the_weights_go_along_to_another_grid(tiny: Tiny) -> None:
+    """Masters taken onto a grid: the oracle is the public quantize of what was saved."""
+    from altgrad_cli.formats import parse_format
+    from altgrad_cli.quantization.quantize import quantize
+
+    payload = take_snapshot(build_state(config_for(tiny, "standard", "delayed", "nearest"), 256), {})
+    state = build_state(config_for(tiny, "uniform", "delayed", "nearest", "seed=7"), 256)
+    restore_snapshot(state, payload)
+    for index, (layer, _) in enumerate(state.layers[:-1]):
+        saved, scale = payload["weights"][f"{layer}.weight"], state.stored_scales[index]
+        assert scale is not None
+        weight = dict(zip(state.flat.names, state.flat.views(state.flat.values), strict=True))[
+            f"{layer}.weight"
+        ]
+        assert torch.equal(weight, quantize(saved, parse_format("E4M3"), scale))
