@@ -30,6 +30,8 @@ from altgrad_cli.training.config_loading import load_config, to_yaml
 from altgrad_cli.training.events import to_json_value
 
 RUNS = Path("runs")
+SWEEP = "sweep.json"
+"""The file that makes a folder of runs a sweep."""
 CONFIG, EVENTS, CHECKPOINTS, SUMMARY = "config.yaml", "events.jsonl", "checkpoints", "run.json"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,119}")
 

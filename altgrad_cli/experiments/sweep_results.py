@@ -19,10 +19,10 @@ from altgrad_cli.experiments.plan import Equivalence, Finding, equivalences, pla
 from altgrad_cli.experiments.records import RunRecord, read_run
 from altgrad_cli.experiments.retries import layers_at_fault
 from altgrad_cli.experiments.run_directory import EVENTS, read_json, write_json
+from altgrad_cli.experiments.run_directory import SWEEP as SWEEP
 from altgrad_cli.experiments.specification import SweepSpec
 from altgrad_cli.experiments.verdicts import as_reference, judge_run
 
-SWEEP = "sweep.json"
 SCHEMA = "altgrad.sweep/1"
 
 

@@ -15,8 +15,8 @@ import pytest
 
 from altgrad_cli.experiments.event_log import read_lines
 from altgrad_cli.experiments.loggers import wandb as wandb_logger
-from altgrad_cli.experiments.loggers.wandb import WandbLogger, wandb_id, wandb_listeners
-from altgrad_cli.experiments.loggers.wandb_process import WandbTarget
+from altgrad_cli.experiments.loggers.wandb import WandbLogger, wandb_circumstances, wandb_id, wandb_listeners
+from altgrad_cli.experiments.loggers.wandb_process import WandbTarget, _Session
 from altgrad_cli.experiments.loggers.wandb_rows import alert_texts, code_counts, evaluation_row, step_row
 from altgrad_cli.experiments.run import carry_out
 from altgrad_cli.experiments.run_directory import RunDirectory, create_run
@@ -126,6 +126,62 @@ def test_every_step_and_its_metrics_are_in_the_offline_file(tmp_path: Path, tiny
     assert "failure_report.md" in json.dumps([r for r in records if "artifact" in json.dumps(r)])
 
 
+class FakeRun:
+    """What W&B's run object does with rows, for a run that has rows up to step 4 already."""
+
+    id = "abc"
+    step = 5
+
+    def __init__(self) -> None:
+        self.rows: dict[int, dict[str, Any]] = {}
+        self.summary: dict[str, Any] = {}
+
+    def log(self, row: dict[str, Any], step: int) -> None:
+        assert step not in self.rows
+        self.rows[step] = dict(row)
+
+    def alert(self, **alert: Any) -> None:
+        raise AssertionError(alert)
+
+    def finish(self, exit_code: int) -> None:
+        self.exit_code = exit_code
+
+
+def test_after_a_resume_no_step_is_logged_twice(tmp_path: Path) -> None:
+    run = FakeRun()
+    session = _Session(run, tmp_path, run.step, ["a", "b"])
+    for number in range(3, 8):  # the run was cut back to step 2, W&B has 3 and 4 from before
+        session.receive(step(number))
+        session.receive(
+            Evaluated(step=number, validation_loss=1.0, validation_loss_master=None, perplexity=2.7)
+        )
+    session.close(clean=True)
+    assert sorted(run.rows) == [5, 6, 7]
+    assert all("run/loss" in row and "run/validation_loss" in row for row in run.rows.values())
+    assert run.exit_code == 0
+
+
+def test_the_id_is_found_in_a_checkpoint_that_lost_its_folder(tmp_path: Path, tiny: Tiny) -> None:
+    config = tiny("wandb.mode=offline")
+    directory = create_run(tmp_path / "a", config)
+    carry_out(config, directory, circumstances=wandb_circumstances(config, directory))
+    known = wandb_id(directory)
+    (directory.path / "wandb.json").unlink()
+    assert wandb_id(directory) == known
+
+
+def test_the_arms_of_a_sweep_are_a_group(tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    targets: list[WandbTarget] = []
+    monkeypatch.setattr(wandb_logger, "WandbLogger", lambda target, warn: targets.append(target))
+    config = tiny("wandb.mode=offline", "wandb.name=study")
+    sweep = tmp_path / "sweep"
+    for parent in (tmp_path, sweep):
+        directory = create_run(parent / "e7m0-uniform", config)
+        (sweep / "sweep.json").write_text("{}") if sweep.exists() else None
+        wandb_listeners(config, directory, warn=pytest.fail)
+    assert [(target.group, target.name) for target in targets] == [(None, "study"), ("study", "e7m0-uniform")]
+
+
 def test_a_resumed_run_keeps_its_id(tmp_path: Path, tiny: Tiny) -> None:
     config = tiny("wandb.mode=offline")
     directory = create_run(tmp_path / "a", config)
@@ -157,7 +213,9 @@ def test_disabled_costs_nothing_and_imports_nothing(tmp_path: Path, tiny: Tiny) 
 
 
 def target(tmp_path: Path, mode: str = "offline") -> WandbTarget:
-    return WandbTarget(run_id="abc", mode=mode, project="p", name="n", tags=(), folder=str(tmp_path))
+    return WandbTarget(
+        run_id="abc", mode=mode, project="p", name="n", group=None, tags=(), folder=str(tmp_path)
+    )
 
 
 def _hang(events: Any, reports: Any, target: WandbTarget) -> None:

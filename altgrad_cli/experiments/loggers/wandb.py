@@ -17,7 +17,7 @@ from typing import Any
 from altgrad_cli.errors import CheckpointError
 from altgrad_cli.experiments.loggers.listener import Listener
 from altgrad_cli.experiments.loggers.wandb_process import Ended, WandbTarget, serve
-from altgrad_cli.experiments.run_directory import RunDirectory, read_json, write_json
+from altgrad_cli.experiments.run_directory import SWEEP, RunDirectory, read_json, write_json
 from altgrad_cli.training.config import TrainConfig
 from altgrad_cli.training.events import Event
 
@@ -35,11 +35,15 @@ def wandb_listeners(
     """The W&B logger for a run, or nothing where it is disabled. ``warn`` is given one line if it fails."""
     if config.wandb.mode == "disabled":
         return []
+    sweep = directory.path.resolve().parent
+    group = (config.wandb.name or sweep.name) if (sweep / SWEEP).is_file() else None
     target = WandbTarget(
         run_id=wandb_id(directory),
         mode=config.wandb.mode,
         project=config.wandb.project,
-        name=config.wandb.name or directory.name,
+        # The arms of a sweep share their config's name, so it names their group.
+        name=directory.name if group else config.wandb.name or directory.name,
+        group=group,
         tags=config.wandb.tags,
         folder=str(directory.path.resolve()),
     )

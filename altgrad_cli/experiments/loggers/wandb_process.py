@@ -42,6 +42,8 @@ class WandbTarget:
     mode: str
     project: str
     name: str
+    group: str | None
+    """The sweep that the run is an arm of."""
     tags: tuple[str, ...]
     folder: str
     """The run's folder; wandb's own files go below it."""
@@ -112,6 +114,7 @@ class _Session:
         run = wandb.init(
             project=target.project,
             name=target.name,
+            group=target.group,
             id=target.run_id,
             resume="allow",
             mode=target.mode,  # type: ignore[arg-type]

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from altgrad_cli.commands.sweep_view import SweepView, duration, number, rate, results_table, verdict_words
+from altgrad_cli.experiments.executor import Report
+from altgrad_cli.experiments.specification import SweepSpec
+from altgrad_cli.experiments.sweep_results import SweepRecord, assemble
+from altgrad_cli.training.config_loading import load_config
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> SweepRecord:
+    """A sweep of which nothing has been run."""
+    spec = SweepSpec(base=load_config("base"), order=("E1M6", "E0M7"), retries=False)
+    return assemble(tmp_path, spec, {})
+
+
+def console(*, terminal: bool, width: int = 120) -> Console:
+    return Console(file=io.StringIO(), force_terminal=terminal, width=width, color_system=None)
+
+
+def text_of(console: Console) -> str:
+    file = console.file
+    assert isinstance(file, io.StringIO)
+    return file.getvalue()
+
+
+def progress(step: int) -> Report:
+    return Report(name="fp32", kind="progress", details={"step": step, "loss": 2.5, "validation_loss": None})
+
+
+def test_on_a_terminal_running_arms_are_shown_with_their_time_left(record: SweepRecord) -> None:
+    screen = console(terminal=True)
+    with SweepView(screen) as view:
+        view.planned(record)
+        view.started(record.arms[0].arm, resumed=False)
+        view.progressed(progress(10))
+        view.progressed(progress(260))
+        assert view._live is not None
+        view._live.refresh()
+    text = text_of(screen)
+    for part in ("0 of 5 arms finished", "fp32", "260/500", "loss 2.500", "val -", "left"):
+        assert part in text
+
+
+def test_without_a_terminal_a_line_a_change(record: SweepRecord) -> None:
+    screen = console(terminal=False)
+    with SweepView(screen) as view:
+        view.planned(record)
+        view.started(record.arms[0].arm, resumed=True)
+        view.progressed(progress(10))
+        view.progressed(Report(name="fp32", kind="progress", details={"warning": "W&B: no login"}))
+    assert text_of(screen).splitlines() == [
+        f"5 arms planned, 0 finished, in {record.path}",
+        "E0M7 is 0.25 x E1M6: one experiment under power-of-two scales, the runs will agree bit for bit",
+        "continuing fp32",
+        "fp32: W&B: no login",
+    ]
+
+
+def test_quiet_is_quiet(record: SweepRecord) -> None:
+    screen = console(terminal=True)
+    with SweepView(screen, quiet=True) as view:
+        view.planned(record)
+        view.note("something")
+    assert text_of(screen) == ""
+
+
+def test_what_was_not_measured_is_a_dash(record: SweepRecord) -> None:
+    screen = console(terminal=False, width=200)
+    screen.print(results_table(record))
+    row = next(line for line in text_of(screen).splitlines() if line.startswith("e1m6-uniform"))
+    assert row.split() == ["e1m6-uniform", "E1M6", "unfinished", *["-"] * 9]
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"verdict": "failed", "cause": "stalled", "borderline": True}, "failed (stalled), borderline"),
+        ({"verdict": "trained", "cause": None, "borderline": False}, "trained"),
+        ({"verdict": None, "cause": "stalled", "borderline": False}, "suspected: stalled"),
+        ({"verdict": None, "cause": None, "borderline": False}, "-"),
+    ],
+)
+def test_verdicts_in_words(row: dict[str, Any], words: str) -> None:
+    assert verdict_words(row) == words
+
+
+def test_figures() -> None:
+    assert (number(None, 2), number(1.005, 2), number(float("nan"), 2)) == ("-", "1.00", "nan")
+    assert [rate(value) for value in (None, 0.0, 4e-7, 0.031, 0.5)] == ["-", "0", "4e-05%", "3.1%", "50%"]
+    assert [duration(seconds) for seconds in (0, 61, 3661)] == ["0:00", "1:01", "1:01:01"]
