@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from altgrad_cli.experiments.arms import CONTROLS
 from altgrad_cli.experiments.event_log import Line, read_lines
 from altgrad_cli.experiments.records import RunRecord, build_record
 
@@ -54,6 +55,16 @@ class RunLog:
     def last_step(self) -> int:
         """Number of the last step in the log; 0 where none was taken."""
         return int(self.steps[-1]) if len(self.steps) else 0
+
+    @property
+    def control(self) -> str | None:
+        """The control that this run is: ``fp32``, ``bf16`` or ``frozen``, and nothing but that.
+
+        None for a run under study, such as one of these regimes with a rule or with a planted fault.
+        """
+        precision = self.record.config.get("precision") or {}
+        exceptions = precision.get("rules") or precision.get("roles") or self.record.started.get("injections")
+        return self.record.regime if self.record.regime in CONTROLS and not exceptions else None
 
     def rows_between(self, first: int, last: int) -> slice:
         """The rows of the steps ``first`` to ``last``, both included."""

@@ -16,11 +16,11 @@ from typing import Any
 
 from altgrad_cli.diagnostics.outcome import recovered_fraction
 from altgrad_cli.errors import UsageError
-from altgrad_cli.experiments.arms import CONTROLS
 from altgrad_cli.experiments.verdicts import Judgement, judge_run
 from altgrad_cli.reporting.columns import RunLog
 from altgrad_cli.reporting.notation import format_value
-from altgrad_cli.reporting.quantities import evaluate, series_of
+from altgrad_cli.reporting.quantities import evaluate
+from altgrad_cli.reporting.reductions import series_of
 from altgrad_cli.reporting.rules import RULES
 from altgrad_cli.reporting.sources import Source, cited, parse_source
 
@@ -70,7 +70,7 @@ class Evidence:
         """The control of ``log`` in ``regime`` (fp32, frozen or bf16), or None."""
         key = pairing_key(log)
         return next(
-            (run for run in self.runs.values() if run.record.regime == regime and pairing_key(run) == key),
+            (run for run in self.runs.values() if run.control == regime and pairing_key(run) == key),
             None,
         )
 
@@ -145,11 +145,9 @@ _JUDGED: dict[str, Callable[[Evidence, RunLog, Source], Any]] = {
     "borderline": lambda evidence, log, _: evidence.judgement(log).verdict.borderline,
     "cause": lambda evidence, log, _: evidence.judgement(log).verdict.cause,
     "verdict_studied": lambda evidence, log, _: (
-        None if log.record.regime in CONTROLS else evidence.judgement(log).verdict.grade
+        None if log.control else evidence.judgement(log).verdict.grade
     ),
-    "cause_studied": lambda evidence, log, _: (
-        None if log.record.regime in CONTROLS else evidence.judgement(log).verdict.cause
-    ),
+    "cause_studied": lambda evidence, log, _: None if log.control else evidence.judgement(log).verdict.cause,
     "recovered_fraction.step": lambda evidence, log, _: evidence.judgement(log).step,
     "controls": _controls,
     "plan.reason": _plan_reason,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from altgrad_cli.reporting.columns import RunLog
 from altgrad_cli.reporting.document import Block, Section, TableColumn, Text, make_table
 from altgrad_cli.reporting.factorial import attribution_of
+from altgrad_cli.reporting.facts import rounded_roles
 from altgrad_cli.reporting.failure_tables import (
     code_use,
     diagnostic_trend,
@@ -16,8 +17,8 @@ from altgrad_cli.reporting.failure_tables import (
     predicted_stall,
     zero_update_regions,
 )
-from altgrad_cli.reporting.quantities import rounded_roles, series_of
 from altgrad_cli.reporting.recommendations import recommendation
+from altgrad_cli.reporting.reductions import series_of
 from altgrad_cli.reporting.run_sections import configuration, interventions, limits, reproduction, warnings
 from altgrad_cli.reporting.scope import Scope
 from altgrad_cli.reporting.windows import telling_window
@@ -52,6 +53,8 @@ def summary(scope: Scope, log: RunLog) -> Section:
         ),
         f"- **Outcome**: {n('outcome')}: {n('reason')}.",
     ]
+    if (log.record.config.get("precision") or {}).get("rules"):
+        lines.append(f"- **Exceptions**: {n('rules')}.")
     if log.record.started.get("injections"):
         lines.append(
             f"- **Faults were planted** in this run: {n('injections')}; it says nothing about the format."

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from altgrad_cli.reporting import figures, loss_plots, plots
 from altgrad_cli.reporting.columns import RunLog
 from altgrad_cli.reporting.document import Block, Picture, Section, Table, TableColumn, Text, make_table
-from altgrad_cli.reporting.quantities import layer_means
+from altgrad_cli.reporting.reductions import layer_means
 from altgrad_cli.reporting.rules import RULES, ZERO_UPDATE_REGION_FROM, ZERO_UPDATE_WINDOW
 from altgrad_cli.reporting.scope import Scope
 from altgrad_cli.reporting.windows import Window, diagnostic_steps, telling_window

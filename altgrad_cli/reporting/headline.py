@@ -6,7 +6,7 @@ import numpy as np
 
 from altgrad_cli.reporting.columns import RunLog
 from altgrad_cli.reporting.failure_sections import CAUSES
-from altgrad_cli.reporting.quantities import series_of
+from altgrad_cli.reporting.reductions import series_of
 from altgrad_cli.reporting.scope import Scope
 
 

@@ -11,7 +11,7 @@ from altgrad_cli.reporting import figures
 from altgrad_cli.reporting.columns import RunLog
 from altgrad_cli.reporting.evidence import Evidence
 from altgrad_cli.reporting.plots import STEP, collapse_step, run_color
-from altgrad_cli.reporting.quantities import series_of
+from altgrad_cli.reporting.reductions import series_of
 from altgrad_cli.reporting.thinning import smoothed, thin_curve
 
 LOSS = "loss (nats per token)"

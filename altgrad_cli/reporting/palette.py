@@ -34,11 +34,11 @@ FORMAT_COLORS = {
 _OTHERS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, YELLOW)
 
 
-def color_of(format_name: str, regime: str | None, number: int = 0) -> str:
+def color_of(format_name: str, control: str | None, number: int = 0) -> str:
     """The colour of a run; controls are ink and greys, formats keep their colour in every picture."""
-    if regime in ("fp32", "frozen"):
-        return FORMAT_COLORS[regime.upper()]
-    if regime == "bf16":
+    if control in ("fp32", "frozen"):
+        return FORMAT_COLORS[control.upper()]
+    if control == "bf16":
         return FORMAT_COLORS["BF16"]
     base = format_name.partition(":")[0].upper()
     return FORMAT_COLORS.get(base, _OTHERS[number % len(_OTHERS)])

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from altgrad_cli.formats import FP8Format, parse_format
 from altgrad_cli.reporting import figures
 from altgrad_cli.reporting.columns import Column, RunLog
+from altgrad_cli.reporting.facts import studied_format
 from altgrad_cli.reporting.notation import format_value, short_layer
 from altgrad_cli.reporting.palette import color_of
 from altgrad_cli.reporting.thinning import MAX_POINTS, bin_columns
@@ -26,7 +27,7 @@ ROLE_NAMES = {
 
 def run_color(log: RunLog) -> str:
     """The colour of a run: that of its format."""
-    return color_of(log.record.format or "", log.record.regime)
+    return color_of(studied_format(log) or "", log.control)
 
 
 def collapse_step(log: RunLog) -> int | None:

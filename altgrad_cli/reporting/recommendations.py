@@ -6,7 +6,7 @@ from altgrad_cli.experiments.attribution import SCALED, STOCHASTIC
 from altgrad_cli.reporting.columns import RunLog
 from altgrad_cli.reporting.document import Section, Text
 from altgrad_cli.reporting.factorial import factorial
-from altgrad_cli.reporting.quantities import ranked_layers
+from altgrad_cli.reporting.reductions import ranked_layers
 from altgrad_cli.reporting.scope import Scope
 from altgrad_cli.reporting.windows import telling_window
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from altgrad_cli.experiments.run_directory import read_json
-from altgrad_cli.experiments.sweep_results import SWEEP, is_sweep
+from altgrad_cli.experiments.run_directory import SWEEP, read_json
+from altgrad_cli.experiments.sweep_results import is_sweep
 from altgrad_cli.reporting.document import Section, Text, Verbatim
 from altgrad_cli.reporting.scope import Scope
 from altgrad_cli.training.config import TrainConfig

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from altgrad_cli.errors import UsageError
-from altgrad_cli.experiments.run_directory import EVENTS, read_json
-from altgrad_cli.experiments.sweep_results import SWEEP, is_sweep
+from altgrad_cli.experiments.run_directory import EVENTS, SWEEP, read_json
+from altgrad_cli.experiments.sweep_results import is_sweep
 from altgrad_cli.reporting.columns import RunLog, read_log
 from altgrad_cli.reporting.evidence import ArmNote, Evidence
 
-CONTROL_REGIMES = ("fp32", "bf16", "frozen")
 LAYER_METRICS = frozenset(
     {
         "bit_stall_rate",
@@ -62,12 +61,12 @@ class Scope:
     @property
     def controls(self) -> list[RunLog]:
         """The fp32, bf16 and frozen runs."""
-        return [log for log in self.runs if log.record.regime in CONTROL_REGIMES]
+        return [log for log in self.runs if log.control]
 
     @property
     def subjects(self) -> list[RunLog]:
         """The runs that are under study."""
-        return [log for log in self.runs if log.record.regime not in CONTROL_REGIMES]
+        return [log for log in self.runs if not log.control]
 
     @property
     def main_runs(self) -> list[RunLog]:
@@ -85,7 +84,7 @@ class Scope:
 
     def note(self, log: RunLog) -> ArmNote:
         """What the sweep's plan says of ``log``."""
-        kind = "control" if log.record.regime in CONTROL_REGIMES else "format"
+        kind = "control" if log.control else "format"
         return self.evidence.notes.get(log.name, ArmNote(kind))
 
 

@@ -35,7 +35,7 @@ def spread_section(scope: Scope) -> Section | None:
     candidates = [
         log
         for log in scope.runs
-        if log.record.regime not in ("fp32", "frozen") and scope.evidence.judgement(log).step
+        if log.control not in ("fp32", "frozen") and scope.evidence.judgement(log).step
     ]
     groups = [
         (name, members, step)

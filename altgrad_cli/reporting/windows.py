@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from altgrad_cli.reporting.columns import RunLog
 from altgrad_cli.reporting.plots import collapse_step
-from altgrad_cli.reporting.quantities import series_of
+from altgrad_cli.reporting.reductions import series_of
 from altgrad_cli.reporting.rules import RULES
 
 TREND = 5

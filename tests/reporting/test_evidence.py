@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from altgrad_cli.errors import UsageError
-from altgrad_cli.quantization.precision import ScalingConfig
+from altgrad_cli.quantization.precision import LayerRule, ScalingConfig
 from altgrad_cli.reporting.attribution_section import stage_sentence
 from altgrad_cli.reporting.evidence import Evidence
 from altgrad_cli.reporting.factorial import attribution_of, factorial
@@ -218,3 +218,17 @@ def test_a_forward_failure_is_confirmed_by_scales(tmp_path: Path) -> None:
     assert attribution.stage == "forward precision"
     assert attribution.confirmed_by == "scaled"
     assert "by scales that follow the tensors" in stage_sentence(scope, *found)
+
+
+def test_a_regime_of_a_control_with_a_rule_is_a_run_under_study(tmp_path: Path) -> None:
+    rule = LayerRule(pattern="*.mlp.c_fc", format="E1M6", roles=("gradients",), scaling="none")
+    record(tmp_path / "planted", config("fp32", "E5M2", rules=(rule,)), floor=2.9)
+    record(tmp_path / "fp32", config("fp32", "E5M2"), floor=2.0)
+    record(tmp_path / "frozen", config("frozen", "E5M2"), floor=3.0)
+    scope = gather([tmp_path / name for name in ("planted", "fp32", "frozen")])
+    planted = scope.evidence.run("planted")
+    assert scope.subjects == [planted]
+    assert scope.evidence.value("planted: controls") == "fp32, frozen"
+    assert scope.evidence.value("planted: recovered_fraction") == pytest.approx(0.1, abs=0.01)
+    assert scope.evidence.value("planted: format_studied") == "E1M6"
+    assert scope.evidence.value("planted: rules") == "*.mlp.c_fc in E1M6 (gradients)"
