@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -80,7 +79,6 @@ def attempt(
     learning_rate: float | None = None,
     clip: float | None = None,
     shadow: Tensor | None = None,
-    prepare: Callable[[TrainState], Any] | None = None,
     faults: bool = True,
 ) -> Outcome:
     """Run the step of ``scene`` with the given changes; the scene is left as it was.
@@ -89,15 +87,12 @@ def attempt(
         scales: makes the scales of the pass; None takes those of the amax histories.
         clip: L2 norm to which the gradient is scaled down before the update.
         shadow: the float32 gradient to compare with.
-        prepare: changes the varied state before the pass; it must undo nothing (buffers are copies).
         faults: whether planted faults strike again, as they did in the step.
     """
     used = batch if batch is not None else scene.batch
     if used is None:
         raise AltgradError("the step cannot be repeated without its batch", where=scene.batch_origin)
     with varied(scene, config=config, plan=plan) as state:
-        if prepare is not None:
-            prepare(state)
         chosen = scales(state) if scales is not None else state.scales.current(state.plan, state.config)
         striking = scene.faults.active(state, scene.step) if faults else nullcontext(None)
         with striking as tap:
