@@ -81,7 +81,7 @@ while done < kills:
         resumed_at = max(resumed_at, inspect(directory))
     carry_out(settings, directory, resume=True)
     found = losses(directory.path)
-    assert found == expected, (list(found) == list(expected), [n for n in found if found[n] != expected.get(n)])
+    assert found == expected, [n for n in found if found[n] != expected.get(n)]
     steps = [line["step"] for line in read_lines(directory.path) if line["event"] == "step"]
     assert steps == sorted(set(steps)), "no step stands in the log twice"
     assert not list(directory.checkpoints.glob(".*"))
