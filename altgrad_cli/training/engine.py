@@ -34,7 +34,7 @@ from altgrad_cli.training.events import (
 from altgrad_cli.training.faults import Faults, resolve_injections
 from altgrad_cli.training.measure import Measurements, Pulse, read_pass
 from altgrad_cli.training.measure_codes import CodeCensus
-from altgrad_cli.training.measure_update import interval_diagnostics, read_update
+from altgrad_cli.training.measure_update import add_rescale_flips, interval_diagnostics, read_update
 from altgrad_cli.training.monitors import Monitors
 from altgrad_cli.training.schedule import learning_rate_at
 from altgrad_cli.training.state import TrainState, build_state, encode_stored_weights, fresh_scales
@@ -154,11 +154,11 @@ def _take_step(run: Run) -> Iterator[Event]:
         # 8 measure the update
         if config.monitors.enabled:
             read_update(state, result, update, monitors, measured)
-            if due:
-                interval_diagnostics(state, result, update, monitors, measured)
+            if census is not None:
+                interval_diagnostics(state, result, update, monitors, measured, census)
         flips = re_encode(state, update)
-        if flips:
-            measured.put_layers("rescale_flip_rate", flips, len(state.layers))
+        if flips and config.monitors.enabled:
+            add_rescale_flips(state, flips, measured)
         _commit(state, result, update, pulse)
     else:
         state.streams.adopt_all(result.streams_after)

@@ -32,6 +32,7 @@ from altgrad_cli.formats import FP8Format
 from altgrad_cli.quantization.linear import WEIGHTS
 from altgrad_cli.quantization.quantize import round_to_grid
 from altgrad_cli.training.measure import Measurements, Value, read_tables
+from altgrad_cli.training.measure_codes import CodeCensus
 from altgrad_cli.training.monitors import Monitors
 from altgrad_cli.training.state import TrainState
 from altgrad_cli.training.step import StepResult
@@ -152,7 +153,12 @@ def _add_code_use(measured: Measurements, rows: dict[int, list[float]], layer_co
 
 
 def interval_diagnostics(
-    state: TrainState, result: StepResult, update: CandidateUpdate, monitors: Monitors, measured: Measurements
+    state: TrainState,
+    result: StepResult,
+    update: CandidateUpdate,
+    monitors: Monitors,
+    measured: Measurements,
+    census: CodeCensus,
 ) -> None:
     """The heavy measurements of every ``diagnostic_interval`` steps, on the weights before the update."""
     config, flat, layer_count = state.config, state.flat, len(state.layers)
@@ -180,6 +186,8 @@ def interval_diagnostics(
         if config.log_ulp:
             after = wide[layer] if update.stored is None else update.stored[layer]
             put(layer, measure_ulp(w, after, *grid))
+        if update.stored is not None and state.stored_format(layer) is not None:
+            census.count_stored(layer, update.stored[layer], *grid)
     if monitors.persistence is not None:
         gaps = torch.full_like(state.rounded, torch.nan)
         for grid, w, gap in zip(grids, weights, flat.linear_views(gaps), strict=True):
@@ -208,3 +216,11 @@ def interval_diagnostics(
             measured.metrics[name] = sum(value * size for value, size in known) / sum(
                 size for _, size in known
             )
+
+
+def add_rescale_flips(state: TrainState, flips: dict[int, float], measured: Measurements) -> None:
+    """Add the share of weights that new scales re-encoded: of each re-scaled layer, and of all."""
+    flat = state.flat
+    measured.put_layers("rescale_flip_rate", flips, len(state.layers))
+    sizes = [view.numel() for view in flat.linear_views(flat.values)]
+    measured.metrics["rescale_flip_rate"] = sum(rate * sizes[i] for i, rate in flips.items()) / sum(sizes)

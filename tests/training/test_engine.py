@@ -285,3 +285,11 @@ def test_optimizer_state_is_stored_on_the_grid_when_asked(tiny: Tiny) -> None:
     codes = torch.unique((m / m.abs().max() * 448).float())
     assert codes.numel() <= 253, "more values than E4M3 has codes"
     assert torch.unique(state.flat.views(state.adam.m)[state.flat.linear_count]).numel() > 1000
+
+
+def test_stored_weights_are_counted_code_by_code_on_diagnostic_steps(tiny: Tiny) -> None:
+    steps = {e.step: e for e in train(tiny("fp8_format=E7M0")) if isinstance(e, StepCompleted)}
+    assert not steps[1].histograms
+    counts = steps[2].histograms["stored_weights"]
+    assert [sum(row) for row in counts] == [32 * 96, 32 * 32, 32 * 128, 32 * 128] * 2 + [0]
+    assert all(len(row) == 257 for row in counts[:8])

@@ -17,6 +17,7 @@ from altgrad_cli.training.engine import train
 from altgrad_cli.training.events import InterventionApplied, StepCompleted
 from altgrad_cli.training.measure import Measurements, read_pass, read_tables
 from altgrad_cli.training.measure_codes import CodeCensus
+from altgrad_cli.training.measure_codes import CodeCensus
 from altgrad_cli.training.measure_update import interval_diagnostics, read_update
 from altgrad_cli.training.monitors import Monitors
 from altgrad_cli.training.state import TrainState, build_state
@@ -328,7 +329,7 @@ def test_rows_that_never_update_are_added_over_the_layers(
     result = compute_step(state, random_batch())
     update = candidate_update(state, result.gradient, 1e-3)
     measured = Measurements()
-    interval_diagnostics(state, result, update, monitors, measured)
+    interval_diagnostics(state, result, update, monitors, measured, CodeCensus(state))
     assert measured.layers["zero_update_rows"][:8] == list(range(1, 9))
     assert measured.metrics["zero_update_rows"] == 36
     assert measured.metrics["zero_update_region_fraction"] == pytest.approx(0.5)
