@@ -17,7 +17,6 @@ from altgrad_cli.training.engine import train
 from altgrad_cli.training.events import InterventionApplied, StepCompleted
 from altgrad_cli.training.measure import Measurements, read_pass, read_tables
 from altgrad_cli.training.measure_codes import CodeCensus
-from altgrad_cli.training.measure_codes import CodeCensus
 from altgrad_cli.training.measure_update import interval_diagnostics, read_update
 from altgrad_cli.training.monitors import Monitors
 from altgrad_cli.training.state import TrainState, build_state
