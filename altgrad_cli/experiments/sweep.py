@@ -157,7 +157,8 @@ class _Sweep:
             self.watcher.progressed(report)
             return False
         self.running.discard(report.name)
-        message = str(report.details.get("message", ""))
+        where = report.details.get("where")
+        message = f"{report.details.get('message', '')}" + (f" ({where})" if where else "")
         if report.kind == "finished":
             self.records[report.name] = read_run(self.folder / report.name)
         elif report.kind == "failed":
