@@ -37,6 +37,7 @@ from altgrad_cli.training.measure_codes import CodeCensus
 from altgrad_cli.training.measure_update import add_rescale_flips, interval_diagnostics, read_update
 from altgrad_cli.training.monitors import Monitors
 from altgrad_cli.training.schedule import learning_rate_at
+from altgrad_cli.training.snapshot import grid_changed
 from altgrad_cli.training.state import TrainState, build_state, encode_stored_weights, fresh_scales
 from altgrad_cli.training.step import StepResult, compute_step, evaluation_loss, shadow_step
 from altgrad_cli.training.streams import fork
@@ -93,6 +94,8 @@ def train(
     faults = Faults(resolve_injections(config.inject, state.layer_names, config.seed), config.seed)
     if payload is not None:
         monitors.load_state_dict(payload["monitors"])
+        if grid_changed(config, payload):
+            monitors.start_over(config, state)
         faults.struck += payload.get("injections", {}).get("struck", [])
     run = Run(
         config=config,
