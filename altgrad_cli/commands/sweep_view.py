@@ -151,7 +151,7 @@ class SweepView:
 _COLUMNS: tuple[tuple[str, Callable[[Mapping[str, Any]], str], bool], ...] = (
     ("arm", lambda row: row["name"], True),
     ("format", lambda row: row["format"], False),
-    ("outcome", lambda row: row["outcome"], True),
+    ("outcome", lambda row: row["outcome"], False),
     ("collapse", lambda row: _collapse(row) or "-", True),
     ("loss", lambda row: number(row["final_loss"], 3), False),
     ("val loss", lambda row: number(row["val_loss"], 3), True),
@@ -174,7 +174,7 @@ def results_table(record: SweepRecord, *, brief: bool = False) -> Table:
     columns = [column for column in _COLUMNS if column[2] or not brief]
     for heading, _, _ in columns:
         justify: Any = "right" if heading in _FIGURES else "left"
-        table.add_column(heading, justify=justify, no_wrap=not brief, overflow="fold")
+        table.add_column(heading, justify=justify, no_wrap=not brief or heading != "verdict", overflow="fold")
     for result in record.arms:
         row = result.summary()
         style = _GRADE_STYLES.get(row["verdict"] or "", "")
