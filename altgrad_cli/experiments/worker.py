@@ -101,7 +101,8 @@ class _Progress:
         self._send({"warning": message})
 
     def close(self) -> None:
-        pass
+        if self._shown:  # however short the run was, its last step is told
+            self._send(self._shown)
 
     def _send(self, details: dict[str, Any]) -> None:
         # Without a parent the run goes on to the next step, where it is asked to stop.
