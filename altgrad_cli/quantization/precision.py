@@ -127,6 +127,11 @@ class PrecisionPlan:
     stochastic_operands: bool
 
     @property
+    def rounds(self) -> bool:
+        """Whether anything is rounded at all."""
+        return any(layer.formats for layer in self.layers)
+
+    @property
     def stores_weights(self) -> bool:
         """Whether any layer keeps its weights on the grid (no float32 master copy)."""
         return any(layer.format_of("stored_weights") for layer in self.layers)

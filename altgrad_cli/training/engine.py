@@ -328,8 +328,7 @@ def _end(run: Run, outcome: str, reason: str, collapse: dict[str, Any] | None) -
 
 def _has_shadow(config: TrainConfig, state: TrainState) -> bool:
     # Where nothing is rounded the shadow is the gradient itself: there is nothing to measure.
-    rounds = any(layer.formats for layer in state.plan.layers)
-    return config.use_shadow and config.monitors.enabled and rounds
+    return config.use_shadow and config.monitors.enabled and state.plan.rounds
 
 
 def _validation_batches(config: TrainConfig, corpus: Corpus, state: TrainState) -> list[Batch]:
@@ -346,7 +345,7 @@ def _evaluate(run: Run) -> Iterator[Event]:
     config, state = run.config, run.state
     deployed = float(evaluation_loss(state, run.validation))
     master = None
-    if not state.plan.stores_weights and any(layer.formats for layer in state.plan.layers):
+    if state.plan.rounds and not state.plan.stores_weights:
         master = float(evaluation_loss(state, run.validation, without_rounding(state.plan)))
     yield Evaluated(
         step=state.step,
