@@ -22,24 +22,15 @@ KEYS = {
     *("final_loss", "val_loss", "recovered_fraction", "stall_rate", "overflow_rate", "underflow_rate"),
     *("nonfinite_steps", "verdict", "run_dir"),
 }
-TEXT = "Article {n}. The Commission shall, by means of act {n}, adopt the measures in Annex {n}.\n\n"
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def tiny(small_run: list[str]) -> list[str]:
     """Arguments of a sweep of four arms that take a second each."""
-    law = tmp_path_factory.mktemp("corpus") / "law.txt"
-    law.write_text("".join(TEXT.format(n=n) for n in range(80)))
     return [
-        "smoke",
-        f"data.path={law}",
-        "model.n_layer=1",
-        "model.n_embd=16",
-        "model.block_size=16",
-        "batch_size=2",
+        *small_run,
         "max_steps=30",
         "runtime.evaluation_interval=10",
-        "runtime.evaluation_batches=1",
         "runtime.checkpoint_interval=7",
         "--order=e7m0",
         "--no-retries",
