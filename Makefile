@@ -9,6 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SWEEP_OUT := $(or $(SWEEP_OUT),runs/sweep-$(shell date +%Y%m%d-%H%M%S))
 SWEEP_ARGS ?=
+BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-dev sweep test campaign lint format bench constraints clean
@@ -38,8 +39,8 @@ format: install-dev ## rewrite the code in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: install ## measure against the neighbouring tools, in a .venv of the benchmarks' own
-	PYTHON=$(abspath $(BIN)/python) bash benchmarks/run.sh
+bench: install ## measure against the neighbouring tools, in a .venv of their own (BENCH_ARGS="--quick")
+	PYTHON=$(abspath $(BIN)/python) bash benchmarks/run.sh $(BENCH_ARGS)
 
 constraints: ## write constraints.txt from a clean install of the newest allowed versions
 	bash scripts/write-constraints.sh "$(PYTHON)"

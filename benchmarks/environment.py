@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from importlib import metadata
 from pathlib import Path
 
 import torch
 
-PACKAGES = ("torch", "numpy", "ml_dtypes", "gfloat", "qtorch", "pychop", "torchao")
+PACKAGES = ("altgrad", "torch", "numpy", "ml_dtypes", "gfloat", "qtorch", "pychop", "torchao")
 
 
 def processor() -> str:
@@ -20,6 +21,13 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def not_installed() -> list[tuple[str, str]]:
+    """The peers that could not be installed into this interpreter's venv, and the installer's word why."""
+    file = Path(sys.prefix) / "not-installed.txt"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return [(peer, why) for peer, _, why in (line.partition("\t") for line in lines)]
 
 
 def describe() -> list[str]:

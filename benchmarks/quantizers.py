@@ -1,14 +1,13 @@
 """Rounding float32 tensors onto a format: altgrad and everything else that can, in one round-robin.
 
-Contestants get the same tensor on the same threads. Ours divides by a scale and multiplies back; most peers
-have no scale and do less. Each peer's result is compared with the exact reference's grid first, and what it
-gets wrong is said in the table.
+Everybody gets the same tensor on the same threads. Ours is measured with a scale that is no power of two (it
+divides and multiplies back), which no package peer does, and with scale 1, which is what they all do. What a
+peer rounds to something else than the exact grid is said in the table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,138 +15,174 @@ from torch import Tensor
 
 from altgrad_cli.formats import FP8Format, parse_format
 from altgrad_cli.quantization.quantize import STATS, round_to_grid
+from benchmarks.peers import Way, peers
+from benchmarks.section import Claim, Options, Section, reason, table
+from benchmarks.timing import Measured, interleave
 
-Call = Callable[[], object]
-
-PEER_TYPES = {
-    "E5M2": ("float8_e5m2", "float8_e5m2"),
-    "E4M3": ("float8_e4m3fn", "float8_e4m3fn"),
-    "E3M4:ieee": (None, "float8_e3m4"),
+SIZES = {"16 M values": (16_000_000,), "1 M values": (1 << 20,), "a 768 x 3072 weight": (768, 3072)}
+FORMATS = ("E5M2", "E4M3", "E3M4", "E3M4:ieee", "E1M6", "E0M7", "E7M0", "BF16")
+QUICK_FORMATS = ("E5M2", "E0M7")
+NEAREST, PLAIN, COUNTED = "nearest, scale", "nearest, scale 1", "nearest, scale, all counters"
+STOCHASTIC, FRESH, FRESH_PLAIN = (
+    "stochastic, scale",
+    "nearest, scale, fresh output",
+    "nearest, scale 1, fresh output",
+)
+LIMITS = {
+    "eager": {NEAREST: 2.6, FRESH: 4.0, COUNTED: 4.5, STOCHASTIC: 9.0},
+    "compiled": {NEAREST: 1.1, COUNTED: 1.8, STOCHASTIC: 2.0},
 }
-"""Format -> the type of torch and of ml_dtypes that is this grid, where there is one."""
+"""Promised at 16 M values: at most so many times a copy."""
 
 
-@dataclass(frozen=True, slots=True)
-class Contestant:
-    """One way of rounding a tensor: a call without arguments, and the result of one call."""
-
-    name: str
-    call: Call
-    result: Callable[[], Tensor]
-
-
-def ours(x: Tensor, fmt: FP8Format, scale: float, *, compiled: bool) -> Iterator[Contestant]:
-    """Our ways: given or fresh output, counted, stochastic."""
+def ours(x: Tensor, fmt: FP8Format, *, compiled: bool) -> Iterator[Way]:
+    """Our ways: into a given output unless said otherwise."""
     out = torch.empty_like(x)
     row = torch.zeros(len(STATS), dtype=torch.float64)
     generator = torch.Generator().manual_seed(1)
-    way = "compiled" if compiled else "eager"
+    scale = 0.37 if fmt.exponent_bits else 4.1
 
-    def contestant(name: str, **options: Any) -> Contestant:
-        def call() -> Tensor:
-            return round_to_grid(x, fmt, scale, compiled=compiled, **options)
+    def way(name: str, s: float, **options: Any) -> Way:
+        start = "altgrad compiled" if compiled else "altgrad eager"
+        return Way(f"{start}: {name}", lambda: round_to_grid(x, fmt, s, compiled=compiled, **options))
 
-        return Contestant(f"altgrad {way}, {name}", call, call)
-
-    yield contestant("given output", out=out)
-    yield contestant("given output, all counters", out=out, stats=row)
-    yield contestant("stochastic", out=out, rounding="stochastic", generator=generator)
-    yield contestant("fresh output")
-
-
-def peers(x: Tensor, fmt: FP8Format, *, slow: bool) -> Iterator[Contestant]:
-    """Every installed peer that can express ``fmt``; the slow ones only where asked."""
-    torch_type, ml_type = PEER_TYPES.get(fmt.name, (None, None))
-    if torch_type:
-        dtype = getattr(torch, torch_type)
-        yield _contestant(f"torch {torch_type}", lambda: x.to(dtype).float())
-    if ml_type:
-        import ml_dtypes
-
-        array, narrow = x.numpy(), getattr(ml_dtypes, ml_type)
-        yield _contestant("ml_dtypes", lambda: torch.from_numpy(array.astype(narrow).astype("float32")))
-    if fmt.name == "E5M2":
-        yield from _optional(_qtorch, x, fmt)
-        yield from _optional(_torchao, x, fmt)
-    if slow:
-        yield from _optional(_gfloat, x, fmt)
-        if fmt.name == "E5M2":
-            yield from _optional(_pychop, x, fmt)
+    yield way(NEAREST, scale, out=out)
+    yield way(PLAIN, 1.0, out=out)
+    yield way(COUNTED, scale, out=out, stats=row)
+    yield way(STOCHASTIC, scale, out=out, rounding="stochastic", generator=generator)
+    yield way(FRESH, scale)
+    yield way(FRESH_PLAIN, 1.0)
 
 
-missing: dict[str, str] = {}
-"""Peer -> why it was not measured."""
-
-
-def _contestant(name: str, call: Callable[[], Tensor]) -> Contestant:
-    return Contestant(name, call, call)
-
-
-def _optional(
-    make: Callable[[Tensor, FP8Format], list[Contestant]], x: Tensor, fmt: FP8Format
-) -> list[Contestant]:
-    try:
-        return make(x, fmt)
-    except (ImportError, OSError, RuntimeError) as error:
-        missing[make.__name__.strip("_")] = str(error).splitlines()[0][:120]
-        return []
-
-
-def _qtorch(x: Tensor, fmt: FP8Format) -> list[Contestant]:
-    from qtorch.quant import float_quantize
-
-    e, m = fmt.exponent_bits, fmt.mantissa_bits
-    return [
-        _contestant(f"QPyTorch {mode}", lambda mode=mode: float_quantize(x, exp=e, man=m, rounding=mode))
-        for mode in ("nearest", "stochastic")
-    ]
-
-
-def _torchao(x: Tensor, fmt: FP8Format) -> list[Contestant]:
-    from torchao.prototype import custom_fp_utils as fp
-
-    e, m = fmt.exponent_bits, fmt.mantissa_bits
-    return [
-        _contestant(
-            "torchao custom float",
-            lambda: fp._floatx_unpacked_to_f32(fp._f32_to_floatx_unpacked(x, e, m), e, m),
-        )
-    ]
-
-
-def _gfloat(x: Tensor, fmt: FP8Format) -> list[Contestant]:
-    import gfloat
-
-    from tests.formats.oracles import gfloat_info
-
-    info = gfloat_info(fmt)
-    return [_contestant("gfloat (torch)", lambda: gfloat.round_ndarray(info, x, sat=True))]
-
-
-def _pychop(x: Tensor, fmt: FP8Format) -> list[Contestant]:
-    import pychop
-
-    pychop.backend("torch")
-    chop = pychop.Chop(exp_bits=fmt.exponent_bits, sig_bits=fmt.mantissa_bits, rmode=1)
-    chop(x[:10])
-    return [_contestant("pychop", lambda: chop(x))]
-
-
-def contestants(x: Tensor, name: str, *, compiled: bool, slow: bool) -> list[Contestant]:
-    """Everything to be timed for format ``name`` on ``x``, a plain copy first."""
-    fmt = parse_format(name)
-    out = torch.empty_like(x)
-    scale = 0.37 if fmt.exponent_bits else 4.1  # no power of two: the division is real
-    found = [_contestant("copy", lambda: out.copy_(x))]
-    found += ours(x, fmt, scale, compiled=False)
+def contestants(
+    x: Tensor, fmt: FP8Format, *, compiled: bool, only: Sequence[str] = ()
+) -> tuple[list[Way], list[Way], dict[str, str]]:
+    """Our ways that work (``only`` those named, or all), the peers' that do, and why others are missing."""
+    missing: dict[str, str] = {}
+    own = [way for way in ours(x, fmt, compiled=False) if not only or way.name in only]
     if compiled:
-        found += ours(x, fmt, scale, compiled=True)
-    return found + list(peers(x, fmt, slow=slow))
+        for way in ours(x, fmt, compiled=True):
+            if only and way.name not in only:
+                continue
+            try:
+                way.call()
+            except Exception as error:  # noqa: BLE001 - a compiler that fails is named, and the rest is measured
+                missing[way.name] = reason(error)
+            else:
+                own.append(way)
+    others, absent = peers(x, fmt, compiled=compiled)
+    return own, others, missing | absent
 
 
-def disagreement(contestant: Contestant, x: Tensor, fmt: FP8Format) -> float:
-    """Share of in-range values that a peer rounds to something else than we do without a scale."""
-    inside = x.flatten()[:4096].abs() <= fmt.max_representable_value
-    expected = round_to_grid(x.flatten()[:4096], fmt, 1.0)
-    got = contestant.result().flatten()[:4096]
-    return float((got != expected)[inside].double().mean())
+def timed(x: Tensor, ways: list[Way], *, rounds: int, seconds_each: float) -> dict[str, Measured]:
+    """Every way, a plain copy into a given output, and one into a fresh tensor."""
+    out = torch.empty_like(x)
+    calls: dict[str, Any] = {"copy": lambda: out.copy_(x), "copy, fresh output": x.clone}
+    return interleave(calls | {way.name: way.call for way in ways}, rounds=rounds, seconds_each=seconds_each)
+
+
+def disagreement(way: Way, x: Tensor, fmt: FP8Format) -> float:
+    """Share of the first 65,536 values, those in range, that a way rounds to something else than we do."""
+    head = x.flatten()[: 1 << 16]
+    inside = head.abs() <= fmt.max_representable_value
+    expected = round_to_grid(head, fmt, 1.0)
+    return float((way.call().flatten()[: head.numel()] != expected)[inside].double().mean())
+
+
+def size_section(title: str, shape: tuple[int, ...], options: Options) -> tuple[Section, float]:
+    """One table: every way on one size, E5M2; and the seconds a value of eager nearest rounding."""
+    fmt = parse_format("E5M2")
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    own, others, missing = contestants(x, fmt, compiled=options.compiled)
+    rounds, seconds = (3, 0.2) if options.quick else (21, 3.0)
+    measured = timed(x, [*own, *others], rounds=rounds, seconds_each=seconds)
+    wrong = {way.name: disagreement(way, x, fmt) for way in others if "stochastic" not in way.name}
+    rows = []
+    for name, times in measured.items():
+        low, median, high = times.ratio(measured["copy"])
+        share = wrong.get(name)
+        differs = "" if share is None else "none" if share == 0 else f"{share:.2%}"
+        nanoseconds = f"{times.median / x.numel() * 1e9:.2f}"
+        spread = f"{low:.2f} to {high:.2f}"
+        rows.append((name, f"{median:.2f}", spread, nanoseconds, str(len(times.seconds)), differs))
+    head = ("way", "times a copy", "quartiles", "ns a value", "rounds", "values off the grid")
+    lines = [f"### {title}, E5M2", "", *table(head, rows), ""]
+    peer_names = {way.name for way in others if "stochastic" not in way.name}
+    claims = _claims(title, measured, peer_names)
+    seconds_a_value = measured[f"altgrad eager: {NEAREST}"].median / x.numel()
+    return Section(lines=tuple(lines), claims=tuple(claims), left_out=missing), seconds_a_value
+
+
+def _claims(title: str, measured: dict[str, Measured], peer_names: set[str]) -> Iterator[Claim]:
+    copy = measured["copy"]
+    for mode, limits in LIMITS.items():
+        for name, limit in limits.items():
+            times = measured.get(f"altgrad {mode}: {name}")
+            if times is not None and title == "16 M values":
+                yield Claim(f"{mode}, {name}, {title}, to a copy", times.ratio(copy)[1], limit)
+    if peer_names:
+        fastest = min(peer_names, key=lambda name: measured[name].median)
+        for name in (NEAREST, PLAIN):
+            ratio = measured[f"altgrad eager: {name}"].ratio(measured[fastest])[1]
+            yield Claim(f"eager, {name}, {title}, to the fastest peer ({fastest})", ratio, 1.0)
+    for name in sorted(peer_names - {"the earlier attempt"}) if title == "16 M values" else ():
+        ratio = measured[f"altgrad eager: {NEAREST}"].ratio(measured[name])[1]
+        yield Claim(f"eager, {NEAREST}, {title}, to {name}", ratio, 0.1)
+    if "the earlier attempt" in measured:
+        ratio = measured[f"altgrad eager: {NEAREST}"].ratio(measured["the earlier attempt"])[1]
+        yield Claim(f"eager, {NEAREST}, {title}, to the earlier attempt", ratio, 0.01)
+
+
+def format_section(options: Options) -> Section:
+    """One table: our ways and the fastest peer that can, over formats, 1 M values."""
+    x = torch.randn(1 << (14 if options.quick else 20), generator=torch.Generator().manual_seed(2))
+    ways = [f"altgrad eager: {name}" for name in (NEAREST, PLAIN, COUNTED, STOCHASTIC)]
+    if options.compiled:
+        ways += [f"altgrad compiled: {name}" for name in (NEAREST, COUNTED)]
+    rows, missing = [], {}
+    for name in QUICK_FORMATS if options.quick else FORMATS:
+        fmt = parse_format(name)
+        own, others, absent = contestants(x, fmt, compiled=options.compiled, only=ways)
+        missing |= absent
+        others = [way for way in others if "stochastic" not in way.name]
+        rounds, seconds = (3, 0.2) if options.quick else (9, 1.0)
+        measured = timed(x, [*own, *others], rounds=rounds, seconds_each=seconds)
+        copy = measured["copy"]
+        cells = [f"{measured[way].ratio(copy)[1]:.1f}" if way in measured else "–" for way in ways]
+        rows.append((fmt.name, *cells, *_peer_cells(measured, others, x, fmt)))
+    head = ("format", *(way.removeprefix("altgrad ") for way in ways), "fastest peer", "next peers")
+    size = "16 K values: no figure here counts" if options.quick else "1 M values"
+    lines = [f"### Every format, {size}, times a copy", "", *table(head, rows), ""]
+    lines += ["A share in brackets: values off the grid. Compiled ways are left out where they failed.", ""]
+    return Section(lines=tuple(lines), left_out=missing)
+
+
+def _peer_cells(
+    measured: dict[str, Measured], others: list[Way], x: Tensor, fmt: FP8Format
+) -> tuple[str, str]:
+    said = []
+    for way in sorted(others, key=lambda way: measured[way.name].median):
+        wrong = disagreement(way, x, fmt)
+        ratio = measured[way.name].ratio(measured["copy"])[1]
+        said.append(f"{way.name} {ratio:.1f}" + (f" ({wrong:.1%})" if wrong else ""))
+    return (said[0] if said else "–"), ("; ".join(said[1:3]) or "–")
+
+
+def section(options: Options) -> Section:
+    """All sizes, then all formats."""
+    sizes = {"a quick 64 K values": (1 << 16,)} if options.quick else SIZES
+    measured = {title: size_section(title, shape, options) for title, shape in sizes.items()}
+    parts = [part for part, _ in measured.values()] + [format_section(options)]
+    (first, (_, cost)), *others = measured.items()
+    alike = [
+        Claim(f"eager, {NEAREST}, cost of a value, {title} to {first}", here / cost, 1.5)
+        for title, (_, here) in others
+    ]
+    left_out: dict[str, str] = {}
+    for part in parts:
+        left_out |= part.left_out
+    return Section(
+        lines=("## Rounding", "", *(line for part in parts for line in part.lines)),
+        claims=(*(claim for part in parts for claim in part.claims), *alike),
+        left_out=left_out,
+    )

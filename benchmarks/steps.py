@@ -1,9 +1,9 @@
-"""What a training step costs: plain PyTorch, the regimes, and everything that is measured.
+"""What a training step costs: plain PyTorch, the regimes, everything that is measured, QPyTorch.
 
     python -m benchmarks.steps --steps 500 --out reports/cost-of-measuring.md
 
 Every contestant takes one step in turn, so that a busy machine slows all of them alike; quoted are ratios of
-medians within one run, and the quartiles. The engine's steps contain no evaluation and no checkpoint.
+medians within one run, and the quartiles.
 """
 
 from __future__ import annotations
@@ -11,75 +11,119 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import torch
-from torch import nn
-
-from altgrad_cli.data.batches import draw_batch
-from altgrad_cli.data.corpus import load_corpus
-from altgrad_cli.models.gpt import GPT, cross_entropy, initialize
-from altgrad_cli.training.config import TrainConfig
-from altgrad_cli.training.config_loading import load_config
-from altgrad_cli.training.engine import train
-from altgrad_cli.training.events import Event, StepCompleted
 from benchmarks import environment
+from benchmarks.networks import (
+    DEFAULT_SIZE,
+    EVERYTHING,
+    LARGE,
+    MONITORED,
+    PLAIN,
+    STANDARD,
+    TINY,
+    UNIFORM,
+    Build,
+    Size,
+    Step,
+    builders,
+)
+from benchmarks.section import Claim, Options, Section, reason, table
+from benchmarks.timing import Measured, interleave
 
-Step = Callable[[], float]
-
-LONG = ("runtime.evaluation_interval=1000000", "runtime.evaluation_batches=1", "max_steps=1000000")
-EVERYTHING = ("log_stiffness=true", "log_grid_alignment=true", "log_ulp=true")
-OFF = "monitors.enabled=false"
-CONTESTANTS: dict[str, tuple[str, ...]] = {
-    "fp32 through the engine, nothing measured": ("precision.regime=fp32", OFF),
-    "standard (W, A, G), nothing measured": ("precision.regime=standard", OFF),
-    "uniform (A, G, M), nothing measured": ("precision.regime=uniform", OFF),
-    "uniform, every measurement but the shadow": (
-        "precision.regime=uniform",
-        "use_shadow=false",
-        *EVERYTHING,
-    ),
-    "uniform, everything": ("precision.regime=uniform", *EVERYTHING),
+LIMITS: dict[str, tuple[float, float]] = {
+    STANDARD: (1.25, 1.12),
+    f"compiled: {STANDARD}": (1.05, 1.03),
+    UNIFORM: (1.35, 1.15),
+    MONITORED: (1.40, 1.20),
+    f"compiled: {MONITORED}": (1.15, 1.10),
 }
-"""Name -> overrides of the base config."""
+"""Promised: at most so many plain steps, at the default size and at 10.8 M parameters."""
+SHADOW_LIMITS = (0.95, 1.02)
+TITLES = ("0.8 M parameters, batch 12 x 64", "10.8 M parameters, batch 12 x 256")
 
 
-def engine_step(config: TrainConfig) -> Step:
-    """A function that takes one engine step and returns its seconds."""
-    events: Iterator[Event] = train(config)
+def start(build: Mapping[str, Build]) -> tuple[dict[str, Step], dict[str, float], dict[str, str]]:
+    """Build everybody and let each take its first step.
 
-    def step() -> float:
-        while True:
-            started = time.perf_counter()
-            event = next(events)
-            if isinstance(event, StepCompleted):
-                return time.perf_counter() - started
+    Returns the steps of those that could, the seconds up to the end of each first step (building and, where
+    asked for, compiling), and why the others could not.
+    """
+    steps: dict[str, Step] = {}
+    first: dict[str, float] = {}
+    failed: dict[str, str] = {}
+    for name, make in build.items():
+        begun = time.perf_counter()
+        try:
+            step = make()
+            step()
+        except Exception as error:  # noqa: BLE001 - a peer or a compiler that fails is named, the rest measured
+            failed[name] = reason(error)
+        else:
+            steps[name], first[name] = step, time.perf_counter() - begun
+    return steps, first, failed
 
-    return step
+
+def size_section(number: int, size: Size, rounds: int, options: Options) -> Section:
+    """The table of one model size; ``number`` says which of the promises belongs to it."""
+    steps, first, failed = start(builders(size, options.threads, compiled=options.compiled))
+    measured = interleave(steps, rounds=rounds)
+    rows = []
+    for name, times in measured.items():
+        low, median, high = times.ratio(measured[PLAIN])
+        cells = (
+            f"{median:.2f}",
+            f"{low:.2f} to {high:.2f}",
+            f"{1e3 * times.median:.1f}",
+            f"{first[name]:.1f}",
+        )
+        rows.append((name, *cells))
+    title = "a tiny model: no figure here counts" if options.quick else TITLES[number]
+    head = ("step", "times plain", "quartiles", "median, ms", "first step, s")
+    lines = [f"### {title}, {rounds} steps of each", "", *table(head, rows), ""]
+    return Section(lines=tuple(lines), claims=tuple(_claims(number, measured)), left_out=failed)
 
 
-def plain_step(config: TrainConfig) -> Step:
-    """The same network and optimizer in plain PyTorch: nn.Linear and torch.optim.AdamW."""
-    corpus = load_corpus(config.data, config.model.block_size)
-    model = GPT(config.model, corpus.vocab_size, lambda i, o: nn.Linear(i, o, bias=False))
-    initialize(model, torch.Generator().manual_seed(config.seed))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=config.optimizer.betas)
-    generator = torch.Generator().manual_seed(config.seed)
+def _claims(number: int, measured: Mapping[str, Measured]) -> Iterator[Claim]:
+    plain = measured[PLAIN]
+    where = TITLES[number].partition(",")[0]
+    for name, limits in LIMITS.items():
+        if name in measured:
+            yield Claim(f"{name}, {where}, to a plain step", measured[name].ratio(plain)[1], limits[number])
+    if EVERYTHING in measured and MONITORED in measured:
+        added = measured[EVERYTHING].median - measured[MONITORED].median
+        yield Claim(
+            f"what the shadow adds, {where}, to a plain step", added / plain.median, SHADOW_LIMITS[number]
+        )
 
-    def step() -> float:
-        started = time.perf_counter()
-        batch = draw_batch(corpus.train, config.batch_size, config.model.block_size, generator)
-        optimizer.zero_grad(set_to_none=True)
-        cross_entropy(model(batch.x), batch.y).backward()
-        optimizer.step()
-        return time.perf_counter() - started
 
-    return step
+def section(options: Options) -> Section:
+    """Both model sizes."""
+    sizes = ((DEFAULT_SIZE, 80), (LARGE, 8))
+    parts = [
+        size_section(number, TINY if options.quick else size, 3 if options.quick else rounds, options)
+        for number, (size, rounds) in enumerate(sizes)
+    ]
+    lines = [
+        "## Training steps",
+        "",
+        "E5M2. Plain is the same GPT of `nn.Linear` with `torch.optim.AdamW` as a CPU gets it (its for-loop;",
+        "foreach and fused are beside it), the same batches and one read of the loss. No step contains an",
+        "evaluation or a checkpoint; what is measured every 50 steps only is outside the medians. The first",
+        "step's seconds contain building the network and compiling it.",
+        "",
+        *(line for part in parts for line in part.lines),
+    ]
+    return Section(
+        lines=tuple(lines),
+        claims=tuple(claim for part in parts for claim in part.claims),
+        left_out=parts[0].left_out | parts[1].left_out,
+    )
 
 
 def main() -> None:
-    """Measure and write one table."""
+    """Measure what measuring costs at the default size, one thread, and write one table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -87,43 +131,34 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    common = (*LONG, f"runtime.threads={options.threads}")
-    steps = {"plain PyTorch": plain_step(load_config("base", common))}
-    steps |= {name: engine_step(load_config("base", [*common, *own])) for name, own in CONTESTANTS.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(options.steps + 5):
-        for name, step in steps.items():
-            taken = step()
-            if number >= 5:  # the first steps warm up
-                seconds[name].append(taken)
-    options.out.write_text("\n".join(report(seconds, options.steps, options.threads)) + "\n")
+    wanted = (PLAIN, "engine, fp32, nothing measured", STANDARD, UNIFORM, MONITORED, EVERYTHING)
+    build = builders(DEFAULT_SIZE, options.threads, compiled=False)
+    steps, _, _ = start({name: build[name] for name in wanted})
+    for _ in range(4):  # the first steps warm up
+        for step in steps.values():
+            step()
+    measured = interleave(steps, rounds=options.steps)
+    options.out.write_text("\n".join(report(measured, options.steps, options.threads)) + "\n")
     print(f"written: {options.out}")
 
 
-def report(seconds: dict[str, list[float]], steps: int, threads: int) -> list[str]:
-    """The table as Markdown lines."""
-    plain = statistics.median(seconds["plain PyTorch"])
-    off = statistics.median(seconds["uniform (A, G, M), nothing measured"])
-    everything = statistics.median(seconds["uniform, everything"])
-    lines = [
+def report(measured: Mapping[str, Measured], steps: int, threads: int) -> list[str]:
+    """The table of what measuring costs, as Markdown lines."""
+    plain, off, everything = (measured[name].median for name in (PLAIN, UNIFORM, EVERYTHING))
+    rows = []
+    for name, times in measured.items():
+        low, _, high = statistics.quantiles(times.seconds, n=4)
+        milliseconds = (f"{1e3 * times.median:.1f}", f"{1e3 * low:.1f} to {1e3 * high:.1f}")
+        rows.append((name, f"{times.median / plain:.2f}", f"{times.median / off:.2f}", *milliseconds))
+    head = ("step", "ratio to plain", "ratio to uniform, nothing measured", "median, ms", "quartiles, ms")
+    return [
         "# What measuring costs",
         "",
         f"E5M2, default size, {steps} steps of each contestant, interleaved step by step in one process,",
         f"threads: {threads}. With everything on a step costs **{everything / off:.2f}** times one with",
         "everything off; the float32 shadow alone is a second forward and backward pass.",
         "",
-        "| step | ratio to plain | ratio to uniform, nothing measured | median, ms | quartiles, ms |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
-    for name, taken in seconds.items():
-        median = statistics.median(taken)
-        low, _, high = statistics.quantiles(taken, n=4)
-        lines.append(
-            f"| {name} | {median / plain:.2f} | {median / off:.2f} | {1e3 * median:.1f} "
-            f"| {1e3 * low:.1f} to {1e3 * high:.1f} |"
-        )
-    return [
-        *lines,
+        *table(head, rows),
         "",
         "Compare ratios, not milliseconds, and only inside this table.",
         "",

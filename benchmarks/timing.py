@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+Call = Callable[[], object]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,7 +22,7 @@ class Measured:
         return statistics.median(self.seconds)
 
     def ratio(self, baseline: Measured) -> tuple[float, float, float]:
-        """Median and quartiles of the ratio to ``baseline``, taken round by round."""
+        """Lower quartile, median and upper quartile of the ratio to ``baseline``, taken round by round."""
         rounds = min(len(self.seconds), len(baseline.seconds))
         ratios = sorted(a / b for a, b in zip(self.seconds[:rounds], baseline.seconds[:rounds], strict=True))
         quartile = (rounds - 1) / 4
@@ -27,19 +30,22 @@ class Measured:
 
 
 def interleave(
-    contestants: Mapping[str, Callable[[], object]], *, rounds: int, seconds_each: float
+    contestants: Mapping[str, Call], *, rounds: int, seconds_each: float = float("inf")
 ) -> dict[str, Measured]:
     """Time every contestant in ``rounds`` rounds, after one untimed call each.
 
-    One that needs more than ``seconds_each`` for a call drops out once it has used that much, but not before
-    its third round.
+    The order changes from round to round (seeded), so that nobody always finds the caches as the same
+    neighbour left them. One that needs more than ``seconds_each`` for all its calls drops out once it has
+    used that much, but not before its third round.
     """
     for call in contestants.values():
         call()
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    order, shuffled = list(contestants), random.Random(1)
     for _ in range(rounds):
-        for name, call in contestants.items():
-            taken = seconds[name]
+        shuffled.shuffle(order)
+        for name in order:
+            taken, call = seconds[name], contestants[name]
             if len(taken) >= 3 and sum(taken) > seconds_each:
                 continue
             # A fast call is repeated: the clock and the loop must not be what is measured.
