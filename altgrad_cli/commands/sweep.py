@@ -62,7 +62,7 @@ def sweep(
         bool, typer.Option("--with-interventions", help="Also run failing formats with shift and clipping.")
     ] = False,
     attribute: Annotated[
-        bool, typer.Option("--attribute", help="For failing formats, run the roles one by one.")
+        bool, typer.Option("--attribute", help="Run what tells the cause: role by role, and rescues of layers.")
     ] = False,
     skip_equivalent: Annotated[
         bool, typer.Option("--skip-equivalent", help="Run one of several formats that are one experiment.")

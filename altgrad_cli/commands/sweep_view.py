@@ -198,9 +198,13 @@ def table_notes(record: SweepRecord) -> list[str]:
         notes.append("One seed: rho differs by about 0.04 between seeds.")
     notes += [str(comparison) for comparison in compare_seeds(record)]
     for found in record.attributions():
-        layers = record.layers_at_fault(found)
-        where = f"; measured in {', '.join(layers)}" if layers else ""
-        notes.append(f"{found.arm}: {found.stage or 'no stage confirmed'} ({found.explanation}){where}")
+        where = record.where(found.arm, found.stage, found.failing or "") if found.stage else None
+        measured = f"; {where}" if where else ""
+        notes.append(f"{found.arm}: {found.stage or 'no stage confirmed'} ({found.explanation}){measured}")
+        for other in found.also:
+            place = record.where(found.arm, other.stage, other.failing)
+            notes.append(f"{found.arm}: also {other}" + (f"; {place}" if place else ""))
+    notes += [str(found) for found in record.local_attributions()]
     return notes
 
 

@@ -32,8 +32,10 @@ class Arm:
 
     @property
     def format(self) -> str:
-        """The format under study; fp32 and frozen have none and are named by their regime."""
+        """The format under study; fp32 and frozen have none but a rule's, and are named by regime."""
         regime = self.config.precision.regime
+        if rules_alone(self.config.precision):
+            return self.config.precision.rules[0].format
         return {"fp32": "FP32", "frozen": "FP32", "bf16": "BF16"}.get(regime, self.config.fp8_format)
 
     def to_json(self) -> dict[str, Any]:
@@ -47,6 +49,11 @@ class Arm:
             "regime": self.config.precision.regime,
             "seed": self.config.seed,
         }
+
+
+def rules_alone(precision: PrecisionConfig) -> bool:
+    """Whether nothing is under study but the rules: the regime rounds nothing, or to BF16 only."""
+    return bool(precision.rules) and precision.regime in ("fp32", "bf16")
 
 
 def control_config(base: TrainConfig, regime: Regime) -> TrainConfig:

@@ -8,8 +8,8 @@ adding M does. A stage is named only where undoing it, and nothing else, brings 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from altgrad_cli.diagnostics.outcome import FAILED_BELOW
@@ -37,6 +37,12 @@ _LADDER: tuple[tuple[str, Stage, tuple[str, ...]], ...] = (
     (FULL, "optimizer update", ("WAG", STOCHASTIC)),
 )
 """Role sets in the order in which they are built up, the stage that each adds, and the runs that undo it."""
+_LEFT_OUT: dict[Stage, tuple[str, ...]] = {
+    "forward precision": ("GM",),
+    "gradient fidelity": ("AM",),
+    "optimizer update": ("WAG", STOCHASTIC),
+}
+"""Stage -> the full set less the roles of that stage."""
 RESCUED_BY = 0.2
 """How much rho undoing a stage has to add to confirm it: five times what a seed moves it."""
 
@@ -118,17 +124,39 @@ def _part(arm: Arm, suffix: str, config: TrainConfig, what: str, kind: ArmKind) 
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Contribution:
+    """A stage that costs rho where it is added to the roles before it, without making the run fail."""
+
+    stage: Stage
+    failing: str
+    """The role set that it was added in."""
+    confirmed_by: str
+    before: float
+    """rho of ``failing``."""
+    after: float
+    """rho of ``confirmed_by``."""
+
+    def __str__(self) -> str:
+        how = _HOW.get(self.confirmed_by, f"with only {self.confirmed_by}")
+        return f"{self.stage} (rho is {self.before:.2f} with only {self.failing}, and {self.after:.2f} {how})"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Attribution:
     """Which stage fails, by how much, and what confirms it."""
 
     arm: str
     stage: Stage | None
-    """None: no stage was confirmed."""
+    """The stage that makes the run fail; None: none was confirmed."""
+    failing: str | None
+    """The role set in which that stage was seen to fail."""
     explanation: str
     confirmed_by: str | None
     """The role set, or ``stochastic``, whose rescue confirms the stage."""
     rho: Mapping[str, float | None]
     """Role set (and ``stochastic``) -> recovered fraction; None: not finished."""
+    also: tuple[Contribution, ...] = ()
+    """Other stages that cost something where they were added, each confirmed by a rescue of its own."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -136,8 +164,10 @@ class Attribution:
             "arm": self.arm,
             "stage": self.stage,
             "explanation": self.explanation,
+            "failing": self.failing,
             "confirmed_by": self.confirmed_by,
             "rho": dict(self.rho),
+            "also": [asdict(contribution) for contribution in self.also],
         }
 
 
@@ -148,22 +178,26 @@ def rho_by_roles(arm: Arm, arms: Sequence[Arm], rhos: Mapping[str, float | None]
     return {**found, role_letters(arm): rhos.get(arm.name)}
 
 
+def part_of(arm: Arm, arms: Iterable[Arm], key: str) -> Arm | None:
+    """The run that shows part ``key`` (a role set, or a rescue) of ``arm``'s factorial."""
+    config = arm.config if key == role_letters(arm) else _parts(arm).get(key)
+    return next((other for other in arms if other.config == config), None)
+
+
 def attribute(arm: str, rho: Mapping[str, float | None]) -> Attribution:
     """Read the factorial of ``arm``: the first stage that fails as roles are added, if undoing it helps.
 
     Args:
         rho: recovered fraction of every set of ``FACTORIAL`` and of the rescues. NaN (a non-finite run)
             counts as failed; None or absent (not run) leaves what depends on it open.
+
+    Where leaving out the roles of one stage brings the full set itself back, the others are not at fault in
+    it, however they do alone: an unscaled weight operand, say, where the stored weights have a scale.
     """
     failing, stage, rescues = _suspect(rho)
     before = rho.get(failing)
-    gains = {}
-    for name in rescues:
-        rescued = rho.get(name)
-        if rescued is not None and before is not None:
-            gains[name] = rescued - (0.0 if math.isnan(before) else before)
-    best = max(gains, key=lambda name: gains[name], default=None)
-    confirmed = best is not None and gains[best] >= RESCUED_BY
+    best, gain = _best_rescue(rho, failing, rescues)
+    confirmed = best is not None and gain >= RESCUED_BY
     if stage is None:
         explanation = "the runs that would tell are missing, or none of them fails"
     elif best is None or not confirmed:
@@ -174,9 +208,11 @@ def attribute(arm: str, rho: Mapping[str, float | None]) -> Attribution:
     return Attribution(
         arm=arm,
         stage=stage if confirmed else None,
+        failing=failing if confirmed else None,
         explanation=explanation,
         confirmed_by=best if confirmed else None,
         rho=rho,
+        also=tuple(_contributions(rho, stage if confirmed else None)),
     )
 
 
@@ -188,10 +224,46 @@ _HOW = {
 
 def _suspect(rho: Mapping[str, float | None]) -> tuple[str, Stage | None, tuple[str, ...]]:
     """The first role set that fails as roles are added, its stage, and the runs that undo that stage."""
+    at_fault = _stages_at_fault(rho)
     for letters, stage, rescues in _LADDER:
         value = rho.get(letters)
         if value is None:
             break
-        if not value >= FAILED_BELOW:
+        if not value >= FAILED_BELOW and (not at_fault or stage in at_fault):
             return letters, stage, rescues
     return "", None, ()
+
+
+def _stages_at_fault(rho: Mapping[str, float | None]) -> set[Stage]:
+    """The stages whose roles, left out of the full set, bring it back; empty where none does or was run."""
+    return {
+        stage for stage, without in _LEFT_OUT.items() if _best_rescue(rho, FULL, without)[1] >= RESCUED_BY
+    }
+
+
+def _best_rescue(
+    rho: Mapping[str, float | None], failing: str, rescues: Sequence[str]
+) -> tuple[str | None, float]:
+    """The run of ``rescues`` with the largest rho, and its gain on ``failing``; (None, 0) without any."""
+    before = rho.get(failing)
+    if before is None:
+        return None, 0.0
+    start = 0.0 if math.isnan(before) else before
+    gains = {name: value - start for name in rescues if (value := rho.get(name)) is not None}
+    best = max(gains, key=lambda name: gains[name], default=None)
+    return best, gains[best] if best is not None else 0.0
+
+
+def _contributions(rho: Mapping[str, float | None], main: Stage | None) -> Iterator[Contribution]:
+    """The stages other than ``main`` that cost ``RESCUED_BY`` where they are added, and are confirmed."""
+    previous: float | None = 1.0  # the fp32 run
+    for letters, stage, rescues in _LADDER:
+        value = rho.get(letters)
+        if value is None or previous is None or math.isnan(value):
+            return
+        best, gain = _best_rescue(rho, letters, rescues)
+        if stage != main and best is not None and min(gain, previous - value) >= RESCUED_BY:
+            after = rho[best]
+            assert after is not None
+            yield Contribution(stage=stage, failing=letters, confirmed_by=best, before=value, after=after)
+        previous = value

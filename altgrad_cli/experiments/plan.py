@@ -7,17 +7,20 @@ on as if it had not been.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from altgrad_cli.experiments.arms import CONTROLS, Arm, arm_name, control_config
+from altgrad_cli.experiments.arms import CONTROLS, Arm, arm_name, control_config, rules_alone
 from altgrad_cli.experiments.attribution import attribution_arms
+from altgrad_cli.experiments.local_attribution import rescues
+from altgrad_cli.experiments.places import Measured, measured
 from altgrad_cli.experiments.records import RunRecord
 from altgrad_cli.experiments.retries import retry_arms
 from altgrad_cli.experiments.specification import SweepSpec, Variation
 from altgrad_cli.experiments.verdicts import Judgement
 from altgrad_cli.formats import parse_format
 from altgrad_cli.formats.equivalence import find_equivalents
+from altgrad_cli.training.config import TrainConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +67,19 @@ def plan_sweep(spec: SweepSpec, findings: Mapping[str, Finding]) -> tuple[Arm, .
         if spec.retries:
             for retry in retry_arms(arm, finding, with_interventions=spec.with_interventions):
                 arms.add(retry)
-        if spec.attribute and finding is not None and finding.failed:
-            for part in attribution_arms(arm):
-                arms.add(part)
+        if spec.attribute and finding is not None:
+            if finding.failed and not rules_alone(arm.config.precision):
+                for part in attribution_arms(arm):
+                    arms.add(part)
+            if arm.config.precision.rules:
+                _add_rescues(arms, arm, finding, findings)
     return tuple(arms.by_name.values())
 
 
 def equivalences(spec: SweepSpec) -> tuple[Equivalence, ...]:
     """Formats in the order that are one experiment under power-of-two scales, the earlier one first."""
-    if not spec.base.precision.scaling.power_of_two or spec.base.precision.scaling.recipe == "none":
+    scaling = spec.base.precision.scaling
+    if not scaling.power_of_two or scaling.recipe == "none" or rules_alone(spec.base.precision):
         return ()
     formats = [parse_format(name) for name in spec.order]
     found: list[Equivalence] = []
@@ -83,6 +90,22 @@ def equivalences(spec: SweepSpec) -> tuple[Equivalence, ...]:
                 found.append(Equivalence(equal.format.name, second.name, equal.factor))
                 break
     return tuple(found)
+
+
+def measured_by_config(arms: Iterable[Arm], findings: Mapping[str, Finding]) -> dict[TrainConfig, Measured]:
+    """What the finished ``arms`` measured, by their configurations."""
+    return {arm.config: measured(findings[arm.name].record) for arm in arms if arm.name in findings}
+
+
+def _add_rescues(arms: _Collected, arm: Arm, finding: Finding, findings: Mapping[str, Finding]) -> None:
+    """The runs that undo one role of the layers in which ``arm`` shows trouble."""
+
+    def lookup(config: TrainConfig) -> Measured | None:
+        return measured_by_config(arms.by_name.values(), findings).get(config)
+
+    for role, reason, config in rescues(arm.config, measured(finding.record), lookup):
+        name = f"{arm.name}-restore-{role.replace('_', '-')}"
+        arms.add(replace(arm, name=name, kind="rescue", config=config, retry_of=arm.name, reason=reason))
 
 
 class _Collected:
@@ -125,12 +148,15 @@ def control_names(variation: Variation) -> dict[str, str]:
 
 
 def _format_arm(variation: Variation, format_name: str) -> Arm:
-    config = replace(variation.base, fp8_format=format_name)
-    regime = config.precision.regime
+    precision = variation.base.precision
+    regime = precision.regime
+    rules_only = rules_alone(precision)  # then every format's arm is the same
+    config = replace(variation.base, fp8_format="E5M2" if rules_only else format_name)
+    studied = precision.rules[0].format if rules_only else format_name
     return Arm(
-        name=arm_name(format_name, regime, seed=variation.seed, settings=variation.named_settings),
+        name=arm_name(studied, regime, seed=variation.seed, settings=variation.named_settings),
         kind="format",
         config=config,
         controls=control_names(variation),
-        reason="the format in every linear layer",
+        reason="rounded by the rules alone" if rules_only else "the format in every linear layer",
     )

@@ -14,7 +14,7 @@ from altgrad_cli.experiments.arms import Arm, arm_name
 from altgrad_cli.experiments.attribution import Stage
 from altgrad_cli.experiments.records import OPERAND_ROLES, RunRecord
 from altgrad_cli.formats import parse_format
-from altgrad_cli.quantization.precision import HEAD, LayerRule
+from altgrad_cli.quantization.precision import HEAD, LayerRule, Role
 
 if TYPE_CHECKING:
     from altgrad_cli.experiments.plan import Finding
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 OVERFLOW_FROM, UNDERFLOW_FROM = 0.01, 0.01
 """Rates at which the study warns: a layer above one has that trouble."""
 STALL_FROM = 0.5
+STAGE_OPERANDS: dict[Stage, tuple[Role, ...]] = {
+    "forward precision": ("weights", "activations"),
+    "gradient fidelity": ("gradients",),
+    "optimizer update": (),
+}
+"""The operands that a stage rounds."""
 _RATES = (("overflow_rate", OVERFLOW_FROM), ("underflow_rate", UNDERFLOW_FROM))
 _LARGEST_SHARE = 0.5
 """Of the layers that a mixed retry may keep in BF16: with all of them there is no format left to test."""
@@ -35,6 +41,13 @@ class LayerTrouble:
     metric: str
     rate: float
     severity: float
+
+    @property
+    def words(self) -> str:
+        """``underflow of gradients``, ``bit stall``."""
+        what, _, role = self.metric.partition("/")
+        kind = what.removesuffix("_rate").replace("_", " ")
+        return f"{kind} of {role}" if role else kind
 
 
 def retry_arms(arm: Arm, finding: Finding | None, *, with_interventions: bool) -> Iterator[Arm]:
@@ -97,12 +110,7 @@ def layers_at_fault(record: RunRecord, stage: Stage) -> list[LayerTrouble]:
 
     Those within half of the worst count; where every layer has it, every layer is named.
     """
-    roles = {
-        "forward precision": OPERAND_ROLES[:2],
-        "gradient fidelity": OPERAND_ROLES[2:],
-        "optimizer update": (),
-    }
-    measures = [(f"{rate}/{role}", limit) for role in roles[stage] for rate, limit in _RATES]
+    measures = [(f"{rate}/{role}", limit) for role in STAGE_OPERANDS[stage] for rate, limit in _RATES]
     if stage == "optimizer update":
         measures = [("bit_stall_rate", STALL_FROM)]
     found = (_worst(record, layer, measures) for layer in range(len(record.layers)))

@@ -8,6 +8,7 @@ from itertools import product
 from typing import Any
 
 from altgrad_cli.errors import ConfigError, UsageError
+from altgrad_cli.experiments.arms import rules_alone
 from altgrad_cli.formats import parse_format
 from altgrad_cli.quantization.precision import Regime
 from altgrad_cli.training.config import TrainConfig
@@ -54,6 +55,8 @@ class SweepSpec:
     def regime(self) -> Regime:
         """The regime of the format arms."""
         regime = self.base.precision.regime
+        if rules_alone(self.base.precision):
+            return regime
         return "uniform" if regime in ("fp32", "bf16", "frozen") else regime
 
     def variations(self) -> Iterator[Variation]:

@@ -13,14 +13,21 @@ from typing import Any
 
 from altgrad_cli.errors import UsageError
 from altgrad_cli.experiments.arms import Arm
-from altgrad_cli.experiments.attribution import Attribution, attribute, rho_by_roles
+from altgrad_cli.experiments.attribution import Attribution, Stage
 from altgrad_cli.experiments.event_log import has_ended
+from altgrad_cli.experiments.local_attribution import LocalAttribution
 from altgrad_cli.experiments.plan import Equivalence, Finding, equivalences, plan_sweep
 from altgrad_cli.experiments.records import RunRecord, read_run
-from altgrad_cli.experiments.retries import layers_at_fault
 from altgrad_cli.experiments.run_directory import EVENTS, read_json, write_json
 from altgrad_cli.experiments.run_directory import SWEEP as SWEEP
 from altgrad_cli.experiments.specification import SweepSpec
+from altgrad_cli.experiments.sweep_attribution import (
+    Where,
+    attribution_row,
+    local_attributions,
+    locate,
+    whole_attributions,
+)
 from altgrad_cli.experiments.verdicts import as_reference, judge_run
 
 SCHEMA = "altgrad.sweep/1"
@@ -109,6 +116,11 @@ class SweepRecord:
         return {arm.arm.name: arm.finding for arm in self.arms if arm.finding is not None}
 
     @property
+    def planned(self) -> list[Arm]:
+        """All arms, in the order of the plan."""
+        return [result.arm for result in self.arms]
+
+    @property
     def unfinished(self) -> tuple[ArmResult, ...]:
         """The arms that are planned and have not ended."""
         return tuple(arm for arm in self.arms if arm.finding is None)
@@ -120,23 +132,15 @@ class SweepRecord:
 
     def attributions(self) -> list[Attribution]:
         """For each failing format arm of a sweep with ``attribute``: which stage fails."""
-        if not self.spec.attribute:
-            return []
-        findings = self.findings
-        arms = [result.arm for result in self.arms]
-        rhos = {name: finding.judgement.rho for name, finding in findings.items()}
-        return [
-            attribute(arm.name, rho_by_roles(arm, arms, rhos))
-            for arm in arms
-            if arm.kind == "format" and arm.name in findings and findings[arm.name].failed
-        ]
+        return whole_attributions(self.planned, self.findings) if self.spec.attribute else []
 
-    def layers_at_fault(self, found: Attribution) -> list[str]:
-        """The layers in which the confirmed stage's trouble was measured, the worst first."""
-        if found.stage is None:
-            return []
-        record = self.findings[found.arm].record
-        return [trouble.layer for trouble in layers_at_fault(record, found.stage)]
+    def local_attributions(self) -> list[LocalAttribution]:
+        """For each arm with rules of a sweep with ``attribute``: the roles in trouble, layer by layer."""
+        return local_attributions(self.planned, self.findings) if self.spec.attribute else []
+
+    def where(self, arm: str, stage: Stage, failing: str) -> Where | None:
+        """Where the trouble of a confirmed ``stage`` of ``arm`` was measured."""
+        return locate(self.planned, self.findings, arm, stage, failing)
 
     def to_json(self) -> dict[str, Any]:
         """The document that ``sweep --json`` prints and ``sweep.json`` holds, less its schema."""
@@ -145,8 +149,9 @@ class SweepRecord:
             "equivalent": [str(equal) for equal in self.equivalences],
             "arms": [arm.summary() for arm in self.arms],
             "attribution": [
-                {**found.to_json(), "layers": self.layers_at_fault(found)} for found in self.attributions()
+                attribution_row(self.planned, self.findings, found) for found in self.attributions()
             ],
+            "places": [found.to_json() for found in self.local_attributions()],
         }
 
 

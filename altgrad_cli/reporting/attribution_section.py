@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from altgrad_cli.experiments.attribution import FACTORIAL, SCALED, STOCHASTIC, Attribution
+from altgrad_cli.experiments.attribution import FACTORIAL, SCALED, STOCHASTIC, Attribution, Contribution
 from altgrad_cli.reporting.columns import RunLog
 from altgrad_cli.reporting.document import Block, Section, TableColumn, Text, make_table
-from altgrad_cli.reporting.factorial import FAILING_SET, attribution_of
+from altgrad_cli.reporting.factorial import attribution_of
+from altgrad_cli.reporting.places_section import places_blocks
 from altgrad_cli.reporting.scope import Scope
 
 
@@ -21,14 +22,24 @@ def stage_sentence(scope: Scope, found: Attribution, runs: Mapping[str, RunLog])
             f"{n('recovered_fraction.step')}) is not confirmed: either the runs that would tell are missing, "
             "or undoing the suspected stage alone does not bring it back."
         )
-    failing, rescue = runs[FAILING_SET[found.stage]], runs[found.confirmed_by or ""]
+    failing, rescue = runs[found.failing or ""], runs[found.confirmed_by or ""]
     f, r = scope.evidence.of(failing), scope.evidence.of(rescue)
     how = f", {_HOW[found.confirmed_by]}," if found.confirmed_by in _HOW else ""
     return (
         f"In `{log.name}` the **{found.stage}** fails: rho is {f('recovered_fraction')} at step "
         f"{f('recovered_fraction.step')} with {f('roles')} rounded (`{failing.name}`). Undoing that stage "
         f"alone{how} brings it to {r('recovered_fraction')} at step {r('recovered_fraction.step')} "
-        f"(`{rescue.name}`)."
+        f"(`{rescue.name}`)." + "".join(_also(scope, other, runs) for other in found.also)
+    )
+
+
+def _also(scope: Scope, other: Contribution, runs: Mapping[str, RunLog]) -> str:
+    """A stage that costs something without making the run fail."""
+    failing, rescue = runs[other.failing], runs[other.confirmed_by]
+    f, r = scope.evidence.of(failing), scope.evidence.of(rescue)
+    return (
+        f" The {other.stage} costs something too: {f('recovered_fraction')} with {f('roles')} rounded "
+        f"(`{failing.name}`, cause {f('cause')}), {r('recovered_fraction')} without that (`{rescue.name}`)."
     )
 
 
@@ -39,7 +50,8 @@ _HOW: dict[str | None, str] = {
 
 
 def attribution_section(scope: Scope) -> Section | None:
-    """For every failing run with a factorial: the stage, and rho of each set of roles."""
+    """For every failing run with a factorial: the stage, and rho of each set of roles; then the layers of
+    every run with rules."""
     blocks: list[Block] = []
     for log in scope.failed_runs:
         found = attribution_of(scope, log)
@@ -63,10 +75,14 @@ def attribution_section(scope: Scope) -> Section | None:
             ],
         )
         blocks += [Text(stage_sentence(scope, attribution, runs)), table]
-    if not blocks:
-        return None
-    key = (
-        "Roles: W weights, A activations, G output gradients, M stored weights (with M, the weight "
-        "operand is the stored grid)."
-    )
-    return Section("Attribution", (*blocks, Text(key)))
+    if blocks:
+        blocks.append(
+            Text(
+                "Roles: W weights, A activations, G output gradients, M stored weights (with M, the weight "
+                "operand is the stored grid)."
+            )
+        )
+    for log in scope.main_runs:
+        if log.has_rules:
+            blocks += places_blocks(scope, log)
+    return Section("Attribution", tuple(blocks)) if blocks else None

@@ -66,6 +66,11 @@ class RunLog:
         exceptions = precision.get("rules") or precision.get("roles") or self.record.started.get("injections")
         return self.record.regime if self.record.regime in CONTROLS and not exceptions else None
 
+    @property
+    def has_rules(self) -> bool:
+        """Whether some layers are exceptions."""
+        return bool((self.record.config.get("precision") or {}).get("rules"))
+
     def rows_between(self, first: int, last: int) -> slice:
         """The rows of the steps ``first`` to ``last``, both included."""
         return slice(

@@ -16,9 +16,11 @@ from typing import Any
 
 from altgrad_cli.diagnostics.outcome import recovered_fraction
 from altgrad_cli.errors import UsageError
+from altgrad_cli.experiments.local_attribution import LocalAttribution
 from altgrad_cli.experiments.verdicts import Judgement, judge_run
 from altgrad_cli.reporting.columns import RunLog
 from altgrad_cli.reporting.notation import format_value
+from altgrad_cli.reporting.places import paired_noise, places_of
 from altgrad_cli.reporting.quantities import evaluate
 from altgrad_cli.reporting.reductions import series_of
 from altgrad_cli.reporting.rules import RULES
@@ -54,6 +56,7 @@ class Evidence:
     notes: Mapping[str, ArmNote] = field(default_factory=dict)
     """What the plan of their sweep says of them; a run of no sweep has none."""
     _judgements: dict[str, Judgement] = field(default_factory=dict)
+    _places: dict[str, list[LocalAttribution]] = field(default_factory=dict)
 
     def run(self, name: str) -> RunLog:
         """The run of that name; UsageError where the report has none."""
@@ -82,6 +85,12 @@ class Evidence:
                 log.record, fp32.record if fp32 else None, frozen.record if frozen else None
             )
         return self._judgements[log.name]
+
+    def places(self, log: RunLog) -> list[LocalAttribution]:
+        """The roles in trouble in ``log``, layer by layer, with what their rescues show."""
+        if log.name not in self._places:
+            self._places[log.name] = places_of(self, log)
+        return self._places[log.name]
 
     def recovered_fraction(self, log: RunLog, step: int) -> float | None:
         """rho of ``log`` at ``step``; None without both controls or an evaluation there."""
@@ -140,6 +149,20 @@ def _plan_reason(evidence: Evidence, log: RunLog, _: Source) -> str | None:
     return note.reason or None if note else None
 
 
+def _attributed(evidence: Evidence, log: RunLog, source: Source) -> LocalAttribution | None:
+    return next((a for a in evidence.places(log) if a.role == source.argument and a.confirmed), None)
+
+
+def _attributed_stage(evidence: Evidence, log: RunLog, source: Source) -> str | None:
+    found = _attributed(evidence, log, source)
+    return found.stage if found else None
+
+
+def _attributed_layers(evidence: Evidence, log: RunLog, source: Source) -> str | None:
+    found = _attributed(evidence, log, source)
+    return ", ".join(found.layers) if found else None
+
+
 _JUDGED: dict[str, Callable[[Evidence, RunLog, Source], Any]] = {
     "verdict": lambda evidence, log, _: evidence.judgement(log).verdict.grade,
     "borderline": lambda evidence, log, _: evidence.judgement(log).verdict.borderline,
@@ -150,6 +173,9 @@ _JUDGED: dict[str, Callable[[Evidence, RunLog, Source], Any]] = {
     "cause_studied": lambda evidence, log, _: None if log.control else evidence.judgement(log).verdict.cause,
     "recovered_fraction.step": lambda evidence, log, _: evidence.judgement(log).step,
     "controls": _controls,
+    "attributed_stage": _attributed_stage,
+    "attributed_layers": _attributed_layers,
+    "loss_noise": lambda evidence, log, _: paired_noise(evidence, log),
     "plan.reason": _plan_reason,
     "recovered_fraction": lambda evidence, log, source: evidence.recovered_fraction(
         log, source.first if source.first is not None else evidence.judgement(log).step or 0

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from altgrad_cli.errors import UsageError
 from altgrad_cli.experiments.arms import Arm
-from altgrad_cli.experiments.attribution import FULL, Attribution, Stage, attribute, rho_by_roles
+from altgrad_cli.experiments.attribution import Attribution, attribute, rho_by_roles
 from altgrad_cli.reporting.columns import RunLog
+from altgrad_cli.reporting.places import config_of
 from altgrad_cli.reporting.scope import Scope
-from altgrad_cli.training.config import WandbConfig
-from altgrad_cli.training.config_loading import from_plain
-
-FAILING_SET: dict[Stage, str] = {
-    "forward precision": "WA",
-    "gradient fidelity": "WAG",
-    "optimizer update": FULL,
-}
-"""The role set whose failing, when the smaller ones do not, names a stage."""
 
 
 def factorial(scope: Scope, log: RunLog) -> dict[str, RunLog]:
@@ -37,8 +27,7 @@ def factorial(scope: Scope, log: RunLog) -> dict[str, RunLog]:
 
 
 def _arm(log: RunLog) -> Arm:
-    config = replace(from_plain(log.record.config, log.name), wandb=WandbConfig())
-    return Arm(name=log.name, kind="format", config=config)
+    return Arm(name=log.name, kind="format", config=config_of(log))
 
 
 def attribution_of(scope: Scope, log: RunLog) -> tuple[Attribution, dict[str, RunLog]] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from altgrad_cli.reporting.attribution_section import stage_sentence
 from altgrad_cli.reporting.columns import RunLog
 from altgrad_cli.reporting.document import Block, Section, TableColumn, Text, make_table
 from altgrad_cli.reporting.factorial import attribution_of
@@ -17,6 +18,7 @@ from altgrad_cli.reporting.failure_tables import (
     predicted_stall,
     zero_update_regions,
 )
+from altgrad_cli.reporting.places_section import places_blocks
 from altgrad_cli.reporting.recommendations import recommendation
 from altgrad_cli.reporting.reductions import series_of
 from altgrad_cli.reporting.run_sections import configuration, interventions, limits, reproduction, warnings
@@ -155,10 +157,11 @@ def attribution(scope: Scope, log: RunLog) -> Section:
     return Section("Attribution", (*blocks, *_stage(scope, log)))
 
 
-def _stage(scope: Scope, log: RunLog) -> tuple[Text, ...]:
-    from altgrad_cli.reporting.attribution_section import stage_sentence
-
+def _stage(scope: Scope, log: RunLog) -> tuple[Block, ...]:
+    places = tuple(places_blocks(scope, log)) if log.has_rules else ()
     found = attribution_of(scope, log)
+    if found is None and places:
+        return places
     if found is None:
         return (
             Text(
@@ -166,7 +169,7 @@ def _stage(scope: Scope, log: RunLog) -> tuple[Text, ...]:
                 "tested by runs that switch the roles on one by one; `altgrad sweep --attribute` makes them."
             ),
         )
-    return (Text(stage_sentence(scope, *found)),)
+    return (Text(stage_sentence(scope, *found)), *places)
 
 
 RunSection = Callable[[Scope, RunLog], Section | None]

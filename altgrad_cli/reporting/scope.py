@@ -26,6 +26,7 @@ LAYER_METRICS = frozenset(
         "gradient_sparsity",
         "gradient_norm",
         "gradient_cosine",
+        "gradient_norm_ratio",
         "gradient_sqnr",
         "dead_neurons",
         *(

@@ -10,6 +10,7 @@ from altgrad_cli.experiments.attribution import FACTORIAL, attribute, rho_by_rol
 from altgrad_cli.experiments.plan import plan_sweep
 from altgrad_cli.experiments.records import read_run
 from altgrad_cli.experiments.retries import layers_at_fault
+from altgrad_cli.experiments.sweep_attribution import attribution_row, whole_attributions
 from altgrad_cli.training.config_loading import load_config
 from tests.experiments.conftest import LAYERS, Find, WriteLog, spec
 
@@ -34,7 +35,7 @@ def test_the_factorial_has_every_distinct_role_set_once(find: Find) -> None:
         ({"W": -1.0, "A": -1.0, "WA": -1.0, "WAG": -1.0, "scaled": 1.0}, "forward precision", "scaled"),
         ({"WA": 0.97, "WAG": 0.2, "AGM": 0.1}, "gradient fidelity", "WA"),
         ({"W": 0.3, "A": 0.35, "WA": 0.3, "WAG": 0.3, "AGM": 0.3}, None, None),
-        ({"W": 0.9, "WA": float("nan"), "WAG": 0.9, "AGM": float("nan")}, "forward precision", "W"),
+        ({"W": 0.9, "WA": float("nan"), "WAG": float("nan"), "AGM": float("nan")}, "forward precision", "W"),
         ({"WA": 1.0, "WAG": None, "AGM": 0.1}, None, None),
         ({"WA": 1.0, "WAG": 1.0, "AGM": 1.0}, None, None),
         ({}, None, None),
@@ -45,6 +46,48 @@ def test_a_stage_is_named_only_with_a_rescue(
 ) -> None:
     found = attribute("e7m0-uniform", rho)
     assert (found.stage, found.confirmed_by) == (stage, rescue)
+
+
+UNSCALED_E3M4 = {
+    "W": 0.68, "A": 1.01, "G": -0.80, "M": 0.56, "WA": 0.63, "WAG": -0.91, "AM": 0.54, "GM": -0.79,
+    "AGM": -0.79, "stochastic": -0.80, "scaled": 1.0,
+}  # fmt: skip
+"""As measured on the real law, 500 steps."""
+
+
+def test_a_stage_that_costs_something_without_failing_is_named_beside() -> None:
+    found = attribute("e3m4-uniform", UNSCALED_E3M4)
+    assert (found.stage, found.failing, found.confirmed_by) == ("gradient fidelity", "WAG", "WA")
+    assert [(o.stage, o.failing, o.confirmed_by) for o in found.also] == [("forward precision", "WA", "A")]
+    no_rescue = {key: rho for key, rho in UNSCALED_E3M4.items() if key not in ("A", "W", "scaled")}
+    assert attribute("e3m4-uniform", no_rescue).also == ()
+
+
+def test_a_stage_that_the_full_set_does_not_have_is_not_blamed_for_it() -> None:
+    """W and A fail alone, yet leaving out G is what brings the full set back: its weights have a scale."""
+    rho = UNSCALED_E3M4 | {"W": 0.3, "WA": 0.25}
+    found = attribute("e3m4-uniform", rho)
+    assert (found.stage, found.confirmed_by) == ("gradient fidelity", "WA")
+    assert [other.stage for other in found.also] == ["forward precision"]
+
+
+def test_the_trouble_is_read_from_the_smallest_run_that_fails(find: Find) -> None:
+    """With the layers that hide behind it: they are rounded, and nothing but zeros arrives there."""
+    metrics = {
+        "underflow_rate/gradients": [None, 1.0, None, 0.0],
+        "overflow_rate/gradients": [0.0, 0.0, 0.0, 0.0],
+    }
+    findings = {
+        "e3m4-uniform": find("e3m4-uniform", rho=-0.8),
+        "e3m4-uniform-only-wa": find("e3m4-uniform-only-wa", rho=0.9),
+        "e3m4-uniform-only-wag": find("e3m4-uniform-only-wag", rho=-0.9, layers=metrics),
+    }
+    arms = plan_sweep(spec(order=("E3M4",), retries=False, attribute=True), findings)
+    (found,) = whole_attributions(arms, findings)
+    row = attribution_row(arms, findings, found)
+    assert (row["stage"], row["cause"]) == ("gradient fidelity", "underflow of gradients")
+    assert row["layers"] == [LAYERS[1]]
+    assert row["unreached"] == [LAYERS[0], LAYERS[2]]
 
 
 def test_an_unscaled_format_may_be_rescued_by_scales(find: Find) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from altgrad_cli.errors import UsageError
 from altgrad_cli.experiments.plan import Finding, equivalences, plan_sweep
+from altgrad_cli.experiments.restoration import restored
 from altgrad_cli.experiments.retries import rank_layers
 from altgrad_cli.experiments.specification import SweepSpec, parse_axes, parse_order, parse_seeds
 from altgrad_cli.quantization.precision import plan_precision
@@ -126,6 +128,44 @@ def test_interventions_are_an_arm_of_their_own_and_only_when_asked(find: Find) -
     shift_only = plan_sweep(spec(base=amax, order=("E7M0",), with_interventions=True), findings)[-1]
     assert not shift_only.config.enable_partition_clipping
     assert "range clipping is left out" in shift_only.reason
+
+
+RULE = "{pattern: blocks.0.mlp.c_fc, format: E7M0, roles: [stored_weights]}"
+
+
+def test_rules_on_a_regime_that_rounds_nothing_are_one_arm_whatever_the_order(find: Find) -> None:
+    base = load_config("base", ["precision.regime=fp32", f"precision.rules=[{RULE}]"])
+    arms = plan_sweep(spec(base=base, retries=False), {})
+    assert [arm.name for arm in arms] == ["fp32", "bf16", "frozen", "e7m0-fp32"]
+    assert arms[-1].format == "E7M0"
+    assert equivalences(spec(base=base)) == ()
+
+
+def test_a_rule_in_trouble_calls_for_its_rescue_though_the_run_trains(find: Find) -> None:
+    stalled = {"update_transfer": [None, None, 0.01, None], "bit_stall_rate": [None, None, 0.99, None]}
+    base = load_config("base", ["precision.regime=standard", f"precision.rules=[{RULE}]"])
+    asked = spec(base=base, order=("E3M4",), retries=False, attribute=True)
+    healthy = find("e3m4-standard", rho=1.0)
+    assert names(asked, {"e3m4-standard": healthy}) == names(asked)
+    findings = {"e3m4-standard": find("e3m4-standard", rho=1.0, layers=stalled)}
+    rescue = plan_sweep(asked, findings)[-1]
+    assert (rescue.name, rescue.kind) == ("e3m4-standard-restore-stored-weights", "rescue")
+    assert "update_transfer 0.01" in rescue.reason
+    plan = plan_precision(rescue.config.precision, "E3M4", LAYERS)
+    rounded = {layer.name: [role for role, _ in layer.formats] for layer in plan.layers}
+    assert rounded["blocks.0.mlp.c_fc"] == []
+    assert rounded["blocks.0.attn.c_attn"] == ["weights", "activations", "gradients"]
+    unasked = replace(asked, attribute=False)
+    assert len(plan_sweep(unasked, findings)) == len(plan_sweep(unasked, {}))
+
+
+def test_the_rescue_of_stored_weights_rounds_the_operand_that_the_grid_was() -> None:
+    config = load_config("base", ["precision.regime=uniform", "fp8_format=E7M0"])
+    rescued = restored(config, "stored_weights", LAYERS[:2], LAYERS)
+    plan = plan_precision(rescued.precision, "E7M0", LAYERS)
+    roles = [[role for role, _ in layer.formats] for layer in plan.layers]
+    assert roles[0] == roles[1] == ["weights", "activations", "gradients"]
+    assert roles[2] == ["activations", "gradients", "stored_weights"]
 
 
 def test_seeds_and_axes_multiply_and_share_what_they_can() -> None:

@@ -1,0 +1,238 @@
+"""Which role of which layers does the damage, where a run may well not fail as a whole.
+
+The suspicion comes from the layers' own measures. It becomes a name only by a rescue: the same run with
+that role of those layers unrounded, and nothing else, has to give back what was lost, in the loss or in the
+layers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from altgrad_cli.diagnostics.outcome import EDGE_WIDTH
+from altgrad_cli.experiments.attribution import Stage
+from altgrad_cli.experiments.places import (
+    PLACE_ROLES,
+    Loss,
+    Measured,
+    Place,
+    losses,
+    troubled_places,
+    unreached_layers,
+)
+from altgrad_cli.experiments.restoration import restored
+from altgrad_cli.experiments.series import Series
+from altgrad_cli.quantization.precision import Role
+from altgrad_cli.training.config import TrainConfig
+
+STAGE_OF: dict[Role, Stage] = {
+    "weights": "forward precision",
+    "activations": "forward precision",
+    "gradients": "gradient fidelity",
+    "stored_weights": "optimizer update",
+}
+LOST_FROM = 0.5
+"""Share of a layer's gradient, or of its updates, from which on it counts as lost."""
+GIVEN_BACK_FROM = 0.5
+"""Share of the loss that a rescue has to take away."""
+NOISE_FACTOR = 2.0
+"""A difference of losses counts when it is this many times what BF16 operands make of the float32 run."""
+
+Lookup = Callable[[TrainConfig], Measured | None]
+"""Configuration -> what its run measured; None: not run, or not finished."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LocalAttribution:
+    """One suspected role, the layers it sits in, and what its rescue shows."""
+
+    arm: str
+    role: Role
+    places: tuple[Place, ...]
+    """The evidence: every layer in which the role is in trouble, in this run or once others are rescued."""
+    layers: tuple[str, ...]
+    """The layers that are named; empty where the rescue confirms none."""
+    measure: str
+    """What ``given_back`` is a measure of; see ``places.losses``."""
+    given_back: tuple[Loss, ...]
+    """Layers that lost at least half and lose at most half of that with the rescue."""
+    unreached: tuple[str, ...]
+    """Layers whose values of this role were all zero because of the trouble elsewhere."""
+    loss_step: int | None
+    """The last step at which both were evaluated."""
+    loss_gain: float | None
+    """Validation loss less that of the rescue, nats; None where they have no step in common."""
+    noise: float | None
+    """The largest difference that is put down to noise, nats; None without controls."""
+    rescued: TrainConfig
+    """The configuration of the rescue."""
+    finished: bool
+    """Whether the rescue has been run."""
+
+    @property
+    def stage(self) -> Stage:
+        """The stage of training that the role belongs to."""
+        return STAGE_OF[self.role]
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether the rescue gave back what was lost."""
+        return bool(self.layers)
+
+    @property
+    def seen_in_loss(self) -> bool | None:
+        """Whether the rescue lowers the validation loss by more than noise; None if that is not known."""
+        if self.loss_gain is None or self.noise is None:
+            return None
+        return self.loss_gain > self.noise
+
+    @property
+    def worst_loss(self) -> Loss | None:
+        """The largest loss that was given back, one in a named layer before all others."""
+        return min(
+            self.given_back, key=lambda loss: (loss.layer not in self.layers, -loss.before), default=None
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "arm": self.arm,
+            "role": self.role,
+            "stage": self.stage if self.confirmed else None,
+            "cause": self.places[0].trouble if self.confirmed else None,
+            "layers": list(self.layers),
+            "evidence": [asdict(place) for place in self.places],
+            "measure": self.measure,
+            "given_back": [asdict(loss) for loss in self.given_back],
+            "unreached": list(self.unreached),
+            "val_loss_step": self.loss_step,
+            "val_loss_gain": self.loss_gain,
+            "val_loss_noise": self.noise,
+        }
+
+    def __str__(self) -> str:
+        rates = [place.rate for place in self.places]
+        first = self.places[0]
+        what = f"{first.trouble} of {self.role} ({first.metric} {min(rates):.3g} to {max(rates):.3g})"
+        if not self.finished:
+            return f"{self.arm}: {what} is suspected; its rescue has not been run"
+        if not self.confirmed:
+            return f"{self.arm}: {what} does no damage that undoing it takes away: no cause"
+        where = ", ".join(self.layers)
+        text = f"{self.arm}: {self.stage}, {what}; measured in {where}"
+        worst = self.worst_loss
+        if worst is not None:
+            text += f"; undone there, {self.measure} of {worst.layer} is {worst.after:.2f} and not "
+            text += f"{worst.before:.2f}"
+        if self.loss_gain is not None and self.noise is not None:
+            seen = "more" if self.seen_in_loss else "no more"
+            text += f"; validation loss {self.loss_gain:+.4f} ({seen} than noise, {self.noise:.4f})"
+        return text
+
+
+def attempts(
+    config: TrainConfig, role: Role, run: Measured, lookup: Lookup
+) -> Iterator[tuple[tuple[Place, ...], TrainConfig]]:
+    """Rescues of ``role`` in ``run``, each with the places that it restores.
+
+    A layer behind one whose gradients all vanish is handed nothing but zeros and shows no trouble of its own;
+    so a rescue in which more layers turn out to be in trouble is followed by one that restores these too.
+    ``lookup`` is asked after each rescue was handed out.
+    """
+    places = tuple(troubled_places(run, role))
+    while places:
+        layers = [place.layer for place in places]
+        rescue = restored(config, role, layers, run.layers)
+        yield places, rescue
+        found = lookup(rescue)
+        more = troubled_places(found, role) if found is not None else []
+        new = [replace(place, hidden=True) for place in more if place.layer not in layers]
+        if not new:
+            return
+        places = tuple(sorted((*places, *new), key=lambda place: run.layers.index(place.layer)))
+
+
+def rescues(config: TrainConfig, run: Measured, lookup: Lookup) -> Iterator[tuple[Role, str, TrainConfig]]:
+    """All rescues that ``run`` calls for: role, why in words, configuration."""
+    for role in PLACE_ROLES:
+        for places, rescue in attempts(config, role, run, lookup):
+            named = ", ".join(f"{place.layer} ({place.metric} {place.rate:.3g})" for place in places)
+            yield role, f"{role} unrounded in {named}", rescue
+
+
+def attribute_places(
+    arm: str, config: TrainConfig, run: Measured, lookup: Lookup, noise: float | None
+) -> list[LocalAttribution]:
+    """For every role that is in trouble somewhere in ``run``: where, and whether its rescue confirms it."""
+    return [
+        _read(arm, role, run, *tried[-1], lookup, noise)
+        for role in PLACE_ROLES
+        if (tried := list(attempts(config, role, run, lookup)))
+    ]
+
+
+def _read(
+    arm: str,
+    role: Role,
+    run: Measured,
+    places: tuple[Place, ...],
+    rescue: TrainConfig,
+    lookup: Lookup,
+    noise: float | None,
+) -> LocalAttribution:
+    found = lookup(rescue)
+    measure, pairs = losses(role, run, found) if found is not None else ("", [])
+    given_back = tuple(loss for loss in pairs if _given_back(loss))
+    step, gain = loss_gain(run.validation, found.validation) if found is not None else (None, None)
+    seen = gain is not None and noise is not None and gain > noise
+    suspects = [place.layer for place in places]
+    hit = {loss.layer for loss in given_back}
+    if not given_back:
+        layers = suspects if seen else []
+    elif STAGE_OF[role] == "forward precision":
+        layers = suspects  # what a forward operand spoils shows in the layers before and behind it
+    else:
+        layers = [layer for layer in suspects if layer in hit]
+    return LocalAttribution(
+        arm=arm,
+        role=role,
+        places=places,
+        layers=tuple(layers),
+        measure=measure,
+        given_back=given_back if layers else (),
+        unreached=tuple(layer for layer in unreached_layers(run, role) if layer not in suspects),
+        loss_step=step,
+        loss_gain=gain,
+        noise=noise,
+        rescued=rescue,
+        finished=found is not None,
+    )
+
+
+def _given_back(loss: Loss) -> bool:
+    return loss.before >= LOST_FROM and loss.after <= loss.before * (1 - GIVEN_BACK_FROM)
+
+
+def loss_gain(validation: Series, rescue: Series) -> tuple[int, float] | tuple[None, None]:
+    """(step, loss less that of the rescue) at the last step both were evaluated at; inf for a NaN."""
+    for step, loss in reversed(list(validation)):
+        other = rescue.at(step)
+        if other is not None:
+            return step, math.inf if math.isnan(loss) and math.isfinite(other) else loss - other
+    return None, None
+
+
+def loss_noise(fp32: Series, bf16: Series, frozen: Series) -> float | None:
+    """The largest difference between two runs of one seed that is no sign of damage, nats.
+
+    Runs that differ by a harmless rounding drift apart. Twice what BF16 operands make of the float32 run at
+    any evaluation, and no less than a seed makes of the recovered fraction; None without common steps.
+    """
+    apart = [abs(loss - other) for step, loss in fp32 if (other := bf16.at(step)) is not None]
+    _, spread = loss_gain(frozen, fp32)
+    if not apart or spread is None or not all(map(math.isfinite, [*apart, spread])):
+        return None
+    return max(NOISE_FACTOR * max(apart), EDGE_WIDTH * abs(spread))

@@ -1,0 +1,89 @@
+"""Where trouble sits and what it costs, from measures written by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from altgrad_cli.experiments.local_attribution import loss_gain, loss_noise
+from altgrad_cli.experiments.places import (
+    Measured,
+    gradient_errors,
+    losses,
+    troubled_places,
+    unreached_layers,
+)
+from altgrad_cli.experiments.series import Series
+
+LAYERS = ("a", "b", "c")
+
+
+def run(**metrics: list[float | None]) -> Measured:
+    def mean(metric: str) -> list[float | None]:
+        return metrics.get(metric.replace("/", "__"), [])
+
+    return Measured(LAYERS, mean, mean, Series())
+
+
+def series(**losses_by_step: float) -> Series:
+    made = Series()
+    for step, loss in losses_by_step.items():
+        made.add(int(step[1:]), loss)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("role", "metrics", "expected"),
+    [
+        ("gradients", {"underflow_rate__gradients": [0.49, 0.5, None]}, [("b", "underflow")]),
+        ("activations", {"overflow_rate__activations": [0.1, 0.09, None]}, [("a", "overflow")]),
+        ("stored_weights", {"update_transfer": [0.3, 0.31, None]}, [("a", "stall")]),
+        ("stored_weights", {"zero_share__stored_weights": [None, 0.9, None]}, [("b", "underflow")]),
+        ("weights", {"underflow_rate__gradients": [1.0, 1.0, 1.0]}, []),
+        ("weights", {}, []),
+    ],
+)
+def test_a_place_is_a_role_of_a_layer_beyond_a_limit(
+    role: Any, metrics: dict[str, Any], expected: list[tuple[str, str]]
+) -> None:
+    assert [(place.layer, place.trouble) for place in troubled_places(run(**metrics), role)] == expected
+
+
+def test_a_layer_is_unreached_where_it_is_rounded_and_nothing_but_zeros_came() -> None:
+    seen = run(underflow_rate__gradients=[None, 1.0, None], overflow_rate__gradients=[0.0, 0.0, None])
+    assert unreached_layers(seen, "gradients") == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("cosine", "ratio", "error"),
+    [(1.0, 1.0, 0.0), (None, 0.0, 1.0), (0.0, 1.0, math.sqrt(2)), (1.0, 0.25, 0.75), (-1.0, 1.0, 2.0)],
+)
+def test_the_error_of_a_gradient_is_that_of_two_vectors(
+    cosine: float | None, ratio: float, error: float
+) -> None:
+    (found,) = gradient_errors(run(gradient_cosine=[cosine], gradient_norm_ratio=[ratio]))
+    assert found == pytest.approx(error)
+
+
+def test_without_a_shadow_the_first_step_tells_what_is_missing() -> None:
+    """Same seed, so the same weights and batch: the length that is gone, the rounding took."""
+    spoiled, whole = run(gradient_norm=[0.0, 0.9, None]), run(gradient_norm=[2.0, 1.0, 0.0])
+    measure, found = losses("gradients", spoiled, whole)
+    assert measure == "gradient_norm"
+    assert [(loss.layer, loss.before) for loss in found] == [("a", 1.0), ("b", pytest.approx(0.1))]
+
+
+def test_losses_are_compared_at_the_last_common_step() -> None:
+    assert loss_gain(series(s10=3.0, s20=2.5), series(s10=2.5, s20=2.25)) == (20, 0.25)
+    assert loss_gain(series(s10=3.0, s20=2.5), series(s10=2.5)) == (10, 0.5)
+    assert loss_gain(series(s10=math.nan), series(s10=2.5)) == (10, math.inf)
+    assert loss_gain(series(s10=3.0), series(s20=2.5)) == (None, None)
+
+
+def test_noise_is_what_harmless_rounding_does_and_no_less_than_a_seed() -> None:
+    fp32, frozen = series(s10=3.0, s20=2.0), series(s10=3.0, s20=3.0)
+    assert loss_noise(fp32, series(s10=3.0, s20=2.001), frozen) == pytest.approx(0.05)
+    assert loss_noise(fp32, series(s10=3.2, s20=2.0), frozen) == pytest.approx(0.4)
+    assert loss_noise(fp32, series(), frozen) is None
