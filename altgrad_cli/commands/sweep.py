@@ -62,7 +62,8 @@ def sweep(
         bool, typer.Option("--with-interventions", help="Also run failing formats with shift and clipping.")
     ] = False,
     attribute: Annotated[
-        bool, typer.Option("--attribute", help="Run what tells the cause: role by role, and rescues of layers.")
+        bool,
+        typer.Option("--attribute", help="Run what tells the cause: role by role, and rescues of layers."),
     ] = False,
     skip_equivalent: Annotated[
         bool, typer.Option("--skip-equivalent", help="Run one of several formats that are one experiment.")
