@@ -101,7 +101,7 @@ def size_section(title: str, shape: tuple[int, ...], options: Options) -> tuple[
     for name, times in measured.items():
         low, median, high = times.ratio(measured["copy"])
         share = wrong.get(name)
-        differs = "" if share is None else "none" if share == 0 else f"{share:.2%}"
+        differs = "" if share is None else "none" if share == 0 else f"{share:.3%}"
         nanoseconds = f"{times.median / x.numel() * 1e9:.2f}"
         spread = f"{low:.2f} to {high:.2f}"
         rows.append((name, f"{median:.2f}", spread, nanoseconds, str(len(times.seconds)), differs))
