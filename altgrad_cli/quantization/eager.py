@@ -22,11 +22,13 @@ def round_eager(
     *,
     first: int = 0,
     rescale: bool = True,
+    within_limit: bool = False,
 ) -> None:
     """Round flat ``x`` of any float dtype into flat float32 ``out``; fill the row ``stats``.
 
     ``random`` is the key or the bits of stochastic rounding, ``first`` the flat index of x[0] for the key.
-    Without ``rescale`` the result is not multiplied back by the divisor.
+    Without ``rescale`` the result is not multiplied back by the divisor. ``within_limit`` says that no
+    |x / scale| exceeds the format's maximum.
     """
     size = x.numel()
     if size == 0:
@@ -56,7 +58,10 @@ def round_eager(
             counter.after(target, space)
         else:
             before = part.clone() if stats is not None else None
-            round_slice(part, target, space.gap, space.gap_bits, plan, divisor, factor, work)
+            round_slice(
+                part, target, space.gap, space.gap_bits, plan, divisor, factor, work,
+                within_limit=within_limit,
+            )  # fmt: skip
             if stats is not None and before is not None:
                 used = scale if isinstance(scale, Tensor) else plan.scale
                 stats.copy_(count_everywhere(before, target, plan, used))

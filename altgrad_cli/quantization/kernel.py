@@ -68,7 +68,7 @@ def round_slice(
         out.copy_(wide)
     else:
         _round_to_gaps(x, out, gap, gap_bits, plan, random, magnitude_in_gap)
-    if plan.overflow_value is not None:
+    if plan.overflow_value is not None and not within_limit:
         _mark_overflow(out, plan.limit, plan.overflow_value)
     if not plan.negative_zero:
         out.add_(0.0)  # -0 + 0 is +0

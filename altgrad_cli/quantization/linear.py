@@ -23,6 +23,8 @@ from altgrad_cli.formats import FP8Format
 from altgrad_cli.quantization.precision import OPERAND_ROLES, Overflow, PrecisionPlan, Role, ScalingConfig
 from altgrad_cli.quantization.quantize import STATS, round_to_grid
 from altgrad_cli.quantization.scaling import current_scale
+from altgrad_cli.quantization.scratch import workspace
+from altgrad_cli.quantization.statistics import Counters
 
 WEIGHTS, ACTIVATIONS, GRADIENTS = range(len(OPERAND_ROLES))
 
@@ -42,7 +44,8 @@ class OperandRounding:
         plan: the grid of each layer and role; an absent one is left in float32.
         scaling: how a scale is taken from the tensor itself where ``scales`` has none.
         scales: per layer and operand role, the scale decided before the pass; None takes it from the tensor.
-        count: whether to fill ``stats``, float64 (layers, 3, len(STATS)); NaN where nothing was rounded.
+        count: what of ``stats`` to fill, float64 (layers, 3, len(STATS)); NaN where nothing was rounded or
+            counted. None fills nothing.
         generator: random stream of stochastic rounding.
         tap: sees each operand before it is rounded and may replace it (fault injection, tracing).
         observer: sees each operand with its grid and scale (code census).
@@ -56,7 +59,7 @@ class OperandRounding:
         scales: Sequence[Sequence[float | None]],
         *,
         overflow: Overflow = "saturate",
-        count: bool = False,
+        count: Counters | None = None,
         generator: torch.Generator | None = None,
         device: torch.device | str = "cpu",
         tap: Tap | None = None,
@@ -78,6 +81,7 @@ class OperandRounding:
         self.rounded_weights: dict[int, Tensor] = {}
         """Q(W) by layer, where the weight operand was rounded."""
         shape = (len(self._formats), len(OPERAND_ROLES), len(STATS))
+        self._count: Counters = count or "all"
         self.stats = torch.full(shape, torch.nan, dtype=torch.float64, device=device) if count else None
         self._rows = None if self.stats is None else [layer.unbind(0) for layer in self.stats.unbind(0)]
 
@@ -103,7 +107,10 @@ class OperandRounding:
             rounding=self._rounding,
             overflow=self._overflow if (fmt.has_inf or fmt.has_nan) else "saturate",
             generator=self._generator,
+            # Q(dY) is used up before the next one is made: its memory is, and stays in the cache.
+            out=workspace(x) if role == GRADIENTS else None,
             stats=None if self._rows is None else self._rows[layer][role],
+            counters=self._count,
             compiled=self._compiled,
         )
         if role == WEIGHTS:

@@ -8,9 +8,9 @@ from torch import Tensor
 from altgrad_cli.errors import UsageError
 from altgrad_cli.formats import FP8Format
 from altgrad_cli.quantization.compiled import round_compiled
-from altgrad_cli.quantization.eager import round_eager
+from altgrad_cli.quantization.eager import narrow_into, round_eager
 from altgrad_cli.quantization.plan import Overflow, Rounding, plan_rounding
-from altgrad_cli.quantization.statistics import STATS
+from altgrad_cli.quantization.statistics import STATS, Counters, count_extremes, safe_magnitude
 from altgrad_cli.quantization.stochastic import Key, draw_key
 
 
@@ -25,6 +25,7 @@ def round_to_grid(
     bits: Tensor | None = None,
     out: Tensor | None = None,
     stats: Tensor | None = None,
+    counters: Counters = "all",
     compiled: bool = False,
 ) -> Tensor:
     """Q(x) on the float32 carrier, without autograd.
@@ -39,6 +40,7 @@ def round_to_grid(
         bits: the random bits themselves, integers in [0, 2^STOCHASTIC_BITS) of x's shape, instead.
         out: float32, x's shape, receives the result; may be x.
         stats: 1-D float64 of ``len(STATS)`` on x's device, receives the counts without a wait for it.
+        counters: which of them; the others are NaN.
         compiled: use the compiled form of the same code (same bits) where a compiler is present.
 
     Raises:
@@ -57,8 +59,16 @@ def round_to_grid(
         result = torch.empty(x.shape, dtype=torch.float32, device=x.device) if out is None else out.detach()
         target = result if result.is_contiguous() else torch.empty_like(x, dtype=torch.float32)
         flat, flat_target = x.view(-1), target.view(-1)
+        within = False
+        if stats is not None and counters == "extremes":
+            if flat.dtype != torch.float32:
+                narrow_into(flat, narrowed := torch.empty_like(flat, dtype=torch.float32))
+                flat = narrowed
+            amax = count_extremes(flat, stats)
+            within = not isinstance(scale, Tensor) and amax <= safe_magnitude(plan)
+            stats = None
         if not (compiled and round_compiled(flat, flat_target, plan, scale, random, stats)):
-            round_eager(flat, flat_target, plan, scale, random, stats)
+            round_eager(flat, flat_target, plan, scale, random, stats, within_limit=within)
         if target is not result:
             result.copy_(target)
     return result if out is None else out

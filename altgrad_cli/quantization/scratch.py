@@ -12,7 +12,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-SLICE = 1 << 18
+SLICE = 1 << 19
 """Values a slice on the CPU: large enough to hide Python, small enough for the cache."""
 
 _KEPT_SIZES = 64
@@ -49,6 +49,11 @@ def scratch(size: int, device: torch.device) -> Scratch:
             _store.sizes.clear()
         found = _store.sizes[size, device] = Scratch(size, device)
     return found
+
+
+def workspace(like: Tensor) -> Tensor:
+    """This thread's float32 tensor shaped as ``like``, for a result that is gone before the next call."""
+    return _buffer(3, like.numel(), like.device).view(like.shape)
 
 
 def _buffer(number: int, size: int, device: torch.device) -> Tensor:

@@ -7,6 +7,7 @@ rate means the same thing in every report.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -27,6 +28,11 @@ STATS: tuple[str, ...] = (
     "abs_sum",  # sum of |x| where x is finite
 )
 """The columns of a statistics row, float64; all are counts or sums, except ``amax``."""
+
+Counters = Literal["extremes", "all"]
+"""How much of a row is filled: ``extremes`` only ``amax`` and ``nonfinite``, the rest is NaN."""
+
+_AMAX, _NONFINITE = STATS.index("amax"), STATS.index("nonfinite")
 
 BLOCK = 2048
 """Values whose counts are added in float32 before float64 takes over."""
@@ -60,6 +66,30 @@ def count_everywhere(x: Tensor, q: Tensor, plan: RoundingPlan, scale: float | Te
         torch.where(finite, magnitude, 0.0).sum(dtype=torch.float64),
     )
     return torch.stack([column.double() for column in columns])
+
+
+def count_extremes(x: Tensor, row: Tensor) -> float:
+    """Fill ``amax`` and ``nonfinite`` of ``row`` and return the largest |x|, inf where it is not known.
+
+    All that training itself asks of a rounding: the next scale, and whether the step may be committed.
+    It is known on the CPU where all of ``x`` is finite; elsewhere nothing is waited for.
+    """
+    row.fill_(math.nan)
+    if x.numel() == 0:
+        row[_AMAX] = row[_NONFINITE] = 0.0
+        return 0.0
+    if x.device.type == "cpu":
+        low, high = torch.aminmax(x)
+        amax = max(-low.item(), high.item())
+        if math.isfinite(amax):
+            values = row.numpy()
+            values[_AMAX], values[_NONFINITE] = amax, 0.0
+            return amax
+    magnitude = x.abs()
+    finite = magnitude <= torch.finfo(torch.float32).max
+    row[_AMAX] = torch.where(finite, magnitude, 0.0).max()
+    row[_NONFINITE] = (~finite).sum()
+    return math.inf
 
 
 def count_blocks(x: Tensor, y: Tensor, grid: Tensor, q: Tensor, plan: RoundingPlan) -> Tensor:
@@ -120,6 +150,11 @@ def _as_tensor(scale: float | Tensor, like: Tensor) -> Tensor:
     return torch.full((), scale, dtype=torch.float32, device=like.device)
 
 
+def safe_magnitude(plan: RoundingPlan) -> float:
+    """Within this |x| nothing is clipped, whichever way the quotient was rounded."""
+    return plan.maximum * plan.scale * (1 - 1e-6)
+
+
 class SliceCounter:
     """The same row, added up slice by slice on the CPU, skipping what the extremes show to be zero.
 
@@ -130,8 +165,7 @@ class SliceCounter:
     def __init__(self, plan: RoundingPlan) -> None:
         self._plan = plan
         scale = plan.scale
-        # Within this magnitude nothing is clipped, whichever way the quotient was rounded.
-        self._safe = plan.maximum * scale * (1 - 1e-6)
+        self._safe = safe_magnitude(plan)
         # Below this magnitude a result can be subnormal or zero.
         self._small = scale * (plan.maximum if plan.min_normal is None else plan.min_normal)
         self._min_normal = None if plan.min_normal is None else float32(plan.min_normal * scale)

@@ -19,6 +19,7 @@ from altgrad_cli.data.batches import Batch, draw_batch
 from altgrad_cli.data.corpus import Corpus, load_corpus
 from altgrad_cli.diagnostics.outcome import perplexity
 from altgrad_cli.quantization.precision import plan_precision, without_rounding
+from altgrad_cli.quantization.statistics import Counters
 from altgrad_cli.stability.collapse import is_full_speed
 from altgrad_cli.training.archive import Archive, Evidence, restore
 from altgrad_cli.training.config import TrainConfig
@@ -56,6 +57,8 @@ class Run:
     archive: Archive | None
     """Where checkpoints go; None writes nothing."""
     capture_requested: Callable[[], bool]
+    count: Counters
+    """What is counted at every rounding: without monitors only what training itself needs."""
     shadow_buffer: Tensor | None
     validation: list[Batch]
     ended: RunEnded | None = None
@@ -105,6 +108,7 @@ def train(
         faults=faults,
         archive=None if run_dir is None else Archive(run_dir, corpus, faults, circumstances or {}),
         capture_requested=capture_requested,
+        count="all" if config.monitors.enabled or config.enable_partition_clipping else "extremes",
         shadow_buffer=torch.empty_like(state.flat.values) if _has_shadow(config, state) else None,
         validation=_validation_batches(config, corpus, state),
     )
@@ -137,7 +141,9 @@ def _take_step(run: Run) -> Iterator[Event]:
     # 2 forward, 3 backward
     census = CodeCensus(state) if due else None
     with run.faults.active(state, number) as tap:
-        result = compute_step(state, batch, out=state.flat.gradient, tap=tap, observer=census)
+        result = compute_step(
+            state, batch, out=state.flat.gradient, count=run.count, tap=tap, observer=census
+        )
     shadow = shadow_step(state, batch, run.shadow_buffer) if run.shadow_buffer is not None else None
     # 4 measure
     pulse = read_pass(state, result, shadow, monitors.layout, monitors.dead)

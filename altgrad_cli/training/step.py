@@ -16,6 +16,7 @@ from altgrad_cli.data.batches import Batch
 from altgrad_cli.models.gpt import cross_entropy
 from altgrad_cli.quantization.linear import Observer, OperandRounding, Scale, Tap
 from altgrad_cli.quantization.precision import PrecisionPlan, without_rounding
+from altgrad_cli.quantization.statistics import Counters
 from altgrad_cli.training.state import TrainState
 from altgrad_cli.training.streams import fork
 
@@ -45,7 +46,7 @@ def compute_step(
     plan: PrecisionPlan | None = None,
     scales: list[list[float | None]] | None = None,
     out: Tensor | None = None,
-    count: bool = True,
+    count: Counters | None = "all",
     tap: Tap | None = None,
     observer: Observer | None = None,
 ) -> StepResult:
@@ -55,7 +56,7 @@ def compute_step(
         plan: None takes the state's own.
         scales: None takes those of the state's amax histories.
         out: where the flat gradient goes; None makes a new tensor.
-        count: whether to gather statistics where rounding happens.
+        count: what to count where rounding happens.
         tap: sees every operand before it is rounded and may replace it.
         observer: sees every operand with its grid and scale.
     """
@@ -99,7 +100,7 @@ def compute_step(
 
 def shadow_step(state: TrainState, batch: Batch, out: Tensor | None = None) -> StepResult:
     """The float32 shadow: same batch, same stored weights, same random draws, every rounding bypassed."""
-    return compute_step(state, batch, plan=without_rounding(state.plan), out=out, count=False)
+    return compute_step(state, batch, plan=without_rounding(state.plan), out=out, count=None)
 
 
 @torch.no_grad()

@@ -43,7 +43,8 @@ class CandidateUpdate:
     stored: list[Tensor] | None
     """Per block linear layer, w + dw rounded at the pre-step scale; None without stored weights."""
     stored_stats: Tensor | None
-    """(block linear layers, len(STATS)) of that rounding; NaN rows where a layer keeps a float32 master."""
+    """(block linear layers, len(STATS)) of that rounding; NaN rows where a layer keeps a float32 master. None
+    with the monitors off."""
     rescales: list[Rescale]
     rounding_stream: torch.Generator | None
 
@@ -61,7 +62,9 @@ def candidate_update(state: TrainState, gradient: Tensor, learning_rate: float) 
     finite = all(math.isfinite(value) for value in amax)
     if not (finite and state.plan.stores_weights):
         return CandidateUpdate(learning_rate, amax, finite, None, None, [], generator)
-    stats = torch.full((len(linear), len(STATS)), torch.nan, dtype=torch.float64, device=state.device)
+    stats = None
+    if state.config.monitors.enabled:
+        stats = torch.full((len(linear), len(STATS)), torch.nan, dtype=torch.float64, device=state.device)
     stored, rescales = [], []
     targets = flat.linear_views(state.rounded)
     for index, (wide, target) in enumerate(zip(linear, targets, strict=True)):
@@ -69,7 +72,7 @@ def candidate_update(state: TrainState, gradient: Tensor, learning_rate: float) 
         if fmt is None or scale is None:
             target.copy_(wide)
         else:
-            _round_stored(state, wide, fmt, scale, generator, target, stats[index])
+            _round_stored(state, wide, fmt, scale, generator, target, None if stats is None else stats[index])
             after = stored_weight_scale(amax[index], fmt, scale)
             if after != scale:
                 rescales.append(Rescale(index, scale, after, amax[index]))

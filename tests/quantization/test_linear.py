@@ -189,7 +189,7 @@ def test_a_missing_scale_is_taken_from_the_tensor_and_rounded_up_to_a_power_of_t
 def test_statistics_are_counted_where_rounding_happens() -> None:
     x, w, dy = operands()
     w[0, 0], w[1, 1] = 61439.0, -61440.0  # E5M2 overflows from 61440 on, clips above 57344
-    rounding = rounding_for(plan_for("E5M2", ("weights", "gradients")), count=True)
+    rounding = rounding_for(plan_for("E5M2", ("weights", "gradients")), count="all")
     products(rounding, x, w, dy)
     assert rounding.stats is not None
     weights, activations, gradients = rounding.stats[0]
@@ -199,6 +199,28 @@ def test_statistics_are_counted_where_rounding_happens() -> None:
     assert activations.isnan().all(), "what was not rounded was not measured"
     assert gradients[COUNT] == dy.numel()
     assert gradients[AMAX] == dy.abs().max().double()
+
+
+def test_a_pass_that_counts_only_extremes_gives_the_same_products() -> None:
+    x, w, dy = operands()
+    everything = rounding_for(plan_for("E5M2"), count="all")
+    little = rounding_for(plan_for("E5M2"), count="extremes")
+    for ours, theirs in zip(products(everything, x, w, dy), products(little, x, w, dy), strict=True):
+        assert torch.equal(ours, theirs)
+    assert everything.stats is not None and little.stats is not None
+    assert torch.equal(everything.stats[..., AMAX], little.stats[..., AMAX])
+    assert little.stats[..., COUNT].isnan().all()
+
+
+def test_the_rounded_gradient_of_one_layer_does_not_outlive_its_products() -> None:
+    # Q(dY) lives in memory that the next layer's takes over; what came of it must not.
+    x, w, dy = operands()
+    rounding = rounding_for(plan_for("E5M2"))
+    first = products(rounding, x, w, dy)
+    kept = [tensor.clone() for tensor in first]
+    products(rounding, x, w, -3 * dy)
+    for tensor, before in zip(first, kept, strict=True):
+        assert torch.equal(tensor, before)
 
 
 def test_the_weight_kept_for_the_backward_pass_is_the_rounded_one() -> None:

@@ -137,3 +137,33 @@ def test_counting_does_not_change_the_rounding() -> None:
             counted = round_to_grid(x, format, 0.3, stats=row)
             plain = round_to_grid(x, format, 0.3)
             assert torch.equal(counted.view(torch.int32), plain.view(torch.int32))
+
+
+@pytest.mark.parametrize("name", ["E5M2", "E3M4", "E1M6", "E7M0", "BF16", "E5M2:ieee"])
+@pytest.mark.parametrize("special", [None, math.inf, -math.inf, math.nan, 3e38])
+def test_extremes_alone_are_those_of_the_full_row_and_change_no_bit(name: str, special: float | None) -> None:
+    overflow = "ieee" if name.endswith(":ieee") else "saturate"
+    format = parse_format(name.removesuffix(":ieee"))
+    x = torch.randn(3, 700, generator=torch.Generator().manual_seed(3)) * 0.7
+    if special is not None:
+        x[1, 13] = special
+    for scale in (0.25, 0.3, 2.0**-20):  # nothing beyond the maximum, and nearly everything
+        row = torch.zeros(len(STATS), dtype=torch.float64)
+        rounded = round_to_grid(x, format, scale, overflow=overflow, stats=row, counters="extremes")
+        assert torch.equal(
+            rounded.view(torch.int32), round_to_grid(x, format, scale, overflow=overflow).view(torch.int32)
+        )
+        found = dict(zip(STATS, row.tolist(), strict=True))
+        finite = x[x.isfinite()]
+        assert found.pop("amax") == finite.abs().max().item()
+        assert found.pop("nonfinite") == x.numel() - finite.numel()
+        assert all(math.isnan(value) for value in found.values()), "the rest was not counted"
+
+
+def test_extremes_of_float64_are_those_of_the_float32_it_is_narrowed_to() -> None:
+    x = torch.tensor([1e300, 1.0, -2.0], dtype=torch.float64)
+    row = torch.zeros(len(STATS), dtype=torch.float64)
+    q = round_to_grid(x, parse_format("E5M2"), 1.0, stats=row, counters="extremes")
+    assert q.tolist() == [57344.0, 1.0, -2.0]
+    full = tensor_row(x, parse_format("E5M2"), 1.0)
+    assert (row[0].item(), row[STATS.index("nonfinite")].item()) == (full["amax"], full["nonfinite"])
