@@ -7,7 +7,7 @@ nothing else in the network is rounded. Shapes: B batch, T time, C channels, V v
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -38,17 +38,24 @@ class Dropout(nn.Module):
         self.rate, self.source = rate, source
 
     def forward(self, x: Tensor) -> Tensor:
-        generator = self.source.generator
-        if self.rate == 0 or generator is None:
-            return x
-        keep = torch.rand(x.shape, generator=generator, device=generator.device).to(x.device) >= self.rate
-        return x * keep / (1 - self.rate)
+        noise = self.source.draw(x) if self.rate else None
+        return x if noise is None else x * (noise >= self.rate) / (1 - self.rate)
 
 
 class DropoutSource:
-    """Where the dropout layers of one model find this pass's generator; None means evaluation."""
+    """Where the dropout layers of one model find this pass's noise; without any this is an evaluation."""
 
     generator: torch.Generator | None = None
+    drawn: Iterator[Tensor] | None = None
+    """Noise that was drawn before the pass, a tensor for each dropout layer in execution order."""
+
+    def draw(self, x: Tensor) -> Tensor | None:
+        """Uniform numbers in [0, 1) for the next dropout layer, of the shape of ``x``; None drops nothing."""
+        if self.drawn is not None:
+            return next(self.drawn)
+        if self.generator is None:
+            return None
+        return torch.rand(x.shape, generator=self.generator, device=self.generator.device).to(x.device)
 
 
 class Attention(nn.Module):

@@ -162,7 +162,7 @@ def _kernel(variant: _Variant) -> Kernel:
             bits = random_bits_traced(x.numel(), key, device)
             random = RandomWork(bits, torch.empty_like(x), torch.empty_like(bits))
         gap, grid = torch.empty_like(x), torch.empty_like(x)
-        round_slice(scaled, grid, gap, gap.view(torch.int32), plan, None, None, random)
+        round_slice(scaled, grid, gap, gap.view(torch.int32), plan, None, None, random, traced=True)
         rounded = grid * (scales[1] * unit)
         if counted:
             columns = count_blocks(x, scaled, grid, rounded, plan)

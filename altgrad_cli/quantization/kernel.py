@@ -1,7 +1,8 @@
 """The arithmetic of rounding: one body of tensor code for every format, device and way of running.
 
 Eager, it runs in place on slices that stay in the processor's cache (``quantization.eager``); traced by
-torch.compile (``quantization.compiled``) the same body becomes one fused pass.
+torch.compile (``quantization.compiled``) or into the graph of a whole training step (``quantization.traced``)
+the same body becomes one fused pass.
 """
 
 from __future__ import annotations
@@ -45,12 +46,14 @@ def round_slice(
     *,
     magnitude_in_gap: bool = False,
     within_limit: bool = False,
+    traced: bool = False,
 ) -> None:
     """Round the float32 ``x`` into ``out`` (which may be x), dividing before and multiplying after.
 
     ``gap`` is float32 scratch of the same size and ``gap_bits`` its int32 view. ``random`` asks for
     stochastic rounding. ``magnitude_in_gap`` says that ``gap`` holds |x| already, ``within_limit`` that no
-    |x / divisor| exceeds the format's maximum; both only save passes.
+    |x / divisor| exceeds the format's maximum; both only save passes. ``traced`` is for a graph that is
+    being recorded: no look at a value, no constants kept in tensors, the same bits.
     """
     if divisor is not None:
         x = torch.div(x, divisor, out=out)
@@ -59,28 +62,28 @@ def round_slice(
         x = torch.clamp(x, -plan.limit, plan.limit, out=out)
         magnitude_in_gap = False
     if plan.uniform:
-        _to_integers(x, out, random)
+        _to_integers(x, out, random, traced)
     elif plan.wide:
         wide = x.double()
         wide_gap = torch.empty_like(wide)
         wide_random = None if random is None else random.widened()
-        _round_to_gaps(wide, wide, wide_gap, wide_gap.view(torch.int64), plan, wide_random, False)
+        _round_to_gaps(wide, wide, wide_gap, wide_gap.view(torch.int64), plan, wide_random, False, traced)
         out.copy_(wide)
     else:
-        _round_to_gaps(x, out, gap, gap_bits, plan, random, magnitude_in_gap)
+        _round_to_gaps(x, out, gap, gap_bits, plan, random, magnitude_in_gap, traced)
     if plan.overflow_value is not None and not within_limit:
-        _mark_overflow(out, plan.limit, plan.overflow_value)
+        _mark_overflow(out, plan.limit, plan.overflow_value, traced)
     if not plan.negative_zero:
         out.add_(0.0)  # -0 + 0 is +0
     if factor is not None:
         out.mul_(factor)
 
 
-def _to_integers(x: Tensor, out: Tensor, random: RandomWork | None) -> None:
+def _to_integers(x: Tensor, out: Tensor, random: RandomWork | None, traced: bool) -> None:
     if random is None:
         torch.round(x, out=out)
     else:
-        round_stochastically(x, out, random)
+        round_stochastically(x, out, random, traced=traced)
 
 
 def _round_to_gaps(
@@ -91,10 +94,10 @@ def _round_to_gaps(
     plan: RoundingPlan,
     random: RandomWork | None,
     magnitude_in_gap: bool,
+    traced: bool,
 ) -> None:
     """out = round(x / u) * u, with u the gap of the grid at x, built in ``gap``."""
     carrier = _CARRIERS[x.dtype]
-    traced = torch.compiler.is_compiling()
     field = carrier.exponent_field if traced else constant(carrier.exponent_field, carrier.integer)
     if magnitude_in_gap:
         gap_bits.bitwise_and_(field)
@@ -119,7 +122,7 @@ def _round_to_gaps(
         out.mul_(2.0**m)
     if random is None and plan.tie_parity is not None:
         _break_ties_by_code(out.view(carrier.integer), gap_bits, plan.tie_parity, carrier.mantissa)
-    _to_integers(out, out, random)
+    _to_integers(out, out, random, traced)
     if m and not plan.gap_is_normal:
         out.mul_(2.0**-m)
     out.mul_(gap)
@@ -135,9 +138,9 @@ def _break_ties_by_code(quotient_bits: Tensor, binade_bits: Tensor, parity: int,
     quotient_bits.sub_(lowest_bit)
 
 
-def _mark_overflow(q: Tensor, limit: float, value: float) -> None:
+def _mark_overflow(q: Tensor, limit: float, value: float, traced: bool) -> None:
     """Replace what lies beyond ``limit`` by ``value`` with its sign."""
-    if q.device.type == "cpu" and q.numel() and not torch.compiler.is_compiling():
+    if q.device.type == "cpu" and q.numel() and not traced:
         low, high = torch.aminmax(q)
         if -limit <= float(low) and float(high) <= limit:
             return

@@ -92,14 +92,14 @@ class RandomWork(NamedTuple):
         return RandomWork(self.bits, noise, torch.empty_like(noise, dtype=torch.int64))
 
 
-def round_stochastically(k: Tensor, out: Tensor, random: RandomWork) -> None:
+def round_stochastically(k: Tensor, out: Tensor, random: RandomWork, *, traced: bool = False) -> None:
     """Round the float quotients ``k`` to integers, into ``out`` (which may be k).
 
     |k| * 2^16 must stay exact in k's type: |k| <= 2^8 in float32.
     """
     bits, noise, scratch = random
     sign: int | Tensor = torch.iinfo(scratch.dtype).min
-    if not torch.compiler.is_compiling():
+    if not traced:
         sign = constant(int(sign), scratch.dtype)
     noise.copy_(bits)
     torch.bitwise_and(k.view(scratch.dtype), sign, out=scratch)

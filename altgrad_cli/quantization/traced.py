@@ -1,0 +1,130 @@
+"""The rounding as a graph sees it: operands, scales and counts are tensors, formats are constants.
+
+``quantization.compiled`` makes one kernel of it; ``TracedRounding`` puts it into the graph of a whole forward
+and backward pass. The bits of a rounded operand are those of the eager form for the same operand and scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from altgrad_cli.formats import FP8Format
+from altgrad_cli.quantization.kernel import round_slice
+from altgrad_cli.quantization.plan import Overflow, Rounding, RoundingPlan, plan_rounding
+from altgrad_cli.quantization.precision import OPERAND_ROLES
+from altgrad_cli.quantization.scaling import scale_on_device
+from altgrad_cli.quantization.statistics import Counters
+from altgrad_cli.quantization.stochastic import RandomWork, random_bits_traced
+from altgrad_cli.quantization.traced_counts import count_lines
+
+WEIGHTS = OPERAND_ROLES.index("weights")
+
+
+class Rounded(NamedTuple):
+    """One tensor on its way through a rounding, in the plan's units where not said otherwise."""
+
+    scaled: Tensor
+    grid: Tensor
+    value: Tensor
+    """Q(x), in the units of x."""
+
+
+def round_traced(
+    x: Tensor, scale: Tensor, plan: RoundingPlan, key: Tensor | None, *, power_of_two: bool
+) -> Rounded:
+    """Round float32 ``x`` by a float32 ``scale`` of two: what x is divided by, and what the grid is times.
+
+    Args:
+        plan: made without a scale.
+        key: int32 (2,), of stochastic rounding; None rounds to nearest.
+        power_of_two: the scale is one, and its first entry is the reciprocal: the same quotient.
+    """
+    unit = plan.divisor or 1.0
+    scaled = x * (scale[0] * (1 / unit)) if power_of_two else x / (scale[0] * unit)
+    random = None
+    if key is not None:
+        bits = random_bits_traced(x.numel(), key, x.device).view(x.shape)
+        random = RandomWork(bits, torch.empty_like(x), torch.empty_like(bits))
+    gap, grid = torch.empty_like(x), torch.empty_like(x)
+    round_slice(scaled, grid, gap, gap.view(torch.int32), plan, None, None, random, traced=True)
+    return Rounded(scaled, grid, grid * (scale[1] * unit))
+
+
+class Slot(NamedTuple):
+    """One operand of one layer: where, onto which grid, and whose scale."""
+
+    layer: int
+    role: int
+    format: FP8Format
+    from_tensor: bool
+    """The scale is taken from the tensor itself."""
+
+
+class TracedRounding:
+    """Stands in the pass slot while a graph is recorded; its attributes are the graph's further outputs.
+
+    Args:
+        slots: the operands that are rounded.
+        scales: float32 (layers, 3, 2), as ``round_traced`` takes them.
+        keys: int32 (operands, 2) in the order of execution, of stochastic rounding.
+        margin: of scales taken from the tensor.
+        count: what to count.
+    """
+
+    def __init__(
+        self,
+        slots: Sequence[Slot],
+        scales: Tensor,
+        keys: Tensor | None,
+        *,
+        power_of_two: bool,
+        margin: float,
+        overflow: Overflow,
+        count: Counters | None,
+    ) -> None:
+        self._slots = {(slot.layer, slot.role): slot for slot in slots}
+        self._scales, self._keys = scales, keys
+        self._power_of_two, self._margin, self._overflow, self._count = power_of_two, margin, overflow, count
+        self.order: list[tuple[int, int]] = []
+        """(layer, role) in the order of rounding."""
+        self.sizes: list[int] = []
+        """How many values each operand has."""
+        self.counts: list[tuple[Tensor, Tensor]] = []
+        """What ``count_lines`` found for each; empty where nothing is counted."""
+        self.rounded_weights: dict[int, Tensor] = {}
+        self.scales_taken: dict[tuple[int, int], Tensor] = {}
+
+    def round(self, layer: int, role: int, x: Tensor) -> Tensor:
+        """Q(x) for operand ``role`` of layer number ``layer``; x itself where it stays in float32."""
+        slot = self._slots.get((layer, role))
+        if slot is None:
+            return x
+        key = None if self._keys is None else self._keys[len(self.order)]
+        self.order.append((layer, role))
+        self.sizes.append(x.numel())
+        scale = self._scales[layer, role]
+        if slot.from_tensor:
+            scale = self._own_scale(x, slot)
+        plan = traced_plan(slot.format, self._overflow, stochastic=key is not None)
+        rounded = round_traced(x, scale, plan, key, power_of_two=self._power_of_two)
+        if self._count is not None:
+            self.counts.append(count_lines(x, *rounded, plan, self._count))
+        if role == WEIGHTS:
+            self.rounded_weights[layer] = rounded.value
+        return rounded.value
+
+    def _own_scale(self, x: Tensor, slot: Slot) -> Tensor:
+        scale = scale_on_device(x, slot.format, power_of_two=self._power_of_two, margin=self._margin)
+        self.scales_taken[slot.layer, slot.role] = scale
+        return torch.stack((1 / scale if self._power_of_two else scale, scale))
+
+
+def traced_plan(format: FP8Format, overflow: Overflow, *, stochastic: bool) -> RoundingPlan:
+    """The plan of a rounding whose scale is a tensor."""
+    rounding: Rounding = "stochastic" if stochastic else "nearest"
+    has_specials = format.has_inf or format.has_nan
+    return plan_rounding(format, None, overflow if has_specials else "saturate", rounding)
