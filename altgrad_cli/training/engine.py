@@ -21,6 +21,7 @@ from altgrad_cli.diagnostics.outcome import perplexity
 from altgrad_cli.quantization.precision import plan_precision, without_rounding
 from altgrad_cli.quantization.statistics import Counters
 from altgrad_cli.stability.collapse import is_full_speed
+from altgrad_cli.training.allocator import keep_freed_memory
 from altgrad_cli.training.archive import Archive, Evidence, restore
 from altgrad_cli.training.config import TrainConfig
 from altgrad_cli.training.describe import describe_start
@@ -89,6 +90,7 @@ def train(
         UsageError: the configuration, the corpus, the device or the checkpoint cannot be used.
     """
     torch.set_num_threads(config.runtime.threads)
+    keep_freed_memory()
     corpus = load_corpus(config.data, config.model.block_size)
     state = build_state(config, corpus.vocab_size)
     initial_hash = state.init_hash
