@@ -1,14 +1,13 @@
 """Which role of which layers does the damage, where a run may well not fail as a whole.
 
 The suspicion comes from the layers' own measures. It becomes a name only by a rescue: the same run with
-that role of those layers unrounded, and nothing else, has to give back what was lost, in the loss or in the
-layers.
+that role of those layers unrounded, and nothing else, has to give back what layers lost.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -38,8 +37,12 @@ LOST_FROM = 0.5
 """Share of a layer's gradient, or of its updates, from which on it counts as lost."""
 GIVEN_BACK_FROM = 0.5
 """Share of the loss that a rescue has to take away."""
+WORST_SHARE = 0.75
+"""Share of the worst rate from which on a layer is rescued together with the worst."""
 NOISE_FACTOR = 2.0
 """A difference of losses counts when it is this many times what BF16 operands make of the float32 run."""
+PLAIN_FACTOR = 4.0
+"""A difference of losses confirms by itself from this many times the noise on: 0.2 in rho and more."""
 
 Lookup = Callable[[TrainConfig], Measured | None]
 """Configuration -> what its run measured; None: not run, or not finished."""
@@ -138,21 +141,32 @@ def attempts(
 ) -> Iterator[tuple[tuple[Place, ...], TrainConfig]]:
     """Rescues of ``role`` in ``run``, each with the places that it restores.
 
-    A layer behind one whose gradients all vanish is handed nothing but zeros and shows no trouble of its own;
-    so a rescue in which more layers turn out to be in trouble is followed by one that restores these too.
+    The worst come first, for trouble spreads: a layer behind one whose gradients vanish may be in trouble for
+    no other reason, or be handed nothing but zeros and show no trouble of its own. Each rescue in which more
+    layers still are, or turn out to be, in trouble is followed by one that restores the worst of these too.
     ``lookup`` is asked after each rescue was handed out.
     """
-    places = tuple(troubled_places(run, role))
+    shown = troubled_places(run, role)
+    own = {place.layer: place for place in shown}
+    places = _worst(shown)
     while places:
         layers = [place.layer for place in places]
         rescue = restored(config, role, layers, run.layers)
-        yield places, rescue
+        yield tuple(places), rescue
         found = lookup(rescue)
         more = troubled_places(found, role) if found is not None else []
-        new = [replace(place, hidden=True) for place in more if place.layer not in layers]
+        new = _worst([place for place in more if place.layer not in layers])
         if not new:
             return
-        places = tuple(sorted((*places, *new), key=lambda place: run.layers.index(place.layer)))
+        new = [own.get(place.layer, replace(place, hidden=True)) for place in new]
+        places = sorted((*places, *new), key=lambda place: run.layers.index(place.layer))
+
+
+def _worst(places: list[Place]) -> list[Place]:
+    """Those near the worst; all of them where updates stall, which no other layer's stall brings about."""
+    rates = [place.rate for place in places if place.trouble != "stall"]
+    limit = WORST_SHARE * max(rates, default=0.0)
+    return [place for place in places if place.trouble == "stall" or place.rate >= limit]
 
 
 def rescues(config: TrainConfig, run: Measured, lookup: Lookup) -> Iterator[tuple[Role, str, TrainConfig]]:
@@ -168,7 +182,7 @@ def attribute_places(
 ) -> list[LocalAttribution]:
     """For every role that is in trouble somewhere in ``run``: where, and whether its rescue confirms it."""
     return [
-        _read(arm, role, run, *tried[-1], lookup, noise)
+        _read(arm, role, run, tried, lookup, noise)
         for role in PLACE_ROLES
         if (tried := list(attempts(config, role, run, lookup)))
     ]
@@ -178,38 +192,63 @@ def _read(
     arm: str,
     role: Role,
     run: Measured,
-    places: tuple[Place, ...],
-    rescue: TrainConfig,
+    tried: Sequence[tuple[tuple[Place, ...], TrainConfig]],
     lookup: Lookup,
     noise: float | None,
 ) -> LocalAttribution:
+    """Each rescue speaks for the layers that it adds, against the one before it; see ``attempts``."""
+    named: set[str] = set()
+    asked: set[str] = set()
+    telling, before = tried[-1], run
+    for places, rescue in tried:
+        after = lookup(rescue)
+        if after is None:
+            break
+        added = [place.layer for place in places if place.layer not in asked]
+        confirmed = _confirmed(role, added, before, after, noise)
+        if confirmed:
+            named.update(confirmed)
+            telling = places, rescue
+        asked.update(added)
+        before = after
+    places, rescue = telling
     found = lookup(rescue)
     measure, pairs = losses(role, run, found) if found is not None else ("", [])
-    given_back = tuple(loss for loss in pairs if _given_back(loss))
     step, gain = loss_gain(run.validation, found.validation) if found is not None else (None, None)
-    seen = gain is not None and noise is not None and gain > noise
-    suspects = [place.layer for place in places]
-    hit = {loss.layer for loss in given_back}
-    if not given_back:
-        layers = suspects if seen else []
-    elif STAGE_OF[role] == "forward precision":
-        layers = suspects  # what a forward operand spoils shows in the layers before and behind it
-    else:
-        layers = [layer for layer in suspects if layer in hit]
     return LocalAttribution(
         arm=arm,
         role=role,
         places=places,
-        layers=tuple(layers),
+        layers=tuple(place.layer for place in places if place.layer in named),
         measure=measure,
-        given_back=given_back if layers else (),
-        unreached=tuple(layer for layer in unreached_layers(run, role) if layer not in suspects),
+        given_back=tuple(loss for loss in pairs if _given_back(loss)) if named else (),
+        unreached=tuple(layer for layer in unreached_layers(run, role) if layer not in asked),
         loss_step=step,
         loss_gain=gain,
         noise=noise,
         rescued=rescue,
         finished=found is not None,
     )
+
+
+def _confirmed(
+    role: Role, added: Sequence[str], before: Measured, after: Measured, noise: float | None
+) -> Sequence[str]:
+    """Those of the layers ``added`` to a rescue to which it gives something back.
+
+    Runs of one seed drift apart by more than a layer is worth, so the loss confirms nothing by itself where
+    the layers' own measures are whole; without a shadow, only a difference several times the noise does.
+    """
+    measure, pairs = losses(role, before, after)
+    hit = {loss.layer for loss in pairs if _given_back(loss)}
+    if hit and STAGE_OF[role] == "forward precision":
+        return added  # what a forward operand spoils shows in the layers before and behind it
+    if hit:
+        return [layer for layer in added if layer in hit]
+    _, gain = loss_gain(before.validation, after.validation)
+    if measure != "gradient_norm" or gain is None or noise is None:
+        return ()
+    return added if gain > PLAIN_FACTOR * noise else ()
 
 
 def _given_back(loss: Loss) -> bool:

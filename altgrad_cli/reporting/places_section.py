@@ -94,7 +94,7 @@ def _sentence(scope: Scope, log: RunLog, found: LocalAttribution, rescue: RunLog
     text += (
         f"and gives back what {loss.layer} lost, by {_MEASURES[found.measure]}. "
         if loss is not None
-        else "and gives the loss back. "
+        else "and gives the loss back, by far more than noise. "
     )
     return text + _loss(scope, log, found, rescue)
 

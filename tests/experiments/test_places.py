@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from altgrad_cli.experiments.local_attribution import loss_gain, loss_noise
+from altgrad_cli.experiments.local_attribution import attribute_places, loss_gain, loss_noise
 from altgrad_cli.experiments.places import (
     Measured,
     gradient_errors,
@@ -16,6 +16,8 @@ from altgrad_cli.experiments.places import (
     unreached_layers,
 )
 from altgrad_cli.experiments.series import Series
+from altgrad_cli.training.config import TrainConfig
+from altgrad_cli.training.config_loading import load_config
 
 LAYERS = ("a", "b", "c")
 
@@ -87,3 +89,59 @@ def test_noise_is_what_harmless_rounding_does_and_no_less_than_a_seed() -> None:
     assert loss_noise(fp32, series(s10=3.0, s20=2.001), frozen) == pytest.approx(0.05)
     assert loss_noise(fp32, series(s10=3.2, s20=2.0), frozen) == pytest.approx(0.4)
     assert loss_noise(fp32, series(), frozen) is None
+
+
+GRADIENTS = "[{pattern: blocks.0.mlp.c_proj, format: E1M6, roles: [gradients], scaling: none}]"
+NAMES = tuple(f"blocks.0.{kind}" for kind in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"))
+
+
+def of_four(loss: float, underflow: list[float], error: list[float]) -> Measured:
+    """Gradients that underflow so often, and weight gradients that are off by so much."""
+    metrics: dict[str, list[float | None]] = {
+        "underflow_rate/gradients": [*underflow],
+        "gradient_norm_ratio": [1 - wrong for wrong in error],
+        "gradient_cosine": [1.0] * 4,
+    }
+    validation = Series()
+    validation.add(10, loss)
+
+    def mean(metric: str) -> list[float | None]:
+        return metrics.get(metric, [])
+
+    return Measured(NAMES, mean, mean, validation)
+
+
+def named(runs: list[Measured]) -> list[tuple[str, ...]]:
+    """What is named when the rescues that are asked for measure ``runs[1:]``, in turn."""
+    config = load_config("base", ["precision.regime=standard", f"precision.rules={GRADIENTS}"])
+    asked: list[TrainConfig] = []
+
+    def lookup(rescue: TrainConfig) -> Measured | None:
+        if rescue not in asked:
+            asked.append(rescue)
+        number = asked.index(rescue) + 1
+        return runs[number] if number < len(runs) else None
+
+    return [found.layers for found in attribute_places("arm", config, runs[0], lookup, 0.01)]
+
+
+def test_a_rescue_speaks_only_for_the_layers_that_it_adds() -> None:
+    """The last layer starves the first; rescued, the first one underflows harmlessly, and is not named."""
+    planted = of_four(2.5, [0.2, 0.0, 0.0, 1.0], [0.9, 0.0, 0.0, 0.95])
+    last_rescued = of_four(2.0, [0.6, 0.0, 0.0, 0.0], [0.1, 0.0, 0.0, 0.0])
+    both_rescued = of_four(1.9, [0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0])
+    assert named([planted, last_rescued, both_rescued]) == [(NAMES[3],)]
+    hurt = of_four(2.0, [0.6, 0.0, 0.0, 0.0], [0.8, 0.0, 0.0, 0.0])
+    assert named([planted, hurt, both_rescued]) == [(NAMES[0], NAMES[3])]
+
+
+def test_a_victim_is_not_rescued_with_the_culprit() -> None:
+    planted = of_four(2.5, [0.55, 0.0, 0.0, 1.0], [0.9, 0.0, 0.0, 0.95])
+    rescued = of_four(2.0, [0.1, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0])
+    assert named([planted, rescued]) == [(NAMES[3],)]
+
+
+def test_a_lower_loss_alone_names_nothing_where_the_gradients_are_whole() -> None:
+    planted = of_four(2.5, [0.6, 0.0, 0.0, 0.0], [0.1, 0.0, 0.0, 0.0])
+    rescued = of_four(2.0, [0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0])
+    assert named([planted, rescued]) == [()]
