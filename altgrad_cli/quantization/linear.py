@@ -85,6 +85,10 @@ class OperandRounding:
         self.stats = torch.full(shape, torch.nan, dtype=torch.float64, device=device) if count else None
         self._rows = None if self.stats is None else [layer.unbind(0) for layer in self.stats.unbind(0)]
 
+    def leaves_alone(self, layer: int) -> bool:
+        """Whether nothing of layer number ``layer`` is rounded, or looked at, in this pass."""
+        return self._tap is None and not any(self._formats[layer])
+
     def round(self, layer: int, role: int, x: Tensor) -> Tensor:
         """Q(x) for operand ``role`` of layer number ``layer``; x itself where it stays in float32."""
         if self._tap is not None:
@@ -162,8 +166,8 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rounding = self.slot.rounding
-        if rounding is None:
-            return F.linear(x, self.weight)
+        if rounding is None or rounding.leaves_alone(self.index):
+            return F.linear(x, self.weight)  # torch's own products have the same bits, at less expense
         return _RoundedProduct.apply(x, self.weight, self.index, rounding)  # type: ignore[no-any-return,no-untyped-call]
 
 

@@ -223,6 +223,19 @@ def test_the_rounded_gradient_of_one_layer_does_not_outlive_its_products() -> No
         assert torch.equal(tensor, before)
 
 
+def test_a_layer_left_alone_has_the_bits_of_its_three_products() -> None:
+    x, w, dy = operands()
+    nothing = plan_for("E5M2", ())
+    seen: list[int] = []
+    tapped = rounding_for(nothing, tap=lambda layer, role, operand: seen.append(layer) or operand)
+    assert rounding_for(nothing).leaves_alone(0) and not tapped.leaves_alone(0)
+    for left, through in zip(
+        products(rounding_for(nothing), x, w, dy), products(tapped, x, w, dy), strict=True
+    ):
+        assert torch.equal(left, through)
+    assert len(seen) == 3
+
+
 def test_the_weight_kept_for_the_backward_pass_is_the_rounded_one() -> None:
     x, w, dy = operands()
     rounding = rounding_for(plan_for("E5M2", ("weights",)))
