@@ -46,6 +46,9 @@ _LEFT_OUT: dict[Stage, tuple[str, ...]] = {
 RESCUED_BY = 0.2
 """How much rho undoing a stage has to add to confirm it: five times what a seed moves it."""
 
+COSTS_FROM = 0.1
+"""How much rho a stage beside the failing one has to cost, and undoing it to add: twice a seed, and more."""
+
 
 def role_set(letters: str) -> tuple[Role, ...]:
     """``"WA"`` -> ("weights", "activations")."""
@@ -255,14 +258,14 @@ def _best_rescue(
 
 
 def _contributions(rho: Mapping[str, float | None], main: Stage | None) -> Iterator[Contribution]:
-    """The stages other than ``main`` that cost ``RESCUED_BY`` where they are added, and are confirmed."""
+    """The stages other than ``main`` that cost ``COSTS_FROM`` where they are added, and are confirmed."""
     previous: float | None = 1.0  # the fp32 run
     for letters, stage, rescues in _LADDER:
         value = rho.get(letters)
         if value is None or previous is None or math.isnan(value):
             return
         best, gain = _best_rescue(rho, letters, rescues)
-        if stage != main and best is not None and min(gain, previous - value) >= RESCUED_BY:
+        if stage != main and best is not None and min(gain, previous - value) >= COSTS_FROM:
             after = rho[best]
             assert after is not None
             yield Contribution(stage=stage, failing=letters, confirmed_by=best, before=value, after=after)

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from altgrad_cli.experiments.attribution import FACTORIAL, SCALED, STOCHASTIC, Attribution, Contribution
+from altgrad_cli.experiments.attribution import (
+    FACTORIAL,
+    FULL,
+    SCALED,
+    STOCHASTIC,
+    Attribution,
+    Contribution,
+    Stage,
+)
 from altgrad_cli.reporting.columns import RunLog
 from altgrad_cli.reporting.document import Block, Section, TableColumn, Text, make_table
 from altgrad_cli.reporting.factorial import attribution_of
 from altgrad_cli.reporting.places_section import places_blocks
+from altgrad_cli.reporting.rules import RULES
 from altgrad_cli.reporting.scope import Scope
 
 
@@ -29,7 +38,9 @@ def stage_sentence(scope: Scope, found: Attribution, runs: Mapping[str, RunLog])
         f"In `{log.name}` the **{found.stage}** fails: rho is {f('recovered_fraction')} at step "
         f"{f('recovered_fraction.step')} with {f('roles')} rounded (`{failing.name}`). Undoing that stage "
         f"alone{how} brings it to {r('recovered_fraction')} at step {r('recovered_fraction.step')} "
-        f"(`{rescue.name}`)." + "".join(_also(scope, other, runs) for other in found.also)
+        f"(`{rescue.name}`)."
+        + _measured_in(scope, found.stage, failing)
+        + "".join(_also(scope, other, runs) for other in found.also)
     )
 
 
@@ -37,10 +48,47 @@ def _also(scope: Scope, other: Contribution, runs: Mapping[str, RunLog]) -> str:
     """A stage that costs something without making the run fail."""
     failing, rescue = runs[other.failing], runs[other.confirmed_by]
     f, r = scope.evidence.of(failing), scope.evidence.of(rescue)
+    masters = " on float32 masters" if FULL in runs else ""
+    if masters and other.stage == "forward precision":
+        masters += ", where the weight operand is rounded by itself"
     return (
-        f" The {other.stage} costs something too: {f('recovered_fraction')} with {f('roles')} rounded "
-        f"(`{failing.name}`, cause {f('cause')}), {r('recovered_fraction')} without that (`{rescue.name}`)."
+        f" The {other.stage} costs something too: rho is {f('recovered_fraction')} with {f('roles')} "
+        f"rounded{masters} (`{failing.name}`), {r('recovered_fraction')} with that undone (`{rescue.name}`)."
+        + _measured_in(scope, other.stage, failing)
     )
+
+
+_TROUBLE: dict[Stage, tuple[tuple[str, str], ...]] = {
+    "forward precision": (
+        ("underflow_rate/weights", "underflowed.from"),
+        ("underflow_rate/activations", "underflowed.from"),
+        ("overflow_rate/weights", "saturated.from"),
+        ("overflow_rate/activations", "saturated.from"),
+    ),
+    "gradient fidelity": (
+        ("underflow_rate/gradients", "underflowed.from"),
+        ("overflow_rate/gradients", "saturated.from"),
+    ),
+    "optimizer update": (("bit_stall_rate", "stall.from"),),
+}
+"""Stage -> the layer metrics that show its trouble, and the rule from which on they do."""
+
+
+def _measured_in(scope: Scope, stage: Stage, failing: RunLog) -> str:
+    """What the layers of the run ``failing`` measured of its trouble; nothing where no limit is crossed."""
+    f = scope.evidence.of(failing)
+    found = []
+    for metric, rule in _TROUBLE[stage]:
+        count = f"layers_at_least({metric}>={RULES[rule]})"
+        if scope.evidence.value(f"{failing.name}: {count}"):
+            limit = scope.evidence.cite(f"rule: {rule}")
+            # A share of the values that are not zero: where there were none, it is not measured.
+            reached = " that anything but zeros reaches" if metric.startswith("underflow") else ""
+            found.append(
+                f"{metric.replace('_', ' ')} of {limit} or more in {f(count)} of "
+                f"{f(f'measured_layers({metric})')} layers{reached}, most in {f(f'worst_layer({metric})')}"
+            )
+    return f" Measured there: {'; '.join(found)}." if found else ""
 
 
 _HOW: dict[str | None, str] = {

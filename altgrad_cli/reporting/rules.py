@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from altgrad_cli.diagnostics import outcome
+from altgrad_cli.experiments import retries
 from altgrad_cli.experiments.records import END_WINDOW
 from altgrad_cli.stability import collapse
 
@@ -18,6 +19,7 @@ RULES: dict[str, float | int] = {
     "borderline.width": outcome.EDGE_WIDTH,
     "underflowed.from": outcome.UNDERFLOWED_FROM,
     "saturated.from": outcome.SATURATED_FROM,
+    "stall.from": retries.STALL_FROM,
     "stalled.up_to": outcome.STALLED_UP_TO,
     "slowed.up_to": outcome.SLOWED_UP_TO,
     "stall_collapse.transfer": collapse.COLLAPSE_TRANSFER,

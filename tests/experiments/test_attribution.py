@@ -59,6 +59,10 @@ def test_a_stage_that_costs_something_without_failing_is_named_beside() -> None:
     found = attribute("e3m4-uniform", UNSCALED_E3M4)
     assert (found.stage, found.failing, found.confirmed_by) == ("gradient fidelity", "WAG", "WA")
     assert [(o.stage, o.failing, o.confirmed_by) for o in found.also] == [("forward precision", "WA", "A")]
+    e1m6 = UNSCALED_E3M4 | {"W": 0.87, "A": 1.0, "WA": 0.85, "WAG": -0.84, "scaled": 1.01, "AM": 0.41}
+    assert [(o.stage, o.confirmed_by) for o in attribute("e1m6-uniform", e1m6).also] == [
+        ("forward precision", "scaled")
+    ]
     no_rescue = {key: rho for key, rho in UNSCALED_E3M4.items() if key not in ("A", "W", "scaled")}
     assert attribute("e3m4-uniform", no_rescue).also == ()
 

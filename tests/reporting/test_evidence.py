@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import statistics
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,27 @@ def test_a_forward_failure_is_confirmed_by_scales(tmp_path: Path) -> None:
     assert attribution.stage == "forward precision"
     assert attribution.confirmed_by == "scaled"
     assert "by scales that follow the tensors" in stage_sentence(scope, *found)
+
+
+def test_a_stage_that_costs_something_is_told_with_its_own_runs(tmp_path: Path) -> None:
+    def arm(name: str, floor: float, recipe: str = "none", **precision: Any) -> None:
+        scaling = ScalingConfig(recipe=recipe)  # type: ignore[arg-type]
+        regime = precision.pop("regime", "uniform")
+        record(tmp_path / name, config(regime, "E3M4", scaling=scaling, **precision), floor=floor)
+
+    record(tmp_path / "fp32", config("fp32", "E5M2"), floor=2.0)
+    record(tmp_path / "frozen", config("frozen", "E5M2"), floor=3.0)
+    arm("unscaled", 3.4)
+    arm("wa", 2.3, roles=("weights", "activations"))
+    arm("wag", 3.5, regime="standard")
+    arm("scaled", 2.0, recipe="delayed", roles=("weights", "activations"))
+    scope = gather([tmp_path / name for name in ("fp32", "frozen", "unscaled", "wa", "wag", "scaled")])
+    found = attribution_of(scope, scope.evidence.run("unscaled"))
+    assert found is not None
+    text = re.sub(r"</?span[^>]*>", "", stage_sentence(scope, *found))
+    assert "the **gradient fidelity** fails" in text
+    assert "The forward precision costs something too: rho is 0.7" in text
+    assert "with that undone (`scaled`)" in text
 
 
 def test_a_regime_of_a_control_with_a_rule_is_a_run_under_study(tmp_path: Path) -> None:
