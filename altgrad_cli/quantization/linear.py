@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -122,13 +122,23 @@ class OperandRounding:
         return rounded
 
 
+class PassRounding(Protocol):
+    """What a layer asks of the rounding of a pass."""
+
+    def leaves_alone(self, layer: int) -> bool:
+        """Whether nothing of layer number ``layer`` is rounded, or looked at, in this pass."""
+
+    def round(self, layer: int, role: int, x: Tensor) -> Tensor:
+        """Q(x) for operand ``role`` of layer number ``layer``; x itself where it stays in float32."""
+
+
 class PassSlot:
     """Where the layers of one model find the rounding of the pass that is under way."""
 
-    rounding: OperandRounding | None = None
+    rounding: PassRounding | None = None
 
     @contextmanager
-    def use(self, rounding: OperandRounding) -> Iterator[None]:
+    def use(self, rounding: PassRounding) -> Iterator[None]:
         """Make ``rounding`` the current one inside the block."""
         before, self.rounding = self.rounding, rounding
         try:
@@ -139,7 +149,7 @@ class PassSlot:
 
 class _RoundedProduct(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, layer: int, rounding: OperandRounding) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, layer: int, rounding: PassRounding) -> Tensor:
         w = rounding.round(layer, WEIGHTS, weight)
         a = rounding.round(layer, ACTIVATIONS, x)
         ctx.save_for_backward(a, w)

@@ -87,6 +87,7 @@ class TracedRounding:
         count: Counters | None,
     ) -> None:
         self._slots = {(slot.layer, slot.role): slot for slot in slots}
+        self._layers = {slot.layer for slot in slots}
         self._scales, self._keys = scales, keys
         self._power_of_two, self._margin, self._overflow, self._count = power_of_two, margin, overflow, count
         self.order: list[tuple[int, int]] = []
@@ -97,6 +98,10 @@ class TracedRounding:
         """What ``count_lines`` found for each; empty where nothing is counted."""
         self.rounded_weights: dict[int, Tensor] = {}
         self.scales_taken: dict[tuple[int, int], Tensor] = {}
+
+    def leaves_alone(self, layer: int) -> bool:
+        """Whether nothing of layer number ``layer`` is rounded."""
+        return layer not in self._layers
 
     def round(self, layer: int, role: int, x: Tensor) -> Tensor:
         """Q(x) for operand ``role`` of layer number ``layer``; x itself where it stays in float32."""

@@ -197,7 +197,7 @@ class _Recording:
         self, values: Tensor, x: Tensor, y: Tensor, scales: Tensor, keys: Tensor, noise: Tensor
     ) -> list[Tensor]:
         key, flat = self._key, self._flat
-        rounding: Any = TracedRounding(
+        rounding = TracedRounding(
             key.slots,
             scales,
             keys if key.stochastic else None,
