@@ -46,8 +46,8 @@ def _update_effect(state: TrainState, update: CandidateUpdate) -> tuple[float | 
     """(tau, stall) over the blocks' linear weights."""
     end = state.flat.linear_end
     before = state.flat.values[:end]
-    change = state.candidate[:end] - before
-    after = state.rounded[:end] if update.stored is not None else state.candidate[:end]
+    change = update.wide[:end] - before
+    after = update.wide[:end] if update.rounded is None else update.rounded
     moved = change != 0
     square = float(change.double().square().sum())
     if square == 0 or not math.isfinite(square):

@@ -184,8 +184,8 @@ def _add_update(rows: list[dict[str, Any]], scene: Scene, result: StepResult) ->
         return
     end = state.flat.linear_end
     before = state.flat.values[:end]
-    change = state.candidate[:end] - before
-    after = state.rounded[:end] if update.stored is not None else state.candidate[:end]
+    change = update.wide[:end] - before
+    after = update.wide[:end] if update.rounded is None else update.rounded
     stored = [state.stored_format(index) is not None for index in range(state.flat.linear_count)]
     layout = state.flat.layout(blocks_only=True)
     raw, _ = measure_updates(layout, before, after, change, result.gradient[:end].contiguous(), stored=stored)

@@ -221,13 +221,11 @@ def varied(
     state = scene.state
     config = config or state.config
     plan = plan or state.plan
-    rounded = state.flat.linear_end if plan.stores_weights else 0
     variant = replace(
         state,
         config=config,
         plan=plan,
         stored_scales=list(state.stored_scales),
-        rounded=torch.empty_like(state.flat.values[:rounded]),
         scales=_histories_under(state, config, plan),
     )
     moved = [

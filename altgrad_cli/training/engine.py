@@ -245,7 +245,7 @@ def _clip(run: Run, pulse: Pulse, result: StepResult, rate: float, number: int) 
 def _update_norm(state: TrainState, update: CandidateUpdate) -> float | None:
     if not update.finite:
         return None
-    return float(torch.linalg.vector_norm(state.candidate - state.flat.values))
+    return float(torch.linalg.vector_norm(update.wide - state.flat.values))
 
 
 def _commit(state: TrainState, result: StepResult, update: CandidateUpdate, pulse: Pulse) -> None:

@@ -196,9 +196,9 @@ class Faults:
         """The candidate, one updated weight struck where a fault on ``stored_weights`` is due."""
         for injection in self.due(step):
             if injection.role == "stored_weights" and injection.kind in ("nan", "inf", "spike"):
-                self._strike_span(state, injection, state.candidate)
-                if update.stored is not None and injection.kind == "spike":
-                    self._strike_span(state, injection, state.rounded)
+                self._strike_span(state, injection, update.wide)
+                if update.rounded is not None and injection.kind == "spike":
+                    self._strike_span(state, injection, update.rounded)
                 update = replace(update, finite=update.finite and injection.kind == "spike")
         return update
 

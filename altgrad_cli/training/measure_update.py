@@ -67,7 +67,7 @@ def read_update(
         monitors.blocks,
         before,
         after,
-        state.candidate[:end] - flat.values[:end],
+        update.wide[:end] - flat.values[:end],
         result.gradient[:end],
         stored=stored,
         persistence=monitors.persistence,
@@ -110,9 +110,9 @@ def _grid_values(
     """(before, after) as flat grid values: stored weights, or where a master is kept what it rounds to."""
     flat = state.flat
     end = flat.linear_end
-    if all(stored):
-        return flat.values[:end], state.rounded
-    before, after = flat.values[:end].clone(), state.candidate[:end].clone()
+    if update.rounded is not None and all(stored):
+        return flat.values[:end], update.rounded
+    before, after = flat.values[:end].clone(), update.wide[:end].clone()
     targets = zip(flat.linear_views(before), flat.linear_views(after), strict=True)
     for layer, (old, new) in enumerate(targets):
         grid = grids[layer]
@@ -169,7 +169,7 @@ def interval_diagnostics(
         for name, value in values.items():
             columns.setdefault(name, [None] * layer_count)[layer] = value
 
-    weights, wide = flat.linear_views(flat.values), flat.linear_views(state.candidate)
+    weights, wide = flat.linear_views(flat.values), flat.linear_views(update.wide)
     gradients = flat.linear_views(result.gradient)
     for layer, grid in enumerate(grids):
         if grid is None:
@@ -189,7 +189,7 @@ def interval_diagnostics(
         if update.stored is not None and state.stored_format(layer) is not None:
             census.count_stored(layer, update.stored[layer], *grid)
     if monitors.persistence is not None:
-        gaps = torch.full_like(state.rounded, torch.nan)
+        gaps = torch.full_like(flat.values[: flat.linear_end], torch.nan)
         for grid, w, gap in zip(grids, weights, flat.linear_views(gaps), strict=True):
             if grid is not None:
                 gap.copy_(stiffness(w, *grid))

@@ -42,7 +42,8 @@ class Monitors:
         self.blocks = state.flat.layout(blocks_only=True)
         """Places in the flat buffers: of all parameters, and of the blocks' linear weights."""
         self.dead = DeadNeurons(self.layout) if on else None
-        self.persistence = PersistentStall(self.blocks, state.rounded) if stored else None
+        weights = state.flat.values[: state.flat.linear_end]
+        self.persistence = PersistentStall(self.blocks, weights) if stored else None
         self.regions = ZeroUpdateRegions(self.blocks) if stored else None
         self.alerts = Alerts()
         self.stall_collapse = StallCollapse()

@@ -78,12 +78,7 @@ class TrainState:
     layers: list[tuple[str, QuantizedLinear]]
     slot: PassSlot
     flat: FlatParameters
-    candidate: Tensor
-    """Where the next update is computed, unrounded; aligned with ``flat.values``."""
-    rounded: Tensor
-    """The same for the blocks' linear weights after rounding onto their grids; values[:linear_end] long."""
     adam: AdamState
-    candidate_adam: AdamState
     scales: OperandScales
     stored_scales: list[float | None]
     """Power-of-two scale of each layer's stored weights; None where a float32 master is kept."""
@@ -161,10 +156,7 @@ def build_state(config: TrainConfig, vocab_size: int) -> TrainState:
         layers=layers,
         slot=slot,
         flat=flat,
-        candidate=torch.empty_like(flat.values),
-        rounded=torch.empty_like(flat.values[: flat.linear_end if plan.stores_weights else 0]),
         adam=AdamState.zeros_like(flat.values),
-        candidate_adam=AdamState.zeros_like(flat.values),
         scales=fresh_scales(plan, config),
         stored_scales=[None] * len(layers),
         streams=streams,

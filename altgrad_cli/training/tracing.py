@@ -141,7 +141,7 @@ def traced_step(
         update = candidate_update(state, result.gradient, learning_rate)
         if alter_update is not None:
             update = alter_update(update)
-        _see_update(observer, state)
+        _see_update(observer, state, update)
     return StepTrace(tuple(observer.records), result, update)
 
 
@@ -192,12 +192,12 @@ def _see_inputs(observer: _Observer, state: TrainState, batch: Batch) -> None:
                 observer.see(values, phase="state", module=layer.name, role="amax_history", part=role)
 
 
-def _see_update(observer: _Observer, state: TrainState) -> None:
+def _see_update(observer: _Observer, state: TrainState, update: CandidateUpdate) -> None:
     flat = state.flat
     for role, part, buffer in (
-        ("optimizer_state", "m", state.candidate_adam.m),
-        ("optimizer_state", "v", state.candidate_adam.v),
-        ("stored_weights", "", state.candidate),
+        ("optimizer_state", "m", update.adam.m),
+        ("optimizer_state", "v", update.adam.v),
+        ("stored_weights", "", update.wide),
     ):
         start = flat.linear_end if state.plan.frozen_blocks and part else 0
         for name, view, begin in zip(flat.names, flat.views(buffer), flat.bounds, strict=False):

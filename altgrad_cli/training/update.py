@@ -34,14 +34,25 @@ class Rescale:
 
 @dataclass(frozen=True, slots=True)
 class CandidateUpdate:
-    """An update that has not happened yet. Its tensors are the state's buffers, valid until the next."""
+    """An update that has not happened yet.
+
+    Its tensors are its own, made when the activations of the pass are gone: kept with the state, they would
+    add four buffers of the parameters' size to the peak of memory.
+    """
 
     learning_rate: float
+    wide: Tensor
+    """w + dw of all parameters, unrounded; flat, aligned with ``FlatParameters.values``."""
+    adam: AdamState
+    """The moments that belong to it, aligned likewise."""
     amax: list[float]
     """max |w + dw| of each block linear layer, then of all other parameters; NaN or inf where not finite."""
     finite: bool
+    rounded: Tensor | None
+    """w + dw of the block linear layers, rounded at the pre-step scale where they are stored on a grid; flat,
+    ``values[:linear_end]`` long. None without stored weights."""
     stored: list[Tensor] | None
-    """Per block linear layer, w + dw rounded at the pre-step scale; None without stored weights."""
+    """``rounded`` layer by layer (views)."""
     stored_stats: Tensor | None
     """(block linear layers, len(STATS)) of that rounding; NaN rows where a layer keeps a float32 master. None
     with the monitors off."""
@@ -52,41 +63,43 @@ class CandidateUpdate:
 @torch.no_grad()
 def candidate_update(state: TrainState, gradient: Tensor, learning_rate: float) -> CandidateUpdate:
     """The update that ``gradient`` (flat) leads to, beside the state."""
-    _adamw(state, gradient, learning_rate)
+    wide, adam = _adamw(state, gradient, learning_rate)
     generator = fork(state.streams["rounding_update"]) if state.plan.stochastic_update else None
-    _round_moments(state, generator)
+    _round_moments(state, adam, generator)
     flat = state.flat
-    linear = flat.linear_views(state.candidate)
-    rest = state.candidate[flat.linear_end :]
+    linear = flat.linear_views(wide)
+    rest = wide[flat.linear_end :]
     amax: list[float] = torch.stack([largest_magnitude(part) for part in (*linear, rest)]).tolist()
     finite = all(math.isfinite(value) for value in amax)
     if not (finite and state.plan.stores_weights):
-        return CandidateUpdate(learning_rate, amax, finite, None, None, [], generator)
+        return CandidateUpdate(learning_rate, wide, adam, amax, finite, None, None, None, [], generator)
     stats = None
     if state.config.monitors.enabled:
         stats = torch.full((len(linear), len(STATS)), torch.nan, dtype=torch.float64, device=state.device)
     stored, rescales = [], []
-    targets = flat.linear_views(state.rounded)
-    for index, (wide, target) in enumerate(zip(linear, targets, strict=True)):
+    rounded = torch.empty_like(wide[: flat.linear_end])
+    for index, (view, target) in enumerate(zip(linear, flat.linear_views(rounded), strict=True)):
         fmt, scale = state.stored_format(index), state.stored_scales[index]
         if fmt is None or scale is None:
-            target.copy_(wide)
+            target.copy_(view)
         else:
-            _round_stored(state, wide, fmt, scale, generator, target, None if stats is None else stats[index])
+            _round_stored(state, view, fmt, scale, generator, target, None if stats is None else stats[index])
             after = stored_weight_scale(amax[index], fmt, scale)
             if after != scale:
                 rescales.append(Rescale(index, scale, after, amax[index]))
         stored.append(target)
-    return CandidateUpdate(learning_rate, amax, finite, stored, stats, rescales, generator)
+    return CandidateUpdate(
+        learning_rate, wide, adam, amax, finite, rounded, stored, stats, rescales, generator
+    )
 
 
-def _round_moments(state: TrainState, generator: torch.Generator | None) -> None:
+def _round_moments(state: TrainState, adam: AdamState, generator: torch.Generator | None) -> None:
     """Put the candidate's m and v of the layers with role O onto their grid, each at its own amax."""
     for index, layer in enumerate(state.plan.layers):
         fmt = layer.format_of("optimizer_state")
         if fmt is None:
             continue
-        for moment in (state.candidate_adam.m, state.candidate_adam.v):
+        for moment in (adam.m, adam.v):
             view = state.flat.linear_views(moment)[index]
             stochastic = state.plan.stochastic_operands
             round_to_grid(
@@ -120,11 +133,14 @@ def _round_stored(
     )
 
 
-def _adamw(state: TrainState, gradient: Tensor, learning_rate: float) -> None:
+def _adamw(state: TrainState, gradient: Tensor, learning_rate: float) -> tuple[Tensor, AdamState]:
+    """(parameters, moments) after the optimizer's step; what is frozen is copied."""
     flat, optimizer = state.flat, state.config.optimizer
+    before = (flat.values, state.adam.m, state.adam.v)
+    wide, m, v = (torch.empty_like(tensor) for tensor in before)
     start = flat.linear_end if state.plan.frozen_blocks else 0
-    if start:
-        state.candidate[:start].copy_(flat.values[:start])
+    for new, old in zip((wide, m, v), before, strict=True):
+        new[:start].copy_(old[:start])
     for part, decay in (
         (slice(start, flat.matrix_end), optimizer.weight_decay),
         (slice(flat.matrix_end, flat.bounds[-1]), 0.0),
@@ -133,14 +149,15 @@ def _adamw(state: TrainState, gradient: Tensor, learning_rate: float) -> None:
             flat.values[part],
             gradient[part],
             AdamState(state.adam.m[part], state.adam.v[part]),
-            state.candidate[part],
-            AdamState(state.candidate_adam.m[part], state.candidate_adam.v[part]),
+            wide[part],
+            AdamState(m[part], v[part]),
             step=state.adam_step + 1,
             learning_rate=learning_rate,
             betas=optimizer.betas,
             eps=optimizer.eps,
             weight_decay=decay,
         )
+    return wide, AdamState(m, v)
 
 
 @torch.no_grad()
@@ -150,7 +167,7 @@ def re_encode(state: TrainState, update: CandidateUpdate) -> dict[int, float]:
     Returns the share of weights whose value that changed, by layer.
     """
     flips: dict[int, float] = {}
-    wide = state.flat.linear_views(state.candidate)
+    wide = state.flat.linear_views(update.wide)
     for rescale in update.rescales:
         fmt = state.stored_format(rescale.layer)
         assert fmt is not None
@@ -166,10 +183,12 @@ def re_encode(state: TrainState, update: CandidateUpdate) -> dict[int, float]:
 def commit(state: TrainState, update: CandidateUpdate) -> None:
     """Make the update happen: weights, moments, stored scales and the rounding stream."""
     flat = state.flat
-    start = 0 if update.stored is None else flat.linear_end
-    flat.values[:start].copy_(state.rounded[:start])
-    flat.values[start:].copy_(state.candidate[start:])
-    state.adam, state.candidate_adam = state.candidate_adam, state.adam
+    start = 0
+    if update.rounded is not None:
+        start = flat.linear_end
+        flat.values[:start].copy_(update.rounded)
+    flat.values[start:].copy_(update.wide[start:])
+    state.adam = update.adam
     for rescale in update.rescales:
         state.stored_scales[rescale.layer] = rescale.after
     state.streams.adopt("rounding_update", update.rounding_stream)

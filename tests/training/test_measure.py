@@ -21,7 +21,7 @@ from altgrad_cli.training.measure_update import interval_diagnostics, read_updat
 from altgrad_cli.training.monitors import Monitors
 from altgrad_cli.training.state import TrainState, build_state
 from altgrad_cli.training.step import compute_step, shadow_step
-from altgrad_cli.training.update import candidate_update
+from altgrad_cli.training.update import CandidateUpdate, candidate_update
 from tests.training.states import random_batch, take_step
 
 Tiny = Callable[..., TrainConfig]
@@ -43,7 +43,7 @@ def steps_of(config: TrainConfig) -> list[StepCompleted]:
     return [event for event in train(config) if isinstance(event, StepCompleted)]
 
 
-def measured_step(state: TrainState, seed: int = 1) -> Measurements:
+def measured_step(state: TrainState, seed: int = 1) -> tuple[Measurements, CandidateUpdate]:
     """What the engine measures in one step, the update included but not committed."""
     monitors = Monitors(state.config, state)
     batch = random_batch(seed)
@@ -51,7 +51,7 @@ def measured_step(state: TrainState, seed: int = 1) -> Measurements:
     pulse = read_pass(state, result, shadow_step(state, batch), monitors.layout, monitors.dead)
     update = candidate_update(state, result.gradient, 1e-3)
     read_update(state, result, update, monitors, pulse.measured)
-    return pulse.measured
+    return pulse.measured, update
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -103,7 +103,7 @@ def test_what_was_not_measured_is_absent_or_null_and_never_zero(tiny: Tiny) -> N
 def test_a_mixed_plan_measures_every_layer_by_its_own_kind(tiny: Tiny) -> None:
     state = build_state(tiny("fp8_format=E7M0", MIXED), 256)
     take_step(state)
-    measured = measured_step(state, seed=2)
+    measured, _ = measured_step(state, seed=2)
     kinds = {
         "bit_stall_rate": [False] * 4 + [True] * 4,
         "update_transfer": [False] * 4 + [True] * 4,
@@ -126,10 +126,11 @@ def test_a_mixed_plan_measures_every_layer_by_its_own_kind(tiny: Tiny) -> None:
 
 def test_update_metrics_agree_with_tensors_compared_by_hand(tiny: Tiny) -> None:
     state = build_state(tiny("fp8_format=E5M2"), 256)
-    measured = measured_step(state)
+    measured, update = measured_step(state)
+    assert update.stored is not None
     before = state.flat.linear_views(state.flat.values)[3]
-    after = state.flat.linear_views(state.rounded)[3]
-    dw = state.flat.linear_views(state.candidate)[3] - before
+    after = update.stored[3]
+    dw = state.flat.linear_views(update.wide)[3] - before
     moved = dw != 0
     assert measured.layers["bit_stall_rate"][3] == pytest.approx(
         float((moved & (before == after)).sum() / moved.sum())
@@ -142,7 +143,7 @@ def test_update_metrics_agree_with_tensors_compared_by_hand(tiny: Tiny) -> None:
 
 def test_gradient_norms_are_the_norms_of_the_gradient(tiny: Tiny) -> None:
     state = build_state(tiny("fp8_format=E5M2"), 256)
-    measured = measured_step(state)
+    measured, _ = measured_step(state)
     result = compute_step(state, random_batch())
     views = state.flat.views(result.gradient)
     expected = [float(view.norm()) for view in views[:9]]

@@ -14,7 +14,7 @@ from altgrad_cli.quantization.quantize import STATS, code_index, encode
 from altgrad_cli.training.config import TrainConfig
 from altgrad_cli.training.state import TrainState, build_state
 from altgrad_cli.training.step import compute_step
-from altgrad_cli.training.update import candidate_update, commit, re_encode
+from altgrad_cli.training.update import CandidateUpdate, candidate_update, commit, re_encode
 from tests.training.states import random_batch, take_step
 
 Tiny = Callable[..., TrainConfig]
@@ -48,8 +48,8 @@ def by_torch(state: TrainState, gradient: torch.Tensor, rate: float) -> torch.Te
 def test_the_candidate_is_torchs_adamw_with_decay_on_matrices_only(tiny: Tiny) -> None:
     state = build_state(tiny("precision.regime=fp32"), 256)
     result = compute_step(state, random_batch())
-    candidate_update(state, result.gradient, 1e-3)
-    assert torch.equal(state.candidate, by_torch(state, result.gradient, 1e-3))
+    update = candidate_update(state, result.gradient, 1e-3)
+    assert torch.equal(update.wide, by_torch(state, result.gradient, 1e-3))
 
 
 @pytest.mark.parametrize("regime", ["fp32", "standard", "uniform"])
@@ -178,7 +178,7 @@ def test_a_rescale_encodes_again_from_the_unrounded_candidate(tiny: Tiny) -> Non
     # a step of 3 scales: the first weight leaves the range, the others land between grid points
     update = candidate_update(state, gradient, 3 * scale)
     assert [(r.layer, r.before, r.after) for r in update.rescales] == [(0, scale, 2 * scale)]
-    wide = state.flat.linear_views(state.candidate)[0].clone()
+    wide = state.flat.linear_views(update.wide)[0].clone()
     assert update.stored is not None
     at_old_scale = update.stored[0].clone()
     fmt = parse_format("E3M4")
@@ -229,29 +229,33 @@ def test_stochastic_updates_are_unbiased(tiny: Tiny) -> None:
     gradient = compute_step(state, random_batch()).gradient
     end = state.flat.linear_end
     before = state.flat.values[:end].double()
+
+    def transfer(update: CandidateUpdate) -> float:
+        assert update.rounded is not None
+        dw = update.wide[:end].double() - before
+        return float(((update.rounded.double() - before) @ dw) / (dw @ dw))
+
     taus = []
     for _ in range(200):
         update = candidate_update(state, gradient, 1e-4)
-        dw = state.candidate[:end].double() - before
-        taus.append(float(((state.rounded.double() - before) @ dw) / (dw @ dw)))
+        taus.append(transfer(update))
         state.streams.adopt("rounding_update", update.rounding_stream)
     mean = sum(taus) / len(taus)
     deviation = math.sqrt(sum((tau - mean) ** 2 for tau in taus) / (len(taus) - 1))
     assert deviation > 0
     assert abs(mean - 1) < 3 * deviation / math.sqrt(len(taus))
     nearest = build_state(tiny("fp8_format=E3M4"), 256)
-    candidate_update(nearest, gradient, 1e-4)
-    dw = nearest.candidate[:end].double() - before
-    assert float(((nearest.rounded.double() - before) @ dw) / (dw @ dw)) < 0.9, "to nearest it is biased"
+    assert transfer(candidate_update(nearest, gradient, 1e-4)) < 0.9, "to nearest it is biased"
 
 
 def test_stochastic_updates_go_to_a_neighbour(tiny: Tiny) -> None:
     state = build_state(tiny("fp8_format=E3M4", "precision.rounding=stochastic"), 256)
     gradient = compute_step(state, random_batch()).gradient
-    candidate_update(state, gradient, 1e-3)
+    update = candidate_update(state, gradient, 1e-3)
+    assert update.stored is not None
     fmt = parse_format("E3M4")
     for index, (wide, rounded) in enumerate(
-        zip(state.flat.linear_views(state.candidate), state.flat.linear_views(state.rounded), strict=True)
+        zip(state.flat.linear_views(update.wide), update.stored, strict=True)
     ):
         scale = state.stored_scales[index]
         assert scale is not None
@@ -261,8 +265,8 @@ def test_stochastic_updates_go_to_a_neighbour(tiny: Tiny) -> None:
 def test_moments_are_stored_only_where_the_role_is_on(tiny: Tiny) -> None:
     plain = build_state(tiny("fp8_format=E4M3", "precision.regime=standard"), 256)
     gradient = compute_step(plain, random_batch()).gradient
-    candidate_update(plain, gradient, 1e-3)
-    torch.testing.assert_close(plain.candidate_adam.m, 0.1 * gradient, rtol=1e-6, atol=0)
+    plain_m = candidate_update(plain, gradient, 1e-3).adam.m
+    torch.testing.assert_close(plain_m, 0.1 * gradient, rtol=1e-6, atol=0)
     state = build_state(
         tiny(
             "fp8_format=E4M3",
@@ -271,10 +275,19 @@ def test_moments_are_stored_only_where_the_role_is_on(tiny: Tiny) -> None:
         ),
         256,
     )
-    candidate_update(state, gradient, 1e-3)
+    m = candidate_update(state, gradient, 1e-3).adam.m
     end = state.flat.linear_end
-    assert not torch.equal(state.candidate_adam.m[:end], plain.candidate_adam.m[:end])
-    assert torch.equal(state.candidate_adam.m[end:], plain.candidate_adam.m[end:])
-    torch.testing.assert_close(
-        state.candidate_adam.m[:end], plain.candidate_adam.m[:end], rtol=0.07, atol=1e-5
-    )
+    assert not torch.equal(m[:end], plain_m[:end])
+    assert torch.equal(m[end:], plain_m[end:])
+    torch.testing.assert_close(m[:end], plain_m[:end], rtol=0.07, atol=1e-5)
+
+
+def test_the_frozen_control_keeps_the_moments_of_its_blocks_through_steps(tiny: Tiny) -> None:
+    state = build_state(tiny("precision.regime=frozen"), 256)
+    end = state.flat.linear_end
+    weights = state.flat.values[:end].clone()
+    for seed in range(3):
+        commit(state, candidate_update(state, compute_step(state, random_batch(seed)).gradient, 1e-3))
+        assert torch.equal(state.flat.values[:end], weights)
+        assert not state.adam.m[:end].any() and not state.adam.v[:end].any()
+        assert state.adam.m[end:].any()
