@@ -64,7 +64,9 @@ def _trust(document: Mapping[str, Any]) -> list[tuple[Severity, str]]:
         found.append(("note", f"another environment than recorded ({names}): a replay may differ"))
     replay = document["replay"]
     if replay["ran"] and replay["bit_exact"]:
-        found.append(("note", f"reproduced bit for bit in a new process ({replay['compared']} tensors)"))
+        what = "the eager form of this compiled step was " if replay["compiled"] else ""
+        tensors = f"({replay['compared']} tensors)"
+        found.append(("note", f"{what}reproduced bit for bit in a new process {tensors}"))
     elif replay["ran"]:
         found.append(("warning", f"not reproduced: {replay['first_difference']['cause']}"))
     elif replay["reason"]:

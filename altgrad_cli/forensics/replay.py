@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -32,6 +33,9 @@ class Replay:
     """Parts of the environment that differ, recorded and replayed."""
     reason: str | None = None
     """Why it did not run."""
+    compiled: bool = False
+    """The step itself was compiled. Trace and replay are of its eager form, which is numerically close: sums
+    can differ in their last bits, and an operand near a tie by a gap."""
 
     def to_json(self) -> dict[str, Any]:
         """The ``replay`` of the diagnosis."""
@@ -43,6 +47,7 @@ class Replay:
             "different_inputs": list(self.different_inputs),
             "environment_differences": dict(self.environment),
             "reason": self.reason,
+            "compiled": self.compiled,
         }
 
 
@@ -83,7 +88,8 @@ def replay(evidence: Evidence, threads: int | None = None) -> Replay:
         for key in REPLAY_KEYS
         if here.get(key) != there.get(key)
     }
-    return compare(from_plain(recorded), answer["records"], different)
+    found = compare(from_plain(recorded), answer["records"], different)
+    return dataclasses.replace(found, compiled=evidence.config.runtime.compile)
 
 
 def compare(

@@ -119,7 +119,10 @@ def _replay_words(replay: Mapping[str, Any]) -> str:
     if replay["bit_exact"]:
         different = ", ".join(replay["environment_differences"])
         besides = f", although {different} differ" if different else ""
-        return f"bit for bit in a new process, {replay['compared']} tensors{besides}"
+        of = (
+            " of the compiled step's eager form, which is numerically close" if replay.get("compiled") else ""
+        )
+        return f"bit for bit in a new process, {replay['compared']} tensors{of}{besides}"
     first = replay["first_difference"]
     return f"differs first at {first['role']} of {first['module']} ({first['phase']}): {first['cause']}"
 

@@ -11,6 +11,7 @@ import torch
 
 from altgrad_cli.forensics.evidence import Evidence, open_evidence
 from altgrad_cli.forensics.replay import Replay, replay
+from altgrad_cli.training import step
 from altgrad_cli.training.checkpoint import read_checkpoint, write_checkpoint
 from tests.forensics.conftest import Capture, captured
 
@@ -58,6 +59,15 @@ def test_every_hash_is_reproduced(recorded: Path) -> None:
 def test_every_regime_is_reproduced(capture: Capture, regime: str) -> None:
     path = capture(f"precision.regime={regime}", "runtime.capture_at=3", "optimizer.gradient_clip=0.1")
     assert replayed(path).bit_exact is True
+
+
+def test_a_replay_of_a_compiled_run_says_that_it_is_of_the_eager_form(
+    capture: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step, "find_pass", lambda *arguments: None)  # spares the test the compiler
+    result = replayed(capture("runtime.compile=true", "runtime.capture_at=3"))
+    assert result.compiled
+    assert result.bit_exact is True
 
 
 def test_a_range_clipped_step_is_reproduced(capture: Capture) -> None:
