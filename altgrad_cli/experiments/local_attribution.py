@@ -37,6 +37,8 @@ LOST_FROM = 0.5
 """Share of a layer's gradient, or of its updates, from which on it counts as lost."""
 GIVEN_BACK_FROM = 0.5
 """Share of the loss that a rescue has to take away."""
+BEGUN_FROM = 0.01
+"""Share from which on something has begun to return."""
 WORST_SHARE = 0.75
 """Share of the worst rate from which on a layer is rescued together with the worst."""
 NOISE_FACTOR = 2.0
@@ -197,6 +199,7 @@ def _read(
     noise: float | None,
 ) -> LocalAttribution:
     """Each rescue speaks for the layers that it adds, against the one before it; see ``attempts``."""
+    finished = [found for _, rescue in tried if (found := lookup(rescue)) is not None]
     named: set[str] = set()
     asked: set[str] = set()
     telling, before = tried[-1], run
@@ -205,7 +208,7 @@ def _read(
         if after is None:
             break
         added = [place.layer for place in places if place.layer not in asked]
-        confirmed = _confirmed(role, added, before, after, noise)
+        confirmed = _confirmed(role, added, before, after, finished[-1], noise)
         if confirmed:
             named.update(confirmed)
             telling = places, rescue
@@ -232,15 +235,24 @@ def _read(
 
 
 def _confirmed(
-    role: Role, added: Sequence[str], before: Measured, after: Measured, noise: float | None
+    role: Role,
+    added: Sequence[str],
+    before: Measured,
+    after: Measured,
+    last: Measured,
+    noise: float | None,
 ) -> Sequence[str]:
     """Those of the layers ``added`` to a rescue to which it gives something back.
+
+    What was lost ``before`` it has to begin to return ``after`` it; the rest may wait for the ``last``:
+    as long as layers behind it are in trouble, their gradients spoil its own.
 
     Runs of one seed drift apart by more than a layer is worth, so the loss confirms nothing by itself where
     the layers' own measures are whole; without a shadow, only a difference several times the noise does.
     """
     measure, pairs = losses(role, before, after)
-    hit = {loss.layer for loss in pairs if _given_back(loss)}
+    begun = {loss.layer for loss in pairs if loss.before - loss.after >= BEGUN_FROM}
+    hit = begun & {loss.layer for loss in losses(role, before, last)[1] if _given_back(loss)}
     if hit and STAGE_OF[role] == "forward precision":
         return added  # what a forward operand spoils shows in the layers before and behind it
     if hit:

@@ -135,6 +135,15 @@ def test_a_rescue_speaks_only_for_the_layers_that_it_adds() -> None:
     assert named([planted, hurt, both_rescued]) == [(NAMES[0], NAMES[3])]
 
 
+def test_what_a_rescue_gives_back_may_wait_for_the_layers_behind_it() -> None:
+    """As on the real law with every gradient spoiled: the first layer's returns fully with the last's."""
+    planted = of_four(2.5, [1.0, 0.0, 0.0, 1.0], [1.0, 0.0, 0.0, 1.0])
+    hidden = of_four(2.2, [0.0, 1.0, 0.0, 0.0], [0.98, 1.0, 0.0, 0.0])
+    assert named([planted, hidden, of_four(2.0, [0.0] * 4, [0.0] * 4)]) == [(NAMES[0], NAMES[1], NAMES[3])]
+    unmoved = of_four(2.2, [0.0, 1.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0])
+    assert named([planted, unmoved, of_four(2.0, [0.0] * 4, [0.0] * 4)]) == [(NAMES[1], NAMES[3])]
+
+
 def test_a_victim_is_not_rescued_with_the_culprit() -> None:
     planted = of_four(2.5, [0.55, 0.0, 0.0, 1.0], [0.9, 0.0, 0.0, 0.95])
     rescued = of_four(2.0, [0.1, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0])
