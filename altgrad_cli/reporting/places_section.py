@@ -87,7 +87,8 @@ def _sentence(scope: Scope, log: RunLog, found: LocalAttribution, rescue: RunLog
             f"was lost comes back. {_loss(scope, log, found, rescue)}"
         )
     text += (
-        f"The **{n(f'attributed_stage({found.role})')}** fails in **{n(f'attributed_layers({found.role})')}**: "
+        f"The **{n(f'attributed_stage({found.role})')}** fails in "
+        f"**{n(f'attributed_layers({found.role})')}**: "
         f"`{rescue.name}` leaves the {role} of the layers below unrounded and nothing else, "
     )
     loss = found.worst_loss
