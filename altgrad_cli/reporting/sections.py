@@ -163,12 +163,13 @@ def _first_seed(runs: list[RunLog]) -> list[RunLog]:
 
 
 def retries(scope: Scope) -> Section | None:
-    """The runs that followed from a result, and why."""
-    runs = [log for log in scope.subjects if scope.note(log).kind in ("retry", "intervened")]
+    """The runs that followed from a result, and why; and those that an intervention was armed in."""
+    followed = [log for log in scope.subjects if scope.note(log).kind in ("retry", "intervened")]
+    runs = followed + [log for log in scope.subjects if log not in followed and _is_armed(log)]
     if not runs:
         return None
     lines = []
-    for log in runs:
+    for log in followed:
         why = scope.note(log).reason and f": {scope.evidence.of(log)('plan.reason')}"
         lines.append(f"- `{log.name}` follows `{scope.note(log).retry_of}`{why}.")
     table = make_table(
@@ -187,7 +188,12 @@ def retries(scope: Scope) -> Section | None:
             TableColumn("layers in BF16", "{}: layers_in_bf16"),
         ],
     )
-    return Section("Retries and interventions", (Text("\n".join(lines)), table))
+    return Section("Retries and interventions", (*([Text("\n".join(lines))] if lines else []), table))
+
+
+def _is_armed(log: RunLog) -> bool:
+    config = log.record.config
+    return bool(config.get("enable_emergency_shift") or config.get("enable_partition_clipping"))
 
 
 def limits(scope: Scope) -> Section:

@@ -171,6 +171,14 @@ def test_a_shifted_run_keeps_its_format_and_counts_its_interventions(sweep: Path
     assert "Emergency shift: armed, acted 1 times" in text
 
 
+def test_runs_with_an_armed_intervention_are_told_beside_those_without(tmp_path: Path) -> None:
+    plain = record(tmp_path / "plain", config(), floor=2.9)
+    armed = record(tmp_path / "armed", config(enable_partition_clipping=True), floor=2.9)
+    text = shown(build_report([plain, armed]), "Retries and interventions")
+    assert "armed" in text and "clips that bound" in text
+    assert "plain" not in text and "follows" not in text
+
+
 def test_a_comparison_has_its_parts_and_names_the_stage(scope: Scope) -> None:
     report = report_on(scope)
     assert titles(report) == [
