@@ -73,7 +73,7 @@ class RuntimeConfig:
     threads: int = 1
     """torch's intra-op threads; part of the config so that results do not depend on the machine's cores."""
     compile: bool = False
-    """torch.compile for the quantizer."""
+    """torch.compile for forward, backward and the quantizer; sums take another order, so bits differ."""
     evaluation_interval: int = 50
     evaluation_batches: int = 16
     checkpoint_interval: int = 100
