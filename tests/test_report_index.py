@@ -1,4 +1,4 @@
-"""The index of the committed reports: every report is in it, and every number it quotes stands in its report."""
+"""The index of the committed reports holds every report, and every number it quotes stands in that report."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def test_the_json_has_every_arm_with_its_measurements(whole: tuple[Path, Result]
     document = json.loads(whole[1].stdout)
     assert document["schema"] == "altgrad.sweep/1"
     arms = {arm["name"]: arm for arm in document["arms"]}
-    assert list(arms) == ["fp32", "bf16", "frozen", "e7m0-uniform"]
+    assert list(arms) == ["fp32", "frozen", "bf16", "e7m0-uniform"]
     for arm in arms.values():
         assert set(arm) >= KEYS
         assert isinstance(arm["val_loss"], float)
@@ -174,7 +174,7 @@ def test_a_dry_run_leaves_nothing_behind(tiny: list[str], tmp_path: Path) -> Non
     result = sweep(*tiny, "--order=e5m2,e3m4,e1m6,e0m7,e7m0", "--dry-run", "--json", "--out", str(out))
     assert result.exit_code == 0, result.stderr
     plan = json.loads(result.stdout)
-    assert [arm["name"] for arm in plan["arms"]][:4] == ["fp32", "bf16", "frozen", "e5m2-uniform"]
+    assert [arm["name"] for arm in plan["arms"]][:4] == ["fp32", "frozen", "bf16", "e5m2-uniform"]
     assert plan["arms"][3]["config"]["precision"]["regime"] == "uniform"
     assert plan["predicted_stall"]["E7M0"]["long_run"] > plan["predicted_stall"]["E3M4"]["long_run"]
     assert plan["equivalent"] == ["E0M7 is 0.25 x E1M6"]

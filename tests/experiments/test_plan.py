@@ -24,7 +24,7 @@ def names(spec: SweepSpec, findings: dict[str, Finding] | None = None) -> list[s
 
 def test_controls_first_then_the_formats_in_the_order_given() -> None:
     assert names(spec(retries=False)) == [
-        *("fp32", "bf16", "frozen"),
+        *("fp32", "frozen", "bf16"),
         *("e5m2-uniform", "e3m4-uniform", "e1m6-uniform", "e0m7-uniform", "e7m0-uniform"),
     ]
     assert names(spec(retries=False, order=("E7M0", "E5M2")))[3:] == ["e7m0-uniform", "e5m2-uniform"]
@@ -42,7 +42,7 @@ def test_all_arms_share_everything_but_precision() -> None:
             b.max_steps,
         )
     regimes = [arm.config.precision.regime for arm in arms]
-    assert regimes == ["fp32", "bf16", "frozen", *["uniform"] * 5]
+    assert regimes == ["fp32", "frozen", "bf16", *["uniform"] * 5]
 
 
 def test_interventions_never_spoil_the_controls() -> None:
@@ -113,7 +113,7 @@ def test_the_head_is_kept_in_bf16_when_the_evidence_says_so(find: Find) -> None:
 
 def test_a_format_that_trains_is_not_retried(find: Find) -> None:
     found = names(spec(order=("E3M4",)), {"e3m4-uniform": find("e3m4-uniform", rho=0.95)})
-    assert found == ["fp32", "bf16", "frozen", "e3m4-uniform"]
+    assert found == ["fp32", "frozen", "bf16", "e3m4-uniform"]
 
 
 def test_interventions_are_an_arm_of_their_own_and_only_when_asked(find: Find) -> None:
@@ -136,7 +136,7 @@ RULE = "{pattern: blocks.0.mlp.c_fc, format: E7M0, roles: [stored_weights]}"
 def test_rules_on_a_regime_that_rounds_nothing_are_one_arm_whatever_the_order(find: Find) -> None:
     base = load_config("base", ["precision.regime=fp32", f"precision.rules=[{RULE}]"])
     arms = plan_sweep(spec(base=base, retries=False), {})
-    assert [arm.name for arm in arms] == ["fp32", "bf16", "frozen", "e7m0-fp32"]
+    assert [arm.name for arm in arms] == ["fp32", "frozen", "bf16", "e7m0-fp32"]
     assert arms[-1].format == "E7M0"
     assert equivalences(spec(base=base)) == ()
 
@@ -176,7 +176,7 @@ def test_seeds_and_axes_multiply_and_share_what_they_can() -> None:
         axes=(("precision.rounding", ("nearest", "stochastic")),),
     )
     assert names(asked) == [
-        *("fp32-seed42", "bf16-seed42", "frozen-seed42", "fp32-seed43", "bf16-seed43", "frozen-seed43"),
+        *("fp32-seed42", "frozen-seed42", "bf16-seed42", "fp32-seed43", "frozen-seed43", "bf16-seed43"),
         *("e7m0-uniform-rounding-nearest-seed42", "e7m0-uniform-rounding-stochastic-seed42"),
         *("e7m0-uniform-rounding-nearest-seed43", "e7m0-uniform-rounding-stochastic-seed43"),
     ]
@@ -190,7 +190,7 @@ def test_seeds_and_axes_multiply_and_share_what_they_can() -> None:
 
 def test_equal_configurations_are_one_arm() -> None:
     asked = spec(order=("E7M0",), retries=False, axes=(("precision.regime", ("uniform", "uniform")),))
-    assert names(asked) == ["fp32", "bf16", "frozen", "e7m0-uniform"]
+    assert names(asked) == ["fp32", "frozen", "bf16", "e7m0-uniform"]
 
 
 def test_equivalent_formats_are_said_and_skipped_on_request() -> None:

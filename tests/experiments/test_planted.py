@@ -177,7 +177,7 @@ def test_without_a_rescue_that_gives_something_back_nothing_is_named(trained: Tr
 
 def test_the_rescue_of_a_lone_rule_is_the_fp32_control(trained: Trained) -> None:
     result = sweep(loud("gradients", "blocks.1.mlp.c_proj"), trained)
-    assert [row.arm.name for row in result.arms] == ["fp32", "bf16", "frozen", "e1m6-fp32"]
+    assert [row.arm.name for row in result.arms] == ["fp32", "frozen", "bf16", "e1m6-fp32"]
     (row,) = result.to_json()["places"]
     assert (row["role"], row["stage"], row["cause"]) == ("gradients", "gradient fidelity", "underflow")
     assert row["layers"] == ["blocks.1.mlp.c_proj"]
