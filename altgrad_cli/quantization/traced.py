@@ -17,7 +17,6 @@ from altgrad_cli.quantization.kernel import round_slice
 from altgrad_cli.quantization.plan import Overflow, Rounding, RoundingPlan, plan_rounding
 from altgrad_cli.quantization.precision import OPERAND_ROLES
 from altgrad_cli.quantization.scaling import scale_on_device
-from altgrad_cli.quantization.statistics import Counters
 from altgrad_cli.quantization.stochastic import RandomWork, random_bits_traced
 from altgrad_cli.quantization.traced_counts import count_lines
 
@@ -72,7 +71,6 @@ class TracedRounding:
         scales: float32 (layers, 3, 2), as ``round_traced`` takes them.
         keys: int32 (operands, 2) in the order of execution, of stochastic rounding.
         margin: of scales taken from the tensor.
-        count: what to count.
     """
 
     def __init__(
@@ -84,18 +82,17 @@ class TracedRounding:
         power_of_two: bool,
         margin: float,
         overflow: Overflow,
-        count: Counters | None,
     ) -> None:
         self._slots = {(slot.layer, slot.role): slot for slot in slots}
         self._layers = {slot.layer for slot in slots}
         self._scales, self._keys = scales, keys
-        self._power_of_two, self._margin, self._overflow, self._count = power_of_two, margin, overflow, count
+        self._power_of_two, self._margin, self._overflow = power_of_two, margin, overflow
         self.order: list[tuple[int, int]] = []
         """(layer, role) in the order of rounding."""
         self.sizes: list[int] = []
         """How many values each operand has."""
         self.counts: list[tuple[Tensor, Tensor]] = []
-        """What ``count_lines`` found for each; empty where nothing is counted."""
+        """What ``count_lines`` found for each."""
         self.rounded_weights: dict[int, Tensor] = {}
         self.scales_taken: dict[tuple[int, int], Tensor] = {}
 
@@ -116,8 +113,7 @@ class TracedRounding:
             scale = self._own_scale(x, slot)
         plan = traced_plan(slot.format, self._overflow, stochastic=key is not None)
         rounded = round_traced(x, scale, plan, key, power_of_two=self._power_of_two)
-        if self._count is not None:
-            self.counts.append(count_lines(x, *rounded, plan, self._count))
+        self.counts.append(count_lines(x, *rounded, plan))
         if role == WEIGHTS:
             self.rounded_weights[layer] = rounded.value
         return rounded.value

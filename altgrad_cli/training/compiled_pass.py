@@ -6,7 +6,8 @@ is built again while a run goes on. A rounding in the graph has the bits of the 
 operand. The sums of the network (LayerNorm, softmax, loss) are taken in another order, so an operand itself
 can differ in its last bits, and what is rounded near a tie can then fall on the other side.
 
-Counting more or less adds outputs to the graph and takes part in none of the sums.
+Everything is counted, whether somebody asks or not: a graph without the counts would be another one, with
+sums of its own, and measuring must not change training.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from altgrad_cli.quantization.compiled import compile_failure
 from altgrad_cli.quantization.linear import PassSlot, QuantizedLinear, number_layers
 from altgrad_cli.quantization.plan import is_power_of_two
 from altgrad_cli.quantization.precision import HEAD, OPERAND_ROLES, Overflow, PrecisionPlan, ScalingConfig
-from altgrad_cli.quantization.statistics import STATS, Counters
+from altgrad_cli.quantization.statistics import STATS
 from altgrad_cli.quantization.stochastic import draw_key
 from altgrad_cli.quantization.traced import Slot, TracedRounding, traced_plan
 from altgrad_cli.quantization.traced_counts import finish_rows
@@ -54,7 +55,6 @@ class PassKey:
     margin: float
     overflow: Overflow
     stochastic: bool
-    count: Counters | None
     batch_shape: tuple[int, ...]
     device: torch.device
     threads: int
@@ -67,7 +67,7 @@ class PassOutput:
     loss: Tensor
     gradient: Tensor
     """Flat, aligned with ``FlatParameters.values``."""
-    stats: Tensor | None
+    stats: Tensor
     rounded_weights: dict[int, Tensor]
     scales_taken: dict[tuple[int, int], Tensor]
     """Scales that the graph took from the tensors themselves."""
@@ -111,20 +111,16 @@ class CompiledPass:
             )
         )
         loss, gradient = outputs[0], outputs[1]
-        stats, rest = None, 2
-        if key.count is not None:
-            shape = (self._layers * len(OPERAND_ROLES), len(STATS))
-            stats = torch.full(shape, math.nan, dtype=torch.float64, device=key.device)
-            if self._order:
-                stats[self._places] = finish_rows(outputs[2], outputs[3], self._sizes, key.count)
-                rest = 4
-            stats = stats.view(self._layers, len(OPERAND_ROLES), len(STATS))
-        extra = outputs[rest:]
+        shape = (self._layers * len(OPERAND_ROLES), len(STATS))
+        stats = torch.full(shape, math.nan, dtype=torch.float64, device=key.device)
+        if self._order:
+            stats[self._places] = finish_rows(outputs[2], outputs[3], self._sizes)
+        extra = outputs[4 if self._order else 2 :]
         split = len(self._weights)
         return PassOutput(
             loss=loss,
             gradient=gradient,
-            stats=stats,
+            stats=stats.view(self._layers, len(OPERAND_ROLES), len(STATS)),
             rounded_weights=dict(zip(self._weights, extra[:split], strict=True)),
             scales_taken=dict(zip(self._scales, extra[split:], strict=True)),
         )
@@ -204,7 +200,6 @@ class _Recording:
             power_of_two=key.power_of_two,
             margin=key.margin,
             overflow=key.overflow,
-            count=key.count,
         )
         views = [view.detach().requires_grad_() for view in flat.views(values)]
         self._model.dropout_source.drawn = iter(noise.unbind(0)) if self.noise_shapes else None
@@ -219,9 +214,8 @@ class _Recording:
         if rounding.counts:
             amax, sums = zip(*rounding.counts, strict=True)
             outputs += [torch.stack(amax), torch.stack(sums)]
-        if key.count == "all":
-            self.weights = list(rounding.rounded_weights)
-            outputs += rounding.rounded_weights.values()
+        self.weights = list(rounding.rounded_weights)
+        outputs += rounding.rounded_weights.values()
         self.scales = list(rounding.scales_taken)
         return [*outputs, *rounding.scales_taken.values()]
 
@@ -240,9 +234,7 @@ def _compiled(key: PassKey) -> CompiledPass | None:
         return None
 
 
-def find_pass(
-    state: TrainState, plan: PrecisionPlan, scales: Scales, batch: Batch, count: Counters | None
-) -> CompiledPass | None:
+def find_pass(state: TrainState, plan: PrecisionPlan, scales: Scales, batch: Batch) -> CompiledPass | None:
     """The compiled form of a pass; None where it has to be the eager one.
 
     That is: without a compiler; while a delayed scale is not known yet; for formats wider than float32; and
@@ -275,7 +267,6 @@ def find_pass(
             margin=scaling.margin,
             overflow=config.precision.overflow,
             stochastic=plan.stochastic_operands,
-            count=count,
             batch_shape=tuple(batch.x.shape),
             device=state.device,
             threads=torch.get_num_threads(),

@@ -61,7 +61,7 @@ def compute_step(
         plan: None takes the state's own.
         scales: None takes those of the state's amax histories.
         out: where the flat gradient goes; None makes a new tensor.
-        count: what to count where rounding happens.
+        count: what to count where rounding happens; a compiled pass counts everything.
         tap: sees every operand before it is rounded and may replace it.
         observer: sees every operand with its grid and scale.
     """
@@ -69,7 +69,7 @@ def compute_step(
     plan = plan or state.plan
     scales = scales if scales is not None else state.scales.current(plan, config)
     if config.runtime.compile and tap is None:
-        compiled = find_pass(state, plan, scales, batch, count)
+        compiled = find_pass(state, plan, scales, batch)
         if compiled is not None:
             if observer is not None:
                 # The graph shows no operand to Python: the observer watches an eager pass whose results are
