@@ -276,7 +276,7 @@ def loss_gain(validation: Series, rescue: Series) -> tuple[int, float] | tuple[N
     return None, None
 
 
-def loss_noise(fp32: Series, bf16: Series, frozen: Series) -> float | None:
+def loss_noise(*, fp32: Series, bf16: Series, frozen: Series) -> float | None:
     """The largest difference between two runs of one seed that is no sign of damage, nats.
 
     Runs that differ by a harmless rounding drift apart. Twice what BF16 operands make of the float32 run at

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from altgrad_cli.experiments.arms import CONTROLS, Arm, control_config, rules_alone
+from altgrad_cli.experiments.arms import Arm, control_config, rules_alone
 from altgrad_cli.experiments.attribution import Attribution, Stage, attribute, part_of, rho_by_roles
 from altgrad_cli.experiments.local_attribution import LocalAttribution, attribute_places, loss_noise
 from altgrad_cli.experiments.places import Measured, measured, unreached_layers
@@ -106,6 +106,7 @@ def local_attributions(arms: Sequence[Arm], findings: Mapping[str, Finding]) -> 
 
 
 def _noise(config: TrainConfig, by_config: Mapping[TrainConfig, Measured]) -> float | None:
-    controls = [by_config.get(control_config(config, control)) for control in CONTROLS]
-    known = [control.validation for control in controls if control is not None]
-    return loss_noise(*known) if len(known) == len(controls) else None
+    fp32, bf16, frozen = (by_config.get(control_config(config, name)) for name in ("fp32", "bf16", "frozen"))
+    if fp32 is None or bf16 is None or frozen is None:
+        return None
+    return loss_noise(fp32=fp32.validation, bf16=bf16.validation, frozen=frozen.validation)

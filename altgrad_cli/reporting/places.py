@@ -51,9 +51,12 @@ def places_of(evidence: Evidence, log: RunLog) -> list[LocalAttribution]:
 
 def paired_noise(evidence: Evidence, log: RunLog) -> float | None:
     """The largest difference of losses that is put down to noise, nats; None without all three controls."""
-    controls = [evidence.control(log, regime) for regime in ("fp32", "bf16", "frozen")]
-    known = [control.record.validation for control in controls if control is not None]
-    return loss_noise(*known) if len(known) == len(controls) else None
+    fp32, bf16, frozen = (evidence.control(log, regime) for regime in ("fp32", "bf16", "frozen"))
+    if fp32 is None or bf16 is None or frozen is None:
+        return None
+    return loss_noise(
+        fp32=fp32.record.validation, bf16=bf16.record.validation, frozen=frozen.record.validation
+    )
 
 
 def measured_log(log: RunLog) -> Measured:

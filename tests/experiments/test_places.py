@@ -86,9 +86,9 @@ def test_losses_are_compared_at_the_last_common_step() -> None:
 
 def test_noise_is_what_harmless_rounding_does_and_no_less_than_a_seed() -> None:
     fp32, frozen = series(s10=3.0, s20=2.0), series(s10=3.0, s20=3.0)
-    assert loss_noise(fp32, series(s10=3.0, s20=2.001), frozen) == pytest.approx(0.05)
-    assert loss_noise(fp32, series(s10=3.2, s20=2.0), frozen) == pytest.approx(0.4)
-    assert loss_noise(fp32, series(), frozen) is None
+    assert loss_noise(fp32=fp32, bf16=series(s10=3.0, s20=2.001), frozen=frozen) == pytest.approx(0.05)
+    assert loss_noise(fp32=fp32, bf16=series(s10=3.2, s20=2.0), frozen=frozen) == pytest.approx(0.4)
+    assert loss_noise(fp32=fp32, bf16=series(), frozen=frozen) is None
 
 
 GRADIENTS = "[{pattern: blocks.0.mlp.c_proj, format: E1M6, roles: [gradients], scaling: none}]"

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from altgrad_cli.experiments.local_attribution import LocalAttribution, attribute_places
+from altgrad_cli.experiments.local_attribution import LocalAttribution, attribute_places, loss_noise
 from altgrad_cli.experiments.places import measured
 from altgrad_cli.experiments.records import RunRecord, build_record
 from altgrad_cli.experiments.specification import SweepSpec
@@ -182,6 +182,9 @@ def test_the_rescue_of_a_lone_rule_is_the_fp32_control(trained: Trained) -> None
     assert (row["role"], row["stage"], row["cause"]) == ("gradients", "gradient fidelity", "underflow")
     assert row["layers"] == ["blocks.1.mlp.c_proj"]
     assert {loss["layer"] for loss in row["given_back"]} == {"blocks.1.mlp.c_fc", "blocks.1.mlp.c_proj"}
+    by_name = {name: finding.record.validation for name, finding in result.findings.items()}
+    noise = loss_noise(fp32=by_name["fp32"], bf16=by_name["bf16"], frozen=by_name["frozen"])
+    assert row["val_loss_noise"] == noise, "what BF16 makes of fp32, and not what freezing does"
 
 
 def test_layers_that_hide_behind_others_come_to_light(trained: Trained) -> None:
