@@ -19,10 +19,11 @@ from torch import Tensor
 
 from altgrad_cli.formats import FP8Format
 from altgrad_cli.quantization.eager import round_eager
-from altgrad_cli.quantization.kernel import Scale, round_slice
+from altgrad_cli.quantization.kernel import Scale
 from altgrad_cli.quantization.plan import Overflow, Rounding, RoundingPlan, is_power_of_two, plan_rounding
 from altgrad_cli.quantization.statistics import BLOCK, STATS, count_blocks, merge_rows
-from altgrad_cli.quantization.stochastic import Key, RandomWork, random_bits_traced
+from altgrad_cli.quantization.stochastic import Key
+from altgrad_cli.quantization.traced import round_traced
 
 log = logging.getLogger(__name__)
 
@@ -151,25 +152,17 @@ def _no_guards(guards: Sequence[object]) -> list[bool]:
 @lru_cache(maxsize=256)
 def _kernel(variant: _Variant) -> Kernel:
     plan = plan_rounding(variant.format, None, variant.overflow, variant.rounding)
-    unit = plan.divisor or 1.0
     counted, in_place, power_of_two = variant.counted, variant.in_place, variant.power_of_two
     stochastic, device = variant.rounding == "stochastic", variant.device
 
     def kernel(x: Tensor, out: Tensor, scales: Tensor, key: Tensor, row: Tensor) -> None:
-        scaled = x * (scales[0] * (1 / unit)) if power_of_two else x / (scales[0] * unit)
-        random = None
-        if stochastic:
-            bits = random_bits_traced(x.numel(), key, device)
-            random = RandomWork(bits, torch.empty_like(x), torch.empty_like(bits))
-        gap, grid = torch.empty_like(x), torch.empty_like(x)
-        round_slice(scaled, grid, gap, gap.view(torch.int32), plan, None, None, random, traced=True)
-        rounded = grid * (scales[1] * unit)
+        rounded = round_traced(x, scales, plan, key if stochastic else None, power_of_two=power_of_two)
         if counted:
-            columns = count_blocks(x, scaled, grid, rounded, plan)
+            columns = count_blocks(x, *rounded, plan)
             row[0].copy_(columns[0])
             row[1].fill_(x.numel())
             row[2:].copy_(columns[1:])
-        (x if in_place else out).copy_(rounded)
+        (x if in_place else out).copy_(rounded.value)
 
     # torch keeps its compiled forms, and a small limit of them, by code object: give each kernel its own.
     kernel.__code__ = kernel.__code__.replace(co_name=f"round_{variant.format.name}")
