@@ -64,7 +64,6 @@ class OperandRounding:
         device: torch.device | str = "cpu",
         tap: Tap | None = None,
         observer: Observer | None = None,
-        compiled: bool = False,
         deterministic: bool = False,
     ) -> None:
         self._formats = [[layer.format_of(role) for role in OPERAND_ROLES] for layer in plan.layers]
@@ -76,7 +75,6 @@ class OperandRounding:
         self._generator = generator
         self._tap = tap
         self._observer = observer
-        self._compiled = compiled
         self.scales_used: dict[tuple[int, int], Scale] = {}
         self.rounded_weights: dict[int, Tensor] = {}
         """Q(W) by layer, where the weight operand was rounded."""
@@ -115,7 +113,6 @@ class OperandRounding:
             out=workspace(x) if role == GRADIENTS else None,
             stats=None if self._rows is None else self._rows[layer][role],
             counters=self._count,
-            compiled=self._compiled,
         )
         if role == WEIGHTS:
             self.rounded_weights[layer] = rounded
