@@ -24,7 +24,7 @@ from altgrad_cli.experiments.places import (
 )
 from altgrad_cli.experiments.restoration import restored
 from altgrad_cli.experiments.series import Series
-from altgrad_cli.quantization.precision import Role
+from altgrad_cli.quantization.precision import Regime, Role
 from altgrad_cli.training.config import TrainConfig
 
 STAGE_OF: dict[Role, Stage] = {
@@ -274,6 +274,14 @@ def loss_gain(validation: Series, rescue: Series) -> tuple[int, float] | tuple[N
         if other is not None:
             return step, math.inf if math.isnan(loss) and math.isfinite(other) else loss - other
     return None, None
+
+
+def paired_noise(validation_of: Callable[[Regime], Series | None]) -> float | None:
+    """``loss_noise`` by the evaluations of the three controls; None as soon as one of them is missing."""
+    fp32, bf16, frozen = validation_of("fp32"), validation_of("bf16"), validation_of("frozen")
+    if fp32 is None or bf16 is None or frozen is None:
+        return None
+    return loss_noise(fp32=fp32, bf16=bf16, frozen=frozen)
 
 
 def loss_noise(*, fp32: Series, bf16: Series, frozen: Series) -> float | None:

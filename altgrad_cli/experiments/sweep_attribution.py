@@ -8,10 +8,12 @@ from typing import Any
 
 from altgrad_cli.experiments.arms import Arm, control_config, rules_alone
 from altgrad_cli.experiments.attribution import Attribution, Stage, attribute, part_of, rho_by_roles
-from altgrad_cli.experiments.local_attribution import LocalAttribution, attribute_places, loss_noise
+from altgrad_cli.experiments.local_attribution import LocalAttribution, attribute_places, paired_noise
 from altgrad_cli.experiments.places import Measured, measured, unreached_layers
 from altgrad_cli.experiments.plan import Finding, measured_by_config
 from altgrad_cli.experiments.retries import STAGE_OPERANDS, layers_at_fault
+from altgrad_cli.experiments.series import Series
+from altgrad_cli.quantization.precision import Regime
 from altgrad_cli.training.config import TrainConfig
 
 
@@ -106,7 +108,8 @@ def local_attributions(arms: Sequence[Arm], findings: Mapping[str, Finding]) -> 
 
 
 def _noise(config: TrainConfig, by_config: Mapping[TrainConfig, Measured]) -> float | None:
-    fp32, bf16, frozen = (by_config.get(control_config(config, name)) for name in ("fp32", "bf16", "frozen"))
-    if fp32 is None or bf16 is None or frozen is None:
-        return None
-    return loss_noise(fp32=fp32.validation, bf16=bf16.validation, frozen=frozen.validation)
+    def validation_of(regime: Regime) -> Series | None:
+        control = by_config.get(control_config(config, regime))
+        return control.validation if control is not None else None
+
+    return paired_noise(validation_of)

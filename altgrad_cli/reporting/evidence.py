@@ -20,7 +20,7 @@ from altgrad_cli.experiments.local_attribution import LocalAttribution
 from altgrad_cli.experiments.verdicts import Judgement, judge_run
 from altgrad_cli.reporting.columns import RunLog
 from altgrad_cli.reporting.notation import format_value
-from altgrad_cli.reporting.places import paired_noise, places_of
+from altgrad_cli.reporting.places import noise_of, places_of
 from altgrad_cli.reporting.quantities import evaluate
 from altgrad_cli.reporting.reductions import series_of
 from altgrad_cli.reporting.rules import RULES
@@ -175,7 +175,7 @@ _JUDGED: dict[str, Callable[[Evidence, RunLog, Source], Any]] = {
     "controls": _controls,
     "attributed_stage": _attributed_stage,
     "attributed_layers": _attributed_layers,
-    "loss_noise": lambda evidence, log, _: paired_noise(evidence, log),
+    "loss_noise": lambda evidence, log, _: noise_of(evidence, log),
     "plan.reason": _plan_reason,
     "recovered_fraction": lambda evidence, log, source: evidence.recovered_fraction(
         log, source.first if source.first is not None else evidence.judgement(log).step or 0

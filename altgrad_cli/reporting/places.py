@@ -7,8 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from altgrad_cli.errors import UsageError
-from altgrad_cli.experiments.local_attribution import LocalAttribution, attribute_places, loss_noise
+from altgrad_cli.experiments.local_attribution import LocalAttribution, attribute_places, paired_noise
 from altgrad_cli.experiments.places import Measured, Values
+from altgrad_cli.experiments.series import Series
+from altgrad_cli.quantization.precision import Regime
 from altgrad_cli.reporting.columns import RunLog
 from altgrad_cli.reporting.reductions import layer_means
 from altgrad_cli.training.config import TrainConfig, WandbConfig
@@ -46,17 +48,17 @@ def places_of(evidence: Evidence, log: RunLog) -> list[LocalAttribution]:
     def lookup(rescue: TrainConfig) -> Measured | None:
         return measured_log(runs[rescue]) if rescue in runs else None
 
-    return attribute_places(log.name, config, measured_log(log), lookup, paired_noise(evidence, log))
+    return attribute_places(log.name, config, measured_log(log), lookup, noise_of(evidence, log))
 
 
-def paired_noise(evidence: Evidence, log: RunLog) -> float | None:
+def noise_of(evidence: Evidence, log: RunLog) -> float | None:
     """The largest difference of losses that is put down to noise, nats; None without all three controls."""
-    fp32, bf16, frozen = (evidence.control(log, regime) for regime in ("fp32", "bf16", "frozen"))
-    if fp32 is None or bf16 is None or frozen is None:
-        return None
-    return loss_noise(
-        fp32=fp32.record.validation, bf16=bf16.record.validation, frozen=frozen.record.validation
-    )
+
+    def validation_of(regime: Regime) -> Series | None:
+        control = evidence.control(log, regime)
+        return control.record.validation if control is not None else None
+
+    return paired_noise(validation_of)
 
 
 def measured_log(log: RunLog) -> Measured:
