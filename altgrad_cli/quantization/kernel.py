@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from altgrad_cli.quantization.plan import RoundingPlan
-from altgrad_cli.quantization.scratch import constant
+from altgrad_cli.quantization.scratch import constant, negative_zero
 from altgrad_cli.quantization.stochastic import RandomWork, round_stochastically
 
 
@@ -70,7 +70,9 @@ def round_slice(
         _round_to_gaps(wide, wide, wide_gap, wide_gap.view(torch.int64), plan, wide_random, False, traced)
         out.copy_(wide)
     else:
-        _round_to_gaps(x, out, gap, gap_bits, plan, random, magnitude_in_gap, traced)
+        folded = factor if plan.factor_folds and isinstance(factor, float) else None
+        _round_to_gaps(x, out, gap, gap_bits, plan, random, magnitude_in_gap, traced, folded)
+        factor = factor if folded is None else None
     if plan.overflow_value is not None and not within_limit:
         _mark_overflow(out, plan.limit, plan.overflow_value, traced)
     if not plan.negative_zero:
@@ -95,8 +97,12 @@ def _round_to_gaps(
     random: RandomWork | None,
     magnitude_in_gap: bool,
     traced: bool,
+    factor: float | None = None,
 ) -> None:
-    """out = round(x / u) * u, with u the gap of the grid at x, built in ``gap``."""
+    """out = round(x / u) * u, with u = 2^-M p the gap of the grid at x and p the binade, built in ``gap``.
+
+    ``factor``, where ``plan.factor_folds``, multiplies the result.
+    """
     carrier = _CARRIERS[x.dtype]
     field = carrier.exponent_field if traced else constant(carrier.exponent_field, carrier.integer)
     if magnitude_in_gap:
@@ -109,23 +115,23 @@ def _round_to_gaps(
     else:
         gap.clamp_(plan.lowest_binade, plan.highest_binade)
     m = plan.step_exponent
-    if m and plan.gap_is_normal:
-        shift = m << carrier.mantissa
-        gap_bits.sub_(shift if traced else constant(shift, carrier.integer))
+    in_one_pass = plan.multiple_fits and not traced
     if traced and plan.gap_is_normal:
         # The reciprocal of a power of two, by its bits: the same quotient without the slow division.
-        reciprocal = (2 * carrier.bias << carrier.mantissa) - gap_bits
+        reciprocal = (2 * carrier.bias + m << carrier.mantissa) - gap_bits
         torch.mul(x, reciprocal.view(x.dtype), out=out)
+    elif in_one_pass:
+        torch.addcdiv(negative_zero(x.dtype, x.device), x, gap, value=2.0**m, out=out)
     else:
-        torch.div(x, gap, out=out)
-    if m and not plan.gap_is_normal:
-        out.mul_(2.0**m)
+        torch.div(x, gap, out=out).mul_(2.0**m)
     if random is None and plan.tie_parity is not None:
         _break_ties_by_code(out.view(carrier.integer), gap_bits, plan.tie_parity, carrier.mantissa)
     _to_integers(out, out, random, traced)
-    if m and not plan.gap_is_normal:
-        out.mul_(2.0**-m)
-    out.mul_(gap)
+    if in_one_pass:
+        last = 2.0**-m if factor is None else 2.0**-m * factor
+        torch.addcmul(negative_zero(x.dtype, x.device), out, gap, value=last, out=out)
+    else:
+        out.mul_(2.0**-m).mul_(gap)
 
 
 def _break_ties_by_code(quotient_bits: Tensor, binade_bits: Tensor, parity: int, mantissa: int) -> None:

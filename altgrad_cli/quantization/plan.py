@@ -42,6 +42,8 @@ class RoundingPlan:
     highest_binade: float
     step_exponent: int  # M: the gap is binade * 2^-M
     gap_is_normal: bool  # whether every gap is a normal number of the carrier
+    multiple_fits: bool  # whether limit * 2^M is one: x may be multiplied first and divided then
+    factor_folds: bool  # whether a grid value's significand may be multiplied by the divisor before its power
     tie_parity: int | None  # M = 0: the lowest exponent bit of binades whose code is even
     saturate: bool
     negative_zero: bool
@@ -97,6 +99,13 @@ def _fits(format: FP8Format, shift: int) -> bool:
     return low - FLOAT32_MANTISSA - 1 >= FLOAT32_EMIN and high + 1 <= FLOAT32_EMAX
 
 
+def _product_is_normal(format: FP8Format, divisor: float) -> bool:
+    """Whether no grid value but 0 leaves float32's normal numbers when multiplied back, in whatever order."""
+    low = min(1.0, format.smallest_positive) * divisor
+    high = max(2.0, format.max_representable_value) * divisor
+    return low * 2.0**-format.mantissa_bits >= 2.0**FLOAT32_EMIN and high <= 2.0**FLOAT32_EMAX
+
+
 @lru_cache(maxsize=4096)
 def plan_rounding(
     format: FP8Format, scale: float | None, overflow: Overflow, rounding: Rounding = "nearest"
@@ -129,17 +138,26 @@ def plan_rounding(
         else:
             divisor = s
     emax = max(format.emax, format.emin)
+    limit = math.ldexp(format.max_representable_value, fold)
+    multiple_fits = wide or limit < 2.0 ** (FLOAT32_EMAX - m)
     return RoundingPlan(
         format=format,
         scale=s,
         divisor=divisor,
         uniform=uniform,
         wide=wide,
-        limit=math.ldexp(format.max_representable_value, fold),
+        limit=limit,
         lowest_binade=math.ldexp(1.0, format.emin + fold),
         highest_binade=math.ldexp(1.0, emax + fold),
         step_exponent=m,
         gap_is_normal=wide or format.smallest_exponent + fold >= FLOAT32_EMIN,
+        multiple_fits=multiple_fits,
+        factor_folds=(
+            divisor is not None
+            and multiple_fits
+            and overflow_value is None
+            and _product_is_normal(format, divisor)
+        ),
         tie_parity=_tie_parity(format, fold, wide) if m == 0 else None,
         saturate=overflow == "saturate",
         negative_zero=format.negative_zero,

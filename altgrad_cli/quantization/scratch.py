@@ -71,3 +71,13 @@ def constant(value: float, dtype: torch.dtype) -> Tensor:
     """``value`` as a 0-d tensor on the CPU, which any device takes as an operand."""
     with torch.inference_mode(False):
         return torch.tensor(value, dtype=dtype)
+
+
+@lru_cache(maxsize=8)
+def negative_zero(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """-0, 0-d: what a product is added to that must keep the sign of a zero.
+
+    Not a ``constant``, whose cache takes -0 and 0 for the same number.
+    """
+    with torch.inference_mode(False):
+        return torch.tensor(-0.0, dtype=dtype, device=device)

@@ -37,6 +37,9 @@ _AMAX, _NONFINITE = STATS.index("amax"), STATS.index("nonfinite")
 BLOCK = 2048
 """Values whose counts are added in float32 before float64 takes over."""
 
+_ROW = 128
+"""Values whose least magnitude says whether they are looked at one by one."""
+
 _PAIR = 4096.0  # two counts of a block in one float32: BLOCK * (_PAIR + 1) < 2^24
 
 
@@ -156,7 +159,7 @@ def safe_magnitude(plan: RoundingPlan) -> float:
 
 
 class SliceCounter:
-    """The same row, added up slice by slice on the CPU, skipping what the extremes show to be zero.
+    """The same row, added up slice by slice on the CPU, looking closely only where something is to be found.
 
     ``before`` looks at the values and leaves |x| in the scratch, ``after`` looks at the result. The row is
     that of ``count_everywhere``: exactly in ``amax`` and the counts, to float32 summation error in the sums.
@@ -172,33 +175,54 @@ class SliceCounter:
         self._amax = 0.0
         self._totals = [0.0] * (len(STATS) - 1)
         self._exact: Tensor | None = None
+        self._has_small = False
+        self._small_rows: Tensor | None = None
         self._seen = (0.0,) * 5
 
     def before(self, x: Tensor, space: Scratch) -> bool:
         """Count what depends on x alone. Returns whether no |x / s| exceeds the format's maximum."""
         magnitude = torch.abs(x, out=space.gap)
-        high, low = magnitude.amax().item(), magnitude.amin().item()
+        high = magnitude.amax().item()
         abs_sum, total = magnitude.sum().item(), x.sum().item()
         within = high <= self._safe
         if not (math.isfinite(abs_sum) and math.isfinite(total)):
             # Rare: not finite, or too large to be summed in float32.
             self._exact = x.clone()
             return within
-        clipped = overflow = 0.0
+        clipped = overflow = zeros = 0.0
         if not within:
             maximum, threshold = self._plan.maximum, self._plan.overflow_threshold
             clipped = _count(self._scaled(magnitude, space).gt_(maximum))
             overflow = _count(self._scaled(magnitude, space).ge_(threshold)) if clipped else 0.0
             if overflow and not self._plan.saturate:
                 self._exact = x.clone()  # the result will hold values that have no error
-        zeros = _count(torch.eq(x, 0.0, out=space.noise)) if low == 0 else 0.0
+        if self._find_small(magnitude) == 0:
+            part = self._with_small(x)
+            zeros = _count(torch.eq(part, 0.0, out=space.noise[: part.numel()]))
         self._amax = max(self._amax, high)
-        self._low = low
         self._seen = (zeros, overflow, clipped, abs_sum, total)
         return within
 
     def _scaled(self, magnitude: Tensor, space: Scratch) -> Tensor:
         return torch.div(magnitude, self._plan.scale, out=space.noise)
+
+    def _find_small(self, magnitude: Tensor) -> float:
+        """Note where |x| is so small that the result can be subnormal or zero; returns the least |x|."""
+        row = _ROW if magnitude.numel() % _ROW == 0 else magnitude.numel()
+        lows = magnitude.view(-1, row).amin(1)
+        low = lows.amin().item()
+        self._has_small = low < self._small
+        self._small_rows = None
+        if self._has_small:
+            rows = torch.nonzero(lows < self._small).view(-1)
+            if 4 * len(rows) <= len(lows):  # else looking at everything is cheaper
+                self._small_rows = rows
+        return low
+
+    def _with_small(self, values: Tensor) -> Tensor:
+        """The part of ``values`` outside of which no result is subnormal or zero, flat."""
+        rows = self._small_rows
+        return values if rows is None else values.view(-1, _ROW)[rows].view(-1)
 
     def after(self, q: Tensor, space: Scratch) -> None:
         """Count what depends on the result, and add the slice to the totals."""
@@ -210,11 +234,13 @@ class SliceCounter:
             return
         zeros, overflow, clipped, abs_sum, total = self._seen
         underflow = subnormal = 0.0
-        if self._low < self._small:
-            lost = _count(torch.eq(q, 0.0, out=space.noise))
+        if self._has_small:
+            part = self._with_small(q)
+            noise = space.noise[: part.numel()]
+            lost = _count(torch.eq(part, 0.0, out=noise))
             underflow = lost - zeros
             if self._min_normal is not None:
-                subnormal = _count(torch.abs(q, out=space.noise).lt_(self._min_normal)) - lost
+                subnormal = _count(torch.abs(part, out=noise).lt_(self._min_normal)) - lost
         size = q.numel()
         error = q.sum().item() - total
         self._add(size, size - zeros, overflow, clipped, underflow, subnormal, 0.0, error, abs_sum)

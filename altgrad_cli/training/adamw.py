@@ -28,7 +28,7 @@ class AdamState:
 
 
 # A slice stays in cache through all the passes; on other devices one slice is the whole.
-_CPU_SLICE = 1 << 15
+_CPU_SLICE = 1 << 18
 
 
 @torch.no_grad()

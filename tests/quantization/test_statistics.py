@@ -42,9 +42,12 @@ def loop_row(x: torch.Tensor, format: FP8Format, scale: float) -> dict[str, floa
     return row
 
 
-def tensor_row(x: torch.Tensor, format: FP8Format, scale: float) -> dict[str, float]:
+def tensor_row(
+    x: torch.Tensor, format: FP8Format, scale: float, *, in_place: bool = False
+) -> dict[str, float]:
     row = torch.full((len(STATS),), math.nan, dtype=torch.float64)
-    round_to_grid(x, format, scale, stats=row)
+    x = x.clone()
+    round_to_grid(x, format, scale, stats=row, out=x if in_place else None)
     return dict(zip(STATS, row.tolist(), strict=True))
 
 
@@ -60,12 +63,16 @@ def same(actual: dict[str, float], expected: dict[str, float]) -> None:
 def cases(format: FP8Format) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(8)
     normal = torch.randn(700, generator=generator)
+    few = torch.where(normal.abs() < 0.1, 1.0, normal).repeat(9)[: 6 * 1024] * format.max_representable_value
+    few[3] = few[4] = few[2000] = 0.0
+    few[5000:5040] = normal[:40] * format.smallest_positive
     top = min(format.max_representable_value, 1e30)
     return {
         "ordinary": normal * top / 8,
         "clipped": normal * top * 0.7,
         "at the edges": torch.tensor([1.0, -1.0, 1 + 2.0**-23, 0.5]) * top,
         "vanishing": normal * format.smallest_positive,
+        "few are small": (few / 4).clamp(-top, top),
         "zeros": torch.where(normal > 0.5, 0.0, normal * format.smallest_positive * 4),
         "not finite": torch.cat([normal * top / 2, torch.tensor([math.nan, math.inf, -math.inf])]),
         "all zero": torch.zeros(5),
@@ -79,6 +86,7 @@ def test_the_row_is_that_of_a_plain_loop(format: FP8Format) -> None:
         for scale in (1.0, 0.25, 0.7):
             expected = loop_row(x, format, scale)
             same(tensor_row(x, format, scale), expected)
+            same(tensor_row(x, format, scale, in_place=True), expected)
 
 
 @pytest.mark.parametrize("name", ["E5M2", "E3M4", "E1M6", "E7M0", "BF16"])
