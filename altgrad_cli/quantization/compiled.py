@@ -21,9 +21,10 @@ from altgrad_cli.formats import FP8Format
 from altgrad_cli.quantization.eager import round_eager
 from altgrad_cli.quantization.kernel import Scale
 from altgrad_cli.quantization.plan import Overflow, Rounding, RoundingPlan, is_power_of_two, plan_rounding
-from altgrad_cli.quantization.statistics import BLOCK, STATS, count_blocks, merge_rows
+from altgrad_cli.quantization.statistics import STATS, merge_rows
 from altgrad_cli.quantization.stochastic import Key
-from altgrad_cli.quantization.traced import round_traced
+from altgrad_cli.quantization.traced import round_and_count, round_traced
+from altgrad_cli.quantization.traced_counts import LINE, finish_rows
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ SMALLEST = 1 << 14
 
 _WARM_UP = 1 << 20  # a first call of this size makes the compiler plan for large tensors
 
-Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None]
+Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], None]
 
 
 class _Failed:
@@ -111,15 +112,16 @@ def round_compiled(
     scales = _scale_pair(scale if isinstance(scale, Tensor) else plan.scale, power_of_two, x.device)
     key = _key_tensor(random or (0, 0), x.device)
     if stats is None:
-        kernel(x, out, scales, key, scales)
+        kernel(x, out, scales, key, _ones(0, x.device), _ones(0, x.device))
         return True
-    whole = x.numel() - x.numel() % BLOCK
+    whole = x.numel() - x.numel() % LINE
+    lines, target = x[:whole].view(-1, LINE), out[:whole].view(-1, LINE)
     if whole == x.numel():
-        kernel(x, out, scales, key, stats)
+        kernel(lines, target, scales, key, _ones(len(lines), x.device), stats)
         return True
     rest = torch.empty_like(stats)
     round_eager(x[whole:], out[whole:], plan, scale, random, rest, first=whole)
-    kernel(x[:whole], out[:whole], scales, key, stats)
+    kernel(lines, target, scales, key, _ones(len(lines), x.device), stats)
     merge_rows(stats, rest)
     return True
 
@@ -144,6 +146,12 @@ def _key_tensor(key: Key, device: torch.device) -> Tensor:
         return torch.tensor(key, dtype=torch.int32, device=device)
 
 
+@lru_cache(maxsize=64)
+def _ones(count: int, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.ones(count, device=device)
+
+
 def _no_guards(guards: Sequence[object]) -> list[bool]:
     """Skip torch's checks whether a compiled form still applies: ``_Variant`` has decided that."""
     return [False] * len(guards)
@@ -155,25 +163,27 @@ def _kernel(variant: _Variant) -> Kernel:
     counted, in_place, power_of_two = variant.counted, variant.in_place, variant.power_of_two
     stochastic, device = variant.rounding == "stochastic", variant.device
 
-    def kernel(x: Tensor, out: Tensor, scales: Tensor, key: Tensor, row: Tensor) -> None:
-        rounded = round_traced(x, scales, plan, key if stochastic else None, power_of_two=power_of_two)
+    def kernel(x: Tensor, out: Tensor, scales: Tensor, key: Tensor, ones: Tensor, row: Tensor) -> None:
+        random = key if stochastic else None
         if counted:
-            columns = count_blocks(x, *rounded, plan)
-            row[0].copy_(columns[0])
-            row[1].fill_(x.numel())
-            row[2:].copy_(columns[1:])
-        (x if in_place else out).copy_(rounded.value)
+            value, (amax, sums) = round_and_count(x, scales, plan, random, ones, power_of_two=power_of_two)
+            size = torch.full((1,), x.numel(), dtype=torch.float64, device=device)
+            row.copy_(finish_rows(amax.view(1), sums.view(1, -1), size)[0])
+        else:
+            value = round_traced(x, scales, plan, random, power_of_two=power_of_two).value
+        (x if in_place else out).copy_(value)
 
     # torch keeps its compiled forms, and a small limit of them, by code object: give each kernel its own.
     kernel.__code__ = kernel.__code__.replace(co_name=f"round_{variant.format.name}")
-    # Only the length is dynamic: the format's numbers as symbols would keep the compiler from folding them.
+    # Only the size is dynamic: the format's numbers as symbols would keep the compiler from folding them.
     compiled = torch.compile(kernel, fullgraph=True, options={"guard_filter_fn": _no_guards})
     with torch.no_grad():
-        x = torch.zeros(_WARM_UP, device=device)
+        x = torch.zeros((_WARM_UP // LINE, LINE) if counted else _WARM_UP, device=device)
         out = x if in_place else torch.empty_like(x)
-        for tensor in (x, out):
+        ones = torch.ones(len(x) if counted else 0, device=device)
+        for tensor in (x, out, ones) if counted else (x, out):
             torch._dynamo.mark_dynamic(tensor, 0)
         key = torch.zeros(2, dtype=torch.int32, device=device)
         row = torch.zeros(len(STATS) if counted else 0, dtype=torch.float64, device=device)
-        compiled(x, out, _scale_pair(1.0, power_of_two, device), key, row)
+        compiled(x, out, _scale_pair(1.0, power_of_two, device), key, ones, row)
     return compiled

@@ -7,6 +7,7 @@ the same body becomes one fused pass.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -24,6 +25,10 @@ class _Carrier(NamedTuple):
     mantissa: int
     bias: int
     exponent_field: int
+
+    def bits_of(self, power_of_two: float) -> int:
+        """The bits of a normal number 2^e."""
+        return math.frexp(power_of_two)[1] - 1 + self.bias << self.mantissa
 
 
 _CARRIERS = {
@@ -110,10 +115,11 @@ def _round_to_gaps(
     else:
         torch.bitwise_and(x.view(carrier.integer), field, out=gap_bits)
     # Now the binade 2^floor(log2|x|); 0 for the carrier's subnormals, inf for inf and nan.
+    # As integers: magnitudes compare like their bits, and a compiler needs fewer operations for it.
     if plan.saturate and not plan.wide:
-        gap.clamp_min_(plan.lowest_binade)
+        gap_bits.clamp_min_(carrier.bits_of(plan.lowest_binade))
     else:
-        gap.clamp_(plan.lowest_binade, plan.highest_binade)
+        gap_bits.clamp_(carrier.bits_of(plan.lowest_binade), carrier.bits_of(plan.highest_binade))
     m = plan.step_exponent
     in_one_pass = plan.multiple_fits and not traced
     if traced and plan.gap_is_normal:

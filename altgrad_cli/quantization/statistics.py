@@ -34,13 +34,8 @@ Counters = Literal["extremes", "all"]
 
 _AMAX, _NONFINITE = STATS.index("amax"), STATS.index("nonfinite")
 
-BLOCK = 2048
-"""Values whose counts are added in float32 before float64 takes over."""
-
 _ROW = 128
 """Values whose least magnitude says whether they are looked at one by one."""
-
-_PAIR = 4096.0  # two counts of a block in one float32: BLOCK * (_PAIR + 1) < 2^24
 
 
 def count_everywhere(x: Tensor, q: Tensor, plan: RoundingPlan, scale: float | Tensor) -> Tensor:
@@ -93,50 +88,6 @@ def count_extremes(x: Tensor, row: Tensor) -> float:
     row[_AMAX] = torch.where(finite, magnitude, 0.0).max()
     row[_NONFINITE] = (~finite).sum()
     return math.inf
-
-
-def count_blocks(x: Tensor, y: Tensor, grid: Tensor, q: Tensor, plan: RoundingPlan) -> Tensor:
-    """The row without its column ``count``, for torch.compile to fuse with the rounding.
-
-    ``x``, ``y`` = x / s, ``grid`` = round(y) and ``q`` are flat, a multiple of ``BLOCK`` long; y and grid in
-    the plan's units. Inside a block counts are added in float32, two to a number, which is exact.
-    """
-    x, y, grid, q = (tensor.view(-1, BLOCK) for tensor in (x, y, grid, q))
-    finite = x.abs() <= torch.finfo(torch.float32).max
-    magnitude = torch.where(finite, x.abs(), 0.0)
-    has_error = finite if plan.saturate else finite & torch.isfinite(q)
-    error = torch.where(has_error, q - x, 0.0)
-    beyond = torch.where(y.abs() >= plan.overflow_threshold_in_units, _PAIR + 1.0, 1.0)
-    zero = torch.where(x == 0, 1.0, _PAIR + 1.0)
-    small = torch.where(grid.abs() < plan.min_normal_in_units, 1.0, 0.0)
-    clipped, overflow = _pair(torch.where(y.abs() > plan.limit, beyond, 0.0))
-    lost, underflow = _pair(torch.where(q == 0, zero, 0.0))
-    tiny, nonfinite = _pair(torch.where(finite, small, _PAIR))
-    count = x.numel()
-    columns = (
-        magnitude.amax(1).amax().double(),
-        count - (lost - underflow),
-        overflow,
-        clipped,
-        underflow,
-        tiny - lost if plan.min_normal is not None else torch.zeros_like(lost),
-        nonfinite,
-        _total(error),
-        _total(magnitude),
-    )
-    return torch.stack(columns)
-
-
-def _pair(weights: Tensor) -> tuple[Tensor, Tensor]:
-    """How many of the weights hold a 1, and how many hold ``_PAIR``."""
-    sums = weights.sum(1)
-    high = torch.floor(sums * (1 / _PAIR))
-    return (sums - high * _PAIR).sum(dtype=torch.float64), high.sum(dtype=torch.float64)
-
-
-def _total(values: Tensor) -> Tensor:
-    # Scaled so that a block of the largest floats does not overflow.
-    return (values * (1 / _PAIR)).sum(1).sum(dtype=torch.float64) * _PAIR
 
 
 def merge_rows(row: Tensor, other: Tensor) -> None:

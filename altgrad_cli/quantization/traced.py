@@ -18,7 +18,7 @@ from altgrad_cli.quantization.plan import Overflow, Rounding, RoundingPlan, plan
 from altgrad_cli.quantization.precision import OPERAND_ROLES
 from altgrad_cli.quantization.scaling import scale_on_device
 from altgrad_cli.quantization.stochastic import RandomWork, random_bits_traced
-from altgrad_cli.quantization.traced_counts import count_lines
+from altgrad_cli.quantization.traced_counts import count_lines, line_length
 
 WEIGHTS = OPERAND_ROLES.index("weights")
 
@@ -38,6 +38,7 @@ def round_traced(
     """Round float32 ``x`` by a float32 ``scale`` of two: what x is divided by, and what the grid is times.
 
     Args:
+        scale: (2,), or with further dimensions that broadcast with x.
         plan: made without a scale.
         key: int32 (2,), of stochastic rounding; None rounds to nearest.
         power_of_two: the scale is one, and its first entry is the reciprocal: the same quotient.
@@ -51,6 +52,26 @@ def round_traced(
     gap, grid = torch.empty_like(x), torch.empty_like(x)
     round_slice(scaled, grid, gap, gap.view(torch.int32), plan, None, None, random, traced=True)
     return Rounded(scaled, grid, grid * (scale[1] * unit))
+
+
+def round_and_count(
+    x: Tensor, scale: Tensor, plan: RoundingPlan, key: Tensor | None, ones: Tensor, *, power_of_two: bool
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Q(x), and what ``count_lines`` finds, in one loop over the data.
+
+    By itself torch's compiler writes two: one that counts, and another that rounds a second time and stores.
+    It is kept from that by giving the result memory of its own before anything reads it, and each line a
+    scale of its own to load, so that storing is a loop over lines as counting is.
+
+    Args:
+        x, scale, plan, key, power_of_two: as ``round_traced``; x of any shape, scale (2,).
+        ones: float32 ones, ``line_count(x.shape)`` or more, from outside the graph.
+    """
+    lines = x.reshape(-1, line_length(x.shape[-1]))
+    scales = scale.view(2, 1, 1) * ones[: lines.shape[0]].view(-1, 1)
+    rounded = round_traced(lines, scales, plan, key, power_of_two=power_of_two)
+    value = rounded.value.as_strided(rounded.value.shape, rounded.value.stride())
+    return value.view(x.shape), count_lines(lines, rounded.scaled, rounded.grid, value, plan)
 
 
 class Slot(NamedTuple):
@@ -70,6 +91,7 @@ class TracedRounding:
         slots: the operands that are rounded.
         scales: float32 (layers, 3, 2), as ``round_traced`` takes them.
         keys: int32 (operands, 2) in the order of execution, of stochastic rounding.
+        ones: as ``round_and_count`` takes them, enough for the largest operand.
         margin: of scales taken from the tensor.
     """
 
@@ -78,6 +100,7 @@ class TracedRounding:
         slots: Sequence[Slot],
         scales: Tensor,
         keys: Tensor | None,
+        ones: Tensor,
         *,
         power_of_two: bool,
         margin: float,
@@ -85,7 +108,7 @@ class TracedRounding:
     ) -> None:
         self._slots = {(slot.layer, slot.role): slot for slot in slots}
         self._layers = {slot.layer for slot in slots}
-        self._scales, self._keys = scales, keys
+        self._scales, self._keys, self._ones = scales, keys, ones
         self._power_of_two, self._margin, self._overflow = power_of_two, margin, overflow
         self.order: list[tuple[int, int]] = []
         """(layer, role) in the order of rounding."""
@@ -112,11 +135,11 @@ class TracedRounding:
         if slot.from_tensor:
             scale = self._own_scale(x, slot)
         plan = traced_plan(slot.format, self._overflow, stochastic=key is not None)
-        rounded = round_traced(x, scale, plan, key, power_of_two=self._power_of_two)
-        self.counts.append(count_lines(x, *rounded, plan))
+        value, counts = round_and_count(x, scale, plan, key, self._ones, power_of_two=self._power_of_two)
+        self.counts.append(counts)
         if role == WEIGHTS:
-            self.rounded_weights[layer] = rounded.value
-        return rounded.value
+            self.rounded_weights[layer] = value
+        return value
 
     def _own_scale(self, x: Tensor, slot: Slot) -> Tensor:
         scale = scale_on_device(x, slot.format, power_of_two=self._power_of_two, margin=self._margin)

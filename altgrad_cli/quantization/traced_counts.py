@@ -5,13 +5,30 @@ In two halves: ``count_lines`` for each tensor inside the graph, ``finish_rows``
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from altgrad_cli.quantization.plan import RoundingPlan
 from altgrad_cli.quantization.statistics import STATS
 
+LINE = 2048
+"""The most values whose counts are added in float32 before float64 takes over."""
+
+_PAIR = 4096.0  # two counts of a line in one float32: LINE * (_PAIR + 1) < 2^24
 _UNIT = 4096.0  # magnitudes are added in this unit, so that a line of the largest floats does not overflow
+
+
+def line_length(size: int) -> int:
+    """The longest line, at most ``LINE`` values, that divides ``size`` evenly."""
+    return next(length for length in range(min(size, LINE), 0, -1) if size % length == 0)
+
+
+def line_count(shape: Sequence[int]) -> int:
+    """How many such lines a tensor of this shape has."""
+    return math.prod(shape) // line_length(shape[-1])
 
 
 def count_lines(
@@ -20,35 +37,43 @@ def count_lines(
     """The largest finite |x| (0-d, float32), and the sums (1-D, float64) that ``finish_rows`` asks for.
 
     Args:
-        x, value: what was rounded, and the result; the last dimension at most 2^24 long.
+        x, value: what was rounded, and the result: (lines, at most ``LINE``).
         scaled, grid: x / s and its rounding, in the plan's units.
 
-    Inside a line of the last dimension sums are taken in float32, which is exact for counts; those of the
-    lines in float64.
+    Inside a line sums are taken in float32, two counts to a number, which is exact; those of the lines in
+    float64.
     """
-    x, scaled, grid, value = (tensor.reshape(-1, tensor.shape[-1]) for tensor in (x, scaled, grid, value))
-    magnitude = x.abs()
-    finite = magnitude <= torch.finfo(torch.float32).max
-    magnitude = torch.where(finite, magnitude, 0.0)
+    finite = x.abs() <= torch.finfo(torch.float32).max
+    magnitude = torch.where(finite, x.abs(), 0.0)
     has_error = finite if plan.saturate else finite & torch.isfinite(value)
-    size, lost = scaled.abs(), value == 0
-    lines = [
-        _ones(~finite),
-        _ones(x == 0),
-        _ones(size >= plan.overflow_threshold_in_units),
-        _ones(size > plan.limit),
-        _ones(lost),
-        # A rounding to zero is small as well; fixed point has no other subnormals.
-        _ones(lost if plan.min_normal is None else grid.abs() < plan.min_normal_in_units),
-        torch.where(has_error, value - x, 0.0) * (1 / _UNIT),
-        magnitude * (1 / _UNIT),
-    ]
-    sums = torch.stack([line.sum(1) for line in lines])
-    return magnitude.amax(1).amax(), sums.sum(1, dtype=torch.float64)
+    error = torch.where(has_error, value - x, 0.0)
+    size = scaled.abs()
+    beyond = torch.where(size >= plan.overflow_threshold_in_units, _PAIR + 1.0, 1.0)
+    zero = torch.where(x == 0, _PAIR + 1.0, 1.0)
+    small = torch.where(grid.abs() < plan.min_normal_in_units, 1.0, 0.0)
+    clipped, overflow = _pair(torch.where(size > plan.limit, beyond, 0.0))
+    lost, zeros = _pair(torch.where(value == 0, zero, 0.0))
+    below, nonfinite = _pair(torch.where(finite, small, _PAIR))
+    if plan.min_normal is None:
+        below = lost  # fixed point has no subnormals
+    sums = (
+        nonfinite,
+        zeros,
+        overflow,
+        clipped,
+        lost,
+        below,
+        (error * (1 / _UNIT)).sum(1),
+        (magnitude * (1 / _UNIT)).sum(1),
+    )
+    return magnitude.amax(1).amax(), torch.stack(sums).sum(1, dtype=torch.float64)
 
 
-def _ones(mask: Tensor) -> Tensor:
-    return torch.where(mask, 1.0, 0.0)
+def _pair(weights: Tensor) -> tuple[Tensor, Tensor]:
+    """How many of each line's weights hold a 1, and how many hold ``_PAIR``."""
+    sums = weights.sum(1)
+    high = torch.floor(sums * (1 / _PAIR))
+    return sums - high * _PAIR, high
 
 
 def finish_rows(amax: Tensor, sums: Tensor, sizes: Tensor) -> Tensor:
@@ -59,7 +84,7 @@ def finish_rows(amax: Tensor, sums: Tensor, sizes: Tensor) -> Tensor:
         sums: (tensors, sums of one).
         sizes: float64 (tensors,), how many values each has.
     """
-    nonfinite, zeros, overflow, clipped, lost, small, error, abs_sum = sums.unbind(1)
+    nonfinite, zeros, overflow, clipped, lost, below, error, abs_sum = sums.unbind(1)
     columns = {
         "amax": amax.double(),
         "count": sizes,
@@ -67,7 +92,7 @@ def finish_rows(amax: Tensor, sums: Tensor, sizes: Tensor) -> Tensor:
         "overflow": overflow,
         "clipped": clipped,
         "underflow": lost - zeros,
-        "subnormal": small - lost,
+        "subnormal": below - lost,  # what vanished is below as well
         "nonfinite": nonfinite,
         "error_sum": error * _UNIT,
         "abs_sum": abs_sum * _UNIT,

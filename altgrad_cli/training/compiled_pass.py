@@ -33,7 +33,7 @@ from altgrad_cli.quantization.precision import HEAD, OPERAND_ROLES, Overflow, Pr
 from altgrad_cli.quantization.statistics import STATS
 from altgrad_cli.quantization.stochastic import draw_key
 from altgrad_cli.quantization.traced import Slot, TracedRounding, traced_plan
-from altgrad_cli.quantization.traced_counts import finish_rows
+from altgrad_cli.quantization.traced_counts import finish_rows, line_count
 from altgrad_cli.training.flat import FlatParameters, flatten
 from altgrad_cli.training.state import TrainState
 
@@ -87,6 +87,7 @@ class CompiledPass:
         self._places = torch.tensor(places, device=key.device)
         self._sizes = torch.tensor(recording.sizes, dtype=torch.float64, device=key.device)
         self._layers = recording.layers
+        self._ones = torch.ones(recording.most_lines, device=key.device)
 
     @torch.no_grad()
     def run(
@@ -108,6 +109,7 @@ class CompiledPass:
                 _scale_tensor(scales, power_of_two=key.power_of_two, device=key.device),
                 self._draw_keys(rounding_stream),
                 self._draw_noise(dropout_stream),
+                self._ones,
             )
         )
         loss, gradient = outputs[0], outputs[1]
@@ -150,8 +152,14 @@ class _Recording:
         self._slot = PassSlot()
         with torch.device("meta"):
             self._model = GPT(key.model, key.vocab_size, lambda i, o: QuantizedLinear(i, o, self._slot))
-        names = [name for name, _ in number_layers(self._model)]
+        named = number_layers(self._model)
+        names = [name for name, _ in named]
         self.layers = len(names)
+        tokens = math.prod(key.batch_shape)
+        shapes = [layer.weight.shape for _, layer in named]
+        self.most_lines = max(
+            line_count(shape) for o, i in shapes for shape in ((o, i), (tokens, i), (tokens, o))
+        )
         self._flat: FlatParameters = flatten(self._model, [name for name in names if name != HEAD])
         drops = [module for module in self._model.modules() if isinstance(module, Dropout) and module.rate]
         self.noise_shapes = [(*key.batch_shape, key.model.n_embd)] * len(drops)
@@ -178,6 +186,7 @@ class _Recording:
             torch.zeros((len(self.noise_shapes), *self.noise_shapes[0]) if self.noise_shapes else 0).to(
                 key.device
             ),
+            torch.ones(self.most_lines, device=key.device),
         ]
         with torch.autograd.set_multithreading_enabled(False):
             graph = make_fx(lambda *given: self._pass(*given), tracing_mode="fake")(*inputs)
@@ -194,13 +203,14 @@ class _Recording:
         return cast(Callable[..., Sequence[Tensor]], call)
 
     def _pass(
-        self, values: Tensor, x: Tensor, y: Tensor, scales: Tensor, keys: Tensor, noise: Tensor
+        self, values: Tensor, x: Tensor, y: Tensor, scales: Tensor, keys: Tensor, noise: Tensor, ones: Tensor
     ) -> list[Tensor]:
         key, flat = self._key, self._flat
         rounding = TracedRounding(
             key.slots,
             scales,
             keys if key.stochastic else None,
+            ones,
             power_of_two=key.power_of_two,
             margin=key.margin,
             overflow=key.overflow,

@@ -14,7 +14,7 @@ from altgrad_cli.formats import FP8Format, parse_format
 from altgrad_cli.quantization import compiled
 from altgrad_cli.quantization.plan import Overflow, Rounding
 from altgrad_cli.quantization.quantize import STATS, round_to_grid
-from altgrad_cli.quantization.statistics import BLOCK
+from altgrad_cli.quantization.traced_counts import LINE
 from tests.formats.oracles import gfloat_rounded, probe_inputs
 
 needs_compiler = pytest.mark.skipif(
@@ -57,7 +57,7 @@ def _check(
     overflow: Overflow = "saturate",
     counted: bool = False,
 ) -> None:
-    count = compiled.SMALLEST + BLOCK // 2 + 3  # a tail that does not fill a block
+    count = compiled.SMALLEST + LINE // 2 + 3  # a tail that does not fill a block
     x = _inputs(format, count) * torch.tensor(scale)
     results, rows = [], []
     for use in (False, True):

@@ -11,8 +11,8 @@ from altgrad_cli.formats import FP8Format, parse_format
 from altgrad_cli.quantization.plan import Overflow
 from altgrad_cli.quantization.quantize import STATS, round_to_grid
 from altgrad_cli.quantization.stochastic import draw_key
-from altgrad_cli.quantization.traced import round_traced, traced_plan
-from altgrad_cli.quantization.traced_counts import count_lines, finish_rows
+from altgrad_cli.quantization.traced import round_and_count, traced_plan
+from altgrad_cli.quantization.traced_counts import finish_rows
 from tests.formats.oracles import probe_inputs
 
 NAMES = ["E5M2", "E0M7", "E1M6", "E2M5", "E3M4", "E4M3", "E4M3:fnuz", "E6M1", "E7M0", "BF16", "FP16"]
@@ -62,9 +62,10 @@ def test_the_bits_and_the_counts_are_the_eager_ones(name: str, scale: float, sto
         key = torch.tensor(draw_key(generator), dtype=torch.int32) if stochastic else None
         power_of_two = math.frexp(scale)[0] == 0.5
         pair = torch.tensor([1 / scale if power_of_two else scale, scale])
-        rounded = round_traced(x, pair, plan, key, power_of_two=power_of_two)
-        assert same_bits(rounded.value, expected)
-        amax, sums = count_lines(x, *rounded, plan)
+        value, (amax, sums) = round_and_count(
+            x, pair, plan, key, torch.ones(len(x)), power_of_two=power_of_two
+        )
+        assert same_bits(value, expected)
         size = torch.tensor([x.numel()], dtype=torch.float64)
         row = finish_rows(amax.reshape(1), sums.reshape(1, -1), size)[0]
         assert torch.equal(row[:-2], expected_row[:-2])
