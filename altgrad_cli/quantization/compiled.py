@@ -8,6 +8,7 @@ everything falls back to it, after one line in the log.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ from altgrad_cli.formats import FP8Format
 from altgrad_cli.quantization.eager import round_eager
 from altgrad_cli.quantization.kernel import Scale
 from altgrad_cli.quantization.plan import Overflow, Rounding, RoundingPlan, is_power_of_two, plan_rounding
-from altgrad_cli.quantization.statistics import STATS, merge_rows
+from altgrad_cli.quantization.statistics import STATS, count_everywhere, merge_rows
 from altgrad_cli.quantization.stochastic import Key
 from altgrad_cli.quantization.traced import round_and_count, round_traced
 from altgrad_cli.quantization.traced_counts import LINE, finish_rows
@@ -72,6 +73,11 @@ class _Variant(NamedTuple):
     device: torch.device
     threads: int
 
+    @property
+    def trusting(self) -> bool:
+        """Whether values are counted as if all were finite, and counted again where they were not."""
+        return self.counted and not self.in_place and self.device.type == "cpu"
+
 
 def round_compiled(
     x: Tensor,
@@ -116,13 +122,13 @@ def round_compiled(
         return True
     whole = x.numel() - x.numel() % LINE
     lines, target = x[:whole].view(-1, LINE), out[:whole].view(-1, LINE)
-    if whole == x.numel():
-        kernel(lines, target, scales, key, _ones(len(lines), x.device), stats)
-        return True
-    rest = torch.empty_like(stats)
-    round_eager(x[whole:], out[whole:], plan, scale, random, rest, first=whole)
     kernel(lines, target, scales, key, _ones(len(lines), x.device), stats)
-    merge_rows(stats, rest)
+    if variant.trusting and not all(map(math.isfinite, stats.tolist())):
+        stats.copy_(count_everywhere(lines, target, plan, scale))
+    if whole < x.numel():
+        rest = torch.empty_like(stats)
+        round_eager(x[whole:], out[whole:], plan, scale, random, rest, first=whole)
+        merge_rows(stats, rest)
     return True
 
 
@@ -161,14 +167,16 @@ def _no_guards(guards: Sequence[object]) -> list[bool]:
 def _kernel(variant: _Variant) -> Kernel:
     plan = plan_rounding(variant.format, None, variant.overflow, variant.rounding)
     counted, in_place, power_of_two = variant.counted, variant.in_place, variant.power_of_two
-    stochastic, device = variant.rounding == "stochastic", variant.device
+    stochastic, device, trusting = variant.rounding == "stochastic", variant.device, variant.trusting
 
     def kernel(x: Tensor, out: Tensor, scales: Tensor, key: Tensor, ones: Tensor, row: Tensor) -> None:
         random = key if stochastic else None
         if counted:
-            value, (amax, sums) = round_and_count(x, scales, plan, random, ones, power_of_two=power_of_two)
+            value, (amax, sums) = round_and_count(
+                x, scales, plan, random, ones, power_of_two=power_of_two, trusting=trusting
+            )
             size = torch.full((1,), x.numel(), dtype=torch.float64, device=device)
-            row.copy_(finish_rows(amax.view(1), sums.view(1, -1), size)[0])
+            row.copy_(finish_rows(amax.view(1), sums.view(1, -1), size, trusting=trusting)[0])
         else:
             value = round_traced(x, scales, plan, random, power_of_two=power_of_two).value
         (x if in_place else out).copy_(value)

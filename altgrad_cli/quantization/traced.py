@@ -55,7 +55,14 @@ def round_traced(
 
 
 def round_and_count(
-    x: Tensor, scale: Tensor, plan: RoundingPlan, key: Tensor | None, ones: Tensor, *, power_of_two: bool
+    x: Tensor,
+    scale: Tensor,
+    plan: RoundingPlan,
+    key: Tensor | None,
+    ones: Tensor,
+    *,
+    power_of_two: bool,
+    trusting: bool = False,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Q(x), and what ``count_lines`` finds, in one loop over the data.
 
@@ -66,12 +73,14 @@ def round_and_count(
     Args:
         x, scale, plan, key, power_of_two: as ``round_traced``; x of any shape, scale (2,).
         ones: float32 ones, ``line_count(x.shape)`` or more, from outside the graph.
+        trusting: as ``count_lines``.
     """
     lines = x.reshape(-1, line_length(x.shape[-1]))
     scales = scale.view(2, 1, 1) * ones[: lines.shape[0]].view(-1, 1)
     rounded = round_traced(lines, scales, plan, key, power_of_two=power_of_two)
     value = rounded.value.as_strided(rounded.value.shape, rounded.value.stride())
-    return value.view(x.shape), count_lines(lines, rounded.scaled, rounded.grid, value, plan)
+    counts = count_lines(lines, rounded.scaled, rounded.grid, value, plan, trusting=trusting)
+    return value.view(x.shape), counts
 
 
 class Slot(NamedTuple):

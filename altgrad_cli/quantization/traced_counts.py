@@ -18,7 +18,6 @@ LINE = 2048
 """The most values whose counts are added in float32 before float64 takes over."""
 
 _PAIR = 4096.0  # two counts of a line in one float32: LINE * (_PAIR + 1) < 2^24
-_UNIT = 4096.0  # magnitudes are added in this unit, so that a line of the largest floats does not overflow
 
 
 def line_length(size: int) -> int:
@@ -32,28 +31,33 @@ def line_count(shape: Sequence[int]) -> int:
 
 
 def count_lines(
-    x: Tensor, scaled: Tensor, grid: Tensor, value: Tensor, plan: RoundingPlan
+    x: Tensor, scaled: Tensor, grid: Tensor, value: Tensor, plan: RoundingPlan, *, trusting: bool = False
 ) -> tuple[Tensor, Tensor]:
     """The largest finite |x| (0-d, float32), and the sums (1-D, float64) that ``finish_rows`` asks for.
 
     Args:
         x, value: what was rounded, and the result: (lines, at most ``LINE``).
         scaled, grid: x / s and its rounding, in the plan's units.
+        trusting: leave out what only matters where x or value is not finite or a line's sum leaves float32.
+            Where that is so, the sum of the magnitudes or of the errors is not finite either.
 
     Inside a line sums are taken in float32, two counts to a number, which is exact; those of the lines in
     float64.
     """
-    finite = x.abs() <= torch.finfo(torch.float32).max
-    magnitude = torch.where(finite, x.abs(), 0.0)
-    has_error = finite if plan.saturate else finite & torch.isfinite(value)
-    error = torch.where(has_error, value - x, 0.0)
+    magnitude, error = x.abs(), value - x
+    small = torch.where(grid.abs() < plan.min_normal_in_units, 1.0, 0.0)
+    if not trusting:
+        finite = magnitude <= torch.finfo(torch.float32).max
+        magnitude = torch.where(finite, magnitude, 0.0)
+        error = torch.where(finite if plan.saturate else finite & torch.isfinite(value), error, 0.0)
+        small = torch.where(finite, small, _PAIR)
+    unit = _unit(trusting)
     size = scaled.abs()
     beyond = torch.where(size >= plan.overflow_threshold_in_units, _PAIR + 1.0, 1.0)
     zero = torch.where(x == 0, _PAIR + 1.0, 1.0)
-    small = torch.where(grid.abs() < plan.min_normal_in_units, 1.0, 0.0)
     clipped, overflow = _pair(torch.where(size > plan.limit, beyond, 0.0))
     lost, zeros = _pair(torch.where(value == 0, zero, 0.0))
-    below, nonfinite = _pair(torch.where(finite, small, _PAIR))
+    below, nonfinite = _pair(small)
     if plan.min_normal is None:
         below = lost  # fixed point has no subnormals
     sums = (
@@ -63,8 +67,8 @@ def count_lines(
         clipped,
         lost,
         below,
-        (error * (1 / _UNIT)).sum(1),
-        (magnitude * (1 / _UNIT)).sum(1),
+        (error * (1 / unit)).sum(1),
+        (magnitude * (1 / unit)).sum(1),
     )
     return magnitude.amax(1).amax(), torch.stack(sums).sum(1, dtype=torch.float64)
 
@@ -76,14 +80,21 @@ def _pair(weights: Tensor) -> tuple[Tensor, Tensor]:
     return sums - high * _PAIR, high
 
 
-def finish_rows(amax: Tensor, sums: Tensor, sizes: Tensor) -> Tensor:
+def _unit(trusting: bool) -> float:
+    """What errors and magnitudes are added in, so that a line of the largest floats does not overflow."""
+    return 1.0 if trusting else 4096.0
+
+
+def finish_rows(amax: Tensor, sums: Tensor, sizes: Tensor, *, trusting: bool = False) -> Tensor:
     """The rows (tensors, len(STATS)) from what ``count_lines`` found for each.
 
     Args:
         amax: (tensors,).
         sums: (tensors, sums of one).
         sizes: float64 (tensors,), how many values each has.
+        trusting: as ``count_lines`` was called.
     """
+    unit = _unit(trusting)
     nonfinite, zeros, overflow, clipped, lost, below, error, abs_sum = sums.unbind(1)
     columns = {
         "amax": amax.double(),
@@ -94,7 +105,7 @@ def finish_rows(amax: Tensor, sums: Tensor, sizes: Tensor) -> Tensor:
         "underflow": lost - zeros,
         "subnormal": below - lost,  # what vanished is below as well
         "nonfinite": nonfinite,
-        "error_sum": error * _UNIT,
-        "abs_sum": abs_sum * _UNIT,
+        "error_sum": error * unit,
+        "abs_sum": abs_sum * unit,
     }
     return torch.stack([columns[name] for name in STATS], dim=1)

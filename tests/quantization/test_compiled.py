@@ -39,13 +39,18 @@ ALL = [
 ]
 
 
-def _inputs(format: FP8Format, count: int) -> torch.Tensor:
-    """The probes first, then normal values, nan and inf among them."""
+def _inputs(format: FP8Format, count: int, *, finite: bool = False) -> torch.Tensor:
+    """The probes first, then normal values; nan and inf at the end, unless ``finite`` in the middle too."""
     probes = torch.from_numpy(probe_inputs(format))[: count // 2]
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(count, generator=generator) * min(format.max_representable_value, 1e30) / 2
     x[: probes.numel()] = probes
-    x[-3:] = torch.tensor([math.nan, math.inf, -math.inf])
+    specials = torch.tensor([math.nan, math.inf, -math.inf])
+    x[-3:] = specials
+    if finite:
+        x[:-3] = torch.where(torch.isfinite(x[:-3]), x[:-3], 1.0)
+    else:
+        x[count // 2 : count // 2 + 3] = specials
     return x
 
 
@@ -56,9 +61,10 @@ def _check(
     rounding: Rounding = "nearest",
     overflow: Overflow = "saturate",
     counted: bool = False,
+    finite: bool = False,
 ) -> None:
-    count = compiled.SMALLEST + LINE // 2 + 3  # a tail that does not fill a block
-    x = _inputs(format, count) * torch.tensor(scale)
+    count = compiled.SMALLEST + LINE // 2 + 3  # a tail that does not fill a line
+    x = _inputs(format, count, finite=finite) * torch.tensor(scale)
     results, rows = [], []
     for use in (False, True):
         row = torch.zeros(len(STATS), dtype=torch.float64)
@@ -85,6 +91,7 @@ def _check(
 @needs_compiler
 def test_the_bits_and_the_counts_are_those_of_the_eager_form() -> None:
     _check(parse_format("E5M2"), 0.3, counted=True)
+    _check(parse_format("E5M2"), 0.3, counted=True, finite=True)
     _check(parse_format("E5M2"), 0.3, rounding="stochastic")
     assert compiled.compile_failure(torch.device("cpu")) is None
 
@@ -97,15 +104,27 @@ def test_the_bits_and_the_counts_of_every_kind_of_format(name: str, scale: float
     format = parse_format(name)
     overflows: tuple[Overflow, ...] = ("saturate", "ieee") if format.has_specials else ("saturate",)
     roundings: tuple[Rounding, ...] = ("nearest", "stochastic")
-    for overflow, rounding, counted in itertools.product(overflows, roundings, (False, True)):
-        _check(format, scale, rounding=rounding, overflow=overflow, counted=counted)
+    for overflow, rounding in itertools.product(overflows, roundings):
+        _check(format, scale, rounding=rounding, overflow=overflow)
+        for finite in (False, True):
+            _check(format, scale, rounding=rounding, overflow=overflow, counted=True, finite=finite)
+
+
+@needs_compiler
+def test_a_line_of_the_largest_floats_is_counted_as_the_eager_form_counts_it() -> None:
+    x = torch.full((compiled.SMALLEST,), 3e38)
+    rows = torch.zeros(2, len(STATS), dtype=torch.float64)
+    for row, use in zip(rows, (False, True), strict=True):
+        round_to_grid(x, parse_format("E5M2"), 0.3, stats=row, compiled=use)
+    assert torch.equal(rows[0][:-2], rows[1][:-2])
+    assert torch.allclose(rows[0][-2:], rows[1][-2:], rtol=1e-12)
 
 
 @needs_compiler
 @pytest.mark.campaign
 def test_the_compiled_form_rounds_as_gfloat_does_and_in_place() -> None:
     format = parse_format("E5M2")
-    x = _inputs(format, compiled.SMALLEST)[:-3].repeat(2)
+    x = _inputs(format, compiled.SMALLEST, finite=True)[:-3].repeat(2)
     expected = torch.from_numpy(gfloat_rounded(format, x.numpy())).float()
     assert torch.equal(
         round_to_grid(x, format, 1.0, compiled=True).view(torch.int32), expected.view(torch.int32)
