@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -45,34 +46,48 @@ def _code_keys(format: FP8Format, scale: float, device: torch.device) -> tuple[i
 
 
 @torch.no_grad()
-def grid_histogram(values: Tensor, format: FP8Format, scale: float) -> Tensor:
-    """How many of ``values``, which lie on the grid already, have each code.
+def grid_histograms(tensors: Sequence[Tensor], format: FP8Format, scales: Sequence[float]) -> Tensor:
+    """How many values of each tensor, all of which lie on its grid already, have each code.
 
-    The same counts as ``code_histogram``, ten times faster: nothing is rounded or divided, the bits of the
+    The same counts as ``code_histogram``, many times faster: nothing is rounded or divided, the bits of the
     float32 values tell the codes apart. A scale that is no power of two goes the long way.
 
     Args:
-        values: float32 grid values (code times scale), contiguous; others than these are miscounted.
+        tensors: float32 grid values (code times scale), contiguous; others than these are miscounted.
         format: the grid.
-        scale: its scale.
+        scales: its scale, for each tensor.
 
     Returns:
-        int64 (format.code_count + 1,), the last bin for NaN.
+        int64 (len(tensors), format.code_count + 1), the last column for NaN.
     """
-    exact = math.frexp(scale)[0] == 0.5 and format.smallest_positive * scale >= _FLOAT32_MIN_NORMAL
-    if not exact or values.dtype != torch.float32:
-        return code_histogram(values, format, scale)
-    shift, bins, keys = _code_keys(format, scale, values.device)
-    found = (values.reshape(-1).view(torch.int32) >> shift).add_(bins // 2)
-    if found.device.type == "cpu":
-        counts = torch.bincount(found, minlength=bins + 1)
+    if not all(_tells_codes_apart(x, format, scale) for x, scale in zip(tensors, scales, strict=True)):
+        pairs = zip(tensors, scales, strict=True)
+        return torch.stack([code_histogram(x, format, scale) for x, scale in pairs])
+    device, sizes = tensors[0].device, [x.numel() for x in tensors]
+    codings = [_code_keys(format, scale, device) for scale in scales]
+    shift, bins, _ = codings[0]  # the format decides these
+    width = bins + 1
+    found = torch.empty(sum(sizes), dtype=torch.int32, device=device)
+    for index, (x, part) in enumerate(zip(tensors, torch.split(found, sizes), strict=True)):
+        torch.bitwise_right_shift(x.reshape(-1).view(torch.int32), shift, out=part)
+        part.add_(index * width + bins // 2)
+    if device.type == "cpu":
+        counts = torch.bincount(found, minlength=len(sizes) * width)
     else:  # where bincount would wait for the device, to learn how many bins there are
-        counts = torch.zeros(bins + 1, dtype=torch.int64, device=found.device)
+        counts = torch.zeros(len(sizes) * width, dtype=torch.int64, device=device)
         counts.scatter_add_(0, found.long(), torch.ones_like(found, dtype=torch.int64))
-    by_code = counts[keys]
+    counts = counts.view(len(sizes), width)
+    by_code = counts.gather(1, torch.stack([keys for _, _, keys in codings]))
     if not format.negative_zero:
-        by_code[0] += counts[0]  # the key of -0, which has no code of its own here
-    return torch.cat((by_code, (values.numel() - by_code.sum()).view(1)))
+        by_code[:, 0] += counts[:, 0]  # the key of -0, which has no code of its own here
+    total = torch.tensor(sizes, device=device)
+    return torch.cat((by_code, (total - by_code.sum(1)).unsqueeze(1)), dim=1)
+
+
+def _tells_codes_apart(values: Tensor, format: FP8Format, scale: float) -> bool:
+    """Whether the bits of grid values at this scale do: they are the format's own bits, moved."""
+    exact = math.frexp(scale)[0] == 0.5 and format.smallest_positive * scale >= _FLOAT32_MIN_NORMAL
+    return exact and values.dtype == torch.float32
 
 
 @torch.no_grad()

@@ -29,21 +29,21 @@ def measure_gradients(layout: FlatLayout, gradient: Tensor) -> tuple[Tensor, Ten
         row of all layers, one after the other, for ``DeadNeurons``. NaN passes into sums and maxima.
     """
     sums = layout.block_sums(1, gradient)
+    block_maxima = torch.empty_like(sums[0])
     buffer = torch.empty(layout.largest_group, dtype=gradient.dtype, device=gradient.device)
     squares: list[Tensor] = []
-    maxima: list[Tensor] = []
     for group in layout.groups:
         g = gradient[group.values]
         magnitude = torch.abs(g, out=buffer[: g.numel()])
-        for layer, part in zip(group.layers, group.split(magnitude), strict=True):
-            maxima.append(part.view(layout.rows_per_layer[layer], -1).amax(dim=1))
+        torch.amax(magnitude.view(-1, layout.block), dim=1, out=block_maxima[group.blocks])
         layout.sum_blocks(magnitude.lt_(DEAD_GRADIENT), sums[0, group.blocks])
         squares += layout.inner(g, g, group)
-    linf = torch.stack([rows.amax() for rows in maxima])
+    row_maxima = layout.row_maxima(block_maxima)
+    linf = layout.layer_maxima(row_maxima)
     tiny = layout.layer_sums(layout.row_sums(sums))
     nonfinite = _count_nonfinite(layout, gradient, linf)
     columns = (layout.counts, tiny[:, 0], torch.stack(squares).double(), linf.double(), nonfinite)
-    return torch.stack(columns, dim=1), torch.cat(maxima)
+    return torch.stack(columns, dim=1), row_maxima
 
 
 def _count_nonfinite(layout: FlatLayout, gradient: Tensor, linf: Tensor) -> Tensor:

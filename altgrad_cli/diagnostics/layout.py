@@ -98,6 +98,16 @@ class FlatLayout:
         sums = row_sums.new_zeros(len(self.shapes), row_sums.shape[1])
         return sums.index_add_(0, self.layer_of_row, row_sums)
 
+    def row_maxima(self, block_maxima: Tensor) -> Tensor:
+        """Maxima >= 0 of the blocks, (blocks,), to those of the rows, (rows,); NaN passes through."""
+        maxima = block_maxima.new_zeros(len(self.layer_of_row))
+        return maxima.scatter_reduce_(0, self._row_of_block, block_maxima, "amax")
+
+    def layer_maxima(self, row_maxima: Tensor) -> Tensor:
+        """(rows,) to (layers,)."""
+        maxima = row_maxima.new_zeros(len(self.shapes))
+        return maxima.scatter_reduce_(0, self.layer_of_row, row_maxima, "amax")
+
     def inner(self, a: Tensor, b: Tensor, group: Group) -> list[Tensor]:
         """<a, b> of each layer in the group, 0-d, in the tensors' own type. NaN and inf pass through."""
         return [torch.dot(x, y) for x, y in zip(group.split(a), group.split(b), strict=True)]

@@ -74,20 +74,34 @@ def measure_updates(
         layout.sum_blocks(same, unchanged)
         torch.ne(dw, 0, out=mask)
         layout.sum_blocks(mask, updated)
-        layout.sum_blocks(mask.mul_(same), stalled)
+        if _all_ones(updated, w.numel()):
+            stalled.copy_(unchanged)
+        else:
+            layout.sum_blocks(mask.mul_(same), stalled)
         torch.sub(w_after, w, out=scratch)
         transfers += layout.inner(scratch, dw, group)
         squares += layout.inner(dw, dw, group)
         torch.ne(g, 0, out=scratch)
         layout.sum_blocks(scratch, nonzero)
         unmoved = _unmoved(same, dw, mask, [flags[layer] for layer in group.layers], group)
-        layout.sum_blocks(scratch.mul_(unmoved), zero_update)
+        if unmoved is same and _all_ones(nonzero, w.numel()):
+            zero_update.copy_(unchanged)
+        else:
+            layout.sum_blocks(scratch.mul_(unmoved), zero_update)
         if persistence is not None:
             persistence.advance(group.values, dw, same, scratch)
     rows = layout.row_sums(sums)
     counts = layout.layer_sums(rows)
     dots = torch.stack(transfers + squares).view(2, -1).T.double()
     return torch.cat((layout.counts.unsqueeze(1), counts, dots), dim=1), rows[:, 3:]
+
+
+def _all_ones(block_sums: Tensor, values: int) -> bool:
+    """Whether a mask with these sums is 1 everywhere; False off the CPU, rather than wait for the device.
+
+    Usually every weight has a gradient and is updated: to multiply by such a mask changes nothing.
+    """
+    return block_sums.device.type == "cpu" and block_sums.sum().item() == values
 
 
 def _unmoved(same: Tensor, update: Tensor, buffer: Tensor, stored: list[bool], group: Group) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from altgrad_cli.diagnostics.code_use import grid_histogram
+from altgrad_cli.diagnostics.code_use import grid_histograms
 from altgrad_cli.formats import FP8Format
 from altgrad_cli.quantization.precision import OPERAND_ROLES, ROLES, Role
 from altgrad_cli.quantization.quantize import code_histogram
@@ -25,7 +25,7 @@ class CodeCensus:
     def count_stored(self, layer: int, weights: Tensor, fmt: FP8Format, scale: float) -> None:
         """Count the codes of a layer's stored weights, which are on the grid already."""
         if fmt.width <= 8:
-            self._counts[layer, "stored_weights"] = grid_histogram(weights, fmt, scale)
+            self._counts[layer, "stored_weights"] = grid_histograms([weights], fmt, [scale])[0]
 
     def histograms(self) -> dict[str, list[list[int]]]:
         """Per role the counts of each layer by code, the NaN bin last; an empty list where none was taken."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from altgrad_cli.diagnostics.code_use import (
     CODE_USE_COLUMNS,
     CODE_USE_METRICS,
-    grid_histogram,
+    grid_histograms,
     measure_code_use,
 )
 from altgrad_cli.diagnostics.grid import stiffness
@@ -31,6 +31,7 @@ from altgrad_cli.diagnostics.update import (
 from altgrad_cli.formats import FP8Format
 from altgrad_cli.quantization.linear import WEIGHTS
 from altgrad_cli.quantization.quantize import round_to_grid
+from altgrad_cli.quantization.scratch import workspace
 from altgrad_cli.training.measure import Measurements, Value, read_tables
 from altgrad_cli.training.measure_codes import CodeCensus
 from altgrad_cli.training.monitors import Monitors
@@ -67,7 +68,7 @@ def read_update(
         monitors.blocks,
         before,
         after,
-        update.wide[:end] - flat.values[:end],
+        torch.sub(update.wide[:end], flat.values[:end], out=workspace(flat.values[:end])),
         result.gradient[:end],
         stored=stored,
         persistence=monitors.persistence,
@@ -133,8 +134,8 @@ def _code_use(values: Sequence[Tensor], grids: Sequence[Grid | None]) -> tuple[l
             by_format.setdefault(grid[0], []).append(index)
     tables = []
     for fmt, indices in by_format.items():
-        counts = [grid_histogram(values[i], fmt, grids[i][1]) for i in indices]  # type: ignore[index]
-        tables.append(measure_code_use(torch.stack(counts), fmt))
+        scales = [grids[i][1] for i in indices]  # type: ignore[index]
+        tables.append(measure_code_use(grid_histograms([values[i] for i in indices], fmt, scales), fmt))
     return [index for indices in by_format.values() for index in indices], tables
 
 

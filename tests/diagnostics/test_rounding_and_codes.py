@@ -10,7 +10,7 @@ import torch
 from altgrad_cli.diagnostics.code_use import (
     CODE_USE_COLUMNS,
     CODE_USE_METRICS,
-    grid_histogram,
+    grid_histograms,
     measure_code_use,
 )
 from altgrad_cli.diagnostics.rounding import ROUNDING_METRICS, pool_rounding, rounding_row
@@ -128,10 +128,12 @@ def test_the_fast_histogram_of_grid_values_agrees_with_the_exact_one(name, scale
     fmt = parse_format(name)
     spread = 2.0 ** torch.linspace(-20, 3, 4000)
     x = torch.randn(4000, generator=torch.Generator().manual_seed(2)) * spread * fmt.max_representable_value
-    every_value = torch.tensor([v for v in fmt.values() if math.isfinite(v)]) * scale
-    values = torch.cat(
-        [round_to_grid(x * scale, fmt, scale), every_value, torch.tensor([0.0, -0.0, math.nan])]
-    )
-    expected = code_histogram(values, fmt, scale)
-    assert expected[-1] == 1
-    assert torch.equal(grid_histogram(values, fmt, scale), expected)
+    tensors, scales = [], [scale, scale * 4, scale]
+    for part, own in zip(torch.split(x, (2500, 500, 1000)), scales, strict=True):
+        every_value = torch.tensor([v for v in fmt.values() if math.isfinite(v)]) * own
+        specials = torch.tensor([0.0, -0.0, math.nan])
+        tensors.append(torch.cat([round_to_grid(part * own, fmt, own), every_value, specials]))
+    pairs = zip(tensors, scales, strict=True)
+    expected = torch.stack([code_histogram(values, fmt, own) for values, own in pairs])
+    assert expected[:, -1].tolist() == [1, 1, 1]
+    assert torch.equal(grid_histograms(tensors, fmt, scales), expected)
