@@ -40,21 +40,22 @@ def loop_counts(w, w_after, dw, g, *, stored):
     return row
 
 
-def a_step(shape, seed):
-    """Weights on E5M2's grid, an update that moves some of them, and gradients with exact zeros."""
+def a_step(shape, seed, *, zeros=True):
+    """Weights on E5M2's grid, an update that moves some of them; dw and g with exact zeros or without."""
     generator = torch.Generator().manual_seed(seed)
     fmt = FORMAT_REGISTRY["E5M2"]
     w = round_to_grid(torch.randn(shape, generator=generator) * 0.05, fmt, 0.25)
     dw = torch.randn(shape, generator=generator) * 0.004
-    dw[torch.rand(shape, generator=generator) < 0.2] = 0
     g = torch.randn(shape, generator=generator)
-    g[torch.rand(shape, generator=generator) < 0.3] = 0
+    if zeros:
+        dw[torch.rand(shape, generator=generator) < 0.2] = 0
+        g[torch.rand(shape, generator=generator) < 0.3] = 0
     return w, round_to_grid(w + dw, fmt, 0.25), dw, g
 
 
-@pytest.fixture
-def step():
-    layers = [a_step(shape, seed) for seed, shape in enumerate(SHAPES)]
+@pytest.fixture(params=[True, False], ids=["with zeros", "all updated"])
+def step(request):
+    layers = [a_step(shape, seed, zeros=request.param) for seed, shape in enumerate(SHAPES)]
     layout = FlatLayout(SHAPES)
     return layout, layers, [layout.join(tensors) for tensors in zip(*layers, strict=True)]
 
