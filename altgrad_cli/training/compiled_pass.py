@@ -144,6 +144,26 @@ def _scale_tensor(scales: Scales, *, power_of_two: bool, device: torch.device) -
     return torch.tensor(pairs, dtype=torch.float32).to(device)
 
 
+_EMBEDDING_BACKWARD = torch.ops.aten.embedding_dense_backward.default
+
+
+class _Decompositions(dict[Any, Any]):
+    """torch's own, but for the backward of an embedding.
+
+    Decomposed it adds rows atomically, as the threads come along; undecomposed in a fixed order. Pickled by
+    name, for torch makes it part of the key under which it keeps a compiled graph for the next process.
+    """
+
+    def __init__(self) -> None:
+        from torch._inductor.decomposition import select_decomp_table
+
+        super().__init__(select_decomp_table())
+        self.pop(_EMBEDDING_BACKWARD, None)
+
+    def __reduce__(self) -> tuple[type[_Decompositions], tuple[()]]:
+        return type(self), ()
+
+
 class _Recording:
     """One eager pass written down: the graph, and what its outputs are."""
 
@@ -170,10 +190,12 @@ class _Recording:
 
     def compile(self) -> Callable[..., Sequence[Tensor]]:
         """Record and compile; the callable takes what ``_pass`` takes."""
+        from torch._guards import TracingContext, tracing
         from torch._inductor.compile_fx import compile_fx
-        from torch._inductor.decomposition import select_decomp_table
         from torch._inductor.lowering import lowerings, make_fallback
+        from torch._subclasses import FakeTensorMode
         from torch.fx.experimental.proxy_tensor import make_fx
+        from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
         key = self._key
         tokens = torch.zeros(key.batch_shape, dtype=torch.int64, device=key.device)
@@ -190,15 +212,12 @@ class _Recording:
         ]
         with torch.autograd.set_multithreading_enabled(False):
             graph = make_fx(lambda *given: self._pass(*given), tracing_mode="fake")(*inputs)
-        # torch's own backward of an embedding adds rows in a fixed order; the decomposed one adds them
-        # atomically, as the threads come along.
-        table: dict[Any, Any] = dict(select_decomp_table())
-        embedding_backward = torch.ops.aten.embedding_dense_backward.default
-        table.pop(embedding_backward, None)
-        if embedding_backward not in lowerings:  # where CI is set, inductor wants it said outright
-            make_fallback(embedding_backward, override_decomp=True)
+        if _EMBEDDING_BACKWARD not in lowerings:  # where CI is set, inductor wants it said outright
+            make_fallback(_EMBEDDING_BACKWARD, override_decomp=True)
         with torch.no_grad():
-            call: Any = compile_fx(graph, inputs, decompositions=table)
+            mode = FakeTensorMode(shape_env=ShapeEnv(assume_static_by_default=True))
+            with tracing(TracingContext(mode)):
+                call: Any = compile_fx(graph, inputs, decompositions=_Decompositions())
             call(*inputs)  # a graph that cannot run is found out here
         return cast(Callable[..., Sequence[Tensor]], call)
 
