@@ -1,9 +1,10 @@
 """The constants of one rounding: which numbers the tensor code needs for a format and a scale.
 
 Rounding is ``round(t / u) * u``: t = x / s, u = the gap of the grid at t, a power of two read from t's own
-bits. Every step but the two roundings named in the equation is exact. Two foldings save passes and change
-no bit: a power-of-two scale moves into the gap and the bounds, and the gap of a uniform grid joins the
-scale. Both are refused where float32 could not hold what they build.
+bits. Every step but the two roundings named in the equation is exact. Foldings save passes and change no
+bit: a power-of-two scale moves into the gap and the bounds, the gap of a uniform grid joins the scale, and
+any other scale multiplies the quotient before the gap does. They are refused where float32 could not hold
+what they build.
 """
 
 from __future__ import annotations
