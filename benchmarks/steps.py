@@ -47,8 +47,8 @@ TITLES = ("0.8 M parameters, batch 12 x 64", "10.8 M parameters, batch 12 x 256"
 def start(build: Mapping[str, Build]) -> tuple[dict[str, Step], dict[str, float], dict[str, str]]:
     """Build everybody and let each take its first step.
 
-    Returns the steps of those that could, the seconds up to the end of each first step (building and, where
-    asked for, compiling), and why the others could not.
+    Returns the steps of those that could, the seconds up to the end of each first step, and why the others
+    could not.
     """
     steps: dict[str, Step] = {}
     first: dict[str, float] = {}
@@ -111,7 +111,8 @@ def section(options: Options) -> Section:
         "E5M2. Plain is the same GPT of `nn.Linear` with `torch.optim.AdamW` as a CPU gets it (its for-loop;",
         "foreach and fused are beside it), the same batches and one read of the loss. No step contains an",
         "evaluation or a checkpoint; what is measured every 50 steps only is outside the medians. The first",
-        "step's seconds contain building the network and compiling it.",
+        "step's seconds contain building the network; plain PyTorch compiles in it, the engine in its",
+        "second, which knows the delayed scales.",
         "",
         *(line for part in parts for line in part.lines),
     ]

@@ -259,6 +259,8 @@ _COMPILER_ERRORS = (RuntimeError, OSError, ImportError, AttributeError, TypeErro
 
 @lru_cache(maxsize=16)
 def _compiled(key: PassKey) -> CompiledPass | None:
+    # A warning because it reaches the user, who would otherwise see a run that stands still.
+    log.warning("compiling the pass: up to a minute, or seconds if torch has kept it from an earlier run")
     try:
         return CompiledPass(key)
     except _COMPILER_ERRORS as error:
