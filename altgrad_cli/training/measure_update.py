@@ -31,7 +31,6 @@ from altgrad_cli.diagnostics.update import (
 from altgrad_cli.formats import FP8Format
 from altgrad_cli.quantization.linear import WEIGHTS
 from altgrad_cli.quantization.quantize import round_to_grid
-from altgrad_cli.quantization.scratch import workspace
 from altgrad_cli.training.measure import Measurements, Value, read_tables
 from altgrad_cli.training.measure_codes import CodeCensus
 from altgrad_cli.training.monitors import Monitors
@@ -68,7 +67,7 @@ def read_update(
         monitors.blocks,
         before,
         after,
-        torch.sub(update.wide[:end], flat.values[:end], out=workspace(flat.values[:end])),
+        update.wide[:end] - flat.values[:end],
         result.gradient[:end],
         stored=stored,
         persistence=monitors.persistence,
