@@ -11,6 +11,7 @@ from torch import Tensor
 
 from altgrad_cli.diagnostics.spec import MetricSpec, Row, ratio
 from altgrad_cli.formats import FP8Format
+from altgrad_cli.quantization.plan import is_power_of_two
 from altgrad_cli.quantization.quantize import code_histogram
 
 CODE_USE_COLUMNS = ("count", "codes", "used", "entropy", "zero", "top_binade", "nonfinite")
@@ -86,7 +87,7 @@ def grid_histograms(tensors: Sequence[Tensor], format: FP8Format, scales: Sequen
 
 def _tells_codes_apart(values: Tensor, format: FP8Format, scale: float) -> bool:
     """Whether the bits of grid values at this scale do: they are the format's own bits, moved."""
-    exact = math.frexp(scale)[0] == 0.5 and format.smallest_positive * scale >= _FLOAT32_MIN_NORMAL
+    exact = is_power_of_two(scale) and format.smallest_positive * scale >= _FLOAT32_MIN_NORMAL
     return exact and values.dtype == torch.float32
 
 

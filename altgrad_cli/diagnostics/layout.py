@@ -47,12 +47,12 @@ class FlatLayout:
     def __init__(self, shapes: Sequence[Sequence[int]], *, device: torch.device | str = "cpu") -> None:
         self.shapes = tuple(tuple(shape) for shape in shapes)
         self.sizes = tuple(math.prod(shape) for shape in self.shapes)
-        self.rows_per_layer = tuple(shape[0] for shape in self.shapes)
+        rows_per_layer = [shape[0] for shape in self.shapes]
         self.total = sum(self.sizes)
-        row_lengths = [size // rows for size, rows in zip(self.sizes, self.rows_per_layer, strict=True)]
+        row_lengths = [size // rows for size, rows in zip(self.sizes, rows_per_layer, strict=True)]
         self.block = math.gcd(*row_lengths)
         layers = torch.arange(len(self.shapes))
-        rows = torch.tensor(self.rows_per_layer)
+        rows = torch.tensor(rows_per_layer)
         blocks_per_row = torch.tensor(row_lengths).repeat_interleave(rows) // self.block
         self.layer_of_row = layers.repeat_interleave(rows).to(device)
         self._row_of_block = torch.arange(int(rows.sum())).repeat_interleave(blocks_per_row).to(device)

@@ -75,9 +75,8 @@ def round_slice(
         _round_to_gaps(wide, wide, wide_gap, wide_gap.view(torch.int64), plan, wide_random, False, traced)
         out.copy_(wide)
     else:
-        folded = factor if plan.factor_folds and isinstance(factor, float) else None
-        _round_to_gaps(x, out, gap, gap_bits, plan, random, magnitude_in_gap, traced, folded)
-        factor = factor if folded is None else None
+        last, factor = (factor, None) if plan.factor_folds and isinstance(factor, float) else (1.0, factor)
+        _round_to_gaps(x, out, gap, gap_bits, plan, random, magnitude_in_gap, traced, last)
     if plan.overflow_value is not None and not within_limit:
         _mark_overflow(out, plan.limit, plan.overflow_value, traced)
     if not plan.negative_zero:
@@ -102,7 +101,7 @@ def _round_to_gaps(
     random: RandomWork | None,
     magnitude_in_gap: bool,
     traced: bool,
-    factor: float | None = None,
+    factor: float = 1.0,
 ) -> None:
     """out = round(x / u) * u, with u = 2^-M p the gap of the grid at x and p the binade, built in ``gap``.
 
@@ -134,8 +133,7 @@ def _round_to_gaps(
         _break_ties_by_code(out.view(carrier.integer), gap_bits, plan.tie_parity, carrier.mantissa)
     _to_integers(out, out, random, traced)
     if in_one_pass:
-        last = 2.0**-m if factor is None else 2.0**-m * factor
-        torch.addcmul(negative_zero(x.dtype, x.device), out, gap, value=last, out=out)
+        torch.addcmul(negative_zero(x.dtype, x.device), out, gap, value=2.0**-m * factor, out=out)
     else:
         out.mul_(2.0**-m).mul_(gap)
 

@@ -27,7 +27,8 @@ class AdamState:
         return cls(torch.zeros_like(parameters), torch.zeros_like(parameters))
 
 
-# A slice stays in cache through all the passes; on other devices one slice is the whole.
+# A slice stays in cache through all the passes, and is long enough for every thread to gain; on other devices
+# one slice is the whole.
 _CPU_SLICE = 1 << 18
 
 
