@@ -17,11 +17,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from altgrad_cli.data.batches import draw_batch
-from altgrad_cli.data.corpus import load_corpus
-from altgrad_cli.models.gpt import GPT, MakeLinear, cross_entropy, initialize
-from altgrad_cli.training.config import TrainConfig
-from altgrad_cli.training.config_loading import load_config
+from altgrad_cli.config.loading import load_config
+from altgrad_cli.config.run import TrainConfig
+from altgrad_cli.subjects.corpus.batches import draw_batch
+from altgrad_cli.subjects.corpus.corpus import load_corpus
+from altgrad_cli.subjects.gpt.model import GPT, MakeLinear, cross_entropy, initialize
 from altgrad_cli.training.engine import train
 from altgrad_cli.training.events import Event, StepCompleted
 from altgrad_cli.training.schedule import learning_rate_at

@@ -70,7 +70,7 @@ def with_compiler(section: Section, options: Options) -> Section:
     """``section``, saying so where our compiled ways fell back to the eager ones."""
     import torch
 
-    from altgrad_cli.quantization.compiled import compile_failure
+    from altgrad_cli.rounding.compiled import compile_failure
 
     why = compile_failure(torch.device("cpu")) if options.compiled else None
     if why is None:

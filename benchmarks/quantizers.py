@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from altgrad_cli.formats import FP8Format, parse_format
-from altgrad_cli.quantization.quantize import STATS, round_to_grid
+from altgrad_cli.rounding.quantize import STATS, round_to_grid
 from benchmarks.peers import Way, peers
 from benchmarks.section import Claim, Options, Section, reason, table
 from benchmarks.timing import Measured, interleave

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from altgrad_cli.errors import ConfigError, UsageError
-from altgrad_cli.training.config import TrainConfig
-from altgrad_cli.training.config_loading import (
+from altgrad_cli.config.loading import (
     from_plain,
     load_config,
     resolve,
@@ -17,6 +15,8 @@ from altgrad_cli.training.config_loading import (
     to_yaml,
     with_overrides,
 )
+from altgrad_cli.config.run import TrainConfig
+from altgrad_cli.errors import ConfigError, UsageError
 
 NAMES = list(shipped_configs())
 STUDY = [

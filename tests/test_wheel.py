@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from altgrad_cli.training.config_loading import shipped_configs
+from altgrad_cli.config.loading import shipped_configs
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -40,7 +40,7 @@ def test_the_installed_configs_are_found_inside_the_package(wheel: zipfile.ZipFi
     wheel.extractall(tmp_path)
     probe = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from altgrad_cli.training.config_loading import load_config, shipped_folder\n"
+        "from altgrad_cli.config.loading import load_config, shipped_folder\n"
         "print(shipped_folder()); print(load_config('gpu/e7m0_uniform').fp8_format)"
     )
     command = [sys.executable, "-I", "-c", probe, str(tmp_path)]

@@ -65,9 +65,9 @@ def diagnose_checkpoint(
     diagnosed failure is a result: the exit code is 0.
     """
     from altgrad_cli.forensics.diagnosis import SCHEMA, Questions, diagnose
-    from altgrad_cli.reporting.diagnosis import verdict
-    from altgrad_cli.reporting.diagnosis_details import details
-    from altgrad_cli.reporting.diagnosis_text import print_sections, to_markdown
+    from altgrad_cli.reporting.pages.diagnosis.details import details
+    from altgrad_cli.reporting.pages.diagnosis.screen import verdict
+    from altgrad_cli.reporting.render.diagnosis_text import print_sections, to_markdown
 
     questions = Questions(
         replay=replay,

@@ -14,7 +14,7 @@ from altgrad_cli.commands.console import data_console, talk_console
 from altgrad_cli.commands.json_output import print_json
 from altgrad_cli.errors import UsageError
 from altgrad_cli.formats import FP8Format, parse_format
-from altgrad_cli.reporting.format_facts import StallQuestion, describe_format
+from altgrad_cli.reporting.pages.format.facts import StallQuestion, describe_format
 
 SCHEMA = "altgrad.inspect-format/1"
 
@@ -99,7 +99,7 @@ def _check_positive(option: str, value: float) -> None:
 
 def _measure(format: FP8Format, path: Path, question: StallQuestion) -> tuple[list[dict[str, Any]], int]:
     """The fit of every matrix in the file, as plain values, and the number of tensors left out."""
-    from altgrad_cli.reporting.format_fit import fit_file  # imports torch
+    from altgrad_cli.reporting.pages.format.fit import fit_file  # imports torch
 
     fits, others = fit_file(
         path, format, learning_rate=question.learning_rate, beta1=question.beta1, scale=question.scale
@@ -110,7 +110,7 @@ def _measure(format: FP8Format, path: Path, question: StallQuestion) -> tuple[li
 def _draw(format: FP8Format, other: FP8Format | None, path: Path) -> None:
     if path.suffix.lower() != ".svg":
         raise UsageError(f"the plot is an SVG file, not {path.name}", where="--plot", allowed="FILE.svg")
-    from altgrad_cli.reporting.format_plot import draw_formats  # imports matplotlib
+    from altgrad_cli.reporting.pages.format.plot import draw_formats  # imports matplotlib
 
     try:
         draw_formats([format] if other is None else [format, other], path)
@@ -125,8 +125,8 @@ def _print_screen(
     fitted: tuple[list[dict[str, Any]], int] | None,
     codes_of: FP8Format | None,
 ) -> None:
-    from altgrad_cli.reporting.format_sheet import equivalence_words, print_plainly, print_sheet
-    from altgrad_cli.reporting.format_tables import code_lines, comparison_table, fit_table
+    from altgrad_cli.reporting.pages.format.sheet import equivalence_words, print_plainly, print_sheet
+    from altgrad_cli.reporting.pages.format.tables import code_lines, comparison_table, fit_table
 
     console = data_console()
     if other is None and fitted is None and codes_of is None:

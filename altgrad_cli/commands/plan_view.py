@@ -18,8 +18,8 @@ SWEEP_SCHEMA = "altgrad.sweep-plan/1"
 
 def show_train_plan(config: Any, folder: Path, *, as_json: bool) -> None:
     """The plan of one run with ``config``."""
-    from altgrad_cli.experiments.estimate import predict_stalls, seconds_per_step
-    from altgrad_cli.training.config_loading import resolve, to_yaml
+    from altgrad_cli.config.loading import resolve, to_yaml
+    from altgrad_cli.sweeps.estimate import predict_stalls, seconds_per_step
 
     per_step = seconds_per_step(config)
     prediction = predict_stalls(config, [config.fp8_format])[config.fp8_format]
@@ -49,9 +49,9 @@ def show_train_plan(config: Any, folder: Path, *, as_json: bool) -> None:
 def show_sweep_plan(spec: Any, folder: Path, jobs: int, *, as_json: bool) -> None:
     """The plan of a sweep, as far as it is known before any result."""
     from altgrad_cli.commands.sweep_view import duration
-    from altgrad_cli.experiments.estimate import estimate_seconds, predict_stalls, seconds_per_step
-    from altgrad_cli.experiments.plan import equivalences, plan_sweep
-    from altgrad_cli.training.config_loading import resolve
+    from altgrad_cli.config.loading import resolve
+    from altgrad_cli.sweeps.estimate import estimate_seconds, predict_stalls, seconds_per_step
+    from altgrad_cli.sweeps.plan import equivalences, plan_sweep
 
     arms = plan_sweep(spec, {})
     stalls = predict_stalls(spec.base, spec.order)
@@ -106,7 +106,7 @@ def show_sweep_plan(spec: Any, folder: Path, jobs: int, *, as_json: bool) -> Non
 
 def config_listing(arms: Sequence[Any]) -> list[str]:
     """The resolved config of the first arm in full, and what is different in each other one."""
-    from altgrad_cli.training.config_loading import resolve, to_yaml
+    from altgrad_cli.config.loading import resolve, to_yaml
 
     first = _flat(resolve(arms[0].config))
     lines = [

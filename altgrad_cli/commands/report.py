@@ -53,30 +53,30 @@ def report(
         if markdown or html:
             raise UsageError("--verify reads a report, it writes none", where="--verify")
         return _verify(verify, folders or [], as_json=json)
-    from altgrad_cli.experiments.sweep_results import newest
     from altgrad_cli.reporting.report import build_report
+    from altgrad_cli.sweeps.results import newest
 
     chosen = folders or [newest(Path.cwd())]
     built = build_report(chosen)
     written: list[Path] = []
     if markdown is not None:
-        from altgrad_cli.reporting.markdown import write_markdown
+        from altgrad_cli.reporting.render.markdown import write_markdown
 
         written += write_markdown(built, _writable(markdown, "--markdown"))
     if html is not None:
-        from altgrad_cli.reporting.html_page import write_html
+        from altgrad_cli.reporting.render.html import write_html
 
         write_html(built, _writable(html, "--html"))
         written.append(html)
     if json:
-        from altgrad_cli.reporting.json_view import to_json
+        from altgrad_cli.reporting.render.json import to_json
 
         print_json(SCHEMA, {**to_json(built), "written": [str(path) for path in written]})
     elif written:
         for path in written:
             talk_console().print(Text(f"wrote {path}"), soft_wrap=True)
     else:
-        from altgrad_cli.reporting.terminal import renderables
+        from altgrad_cli.reporting.render.terminal import renderables
 
         console = data_console()
         for item in renderables(built):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 def write_run_report(run_dir: Path) -> Path:
     """Write ``report.md`` (with plots that hold the run against its controls, where it lies in a sweep)."""
-    from altgrad_cli.reporting.markdown import write_markdown
+    from altgrad_cli.reporting.render.markdown import write_markdown
     from altgrad_cli.reporting.report import build_report
 
     path = run_dir / "report.md"

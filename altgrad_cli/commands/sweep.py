@@ -81,14 +81,14 @@ def sweep(
 
     A format that collapses is a result: the sweep goes on and exits 0.
     """
-    from altgrad_cli.experiments.specification import (
+    from altgrad_cli.config.loading import load_config
+    from altgrad_cli.sweeps.specification import (
         DEFAULT_ORDER,
         SweepSpec,
         parse_axes,
         parse_order,
         parse_seeds,
     )
-    from altgrad_cli.training.config_loading import load_config
 
     jobs = jobs or available_cores()
     if resume is not None:
@@ -128,7 +128,7 @@ def available_cores() -> int:
 
 
 def _reopen(folder: Path, given: Sequence[str]) -> tuple[Any, Path]:
-    from altgrad_cli.experiments.sweep_results import is_sweep, read_sweep
+    from altgrad_cli.sweeps.results import is_sweep, read_sweep
 
     if not is_sweep(folder):
         raise UsageError(
@@ -149,11 +149,11 @@ def _carry_out(
     spec: Any, folder: Path, jobs: int, *, new: bool, as_json: bool, quiet: bool, strict: bool
 ) -> int:
     from altgrad_cli.commands.sweep_view import SweepView
-    from altgrad_cli.experiments.comparison import compare_seeds
-    from altgrad_cli.experiments.executor import LocalExecutor
-    from altgrad_cli.experiments.loggers.warnings import warnings_as_lines
-    from altgrad_cli.experiments.run_directory import create_folder
-    from altgrad_cli.experiments.sweep import run_sweep
+    from altgrad_cli.runs.folder import create_folder
+    from altgrad_cli.runs.loggers.warnings import warnings_as_lines
+    from altgrad_cli.sweeps.comparison import compare_seeds
+    from altgrad_cli.sweeps.engine import run_sweep
+    from altgrad_cli.sweeps.executors.local import LocalExecutor
 
     console = talk_console()
     with warnings_as_lines(lambda text: console.print(Text(f"warning: {text}"), soft_wrap=True)):
@@ -188,7 +188,7 @@ def _carry_out(
 
 def _prepare_corpus(spec: Any) -> None:
     """Tokenize once, before the workers ask for it: a corpus that cannot be used ends the sweep here."""
-    from altgrad_cli.data.corpus import load_corpus
+    from altgrad_cli.subjects.corpus.corpus import load_corpus
 
     for config in {variation.base for variation in spec.variations()}:
         load_corpus(config.data, config.model.block_size)
@@ -196,7 +196,7 @@ def _prepare_corpus(spec: Any) -> None:
 
 def _failure_reporter(folder: Path) -> Callable[[Path, bool], object]:
     def report(run_dir: Path, final: bool) -> None:
-        from altgrad_cli.reporting.failure_report import write_failure_report
+        from altgrad_cli.reporting.pages.run.failure_report import write_failure_report
 
         # Without pictures at first: they are drawn once, when the controls and the attribution are all in.
         write_failure_report(run_dir, sweep_dir=folder, pictures=final)
@@ -207,8 +207,8 @@ def _failure_reporter(folder: Path) -> Callable[[Path, bool], object]:
 def _send_reports(record: Any, warn: Callable[[str], object]) -> None:
     """Reports and comparison plots need the sweep's verdicts, so they follow their runs to W&B at the end."""
     from altgrad_cli.commands.run_reports import write_run_report
-    from altgrad_cli.experiments.loggers.wandb import wandb_listeners
-    from altgrad_cli.experiments.run_directory import RunDirectory
+    from altgrad_cli.runs.folder import RunDirectory
+    from altgrad_cli.runs.loggers.wandb import wandb_listeners
 
     for result in record.arms:
         if result.finding is not None:

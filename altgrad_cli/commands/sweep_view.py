@@ -15,10 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from altgrad_cli.commands.console import printable
-from altgrad_cli.experiments.arms import Arm
-from altgrad_cli.experiments.comparison import compare_seeds
-from altgrad_cli.experiments.executor import Report
-from altgrad_cli.experiments.sweep_results import SweepRecord
+from altgrad_cli.sweeps.arms import Arm
+from altgrad_cli.sweeps.comparison import compare_seeds
+from altgrad_cli.sweeps.executors.local import Report
+from altgrad_cli.sweeps.results import SweepRecord
 
 _LINE_EVERY = 30.0
 """Seconds between two lines about a running arm where there is no terminal."""

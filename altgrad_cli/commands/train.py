@@ -70,8 +70,8 @@ def train(
 
     Ctrl-C stops after the step with a checkpoint; SIGUSR1 asks for a forensic checkpoint of a running run.
     """
-    from altgrad_cli.experiments.run_directory import RUNS, check_name, create_run, safe_name, unused_path
-    from altgrad_cli.training.config_loading import load_config
+    from altgrad_cli.config.loading import load_config
+    from altgrad_cli.runs.folder import RUNS, check_name, create_run, safe_name, unused_path
 
     config_name, overrides = split_config_and_overrides(arguments or ())
     overrides += [f"runtime.device={device}"] if device else []
@@ -104,9 +104,9 @@ def train(
 def _resume(
     path: Path, config_name: str | None, overrides: list[str], *, dry_run: bool, **options: bool
 ) -> int:
-    from altgrad_cli.experiments.event_log import has_ended
-    from altgrad_cli.experiments.resumption import adopt, plan_resumption
-    from altgrad_cli.experiments.run_directory import open_run
+    from altgrad_cli.runs.folder import open_run
+    from altgrad_cli.runs.log import has_ended
+    from altgrad_cli.runs.resumption import adopt, plan_resumption
 
     directory = open_run(path)
     resumption = plan_resumption(directory, config_name, overrides)
@@ -130,11 +130,11 @@ def _without_quiet(options: Mapping[str, bool]) -> dict[str, bool]:
 
 def _carry_out(config: Any, directory: Any, *, resume: bool, as_json: bool, quiet: bool, strict: bool) -> int:
     from altgrad_cli.commands.signals import RunSignals
-    from altgrad_cli.experiments.loggers.live import LiveView
-    from altgrad_cli.experiments.loggers.wandb import wandb_circumstances, wandb_listeners
-    from altgrad_cli.experiments.loggers.warnings import warnings_as_lines
-    from altgrad_cli.experiments.run import carry_out
-    from altgrad_cli.experiments.run_directory import discard_unstarted
+    from altgrad_cli.runs.folder import discard_unstarted
+    from altgrad_cli.runs.loggers.live import LiveView
+    from altgrad_cli.runs.loggers.wandb import wandb_circumstances, wandb_listeners
+    from altgrad_cli.runs.loggers.warnings import warnings_as_lines
+    from altgrad_cli.runs.run import carry_out
 
     console = talk_console()
     view = LiveView(console, config.max_steps, quiet=quiet)
@@ -177,7 +177,7 @@ def _tell(
     directory: Any, *, ended: bool, faults: list[Exception], report: Path | None, as_json: bool, strict: bool
 ) -> int:
     """Print what a run came to; the command's exit code."""
-    from altgrad_cli.experiments.records import read_run
+    from altgrad_cli.runs.record import read_run
 
     summary = summarize(read_run(directory.path, layers=False))
     summary["failure_report"] = str(report) if report else None
@@ -199,8 +199,8 @@ def _tell(
 def _write_report(config: Any, run_dir: Path) -> list[Path]:
     """The failure report of a run that may need one; a plain report where its plots go to W&B."""
     from altgrad_cli.commands.run_reports import write_run_report
-    from altgrad_cli.experiments.records import read_run
-    from altgrad_cli.reporting.failure_report import write_failure_report
+    from altgrad_cli.reporting.pages.run.failure_report import write_failure_report
+    from altgrad_cli.runs.record import read_run
 
     summary = summarize(read_run(run_dir, layers=False))
     if summary["outcome"] == "collapsed" or summary["cause"]:
@@ -212,7 +212,7 @@ def _write_report(config: Any, run_dir: Path) -> list[Path]:
 
 def summarize(record: Any) -> dict[str, Any]:
     """What ``train --json`` prints about a run."""
-    from altgrad_cli.experiments.verdicts import judge_run
+    from altgrad_cli.sweeps.verdicts import judge_run
 
     verdict = judge_run(record, None, None).verdict
     raised = {}

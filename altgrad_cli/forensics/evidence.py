@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from altgrad_cli.checkpoints.file import SCHEMA, open_archive, read_checkpoint
+from altgrad_cli.checkpoints.payload_shape import check_payload
+from altgrad_cli.checkpoints.safetensors_file import is_safetensors, read_safetensors
+from altgrad_cli.config.loading import from_plain
+from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import CheckpointError, UsageError
-from altgrad_cli.forensics.payload_shape import check_payload
-from altgrad_cli.forensics.safetensors_file import is_safetensors, read_safetensors
 from altgrad_cli.formats import parse_format
-from altgrad_cli.quantization.quantize import dequantize
-from altgrad_cli.training.checkpoint import SCHEMA, open_archive, read_checkpoint
-from altgrad_cli.training.config import TrainConfig
-from altgrad_cli.training.config_loading import from_plain
+from altgrad_cli.rounding.quantize import dequantize
 from altgrad_cli.training.environment import describe_environment
 
 REPLAY_KEYS = (

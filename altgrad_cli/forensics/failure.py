@@ -13,7 +13,7 @@ from altgrad_cli.forensics.attempt import Outcome
 from altgrad_cli.forensics.evidence import Evidence
 from altgrad_cli.forensics.provenance import FirstNonfinite
 from altgrad_cli.forensics.scene import Scene
-from altgrad_cli.stability.collapse import Divergence
+from altgrad_cli.training.watch.collapse import Divergence
 
 NONFINITE, STALL, DIVERGENCE, NONE = "nonfinite", "stall_collapse", "divergence", "none"
 STALL_WINDOW, STALL_TRANSFER, STALL_RATE = 50, 0.03, 0.98

@@ -9,7 +9,7 @@ import torch
 from altgrad_cli.forensics.evidence import ForeignTensors
 from altgrad_cli.forensics.layer_table import weight_measures
 from altgrad_cli.formats import FP8Format
-from altgrad_cli.quantization.scaling import stored_weight_scale
+from altgrad_cli.rounding.scaling import stored_weight_scale
 
 
 def describe_tensors(foreign: ForeignTensors, fmt: FP8Format | None) -> list[dict[str, Any]]:

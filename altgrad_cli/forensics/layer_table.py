@@ -10,18 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from altgrad_cli.diagnostics.code_use import CODE_USE_COLUMNS, code_entropy, codes_used, measure_code_use
-from altgrad_cli.diagnostics.gradient import GRADIENT_COLUMNS, gradient_sparsity, measure_gradients
-from altgrad_cli.diagnostics.grid import grid_alignment_statistics, stiffness
-from altgrad_cli.diagnostics.rounding import overflow_rate, pool_rounding, rounding_row, underflow_rate
-from altgrad_cli.diagnostics.shadow import SHADOW_COLUMNS, gradient_cosine, gradient_sqnr, measure_shadow
-from altgrad_cli.diagnostics.update import UPDATE_COLUMNS, bit_stall_rate, measure_updates, update_transfer
-from altgrad_cli.diagnostics.update import zero_update_fraction as zero_updates
+from altgrad_cli.config.precision import OPERAND_ROLES, Role
 from altgrad_cli.forensics.scene import Scene
 from altgrad_cli.formats import FP8Format
-from altgrad_cli.quantization.precision import OPERAND_ROLES, Role
-from altgrad_cli.quantization.quantize import code_histogram, round_to_grid
-from altgrad_cli.quantization.scaling import stored_weight_scale
+from altgrad_cli.metrics.code_use import CODE_USE_COLUMNS, code_entropy, codes_used, measure_code_use
+from altgrad_cli.metrics.gradient import GRADIENT_COLUMNS, gradient_sparsity, measure_gradients
+from altgrad_cli.metrics.grid import grid_alignment_statistics, stiffness
+from altgrad_cli.metrics.rates import overflow_rate, pool_rounding, rounding_row, underflow_rate
+from altgrad_cli.metrics.shadow import SHADOW_COLUMNS, gradient_cosine, gradient_sqnr, measure_shadow
+from altgrad_cli.metrics.update import UPDATE_COLUMNS, bit_stall_rate, measure_updates, update_transfer
+from altgrad_cli.metrics.update import zero_update_fraction as zero_updates
+from altgrad_cli.rounding.quantize import code_histogram, round_to_grid
+from altgrad_cli.rounding.scaling import stored_weight_scale
 from altgrad_cli.training.state import TrainState
 from altgrad_cli.training.step import StepResult, compute_step, shadow_step
 from altgrad_cli.training.tracing import clip_like_engine

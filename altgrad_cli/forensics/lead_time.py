@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from altgrad_cli.diagnostics.catalogue import spec_of
+from altgrad_cli.metrics.catalogue import spec_of
 
 MIN_STEPS = 12
 """Steps of history below which no band can be drawn."""

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from altgrad_cli.data.batches import Batch, TokenFile
-from altgrad_cli.data.corpus import Corpus, load_corpus
+from altgrad_cli.config.precision import OPERAND_ROLES, LayerPrecision, PrecisionPlan, plan_precision
+from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import AltgradError, CheckpointError
 from altgrad_cli.forensics.evidence import Evidence
-from altgrad_cli.quantization.precision import OPERAND_ROLES, LayerPrecision, PrecisionPlan, plan_precision
-from altgrad_cli.quantization.scaling import scale_for
-from altgrad_cli.training.config import TrainConfig
+from altgrad_cli.rounding.scaling import scale_for
+from altgrad_cli.subjects.corpus.batches import Batch, TokenFile
+from altgrad_cli.subjects.corpus.corpus import Corpus, load_corpus
 from altgrad_cli.training.faults import Faults, resolve_injections
 from altgrad_cli.training.schedule import learning_rate_at
 from altgrad_cli.training.snapshot import batch_from_plain, next_batch, restore_snapshot
@@ -166,7 +166,7 @@ def another_batch(scene: Scene) -> Batch | None:
 
 
 def _random_batch(state: TrainState, tokens: TokenFile, seed: int) -> Batch:
-    from altgrad_cli.data.batches import draw_batch
+    from altgrad_cli.subjects.corpus.batches import draw_batch
 
     generator = torch.Generator().manual_seed(1_000_003 + seed)
     return draw_batch(tokens, state.config.batch_size, state.config.model.block_size, generator)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from altgrad_cli.reporting.columns import RunLog
-from altgrad_cli.reporting.document import Report
-from altgrad_cli.reporting.failure_sections import failure_sections
-from altgrad_cli.reporting.scope import Scope, gather
-from altgrad_cli.reporting.sections import comparison_sections
+from altgrad_cli.reporting.blocks.document import Report
+from altgrad_cli.reporting.evidence.columns import RunLog
+from altgrad_cli.reporting.evidence.scope import Scope, gather
+from altgrad_cli.reporting.pages.comparison.sections import comparison_sections
+from altgrad_cli.reporting.pages.run.failure_sections import failure_sections
 
 
 def build_report(paths: Sequence[Path]) -> Report:

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from altgrad_cli.errors import UsageError
-from altgrad_cli.experiments.run_directory import EVENTS
-from altgrad_cli.experiments.sweep_results import is_sweep
-from altgrad_cli.reporting.evidence import Evidence
-from altgrad_cli.reporting.markdown import CELLS, END, SEPARATOR, VERBATIM
-from altgrad_cli.reporting.scope import Scope, gather
-from altgrad_cli.reporting.sources import CITED, ROW, parse_source
-from altgrad_cli.reporting.texts import TEXTS
+from altgrad_cli.reporting.blocks.sources import CITED, ROW, parse_source
+from altgrad_cli.reporting.evidence.runs import Evidence
+from altgrad_cli.reporting.evidence.scope import Scope, gather
+from altgrad_cli.reporting.evidence.texts import TEXTS
+from altgrad_cli.reporting.render.markdown import CELLS, END, SEPARATOR, VERBATIM
+from altgrad_cli.runs.folder import EVENTS
+from altgrad_cli.sweeps.results import is_sweep
 
 _HEADER = re.compile(r"<!-- altgrad report; computed from the logs in: (?P<logs>.+?) -->")
 _NUMBER = re.compile(r"(?<![\w.,/-])[-−+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:e[-+]?\d+)?(?![\w/-]|\.\w)|\bNaN\b")

@@ -1,11 +1,15 @@
 """One training run: configuration in, events out; and the study's public names for it in one place.
 
-    config, config_loading, coercion, field_types, yaml_tree   what a run depends on, and how it is read
-    engine                                                     the run: ``train(config) -> Iterator[Event]``
-    events                                                     what a run says
-    state, step, update, schedule, adamw, flat, streams        the parts of a step
-    measure, measure_codes, measure_update, monitors           what is watched
-    checkpoint, snapshot, archive, retention, trace, faults    what is kept, and how failure is rehearsed
+    engine                       the run: ``train(config) -> Iterator[Event]``
+    events                       what a run says
+    state, step, update          the parts of a step
+    schedule, streams            the learning rate at a step; the private random streams
+    compiled_pass                forward and backward pass as one compiled graph
+    measuring                    from raw counts to named metrics
+    monitors, watch              what is watched, and what is done about trouble
+    snapshot, archive            the state as plain values, and what of it is kept when
+    tracing, trace_record, faults  a step tensor by tensor, and how failure is rehearsed
+    describe, environment, allocator  what the run is, and what its bits may depend on
 
 A name is imported when it is first asked for: reading a configuration costs no torch, and names of a higher
 room (``experiments.study_api``) can be found here at all.
@@ -17,22 +21,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from altgrad_cli.experiments.study_api import (
+    from altgrad_cli.config.run import TrainConfig
+    from altgrad_cli.runs.study_api import (
         DiagnosticSnapshot,
         ExperimentResult,
         FormatExperimentRunner,
         run_format_experiment,
     )
-    from altgrad_cli.training.config import TrainConfig
     from altgrad_cli.training.engine import train
 
 _HOME = {
-    "TrainConfig": "training.config",
+    "TrainConfig": "config.run",
     "train": "training.engine",
-    "DiagnosticSnapshot": "experiments.study_api",
-    "ExperimentResult": "experiments.study_api",
-    "FormatExperimentRunner": "experiments.study_api",
-    "run_format_experiment": "experiments.study_api",
+    "DiagnosticSnapshot": "runs.study_api",
+    "ExperimentResult": "runs.study_api",
+    "FormatExperimentRunner": "runs.study_api",
+    "run_format_experiment": "runs.study_api",
 }
 """Public name -> the module of altgrad_cli that defines it."""
 

@@ -15,15 +15,15 @@ from typing import Any
 
 from torch import Tensor
 
-from altgrad_cli.data.batches import Batch
-from altgrad_cli.data.corpus import Corpus
+from altgrad_cli.checkpoints import retention
+from altgrad_cli.checkpoints.file import read_checkpoint, write_checkpoint
+from altgrad_cli.config.precision import Role
 from altgrad_cli.errors import CheckpointError
-from altgrad_cli.quantization.precision import Role
-from altgrad_cli.training import retention
-from altgrad_cli.training.checkpoint import read_checkpoint, write_checkpoint
+from altgrad_cli.subjects.corpus.batches import Batch
+from altgrad_cli.subjects.corpus.corpus import Corpus
 from altgrad_cli.training.events import CheckpointSaved
 from altgrad_cli.training.faults import Faults
-from altgrad_cli.training.measure import Pulse
+from altgrad_cli.training.measuring.passes import Pulse
 from altgrad_cli.training.monitors import Monitors
 from altgrad_cli.training.snapshot import (
     batch_to_plain,

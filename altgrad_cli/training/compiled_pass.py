@@ -22,20 +22,20 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from altgrad_cli.data.batches import Batch
+from altgrad_cli.config.model import ModelConfig
+from altgrad_cli.config.precision import HEAD, OPERAND_ROLES, Overflow, PrecisionPlan, ScalingConfig
 from altgrad_cli.formats import FP8Format
-from altgrad_cli.models.config import ModelConfig
-from altgrad_cli.models.gpt import GPT, Dropout, cross_entropy
-from altgrad_cli.quantization.compiled import compile_failure
-from altgrad_cli.quantization.linear import PassSlot, QuantizedLinear, number_layers
-from altgrad_cli.quantization.plan import is_power_of_two
-from altgrad_cli.quantization.precision import HEAD, OPERAND_ROLES, Overflow, PrecisionPlan, ScalingConfig
-from altgrad_cli.quantization.statistics import STATS
-from altgrad_cli.quantization.stochastic import draw_key
-from altgrad_cli.quantization.traced import Slot, TracedRounding, traced_plan
-from altgrad_cli.quantization.traced_counts import finish_rows, line_count
-from altgrad_cli.training.flat import FlatParameters, flatten
+from altgrad_cli.rounding.compiled import compile_failure
+from altgrad_cli.rounding.constants import is_power_of_two
+from altgrad_cli.rounding.statistics import STATS
+from altgrad_cli.rounding.stochastic import draw_key
+from altgrad_cli.rounding.traced import Slot, TracedRounding, traced_plan
+from altgrad_cli.rounding.traced_counts import finish_rows, line_count
+from altgrad_cli.subjects.corpus.batches import Batch
+from altgrad_cli.subjects.gpt.model import GPT, Dropout, cross_entropy
+from altgrad_cli.surgery.linear import PassSlot, QuantizedLinear, number_layers
 from altgrad_cli.training.state import TrainState
+from altgrad_cli.updates.flat import FlatParameters, flatten
 
 log = logging.getLogger(__name__)
 

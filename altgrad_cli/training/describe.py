@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from altgrad_cli.data.corpus import Corpus
-from altgrad_cli.diagnostics.prediction import first_step_stall_rate, predicted_stall_rate
-from altgrad_cli.quantization.plan import Rounding
-from altgrad_cli.training.config import TrainConfig
-from altgrad_cli.training.config_loading import resolve
+from altgrad_cli.config.loading import resolve
+from altgrad_cli.config.run import TrainConfig
+from altgrad_cli.metrics.prediction import first_step_stall_rate, predicted_stall_rate
+from altgrad_cli.rounding.constants import Rounding
+from altgrad_cli.subjects.corpus.corpus import Corpus
 from altgrad_cli.training.environment import describe_environment
 from altgrad_cli.training.events import RunStarted
 from altgrad_cli.training.schedule import learning_rate_at

@@ -15,15 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from altgrad_cli.data.batches import Batch, draw_batch
-from altgrad_cli.data.corpus import Corpus, load_corpus
-from altgrad_cli.diagnostics.outcome import perplexity
-from altgrad_cli.quantization.precision import plan_precision, without_rounding
-from altgrad_cli.quantization.statistics import Counters
-from altgrad_cli.stability.collapse import is_full_speed
+from altgrad_cli.config.precision import plan_precision, without_rounding
+from altgrad_cli.config.run import TrainConfig
+from altgrad_cli.metrics.verdict import perplexity
+from altgrad_cli.rounding.statistics import Counters
+from altgrad_cli.subjects.corpus.batches import Batch, draw_batch
+from altgrad_cli.subjects.corpus.corpus import Corpus, load_corpus
 from altgrad_cli.training.allocator import keep_freed_memory
 from altgrad_cli.training.archive import Archive, Evidence, restore
-from altgrad_cli.training.config import TrainConfig
 from altgrad_cli.training.describe import describe_start
 from altgrad_cli.training.events import (
     Alert,
@@ -34,9 +33,9 @@ from altgrad_cli.training.events import (
     StepCompleted,
 )
 from altgrad_cli.training.faults import Faults, resolve_injections
-from altgrad_cli.training.measure import Measurements, Pulse, read_pass
-from altgrad_cli.training.measure_codes import CodeCensus
-from altgrad_cli.training.measure_update import add_rescale_flips, interval_diagnostics, read_update
+from altgrad_cli.training.measuring.codes import CodeCensus
+from altgrad_cli.training.measuring.passes import Measurements, Pulse, read_pass
+from altgrad_cli.training.measuring.updates import add_rescale_flips, interval_diagnostics, read_update
 from altgrad_cli.training.monitors import Monitors
 from altgrad_cli.training.schedule import learning_rate_at
 from altgrad_cli.training.snapshot import grid_changed
@@ -44,6 +43,7 @@ from altgrad_cli.training.state import TrainState, build_state, encode_stored_we
 from altgrad_cli.training.step import StepResult, compute_step, evaluation_loss, shadow_step
 from altgrad_cli.training.streams import fork
 from altgrad_cli.training.update import CandidateUpdate, candidate_update, commit, re_encode
+from altgrad_cli.training.watch.collapse import is_full_speed
 
 
 @dataclass(slots=True)

@@ -27,10 +27,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from altgrad_cli.data.batches import Batch
+from altgrad_cli.config.precision import HEAD, OPERAND_ROLES, ROLES, Role
 from altgrad_cli.errors import ConfigError, nearest
-from altgrad_cli.quantization.linear import Tap
-from altgrad_cli.quantization.precision import HEAD, OPERAND_ROLES, ROLES, Role
+from altgrad_cli.subjects.corpus.batches import Batch
+from altgrad_cli.surgery.linear import Tap
 from altgrad_cli.training.state import TrainState
 from altgrad_cli.training.update import CandidateUpdate
 

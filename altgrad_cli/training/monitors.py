@@ -10,16 +10,16 @@ import math
 from collections import deque
 from typing import Any
 
-from altgrad_cli.diagnostics.persistence import DeadNeurons, PersistentStall, ZeroUpdateRegions
+from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.formats import parse_format
-from altgrad_cli.stability.alerts import AlertChange, Alerts
-from altgrad_cli.stability.clipping import PartitionRelativeClipper
-from altgrad_cli.stability.collapse import Divergence, RisingLoss, StallCollapse
-from altgrad_cli.stability.fallback import EmergencyMantissaShift, StallWindow
-from altgrad_cli.stability.nonfinite import NonfinitePolicy, is_baseline
-from altgrad_cli.training.config import TrainConfig
-from altgrad_cli.training.measure import Measurements, check_windows
+from altgrad_cli.metrics.persistence import DeadNeurons, PersistentStall, ZeroUpdateRegions
+from altgrad_cli.training.measuring.passes import Measurements, check_windows
 from altgrad_cli.training.state import TrainState
+from altgrad_cli.training.watch.alerts import AlertChange, Alerts
+from altgrad_cli.training.watch.clipping import PartitionRelativeClipper
+from altgrad_cli.training.watch.collapse import Divergence, RisingLoss, StallCollapse
+from altgrad_cli.training.watch.fallback import EmergencyMantissaShift, StallWindow
+from altgrad_cli.training.watch.nonfinite import NonfinitePolicy, is_baseline
 
 HISTORY_STEPS = 100
 """How many steps of scalars an anomaly checkpoint carries."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from altgrad_cli.training.config import TrainConfig
+from altgrad_cli.config.run import TrainConfig
 
 
 def learning_rate_at(config: TrainConfig, step: int) -> float:

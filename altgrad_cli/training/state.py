@@ -8,17 +8,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from altgrad_cli.config.precision import HEAD, OPERAND_ROLES, PrecisionPlan, plan_precision
+from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import ConfigError
 from altgrad_cli.formats import FP8Format, parse_format
-from altgrad_cli.models.gpt import GPT, initialize
-from altgrad_cli.quantization.linear import PassSlot, QuantizedLinear, number_layers
-from altgrad_cli.quantization.precision import HEAD, OPERAND_ROLES, PrecisionPlan, plan_precision
-from altgrad_cli.quantization.quantize import round_to_grid
-from altgrad_cli.quantization.scaling import AmaxHistory, scale_for, stored_weight_scale
-from altgrad_cli.training.adamw import AdamState
-from altgrad_cli.training.config import TrainConfig
-from altgrad_cli.training.flat import FlatParameters, flatten
+from altgrad_cli.rounding.quantize import round_to_grid
+from altgrad_cli.rounding.scaling import AmaxHistory, scale_for, stored_weight_scale
+from altgrad_cli.subjects.gpt.model import GPT, initialize
+from altgrad_cli.surgery.linear import PassSlot, QuantizedLinear, number_layers
 from altgrad_cli.training.streams import Streams
+from altgrad_cli.updates.adamw import AdamState
+from altgrad_cli.updates.flat import FlatParameters, flatten
 
 
 @dataclass(slots=True)

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from altgrad_cli.diagnostics.update import rescale_flip_rate
 from altgrad_cli.formats import FP8Format
-from altgrad_cli.quantization.quantize import STATS, round_to_grid
-from altgrad_cli.quantization.scaling import current_scale, stored_weight_scale
-from altgrad_cli.training.adamw import AdamState, adamw_candidate
-from altgrad_cli.training.flat import largest_magnitude
+from altgrad_cli.metrics.update import rescale_flip_rate
+from altgrad_cli.rounding.quantize import STATS, round_to_grid
+from altgrad_cli.rounding.scaling import current_scale, stored_weight_scale
 from altgrad_cli.training.state import TrainState
 from altgrad_cli.training.streams import fork
+from altgrad_cli.updates.adamw import AdamState, adamw_candidate
+from altgrad_cli.updates.flat import largest_magnitude
 
 
 @dataclass(frozen=True, slots=True)

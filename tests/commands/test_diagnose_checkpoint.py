@@ -11,7 +11,7 @@ import torch
 from typer.testing import CliRunner, Result
 
 from altgrad_cli.commands.app import app
-from altgrad_cli.training.config_loading import load_config
+from altgrad_cli.config.loading import load_config
 from altgrad_cli.training.engine import train
 
 SETTINGS = (

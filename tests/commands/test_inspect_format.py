@@ -17,12 +17,12 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
+from altgrad_cli.checkpoints.file import write_checkpoint
 from altgrad_cli.commands.app import app
 from altgrad_cli.commands.inspect_format import EXAMPLES
 from altgrad_cli.formats import FORMAT_REGISTRY, named_formats, parse_format
-from altgrad_cli.stability.clipping import PartitionRelativeClipper
-from altgrad_cli.stability.fallback import FORMAT_FALLBACK
-from altgrad_cli.training.checkpoint import write_checkpoint
+from altgrad_cli.training.watch.clipping import PartitionRelativeClipper
+from altgrad_cli.training.watch.fallback import FORMAT_FALLBACK
 
 NAMES = [format.name for format in named_formats()]
 STUDY = list(FORMAT_FALLBACK)

@@ -8,10 +8,10 @@ import pytest
 from rich.console import Console
 
 from altgrad_cli.commands.sweep_view import SweepView, duration, number, rate, results_table, verdict_words
-from altgrad_cli.experiments.executor import Report
-from altgrad_cli.experiments.specification import SweepSpec
-from altgrad_cli.experiments.sweep_results import SweepRecord, assemble
-from altgrad_cli.training.config_loading import load_config
+from altgrad_cli.config.loading import load_config
+from altgrad_cli.sweeps.executors.local import Report
+from altgrad_cli.sweeps.results import SweepRecord, assemble
+from altgrad_cli.sweeps.specification import SweepSpec
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from altgrad_cli.training.config_loading import load_config
+from altgrad_cli.config.loading import load_config
 from altgrad_cli.training.engine import train
 from altgrad_cli.training.events import CheckpointSaved
 

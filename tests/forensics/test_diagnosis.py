@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from altgrad_cli.checkpoints.file import read_checkpoint, write_checkpoint
+from altgrad_cli.config.loading import load_config, with_overrides
 from altgrad_cli.errors import CheckpointError, DataError, UsageError
 from altgrad_cli.forensics.diagnosis import Questions, diagnose
 from altgrad_cli.forensics.findings import rescuing_overrides
-from altgrad_cli.training.checkpoint import read_checkpoint, write_checkpoint
-from altgrad_cli.training.config_loading import load_config, with_overrides
 from altgrad_cli.training.engine import train
 from altgrad_cli.training.events import RunStarted, StepCompleted, event_to_json, to_json_value
 from tests.forensics.conftest import TINY, Capture

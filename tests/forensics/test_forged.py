@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 
+from altgrad_cli.checkpoints.file import read_checkpoint, write_checkpoint
+from altgrad_cli.checkpoints.payload_shape import check_payload
 from altgrad_cli.errors import CheckpointError, UsageError
 from altgrad_cli.forensics.diagnosis import Questions, diagnose
-from altgrad_cli.forensics.payload_shape import check_payload
-from altgrad_cli.reporting.diagnosis import verdict
-from altgrad_cli.reporting.diagnosis_details import details
-from altgrad_cli.reporting.diagnosis_text import to_markdown
-from altgrad_cli.training.checkpoint import read_checkpoint, write_checkpoint
+from altgrad_cli.reporting.pages.diagnosis.details import details
+from altgrad_cli.reporting.pages.diagnosis.screen import verdict
+from altgrad_cli.reporting.render.diagnosis_text import to_markdown
 from altgrad_cli.training.events import to_json_value
 from tests.forensics.conftest import captured
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from altgrad_cli.checkpoints.file import read_checkpoint, write_checkpoint
 from altgrad_cli.forensics.evidence import Evidence, open_evidence
 from altgrad_cli.forensics.replay import Replay, replay
 from altgrad_cli.training import step
-from altgrad_cli.training.checkpoint import read_checkpoint, write_checkpoint
 from tests.forensics.conftest import Capture, captured
 
 SETTINGS = (

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from altgrad_cli.diagnostics.prediction import first_step_stall_rate, predicted_stall_rate
 from altgrad_cli.formats import FORMAT_REGISTRY, FP8Format, named_formats, parse_format
 from altgrad_cli.formats.analysis import half_gaps, predicted_stall, stored_scale
-from altgrad_cli.quantization.quantize import round_to_grid
-from altgrad_cli.quantization.scaling import stored_weight_scale
+from altgrad_cli.metrics.prediction import first_step_stall_rate, predicted_stall_rate
+from altgrad_cli.rounding.quantize import round_to_grid
+from altgrad_cli.rounding.scaling import stored_weight_scale
 from tests.formats.oracles import gfloat_rounded
 
 EIGHT_BITS = [format for format in named_formats() if format.width == 8]

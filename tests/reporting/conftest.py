@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from altgrad_cli.reporting.scope import Scope, gather
+from altgrad_cli.reporting.evidence.scope import Scope, gather
 from tests.reporting.recorded import record_sweep
 
 

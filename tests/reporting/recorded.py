@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from altgrad_cli.config.loading import resolve
+from altgrad_cli.config.precision import PrecisionConfig
+from altgrad_cli.config.run import OptimizerConfig, RuntimeConfig, TrainConfig
 from altgrad_cli.formats import parse_format
-from altgrad_cli.quantization.precision import PrecisionConfig
-from altgrad_cli.training.config import OptimizerConfig, RuntimeConfig, TrainConfig
-from altgrad_cli.training.config_loading import resolve
 from altgrad_cli.training.events import (
     Alert,
     CheckpointSaved,

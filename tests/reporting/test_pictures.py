@@ -13,14 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from altgrad_cli.formats import parse_format
-from altgrad_cli.reporting import figures, loss_plots, plots
-from altgrad_cli.reporting.columns import log_of
-from altgrad_cli.reporting.draw_matplotlib import draw
-from altgrad_cli.reporting.draw_plotly import describe
-from altgrad_cli.reporting.palette import FORMAT_COLORS, color_of
+from altgrad_cli.reporting.blocks import figures
+from altgrad_cli.reporting.blocks.palette import FORMAT_COLORS, color_of
+from altgrad_cli.reporting.blocks.thinning import bin_columns, nonfinite_points, smoothed, thin_curve
+from altgrad_cli.reporting.evidence.columns import log_of
+from altgrad_cli.reporting.evidence.scope import Scope
+from altgrad_cli.reporting.pages.comparison import loss_plots, plots
+from altgrad_cli.reporting.render.matplotlib_figures import draw
+from altgrad_cli.reporting.render.plotly_figures import describe
 from altgrad_cli.reporting.report import report_on
-from altgrad_cli.reporting.scope import Scope
-from altgrad_cli.reporting.thinning import bin_columns, nonfinite_points, smoothed, thin_curve
 
 FLOATS = st.one_of(st.floats(-10, 10), st.just(math.nan))
 

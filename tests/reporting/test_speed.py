@@ -46,8 +46,8 @@ def test_a_report_takes_seconds(
             runs.append(record(tmp_path / f"{name}-{seed}", arm, **values))  # type: ignore[arg-type]
     code = (
         "import sys, time; from pathlib import Path; from altgrad_cli.reporting.report import build_report\n"
-        "from altgrad_cli.reporting.markdown import write_markdown\n"
-        "from altgrad_cli.reporting.html_page import write_html\n"
+        "from altgrad_cli.reporting.render.markdown import write_markdown\n"
+        "from altgrad_cli.reporting.render.html import write_html\n"
         "report = build_report([Path(name) for name in sys.argv[2:]])\n"
         "write_markdown(report, Path(sys.argv[1]) / 'report.md')\n"
         "write_html(report, Path(sys.argv[1]) / 'report.html')\n"

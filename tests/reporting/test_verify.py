@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from altgrad_cli.errors import UsageError
-from altgrad_cli.reporting.markdown import to_markdown
+from altgrad_cli.reporting.evidence.scope import Scope, gather
+from altgrad_cli.reporting.render.markdown import to_markdown
 from altgrad_cli.reporting.report import build_report
-from altgrad_cli.reporting.scope import Scope, gather
 from altgrad_cli.reporting.verify import check, verify
 from tests.reporting.recorded import record_sweep
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from altgrad_cli.training.config import TrainConfig
-from altgrad_cli.training.config_loading import load_config
+from altgrad_cli.config.loading import load_config
+from altgrad_cli.config.run import TrainConfig
 
 TINY = (
     "model.n_layer=2",

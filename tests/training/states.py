@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from altgrad_cli.data.batches import Batch
+from altgrad_cli.subjects.corpus.batches import Batch
 from altgrad_cli.training.state import TrainState
 from altgrad_cli.training.step import StepResult, compute_step
 from altgrad_cli.training.update import CandidateUpdate, candidate_update, commit, re_encode

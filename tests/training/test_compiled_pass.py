@@ -12,11 +12,11 @@ import torch
 from torch._dynamo.utils import counters
 from torch._inductor.utils import fresh_cache
 
-from altgrad_cli.data.batches import Batch
-from altgrad_cli.quantization import compiled as quantizer
+from altgrad_cli.config.run import TrainConfig
+from altgrad_cli.rounding import compiled as quantizer
+from altgrad_cli.subjects.corpus.batches import Batch
 from altgrad_cli.training import compiled_pass
 from altgrad_cli.training.compiled_pass import find_pass
-from altgrad_cli.training.config import TrainConfig
 from altgrad_cli.training.engine import train
 from altgrad_cli.training.events import Event, StepCompleted
 from altgrad_cli.training.state import TrainState, build_state

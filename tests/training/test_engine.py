@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.training import engine
-from altgrad_cli.training.config import TrainConfig
 from altgrad_cli.training.engine import train
 from altgrad_cli.training.events import (
     Evaluated,

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from altgrad_cli.data.batches import Batch
+from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import ConfigError
-from altgrad_cli.training.config import TrainConfig
+from altgrad_cli.subjects.corpus.batches import Batch
 from altgrad_cli.training.faults import SPIKE, Faults, Injection, parse_injection, resolve_injections
 from altgrad_cli.training.state import TrainState, build_state
 from altgrad_cli.training.step import compute_step

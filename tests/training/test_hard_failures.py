@@ -13,13 +13,13 @@ COMMON = """
 import json, os, random, re, signal, sys, time
 from pathlib import Path
 from altgrad_cli.errors import AltgradError
-from altgrad_cli.experiments.event_log import read_lines
-from altgrad_cli.experiments.run import carry_out
-from altgrad_cli.experiments.run_directory import RunDirectory, create_run
-from altgrad_cli.training.checkpoint import read_checkpoint
-from altgrad_cli.training.config_loading import load_config
+from altgrad_cli.runs.log import read_lines
+from altgrad_cli.runs.run import carry_out
+from altgrad_cli.runs.folder import RunDirectory, create_run
+from altgrad_cli.checkpoints.file import read_checkpoint
+from altgrad_cli.config.loading import load_config
 from altgrad_cli.training.engine import train
-from altgrad_cli.training.retention import newest_readable
+from altgrad_cli.checkpoints.retention import newest_readable
 
 def config(*overrides):
     return load_config("base", [

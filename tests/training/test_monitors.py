@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import ConfigError
 from altgrad_cli.formats import parse_format
-from altgrad_cli.stability.alerts import ALERT_RULES
 from altgrad_cli.training import engine
-from altgrad_cli.training.config import TrainConfig
 from altgrad_cli.training.engine import train
 from altgrad_cli.training.events import (
     Alert,
@@ -25,9 +24,10 @@ from altgrad_cli.training.events import (
     RunEnded,
     StepCompleted,
 )
-from altgrad_cli.training.measure import Measurements
+from altgrad_cli.training.measuring.passes import Measurements
 from altgrad_cli.training.monitors import PLATEAU_EVALUATIONS, Monitors
 from altgrad_cli.training.state import TrainState, build_state
+from altgrad_cli.training.watch.alerts import ALERT_RULES
 
 Tiny = Callable[..., TrainConfig]
 FAST = ("runtime.evaluation_interval=100", "use_shadow=false", "diagnostic_interval=1000")

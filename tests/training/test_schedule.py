@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from altgrad_cli.training.config import TrainConfig
+from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.training.schedule import learning_rate_at
 
 Tiny = Callable[..., TrainConfig]

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from altgrad_cli.checkpoints.file import content_hash, read_checkpoint, write_checkpoint
+from altgrad_cli.config.loading import from_plain
+from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import CheckpointError
-from altgrad_cli.training.checkpoint import content_hash, read_checkpoint, write_checkpoint
-from altgrad_cli.training.config import TrainConfig
-from altgrad_cli.training.config_loading import from_plain
 from altgrad_cli.training.engine import train
 from altgrad_cli.training.events import CheckpointSaved, Event, StepCompleted
 from altgrad_cli.training.snapshot import restore_snapshot, take_snapshot, write_anomaly
@@ -161,7 +161,7 @@ def test_a_payload_that_lacks_a_part_is_refused(tiny: Tiny, damage: Callable[[di
 
 def test_stored_codes_are_the_weights(tiny: Tiny) -> None:
     from altgrad_cli.formats import parse_format
-    from altgrad_cli.quantization.quantize import dequantize
+    from altgrad_cli.rounding.quantize import dequantize
 
     payload = take_snapshot(build_state(config_for(tiny, "uniform", "delayed", "nearest"), 256), {})
     assert len(payload["stored_weights"]) == 8
@@ -249,7 +249,7 @@ def test_a_run_goes_on_with_another_precision(tiny: Tiny, tmp_path: Path, name: 
 def test_the_weights_go_along_to_another_grid(tiny: Tiny) -> None:
     """Masters taken onto a grid: the oracle is the public quantize of what was saved."""
     from altgrad_cli.formats import parse_format
-    from altgrad_cli.quantization.quantize import quantize
+    from altgrad_cli.rounding.quantize import quantize
 
     payload = take_snapshot(build_state(config_for(tiny, "standard", "delayed", "nearest"), 256), {})
     state = build_state(config_for(tiny, "uniform", "delayed", "nearest", "seed=7"), 256)

@@ -8,11 +8,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from altgrad_cli.config.precision import OPERAND_ROLES
+from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import ConfigError
 from altgrad_cli.formats import parse_format
-from altgrad_cli.quantization.precision import OPERAND_ROLES
-from altgrad_cli.quantization.quantize import round_to_grid
-from altgrad_cli.training.config import TrainConfig
+from altgrad_cli.rounding.quantize import round_to_grid
 from altgrad_cli.training.state import build_state, choose_device, encode_stored_weights, fingerprint
 from altgrad_cli.training.step import compute_step
 from tests.training.states import random_batch, take_step

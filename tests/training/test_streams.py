@@ -6,7 +6,7 @@ import hashlib
 
 import torch
 
-from altgrad_cli.quantization.stochastic import draw_key
+from altgrad_cli.rounding.stochastic import draw_key
 from altgrad_cli.training.streams import PURPOSES, Streams, derive_seed, fork
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from altgrad_cli.data.batches import Batch
-from altgrad_cli.training.config import TrainConfig
+from altgrad_cli.config.run import TrainConfig
+from altgrad_cli.subjects.corpus.batches import Batch
 from altgrad_cli.training.state import TrainState, build_state, fingerprint
 from altgrad_cli.training.step import compute_step
 from altgrad_cli.training.trace_record import PHASES, from_plain, record_of

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from altgrad_cli.diagnostics.grid import grid_alignment_error
+from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.formats import parse_format
-from altgrad_cli.quantization.quantize import STATS, code_index, encode
-from altgrad_cli.training.config import TrainConfig
+from altgrad_cli.metrics.grid import grid_alignment_error
+from altgrad_cli.rounding.quantize import STATS, code_index, encode
 from altgrad_cli.training.state import TrainState, build_state
 from altgrad_cli.training.step import compute_step
 from altgrad_cli.training.update import CandidateUpdate, candidate_update, commit, re_encode

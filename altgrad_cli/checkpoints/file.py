@@ -1,0 +1,232 @@
+"""Checkpoints on disk: written whole or not at all, opened without trust, never rotated into nothing.
+
+A checkpoint is a torch file of tensors and plain values (``torch.load(weights_only=True)`` opens it). It ends
+in a seal, the SHA-256 of every byte before it, and carries a content hash: two equal states hash alike, the
+time and the place of their writing apart.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import io
+import os
+import struct
+from collections.abc import Mapping, Sequence, Set
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from altgrad_cli.checkpoints.torch_archive import read_torch_archive
+from altgrad_cli.errors import CheckpointError
+
+SCHEMA = "altgrad-checkpoint/1"
+SEAL = b"altgrad sha256 "
+_SEAL_LENGTH = len(SEAL) + 64
+CIRCUMSTANCES = frozenset({"circumstances", "environment", "tokens_per_second", "seconds"})
+"""Keys that say when, where and how fast, at any depth: kept, sealed, and left out of the content hash."""
+
+
+def plain_copy(value: Any, where: str = "checkpoint") -> Any:
+    """``value`` as tensors (contiguous, on the CPU) and plain values only; every leaf is tested.
+
+    Raises:
+        CheckpointError: a leaf that no reader could open without running code.
+    """
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True).contiguous()
+    if isinstance(value, enum.Enum):
+        return plain_copy(value.value, where)
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(np.array(value))
+    if isinstance(value, np.generic):
+        return plain_copy(value.item(), where)
+    if isinstance(value, bool | int | float | str):  # a subclass, such as a quoted YAML text
+        base = next(kind for kind in (bool, int, float, str) if isinstance(value, kind))
+        return base(value)
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, torch.Generator):
+        return value.get_state()
+    if isinstance(value, np.random.Generator):
+        return plain_copy(value.bit_generator.state, where)
+    if isinstance(value, torch.device | torch.dtype):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {_plain_key(key, where): plain_copy(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, Set):
+        return plain_copy(sorted(value), where)
+    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
+        return [plain_copy(item, f"{where}.{number}") for number, item in enumerate(value)]
+    raise CheckpointError(
+        f"a {type(value).__name__} cannot be saved", where=where, allowed="tensors, plain values"
+    )
+
+
+def _plain_key(key: Any, where: str) -> str | int:
+    if isinstance(key, enum.Enum):
+        return _plain_key(key.value, where)
+    if isinstance(key, str):
+        return str(key)
+    if isinstance(key, int):
+        return int(key)
+    raise CheckpointError(f"a key of type {type(key).__name__} cannot be saved", where=where)
+
+
+def content_hash(value: Any) -> str:
+    """SHA-256 of plain values and tensors, independent of the order of keys and of ``CIRCUMSTANCES``."""
+    digest = hashlib.sha256()
+    _feed(digest, value)
+    return digest.hexdigest()
+
+
+def _feed(digest: hashlib._Hash, value: Any) -> None:
+    if isinstance(value, Tensor):
+        raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        digest.update(f"tensor {value.dtype} {tuple(value.shape)} ".encode())
+        digest.update(raw.data)
+    elif isinstance(value, Mapping):
+        keys = sorted(
+            (key for key in value if key not in CIRCUMSTANCES), key=lambda key: (str(key), str(type(key)))
+        )
+        digest.update(f"map {len(keys)} ".encode())
+        for key in keys:
+            _feed(digest, key)
+            _feed(digest, value[key])
+    elif isinstance(value, list | tuple):
+        digest.update(f"list {len(value)} ".encode())
+        for item in value:
+            _feed(digest, item)
+    elif isinstance(value, float):
+        digest.update(b"float " + struct.pack("<d", value))
+    else:
+        text = str(value).encode("utf-8", "surrogatepass")
+        digest.update(f"{type(value).__name__} {len(text)} ".encode() + text)
+
+
+def write_checkpoint(path: Path, payload: Mapping[str, Any]) -> None:
+    """Write ``payload`` to ``path``: all of it or nothing, and durable when this returns.
+
+    Raises:
+        CheckpointError: a leaf cannot be saved.
+        OSError: the disk is full, the folder may not be written, ...; what was at ``path`` is still there.
+    """
+    body = plain_copy(payload)
+    body = {"schema": SCHEMA, "content_hash": content_hash(body), **body}
+    buffer = io.BytesIO()
+    torch.save(body, buffer)
+    data = buffer.getbuffer()
+    # The last two bytes of a zip are the length of its comment: the seal becomes that comment.
+    head = bytes(data[:-2]) + _SEAL_LENGTH.to_bytes(2, "little") + SEAL
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_path(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(head)
+            file.write(hashlib.sha256(head).hexdigest().encode())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def temporary_path(path: Path) -> Path:
+    """Where ``path`` is written before it is whole; the name says that it is no checkpoint."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _sync_folder(folder: Path) -> None:
+    with suppress(OSError):  # some file systems cannot sync a folder; the file itself is safe
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The payload of a checkpoint that altgrad wrote; seal, checksums and content hash are verified first.
+
+    Raises:
+        CheckpointError: the file is absent, damaged, changed, of another schema or not a checkpoint.
+    """
+    payload, sealed = open_archive(path)
+    if not isinstance(payload, dict) or not str(payload.get("schema", "")).startswith("altgrad-checkpoint/"):
+        raise CheckpointError(
+            "not an altgrad checkpoint",
+            where=str(path),
+            hint="diagnose-checkpoint --format NAME reads a state dict",
+        )
+    if payload["schema"] != SCHEMA:
+        raise CheckpointError(
+            f"this checkpoint has schema {str(payload['schema'])[:40]!r}", where=str(path), allowed=SCHEMA
+        )
+    if not sealed:
+        raise CheckpointError(
+            "the checkpoint's seal is missing: the file was changed or cut", where=str(path)
+        )
+    stated = payload.pop("content_hash", None)
+    del payload["schema"]
+    if stated != content_hash(payload):
+        raise CheckpointError("the content hash does not match: the checkpoint was changed", where=str(path))
+    return payload
+
+
+def open_archive(path: Path) -> tuple[Any, bool]:
+    """(contents of the torch file, whether it carries altgrad's seal); a wrong seal is an error."""
+    where = str(path)
+    try:
+        if path.exists() and not path.is_file():
+            raise CheckpointError("not a file", where=where, hint=_folder_hint(path))
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if file.read(4) != b"PK\x03\x04":
+                empty = "the file is empty" if size == 0 else "not a checkpoint: not a torch file"
+                raise CheckpointError(empty, where=where)
+            sealed = _verify_seal(file, size, where)
+            return read_torch_archive(file, size, where), sealed
+    except FileNotFoundError:
+        raise CheckpointError("there is no such checkpoint", where=where) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise CheckpointError(f"the checkpoint cannot be read: {reason}", where=where) from None
+
+
+def _verify_seal(file: BinaryIO, size: int, where: str) -> bool:
+    if size < _SEAL_LENGTH:
+        return False
+    file.seek(size - _SEAL_LENGTH)
+    ending = file.read(_SEAL_LENGTH)
+    if not ending.startswith(SEAL):
+        return False
+    digest = hashlib.sha256()
+    file.seek(0)
+    left = size - 64
+    while left:
+        chunk = file.read(min(left, 1 << 20))
+        if not chunk:
+            break
+        digest.update(chunk)
+        left -= len(chunk)
+    if digest.hexdigest().encode() != ending[len(SEAL) :]:
+        raise CheckpointError("the checkpoint is damaged: its seal does not match its bytes", where=where)
+    file.seek(0)
+    return True
+
+
+def _folder_hint(path: Path) -> str | None:
+    if not path.is_dir():
+        return None
+    inside = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    names = sorted(item.name for item in inside.glob("*.pt"))
+    return f"it holds: {', '.join(names[:8])}" if names else "give a file"

@@ -1,0 +1,11 @@
+"""What a run depends on: frozen fields that check themselves, YAML with line numbers, overrides.
+
+coercion     Builds any tree of frozen dataclasses from plain values, strictly: the declared type decides
+data         What a user may say about data; everything is checked when it is said
+field_types  Single values: what a text means for a declared type, and what each type takes, in words
+loading      From a name or a file and ``key=value`` overrides to a checked ``TrainConfig``
+model        The shape of the GPT
+precision    Which tensor of which layer is rounded onto which grid: configuration in, one frozen plan out
+run          Everything a run depends on, as one frozen tree
+yaml_tree    Reads YAML files into one nested dictionary of texts
+"""

@@ -1,0 +1,209 @@
+"""Everything a run depends on, as one frozen tree.
+
+The same tree gives the same bits: nothing outside it (cores, clock, environment) reaches the numbers.
+``config_loading`` turns YAML and ``key=value`` into it; this file says what is allowed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from altgrad_cli.config.data import DataConfig
+from altgrad_cli.config.model import ModelConfig
+from altgrad_cli.config.precision import PrecisionConfig
+from altgrad_cli.errors import ConfigError
+
+Schedule = Literal["constant", "cosine", "linear"]
+
+
+def _require(condition: bool, where: str, value: object, allowed: str, hint: str | None = None) -> None:
+    if not condition:
+        raise ConfigError(f"{where} = {value!r} is not allowed", where=where, allowed=allowed, hint=hint)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimizerConfig:
+    """AdamW and its learning-rate schedule. Decay acts on matrices only."""
+
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    warmup_steps: int = 100
+    """Steps over which the rate rises linearly to ``learning_rate``; 0 starts at the full rate."""
+    schedule: Schedule = "constant"
+    min_learning_rate_ratio: float = 0.1
+    """What is left of the rate at ``max_steps`` under ``cosine`` and ``linear``."""
+    gradient_clip: float | None = None
+    """L2 norm above which the whole gradient is scaled down; None leaves it alone."""
+
+    def __post_init__(self) -> None:
+        _require(all(0 <= b < 1 for b in self.betas), "optimizer.betas", self.betas, "two numbers in [0, 1)")
+        _require(self.eps > 0, "optimizer.eps", self.eps, "a positive number")
+        _require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "0 or more")
+        _require(self.warmup_steps >= 0, "optimizer.warmup_steps", self.warmup_steps, "0 or more steps")
+        _require(
+            0 <= self.min_learning_rate_ratio <= 1,
+            "optimizer.min_learning_rate_ratio",
+            self.min_learning_rate_ratio,
+            "a number in [0, 1]",
+        )
+        clip = self.gradient_clip
+        _require(
+            clip is None or clip > 0, "optimizer.gradient_clip", clip, "a positive norm, or null for no clip"
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WandbConfig:
+    """Where the Weights & Biases logger writes; ``disabled`` never imports wandb."""
+
+    mode: Literal["online", "offline", "disabled"] = "disabled"
+    project: str = "altgrad"
+    name: str | None = None
+    """None takes the run folder's name."""
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RuntimeConfig:
+    """How the run is carried out. ``threads`` and ``compile`` can change bits, so they are recorded."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    threads: int = 1
+    """torch's intra-op threads; part of the config so that results do not depend on the machine's cores."""
+    compile: bool = False
+    """torch.compile for forward, backward and the quantizer; sums take another order, so bits differ."""
+    evaluation_interval: int = 50
+    evaluation_batches: int = 16
+    checkpoint_interval: int = 100
+    """Steps between regular checkpoints; 0 keeps none but the anomalies."""
+    capture_at: tuple[int, ...] = ()
+    """Steps before whose update a forensic checkpoint is written on request."""
+
+    def __post_init__(self) -> None:
+        _require(self.threads >= 1, "runtime.threads", self.threads, "1 or more")
+        _require(
+            self.evaluation_interval >= 1,
+            "runtime.evaluation_interval",
+            self.evaluation_interval,
+            "1 or more",
+        )
+        _require(
+            self.evaluation_batches >= 1, "runtime.evaluation_batches", self.evaluation_batches, "1 or more"
+        )
+        _require(
+            self.checkpoint_interval >= 0,
+            "runtime.checkpoint_interval",
+            self.checkpoint_interval,
+            "0 or more",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MonitorWindow:
+    """Narrows the metrics that match ``metric`` (a glob) to layers and steps; the first match wins."""
+
+    metric: str
+    layers: str = "*"
+    start: int = 0
+    end: int | None = None
+    interval: int = 1
+
+    def __post_init__(self) -> None:
+        _require(self.interval >= 1, "monitors.windows.interval", self.interval, "1 or more steps")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MonitorConfig:
+    """What is measured beside the loss. Measuring never changes training."""
+
+    enabled: bool = True
+    windows: tuple[MonitorWindow, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """One training run."""
+
+    seed: int = 42
+    batch_size: int = 12
+    learning_rate: float = 6e-4
+    max_steps: int = 500
+    stop: Literal["max_steps", "plateau"] = "max_steps"
+    """``plateau`` also ends when validation loss has not improved over five evaluations."""
+    fp8_format: str = "E5M2"
+    use_shadow: bool = True
+    nan_policy: Literal["auto", "first", "patience"] = "auto"
+
+    enable_partition_clipping: bool = False
+    partition_clip_base: float = 1.0
+    enable_emergency_shift: bool = False
+    emergency_shift_nan_patience: int = 3
+    emergency_shift_stall_threshold: float = 0.5
+
+    diagnostic_interval: int = 50
+    log_stiffness: bool = False
+    log_grid_alignment: bool = False
+    log_ulp: bool = False
+
+    inject: tuple[str, ...] = ()
+    """Planted faults, ``KIND@STEP[:MODULE[:ROLE]]``; a run that has any says so everywhere."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    precision: PrecisionConfig = field(default_factory=PrecisionConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    monitors: MonitorConfig = field(default_factory=MonitorConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+    def __post_init__(self) -> None:
+        from altgrad_cli.formats import parse_format
+
+        parse_format(self.fp8_format)
+        _require(self.seed >= 0, "seed", self.seed, "0 or more")
+        _require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more")
+        _require(self.max_steps >= 1, "max_steps", self.max_steps, "1 or more")
+        _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "a positive number")
+        _require(
+            self.diagnostic_interval >= 1, "diagnostic_interval", self.diagnostic_interval, "1 or more steps"
+        )
+        _require(
+            self.partition_clip_base > 0, "partition_clip_base", self.partition_clip_base, "a positive number"
+        )
+        _require(
+            self.emergency_shift_nan_patience >= 1,
+            "emergency_shift_nan_patience",
+            self.emergency_shift_nan_patience,
+            "1 or more batches",
+        )
+        _require(
+            0 <= self.emergency_shift_stall_threshold <= 1,
+            "emergency_shift_stall_threshold",
+            self.emergency_shift_stall_threshold,
+            "a rate in [0, 1]",
+        )
+        if self.enable_partition_clipping and self.precision.scaling.recipe == "amax":
+            raise ConfigError(
+                "range clipping cannot act under amax scaling: the scale follows each tensor, "
+                "so its overflow rate is 0 by construction",
+                where="enable_partition_clipping, precision.scaling.recipe",
+                allowed="precision.scaling.recipe: delayed or none",
+                hint="use precision.scaling.recipe=delayed, or leave the clipping off",
+            )
+        if self.enable_emergency_shift and not self.monitors.enabled:
+            raise ConfigError(
+                "the emergency shift acts on the stall rate, which is not measured with the monitors off",
+                where="enable_emergency_shift, monitors.enabled",
+                allowed="monitors.enabled: true",
+                hint="use monitors.enabled=true, or leave the shift off",
+            )
+        if self.enable_emergency_shift and self.nan_policy == "first":
+            raise ConfigError(
+                "nan_policy 'first' stops before the emergency shift could see "
+                f"{self.emergency_shift_nan_patience} non-finite batches in a row",
+                where="nan_policy, enable_emergency_shift",
+                allowed="nan_policy: auto or patience",
+                hint="leave nan_policy at auto",
+            )

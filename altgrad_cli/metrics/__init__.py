@@ -1,0 +1,22 @@
+"""What is measured: pure functions over tensors and counts, each metric described once by a ``MetricSpec``.
+
+Every-step measures come in two halves. ``measure_*`` turns tensors into a float64 tensor of raw counts and
+sums, one row a layer, without a host synchronisation; the engine puts these rows into one buffer and reads
+it once a step. ``evaluate(SPECS, row)`` turns a row that was read back into metrics, and ``pool`` adds rows,
+so a layer's rate and the run's rate are the same formula. Undefined (0/0) is None, never 0.0; NaN stays NaN.
+
+    catalogue    Every metric there is, by name
+    code_use     How much of a format's code space a tensor uses, from its histogram over the codes
+    gradient     Norms, sparsity and non-finite values of the weight gradients, per layer and pooled
+    grid         Weights against the grid they live on: stiffness, alignment, ULP movement
+    interval     The heavy measures of one layer, taken every ``diagnostic_interval`` steps
+    layout       All linear weights in one flat buffer, and how sums over it become sums over layers and rows
+    persistence  What lasts
+    prediction   The stall to expect of real weights on a grid before a single step is taken
+    rates        Rates from the counters that are taken where rounding happens (``quantization.quantize.STATS`
+    shadow       The rounded gradient against the float32 shadow: same batch, same stored weights, no rounding
+    spec         One metric: its name, unit and definition, and the formula that turns raw counts into it
+    stall        The study's stall detector, literally: would the SGD step lr * grad move the rounded weight?
+    update       What the optimizer's update did to the weights: stall, flips, zero updates, transfer
+    verdict      What a whole run came to
+"""

@@ -1,0 +1,35 @@
+"""Every metric there is, by name: what tables, charts, reports and the configuration's patterns read."""
+
+from __future__ import annotations
+
+from altgrad_cli.metrics.code_use import CODE_USE_METRICS
+from altgrad_cli.metrics.gradient import GRADIENT_METRICS
+from altgrad_cli.metrics.interval import INTERVAL_METRICS
+from altgrad_cli.metrics.persistence import PERSISTENCE_METRICS
+from altgrad_cli.metrics.prediction import PREDICTION_METRICS
+from altgrad_cli.metrics.rates import ROUNDING_METRICS
+from altgrad_cli.metrics.shadow import SHADOW_METRICS
+from altgrad_cli.metrics.spec import MetricSpec
+from altgrad_cli.metrics.update import MASTER_UPDATE_METRICS, RESCALE_METRICS, STORED_UPDATE_METRICS
+from altgrad_cli.metrics.verdict import OUTCOME_METRICS
+
+_GROUPS = (
+    OUTCOME_METRICS,
+    STORED_UPDATE_METRICS,
+    MASTER_UPDATE_METRICS,
+    RESCALE_METRICS,
+    PERSISTENCE_METRICS,
+    GRADIENT_METRICS,
+    SHADOW_METRICS,
+    ROUNDING_METRICS,
+    CODE_USE_METRICS,
+    INTERVAL_METRICS,
+    PREDICTION_METRICS,
+)
+
+METRICS: dict[str, MetricSpec] = {spec.name: spec for group in _GROUPS for spec in group}
+
+
+def spec_of(key: str) -> MetricSpec | None:
+    """The spec behind a key of an event, role suffix included (``overflow_rate/gradients``), or None."""
+    return METRICS.get(key.partition("/")[0])

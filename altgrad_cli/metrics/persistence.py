@@ -1,0 +1,202 @@
+"""What lasts: weights that stay frozen though pushed, dead output rows, regions that never update.
+
+Each class is a handful of buffers that are advanced once a committed step. None copies a window of weights;
+all have a ``state_dict`` of tensors and plain numbers, for they must survive a resume.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from altgrad_cli.metrics.layout import FlatLayout
+from altgrad_cli.metrics.spec import MetricSpec
+
+PERSISTENCE_STEPS = 100
+DEAD_GRADIENT = 1e-8
+REGION_STEPS = 50
+REGION_FRACTION = 0.99
+
+
+class PersistentStall:
+    """Two numbers a weight: |dw| summed since its code last changed, and the committed steps since then.
+
+    A weight is *persistently stalled* when that sum exceeds half the gap of the grid and the last change is
+    at least ``PERSISTENCE_STEPS`` steps ago: it was pushed far enough in total and still never moved. Before
+    the first change, steps are counted from the start (or from the last shift of the format).
+
+    Args:
+        layout: the layers' places in the flat buffer.
+        like: a flat tensor whose type and device the buffers take.
+    """
+
+    def __init__(self, layout: FlatLayout, like: Tensor) -> None:
+        self._layout = layout
+        self.pushed = torch.zeros_like(like)
+        self.age = torch.zeros_like(like)
+
+    def advance(self, part: slice, update: Tensor, same: Tensor, scratch: Tensor) -> None:
+        """Take in one committed step of a part of the flat buffer.
+
+        Args:
+            part: that part.
+            update: dw there.
+            same: 1.0 where the code did not change, else 0.0.
+            scratch: a buffer of that length, overwritten.
+        """
+        torch.abs(update, out=scratch)
+        self.pushed[part].add_(scratch).mul_(same)
+        age = self.age[part]
+        torch.addcmul(same, age, same, out=age)  # age = (age + 1) * same
+
+    def rates(self, gaps: Tensor, *, steps: int = PERSISTENCE_STEPS) -> Tensor:
+        """Share of persistently stalled weights, float64 (layers,); ``gaps``: u(w) of every weight, flat."""
+        stuck = ((self.pushed > gaps / 2) & (self.age >= steps)).double()
+        return torch.stack([layer.mean() for layer in self._layout.views(stuck)])
+
+    def reset(self) -> None:
+        """Forget everything, as after a shift of the format."""
+        self.pushed.zero_()
+        self.age.zero_()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"pushed": self.pushed.clone(), "age": self.age.clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.pushed.copy_(state["pushed"])
+        self.age.copy_(state["age"])
+
+
+class DeadNeurons:
+    """Output rows whose largest |gradient| stayed below 1e-8 for 100 consecutive steps.
+
+    Args:
+        layout: the layers and their rows.
+        steps: consecutive steps that make a row dead.
+    """
+
+    def __init__(self, layout: FlatLayout, *, steps: int = PERSISTENCE_STEPS) -> None:
+        self._layout = layout
+        self._steps = steps
+        self.streak = torch.zeros_like(layout.layer_of_row, dtype=torch.int32)
+
+    def advance(self, row_maxima: Tensor) -> Tensor:
+        """Take in one step's max |gradient| per row, float (rows,); returns dead rows, float64 (layers,).
+
+        A NaN is no quiet row: it ends the streak.
+        """
+        self.streak.add_(1).mul_(row_maxima < DEAD_GRADIENT)
+        return self.counts()
+
+    def counts(self) -> Tensor:
+        """Number of dead rows, float64 (layers,)."""
+        dead = (self.streak >= self._steps).double()
+        return self._layout.layer_sums(dead.unsqueeze(1))[:, 0]
+
+    def reset(self) -> None:
+        """Start all streaks again."""
+        self.streak.zero_()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"streak": self.streak.clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.streak.copy_(state["streak"])
+
+
+class ZeroUpdateRegions:
+    """Layers and output rows of which at least 99 % of the weights with a gradient did not change.
+
+    The fraction is taken over windows of 50 steps, one after the other; what is reported belongs to the last
+    complete window. A row without any gradient in a window has no fraction (NaN).
+
+    Args:
+        layout: the layers and their rows.
+        steps: length of a window.
+    """
+
+    def __init__(self, layout: FlatLayout, *, steps: int = REGION_STEPS) -> None:
+        self._layout = layout
+        self._window = steps
+        rows = layout.layer_of_row
+        self._sums = torch.zeros(len(rows), 2, dtype=torch.float64, device=rows.device)
+        self._last = torch.zeros_like(self._sums)
+        self.steps_in_window = 0
+
+    def advance(self, row_counts: Tensor) -> bool:
+        """Take in (rows, 2) counts of ``measure_updates``; True when this step completed a window."""
+        self._sums += row_counts
+        self.steps_in_window += 1
+        if self.steps_in_window < self._window:
+            return False
+        self._last.copy_(self._sums)
+        self.reset()
+        return True
+
+    def row_fractions(self) -> Tensor:
+        """Zero-update fraction of each row in the last complete window, float64 (rows,); NaN: no gradient."""
+        return self._last[:, 1] / self._last[:, 0]
+
+    def layer_fractions(self) -> Tensor:
+        """The same pooled over the rows of each layer, float64 (layers,)."""
+        totals = self._layout.layer_sums(self._last)
+        return totals[:, 1] / totals[:, 0]
+
+    def row_counts(self) -> Tensor:
+        """Number of zero-update rows in each layer in the last complete window, float64 (layers,)."""
+        stuck = (self.row_fractions() >= REGION_FRACTION).double()
+        return self._layout.layer_sums(stuck.unsqueeze(1))[:, 0]
+
+    def reset(self) -> None:
+        """Start a new window; the last complete one stays."""
+        self._sums.zero_()
+        self.steps_in_window = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "sums": self._sums.clone(),
+            "last": self._last.clone(),
+            "steps_in_window": self.steps_in_window,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._sums.copy_(state["sums"])
+        self._last.copy_(state["last"])
+        self.steps_in_window = int(state["steps_in_window"])
+
+
+PERSISTENCE_METRICS = (
+    MetricSpec(
+        name="persistent_stall_rate",
+        unit="fraction",
+        definition="share of stored weights whose code last changed 100 or more steps ago although |dw| "
+        "summed since then exceeds half the gap",
+        scope="layer",
+        cadence="interval",
+    ),
+    MetricSpec(
+        name="dead_neurons",
+        unit="rows",
+        definition="output rows whose largest |gradient| was below 1e-8 for 100 consecutive steps",
+        scope="layer",
+        cadence="step",
+    ),
+    MetricSpec(
+        name="zero_update_region_fraction",
+        unit="fraction",
+        definition="zero-update fraction over the last complete window of 50 steps; a layer or a row at 0.99 "
+        "or above is a zero-update region",
+        scope="layer",
+        cadence="interval",
+    ),
+    MetricSpec(
+        name="zero_update_rows",
+        unit="rows",
+        definition="output rows with a zero-update fraction of 0.99 or above over the last complete window "
+        "of 50 steps",
+        scope="layer",
+        cadence="interval",
+    ),
+)

@@ -1,0 +1,122 @@
+"""The rounded gradient against the float32 shadow: same batch, same stored weights, no rounding.
+
+A cosine alone never convicts a format: read it with the signal-to-noise ratio, the norm and the loss.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from altgrad_cli.metrics.layout import FlatLayout
+from altgrad_cli.metrics.spec import MetricSpec, Row, ratio
+
+SHADOW_COLUMNS = (
+    "count",
+    "dot",
+    "square",
+    "reference_square",
+    "error_square",
+    "reference_nonzero",
+    "sign_agreeing",
+)
+
+
+@torch.no_grad()
+def measure_shadow(layout: FlatLayout, gradient: Tensor, reference: Tensor) -> Tensor:
+    """Raw sums comparing each layer's gradient with its float32 shadow; nothing is read by the host.
+
+    Args:
+        layout: the layers' places in the flat tensors.
+        gradient: the gradient with rounding, 1-D, contiguous.
+        reference: the same without any rounding; same length and type.
+
+    Returns:
+        A float64 tensor (layers, len(SHADOW_COLUMNS)). NaN and inf pass into the sums.
+    """
+    sums = layout.block_sums(2, gradient)
+    buffers = torch.empty(2, layout.largest_group, dtype=gradient.dtype, device=gradient.device)
+    inner: list[list[Tensor]] = [[], [], [], []]
+    for group in layout.groups:
+        g, r = gradient[group.values], reference[group.values]
+        a, b = (buffer[: g.numel()] for buffer in buffers)
+        torch.sub(g, r, out=a)
+        for column, (x, y) in zip(inner, ((g, r), (g, g), (r, r), (a, a)), strict=True):
+            column += layout.inner(x, y, group)
+        torch.sign(g, out=a)
+        torch.sign(r, out=b)
+        a.mul_(b).gt_(0)  # signs and not values are multiplied: a product of small gradients can underflow
+        layout.sum_blocks(b.abs_(), sums[0, group.blocks])
+        layout.sum_blocks(a, sums[1, group.blocks])
+    counts = layout.layer_sums(layout.row_sums(sums))
+    dots = torch.stack([value for column in inner for value in column]).view(4, -1).T.double()
+    return torch.cat((layout.counts.unsqueeze(1), dots, counts), dim=1)
+
+
+def gradient_cosine(row: Row) -> float | None:
+    """<g, r> / (|g| |r|); None where either norm is 0."""
+    cosine = ratio(row["dot"], math.sqrt(row["square"]) * math.sqrt(row["reference_square"]))
+    if cosine is None or math.isnan(cosine):
+        return cosine
+    return min(1.0, max(-1.0, cosine))  # sums in float32 can overshoot by an ulp
+
+
+def gradient_sqnr(row: Row) -> float | None:
+    """10 log10(|r|^2 / |g - r|^2) in dB; inf for identical gradients, None where the reference is 0."""
+    signal, noise = row["reference_square"], row["error_square"]
+    if signal == 0:
+        return None
+    if noise == 0:
+        return math.inf
+    quotient = signal / noise
+    if math.isnan(quotient):
+        return math.nan
+    return 10 * math.log10(quotient) if quotient > 0 else -math.inf
+
+
+def gradient_norm_ratio(row: Row) -> float | None:
+    """|g| / |r|; None where the reference is 0."""
+    return ratio(math.sqrt(row["square"]), math.sqrt(row["reference_square"]))
+
+
+def gradient_sign_agreement(row: Row) -> float | None:
+    """Share of the non-zero reference gradients whose sign the rounded gradient has."""
+    return ratio(row["sign_agreeing"], row["reference_nonzero"])
+
+
+SHADOW_METRICS = (
+    MetricSpec(
+        name="gradient_cosine",
+        unit="cosine",
+        definition="cosine of the weight gradient and its float32 shadow; null where either is 0",
+        scope="layer",
+        cadence="step",
+        formula=gradient_cosine,
+    ),
+    MetricSpec(
+        name="gradient_sqnr",
+        unit="dB",
+        definition="10 log10(|g_ref|^2 / |g - g_ref|^2) against the float32 shadow; Infinity where equal",
+        scope="layer",
+        cadence="step",
+        formula=gradient_sqnr,
+    ),
+    MetricSpec(
+        name="gradient_norm_ratio",
+        unit="ratio",
+        definition="L2 norm of the weight gradient over that of its float32 shadow",
+        scope="layer",
+        cadence="step",
+        formula=gradient_norm_ratio,
+    ),
+    MetricSpec(
+        name="gradient_sign_agreement",
+        unit="fraction",
+        definition="share of non-zero float32-shadow gradients whose sign the rounded gradient has",
+        scope="layer",
+        cadence="step",
+        formula=gradient_sign_agreement,
+    ),
+)

@@ -1,0 +1,183 @@
+"""What a whole run came to: recovered fraction, perplexity, verdict and cause, from plain numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from altgrad_cli.metrics.spec import MetricSpec, ratio
+
+Grade = Literal["trained", "degraded", "failed"]
+Cause = Literal["nonfinite", "diverged", "underflowed", "saturated", "stalled", "slowed", "unexplained"]
+
+TRAINED_FROM = 0.9
+FAILED_BELOW = 0.5
+EDGE_WIDTH = 0.05
+"""Distance from an edge within which a verdict is borderline; one seed moves rho by about 0.04."""
+UNDERFLOWED_FROM = 0.5
+SATURATED_FROM = 0.1
+STALLED_UP_TO = 0.3
+SLOWED_UP_TO = 0.6
+
+
+def perplexity(loss: float) -> float:
+    """exp of a loss in nats; inf where that exceeds a float64, NaN for NaN."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
+
+
+def recovered_fraction(loss: float, *, frozen: float, fp32: float) -> float | None:
+    """rho = (L_frozen - L) / (L_frozen - L_fp32), validation losses of the same seed at the same step.
+
+    1: as good as float32. 0: no better than leaving the linear layers frozen. None where the controls do not
+    differ, or one of them is not finite. A NaN loss gives NaN, an infinite one -inf.
+    """
+    if not (math.isfinite(frozen) and math.isfinite(fp32)):
+        return None
+    return ratio(frozen - loss, frozen - fp32)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evidence:
+    """What a run measured that bears on why it fell short. None: not measured."""
+
+    nonfinite: bool = False
+    """It ended because something was not finite."""
+    diverged: bool = False
+    """The divergence flag was up at the end."""
+    underflow: Mapping[str, float | None] = field(default_factory=dict)
+    """Underflow rate pooled over all layers, by role."""
+    stored_zero_share: float | None = None
+    """Share of the stored weights that were rounded to 0, pooled over all layers."""
+    overflow: Mapping[str, float | None] = field(default_factory=dict)
+    """Overflow rate pooled over all layers, by role."""
+    median_transfer: float | None = None
+    """Median over the steps of the pooled update transfer tau; None with float32 masters."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """The judgement of one run."""
+
+    grade: Grade | None
+    """None without both controls."""
+    borderline: bool
+    """rho lies within 0.05 of an edge between two grades."""
+    cause: Cause | None
+    """Why it is below ``trained``; None when trained, or without controls when nothing points anywhere."""
+    suspected: bool
+    """True where the cause was found without a control that shows the run fell short at all."""
+    recovered_fraction: float | None
+
+
+def _reaches(rates: Mapping[str, float | None], limit: float) -> bool:
+    return any(rate is not None and rate >= limit for rate in rates.values())
+
+
+def find_cause(evidence: Evidence) -> Cause:
+    """The first cause that holds, in the order of ``Cause``. Rates are pooled, never one layer's maximum."""
+    zeros = {"stored_weights": evidence.stored_zero_share}
+    tau = evidence.median_transfer
+    if evidence.nonfinite:
+        return "nonfinite"
+    if evidence.diverged:
+        return "diverged"
+    if _reaches(evidence.underflow, UNDERFLOWED_FROM) or _reaches(zeros, UNDERFLOWED_FROM):
+        return "underflowed"
+    if _reaches(evidence.overflow, SATURATED_FROM):
+        return "saturated"
+    if tau is not None and tau <= STALLED_UP_TO:
+        return "stalled"
+    if tau is not None and tau <= SLOWED_UP_TO:
+        return "slowed"
+    return "unexplained"
+
+
+def judge(rho: float | None, evidence: Evidence) -> Verdict:
+    """Grade a run by its recovered fraction and name the cause of anything below ``trained``.
+
+    Args:
+        rho: ``recovered_fraction``; None where a control is missing, which leaves the grade open.
+        evidence: what the run measured.
+
+    A run that ended non-finite, or whose rho is NaN, failed whatever rho says.
+    """
+    if rho is None:
+        cause = find_cause(evidence)
+        known = None if cause == "unexplained" else cause
+        return Verdict(
+            grade=None, borderline=False, cause=known, suspected=known is not None, recovered_fraction=None
+        )
+    if evidence.nonfinite or math.isnan(rho) or rho < FAILED_BELOW:
+        grade: Grade = "failed"
+    else:
+        grade = "trained" if rho >= TRAINED_FROM else "degraded"
+    near_edge = any(abs(rho - edge) <= EDGE_WIDTH for edge in (FAILED_BELOW, TRAINED_FROM))
+    return Verdict(
+        grade=grade,
+        borderline=near_edge and not evidence.nonfinite,
+        cause=None if grade == "trained" else find_cause(evidence),
+        suspected=False,
+        recovered_fraction=rho,
+    )
+
+
+OUTCOME_METRICS = (
+    MetricSpec(
+        name="loss",
+        unit="nats per token",
+        definition="cross-entropy of the training batch, forward pass with rounding",
+        scope="run",
+        cadence="step",
+    ),
+    MetricSpec(
+        name="learning_rate", unit="1", definition="learning rate of the step", scope="run", cadence="step"
+    ),
+    MetricSpec(
+        name="gradient_clip_norm",
+        unit="loss per weight unit",
+        definition="L2 norm of the whole gradient before optimizer.gradient_clip scaled it down",
+        scope="run",
+        cadence="step",
+    ),
+    MetricSpec(
+        name="tokens_per_second",
+        unit="tokens/s",
+        definition="training tokens over wall time, the last step",
+        scope="run",
+        cadence="step",
+    ),
+    MetricSpec(
+        name="validation_loss",
+        unit="nats per token",
+        definition="validation cross-entropy of the deployed (rounded) model",
+        scope="run",
+        cadence="evaluation",
+    ),
+    MetricSpec(
+        name="validation_loss_master",
+        unit="nats per token",
+        definition="validation cross-entropy of the stored weights without any rounding",
+        scope="run",
+        cadence="evaluation",
+    ),
+    MetricSpec(
+        name="perplexity",
+        unit="1",
+        definition="exp of the validation loss of the deployed model",
+        scope="run",
+        cadence="evaluation",
+    ),
+    MetricSpec(
+        name="recovered_fraction",
+        unit="fraction",
+        definition="rho = (L_frozen - L) / (L_frozen - L_fp32) on the validation loss of the deployed model, "
+        "same seed, same step",
+        scope="run",
+        cadence="evaluation",
+    ),
+)

@@ -1,1 +1,0 @@
-"""The network under study: a small GPT."""

@@ -1,0 +1,101 @@
+"""A report before it is rendered: sections of blocks, the same for Markdown, HTML and the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from altgrad_cli.reporting.blocks.figures import Figure
+from altgrad_cli.reporting.blocks.notation import MISSING
+from altgrad_cli.reporting.blocks.sources import ROW
+from altgrad_cli.reporting.evidence.runs import Evidence
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Paragraphs or a list, in Markdown; every number in it is cited (``Evidence.cite``)."""
+
+    markdown: str
+
+
+@dataclass(frozen=True, slots=True)
+class TableColumn:
+    """One column: its header, and the source of its cells with ``{}`` for the row's label."""
+
+    header: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Cells that each come from one source: the column's, filled with the row's label."""
+
+    label_header: str
+    labels: tuple[str, ...]
+    columns: tuple[TableColumn, ...]
+    cells: tuple[tuple[str, ...], ...]
+    """Printed values, one tuple a row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A figure with its caption in Markdown."""
+
+    figure: Figure
+    caption: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verbatim:
+    """Text as it is: a configuration, commands. ``source`` names it where it can be computed again."""
+
+    text: str
+    language: str
+    source: str | None = None
+
+
+Block = Text | Table | Picture | Verbatim
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A heading (``level`` 2 or 3) and what stands under it."""
+
+    title: str
+    blocks: tuple[Block, ...]
+    level: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A whole report."""
+
+    title: str
+    sections: tuple[Section, ...]
+    logs: tuple[str, ...]
+    """Folders the report was computed from."""
+
+    @property
+    def figures(self) -> list[Figure]:
+        """All pictures, in order."""
+        return [
+            block.figure
+            for section in self.sections
+            for block in section.blocks
+            if isinstance(block, Picture)
+        ]
+
+
+def make_table(
+    evidence: Evidence, label_header: str, labels: Iterable[object], columns: Sequence[TableColumn]
+) -> Table:
+    """The table of ``columns`` for the rows ``labels``; columns without a single value are left out."""
+    rows = [str(label) for label in labels]
+    texts = [[evidence.text(column.source.replace(ROW, label)) for label in rows] for column in columns]
+    kept = [(column, text) for column, text in zip(columns, texts, strict=True) if set(text) - {MISSING}]
+    return Table(
+        label_header,
+        tuple(rows),
+        tuple(column for column, _ in kept),
+        tuple(tuple(text[row] for _, text in kept) for row in range(len(rows))),
+    )

@@ -1,0 +1,52 @@
+"""The stretch of steps over which a report states a run's rates, and the moments at which it looks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from altgrad_cli.reporting.evidence.columns import RunLog
+from altgrad_cli.reporting.evidence.reductions import series_of
+from altgrad_cli.reporting.evidence.rules import RULES
+from altgrad_cli.reporting.pages.comparison.plots import collapse_step
+
+TREND = 5
+"""Measurements that a trend shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Steps ``first`` to ``last``, both included."""
+
+    first: int
+    last: int
+    what: str
+    """What the window is, in words."""
+
+    def __str__(self) -> str:
+        return f"{self.first}-{self.last}" if self.first != self.last else str(self.first)
+
+    @property
+    def range(self) -> str:
+        """For a quantity: ``@first-last``."""
+        return f"@{self}"
+
+
+def telling_window(log: RunLog) -> Window:
+    """Where a run's trouble shows: the collapse window, the steps before a non-finite one, or the end."""
+    length = int(RULES["stall_collapse.window"])
+    step = collapse_step(log)
+    kind = (log.record.collapse or {}).get("class")
+    if step is not None and kind == "stall_collapse":
+        return Window(step, min(step + length - 1, log.last_step), "the window of the collapse")
+    if step is not None and step > 1:
+        return Window(max(1, step - length), step - 1, "the steps before the collapse")
+    return Window(max(1, log.last_step - length + 1), max(1, log.last_step), "the end of the run")
+
+
+def diagnostic_steps(log: RunLog) -> list[int]:
+    """The last ``TREND`` steps at which interval diagnostics were due, or failing those the evaluations."""
+    interval = int(log.record.config.get("diagnostic_interval") or 0)
+    due = [int(step) for step in log.steps if interval and step % interval == 0]
+    if not due:
+        due = [int(step) for step in series_of(log, "validation_loss")[0] if step > 0]
+    return (due or [int(step) for step in log.steps])[-TREND:]

@@ -1,0 +1,136 @@
+"""Which stage of training a format breaks, as a table of the runs that switch its roles on one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from altgrad_cli.reporting.blocks.document import Block, Section, TableColumn, Text, make_table
+from altgrad_cli.reporting.evidence.columns import RunLog
+from altgrad_cli.reporting.evidence.factorial import attribution_of
+from altgrad_cli.reporting.evidence.rules import RULES
+from altgrad_cli.reporting.evidence.scope import Scope
+from altgrad_cli.reporting.pages.comparison.places_section import places_blocks
+from altgrad_cli.sweeps.ablation.roles import (
+    FACTORIAL,
+    FULL,
+    SCALED,
+    STOCHASTIC,
+    Attribution,
+    Contribution,
+    Stage,
+)
+
+
+def stage_sentence(scope: Scope, found: Attribution, runs: Mapping[str, RunLog]) -> str:
+    """What the factorial says about ``found.arm``, and which rescue confirms it."""
+    log = scope.evidence.run(found.arm)
+    n = scope.evidence.of(log)
+    if found.stage is None:
+        return (
+            f"Which stage fails in `{log.name}` (rho {n('recovered_fraction')} at step "
+            f"{n('recovered_fraction.step')}) is not confirmed: either the runs that would tell are missing, "
+            "or undoing the suspected stage alone does not bring it back."
+        )
+    failing, rescue = runs[found.failing or ""], runs[found.confirmed_by or ""]
+    f, r = scope.evidence.of(failing), scope.evidence.of(rescue)
+    how = f", {_HOW[found.confirmed_by]}," if found.confirmed_by in _HOW else ""
+    return (
+        f"In `{log.name}` the **{found.stage}** fails: rho is {f('recovered_fraction')} at step "
+        f"{f('recovered_fraction.step')} with {f('roles')} rounded (`{failing.name}`). Undoing that stage "
+        f"alone{how} brings it to {r('recovered_fraction')} at step {r('recovered_fraction.step')} "
+        f"(`{rescue.name}`)."
+        + _measured_in(scope, found.stage, failing)
+        + "".join(_also(scope, other, runs) for other in found.also)
+    )
+
+
+def _also(scope: Scope, other: Contribution, runs: Mapping[str, RunLog]) -> str:
+    """A stage that costs something without making the run fail."""
+    failing, rescue = runs[other.failing], runs[other.confirmed_by]
+    f, r = scope.evidence.of(failing), scope.evidence.of(rescue)
+    masters = " on float32 masters" if FULL in runs else ""
+    if masters and other.stage == "forward precision":
+        masters += ", where the weight operand is rounded by itself"
+    return (
+        f" The {other.stage} costs something too: rho is {f('recovered_fraction')} with {f('roles')} "
+        f"rounded{masters} (`{failing.name}`), {r('recovered_fraction')} with that undone (`{rescue.name}`)."
+        + _measured_in(scope, other.stage, failing)
+    )
+
+
+_TROUBLE: dict[Stage, tuple[tuple[str, str], ...]] = {
+    "forward precision": (
+        ("underflow_rate/weights", "underflowed.from"),
+        ("underflow_rate/activations", "underflowed.from"),
+        ("overflow_rate/weights", "saturated.from"),
+        ("overflow_rate/activations", "saturated.from"),
+    ),
+    "gradient fidelity": (
+        ("underflow_rate/gradients", "underflowed.from"),
+        ("overflow_rate/gradients", "saturated.from"),
+    ),
+    "optimizer update": (("bit_stall_rate", "stall.from"),),
+}
+"""Stage -> the layer metrics that show its trouble, and the rule from which on they do."""
+
+
+def _measured_in(scope: Scope, stage: Stage, failing: RunLog) -> str:
+    """What the layers of the run ``failing`` measured of its trouble; nothing where no limit is crossed."""
+    f = scope.evidence.of(failing)
+    found = []
+    for metric, rule in _TROUBLE[stage]:
+        count = f"layers_at_least({metric}>={RULES[rule]})"
+        if scope.evidence.value(f"{failing.name}: {count}"):
+            limit = scope.evidence.cite(f"rule: {rule}")
+            # A share of the values that are not zero: where there were none, it is not measured.
+            reached = " that anything but zeros reaches" if metric.startswith("underflow") else ""
+            found.append(
+                f"{metric.replace('_', ' ')} of {limit} or more in {f(count)} of "
+                f"{f(f'measured_layers({metric})')} layers{reached}, most in {f(f'worst_layer({metric})')}"
+            )
+    return f" Measured there: {'; '.join(found)}." if found else ""
+
+
+_HOW: dict[str | None, str] = {
+    STOCHASTIC: "by rounding the update stochastically",
+    SCALED: "by scales that follow the tensors",
+}
+
+
+def attribution_section(scope: Scope) -> Section | None:
+    """For every failing run with a factorial: the stage, and rho of each set of roles; then the layers of
+    every run with rules."""
+    blocks: list[Block] = []
+    for log in scope.failed_runs:
+        found = attribution_of(scope, log)
+        if found is None:
+            continue
+        attribution, runs = found
+        order = [letters for letters in (*FACTORIAL, SCALED, STOCHASTIC) if letters in runs]
+        table = make_table(
+            scope.evidence,
+            "run",
+            [runs[letters].name for letters in order],
+            [
+                TableColumn("roles rounded", "{}: roles"),
+                TableColumn("rounding", "{}: config.precision.rounding"),
+                TableColumn("scaling", "{}: config.precision.scaling.recipe"),
+                TableColumn("validation loss", "{}: last(validation_loss)"),
+                TableColumn("rho", "{}: recovered_fraction"),
+                TableColumn("at step", "{}: recovered_fraction.step"),
+                TableColumn("verdict", "{}: verdict"),
+                TableColumn("cause", "{}: cause"),
+            ],
+        )
+        blocks += [Text(stage_sentence(scope, attribution, runs)), table]
+    if blocks:
+        blocks.append(
+            Text(
+                "Roles: W weights, A activations, G output gradients, M stored weights (with M, the weight "
+                "operand is the stored grid)."
+            )
+        )
+    for log in scope.main_runs:
+        if log.has_rules:
+            blocks += places_blocks(scope, log)
+    return Section("Attribution", tuple(blocks)) if blocks else None

@@ -1,0 +1,70 @@
+"""What a comparison found, one sentence a run, before any table."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from altgrad_cli.reporting.evidence.columns import RunLog
+from altgrad_cli.reporting.evidence.reductions import series_of
+from altgrad_cli.reporting.evidence.scope import Scope
+from altgrad_cli.reporting.pages.run.failure_sections import CAUSES
+
+
+def headline(scope: Scope) -> str:
+    """One sentence a main run, the findings first."""
+    lines = []
+    for log in scope.main_runs:
+        n, verdict = scope.evidence.of(log), scope.evidence.judgement(log).verdict
+        step = scope.evidence.judgement(log).step
+        rho = (
+            f"rho {n(f'recovered_fraction@{step}')} at step {n(f'step@{step}')}"
+            if step is not None
+            else "no controls"
+        )
+        if verdict.grade is None:
+            line = f"- `{log.name}`: {n('outcome')}; verdict open ({rho})"
+        else:
+            line = f"- `{log.name}`: **{n('verdict')}**, {rho}"
+        if verdict.cause:
+            line += f"; {n('cause')}: {CAUSES[verdict.cause]}"
+        if log.record.collapse:
+            line += f"; {n('collapse.class')} from step {n('collapse.step')}"
+        if verdict.borderline:
+            line += "; borderline"
+        if log.record.started.get("injections"):
+            line += f"; faults were planted: {n('injections')}"
+        lines.append(line + ".")
+    lines += _twins(scope)
+    control = next((log for log in scope.failed_runs if _is_control_format(scope, log)), None)
+    if control is not None:
+        lines.append(
+            f"- **The control format itself fails here**: `{control.name}`, verdict "
+            f"{scope.evidence.of(control)('verdict')}. What fails beside it fails by the regime as well as "
+            "by its grid."
+        )
+    return "\n".join(lines) or "No format was under study: these are controls."
+
+
+def _twins(scope: Scope) -> list[str]:
+    """Main runs of two formats whose losses are the same at every step."""
+    lines = []
+    for index, first in enumerate(scope.main_runs):
+        for second in scope.main_runs[index + 1 :]:
+            same = np.array_equal(series_of(first, "loss")[1], series_of(second, "loss")[1], equal_nan=True)
+            if same and first.record.format != second.record.format:
+                lines.append(
+                    f"- `{first.name}` and `{second.name}` have the same loss at every step: under these "
+                    "scales the two formats are one grid."
+                )
+    return lines
+
+
+def _is_control_format(scope: Scope, log: RunLog) -> bool:
+    """Whether ``log`` is E5M2 under the same settings as another format of this report."""
+
+    def settings(run: RunLog) -> dict[str, object]:
+        return {key: value for key, value in run.record.config.items() if key != "fp8_format"}
+
+    return log.record.format == "E5M2" and any(
+        settings(other) == settings(log) and other is not log for other in scope.main_runs
+    )

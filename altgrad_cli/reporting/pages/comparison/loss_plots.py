@@ -1,0 +1,106 @@
+"""Pictures of how well runs do: loss over steps, and recovered fraction with its spread."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from altgrad_cli.metrics.verdict import FAILED_BELOW, TRAINED_FROM
+from altgrad_cli.reporting.blocks import figures
+from altgrad_cli.reporting.blocks.thinning import smoothed, thin_curve
+from altgrad_cli.reporting.evidence.columns import RunLog
+from altgrad_cli.reporting.evidence.reductions import series_of
+from altgrad_cli.reporting.evidence.runs import Evidence
+from altgrad_cli.reporting.pages.comparison.plots import STEP, collapse_step, run_color
+
+LOSS = "loss (nats per token)"
+FEW = 3
+"""Runs up to which the raw losses are drawn too."""
+
+
+def loss_figure(runs: Sequence[RunLog], minor: Collection[str] = ()) -> figures.LineFigure | None:
+    """Training loss, smoothed over about ten steps; of few runs the raw values too, pale; NaN is a cross.
+
+    Runs named in ``minor`` are drawn thin. A collapse is marked at its step.
+    """
+    curves: list[figures.Curve] = []
+    for log in runs:
+        steps, values = series_of(log, "loss")
+        if len(steps):
+            x, y = thin_curve(steps, smoothed(values))
+            faint = thin_curve(steps, values)[1] if len(runs) <= FEW else None
+            curves.append(
+                figures.Curve(
+                    log.name,
+                    x,
+                    y,
+                    run_color(log),
+                    _is_dashed(log, y, curves),
+                    faint if faint is not None and len(faint) == len(x) else None,
+                    log.name in minor,
+                )
+            )
+    if not curves:
+        return None
+    by_label = {curve.label: curve for curve in curves}
+    marks = [_mark(log, by_label[log.name]) for log in runs if log.name in by_label and collapse_step(log)]
+    return figures.LineFigure("loss", "Training loss", STEP, LOSS, tuple(curves), tuple(marks))
+
+
+def _is_dashed(log: RunLog, y: figures.Values, before: Sequence[figures.Curve]) -> bool:
+    """Whether a curve shares its colour with an earlier one, or lies exactly on it: so both are seen."""
+    color = run_color(log)
+    return any(curve.color == color or np.array_equal(y, curve.y, equal_nan=True) for curve in before)
+
+
+def _mark(log: RunLog, curve: figures.Curve) -> figures.Mark:
+    step = collapse_step(log) or 0
+    level = curve.y[np.isfinite(curve.y) & (curve.x <= step)]
+    kind = (log.record.collapse or {}).get("class", "collapse")
+    y = float(level[-1]) if len(level) else 0.0
+    return figures.Mark(step, y, f"{log.name}: {kind}, step {step}", curve.color, log.name)
+
+
+def validation_figure(runs: Sequence[RunLog], minor: Collection[str] = ()) -> figures.LineFigure | None:
+    """Validation loss of the deployed model of all runs; those named in ``minor`` are drawn thin."""
+    curves: list[figures.Curve] = []
+    for log in runs:
+        steps, values = series_of(log, "validation_loss")
+        if len(steps):
+            x, y = thin_curve(steps, values)
+            dashed = _is_dashed(log, y, curves)
+            curves.append(figures.Curve(log.name, x, y, run_color(log), dashed, None, log.name in minor))
+    if not curves:
+        return None
+    title = "Validation loss of the deployed model"
+    return figures.LineFigure("validation", title, STEP, LOSS, tuple(curves))
+
+
+def recovery_figure(
+    evidence: Evidence, groups: Sequence[tuple[str, Sequence[RunLog], int]]
+) -> figures.SpreadFigure | None:
+    """Recovered fraction of groups of runs (the seeds of one arm), each at the step given with it."""
+    rows = []
+    latest = max((step for _, _, step in groups), default=0)
+    for label, runs, step in groups:
+        found = [(evidence.recovered_fraction(log, step), log.name) for log in runs]
+        values = [(rho, name) for rho, name in found if rho is not None]
+        if values:
+            rows.append(
+                figures.Spread(
+                    label if step == latest else f"{label} (step {step})",
+                    tuple(rho for rho, _ in values),
+                    tuple(name for _, name in values),
+                    run_color(runs[0]),
+                )
+            )
+    if not rows:
+        return None
+    return figures.SpreadFigure(
+        "recovered-fraction",
+        f"Recovered fraction of the validation loss at step {latest}",
+        "rho: 0 = linear layers frozen, 1 = float32",
+        tuple(rows),
+        ((0.0, "frozen"), (FAILED_BELOW, "failed below"), (TRAINED_FROM, "trained from"), (1.0, "fp32")),
+    )

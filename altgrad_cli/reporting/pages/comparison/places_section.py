@@ -1,0 +1,116 @@
+"""Sentences and tables that say which role of which layers does damage, and which rescue confirms it."""
+
+from __future__ import annotations
+
+from altgrad_cli.reporting.blocks.document import Block, TableColumn, Text, make_table
+from altgrad_cli.reporting.evidence.columns import RunLog
+from altgrad_cli.reporting.evidence.places import runs_by_config
+from altgrad_cli.reporting.evidence.scope import Scope
+from altgrad_cli.sweeps.ablation.layers import LocalAttribution
+
+_MEASURES = {
+    "zero_update_fraction": "the share of its updates that leave the weights as they were",
+    "gradient_error": "the agreement of its gradient with the float32 shadow",
+    "gradient_norm": "the length of its gradient at the first step",
+}
+_TROUBLE = {
+    "underflow": "underflow to zero",
+    "overflow": "overflow",
+    "stall": "an update that does not arrive",
+}
+_METRICS = {
+    "zero_update_fraction": (("zero updates", "mean(zero_update_fraction)[{}]"),),
+    "gradient_error": (
+        ("gradient cosine", "mean(gradient_cosine)[{}]"),
+        ("norm ratio", "mean(gradient_norm_ratio)[{}]"),
+    ),
+    "gradient_norm": (("gradient norm, first step", "at(gradient_norm)[{}]@1"),),
+}
+"""What a table shows of a loss, here and in the rescue."""
+
+
+def places_blocks(scope: Scope, log: RunLog) -> list[Block]:
+    """What is known of ``log``, a run with rules: one part for each role that is in trouble somewhere."""
+    found = scope.evidence.places(log)
+    if not found:
+        return [Text(_nothing(scope, log))]
+    return [block for attribution in found for block in _blocks(scope, log, attribution)]
+
+
+def _nothing(scope: Scope, log: RunLog) -> str:
+    cite = scope.evidence.cite
+    return (
+        f"In `{log.name}` (exceptions: {scope.evidence.of(log)('rules')}) nothing is named: in no layer does "
+        f"a rounded role reach an underflow of {cite('rule: underflowed.from')}, an overflow of "
+        f"{cite('rule: saturated.from')}, or an update transfer as low as {cite('rule: stalled.up_to')}."
+    )
+
+
+def _blocks(scope: Scope, log: RunLog, found: LocalAttribution) -> list[Block]:
+    rescue = runs_by_config(scope.evidence).get(found.rescued)
+    sentence = _sentence(scope, log, found, rescue)
+    layers = dict.fromkeys(
+        [*(place.layer for place in found.places), *(loss.layer for loss in found.given_back)]
+    )
+    rate = {place.metric for place in found.places}
+    columns = [
+        TableColumn(metric.replace("_", " "), f"{log.name}: mean({metric})[{{}}]") for metric in sorted(rate)
+    ]
+    for title, quantity in _METRICS.get(found.measure, ()):
+        columns.append(TableColumn(title, f"{log.name}: {quantity}"))
+        if rescue is not None:
+            columns.append(TableColumn(f"{title}, rescued", f"{rescue.name}: {quantity}"))
+    return [Text(sentence), make_table(scope.evidence, "layer", layers, columns)]
+
+
+def _sentence(scope: Scope, log: RunLog, found: LocalAttribution, rescue: RunLog | None) -> str:
+    n = scope.evidence.of(log)
+    role = found.role.replace("_", " ")
+    shown = [place for place in found.places if not place.hidden]
+    pick = min if shown[0].trouble == "stall" else max  # of update transfer the lowest is the worst
+    worst = pick(shown, key=lambda place: place.rate)
+    text = (
+        f"In `{log.name}` (exceptions: {n('rules')}) the {role} show {_TROUBLE[worst.trouble]}: "
+        f"{worst.metric.replace('_', ' ')} {n(f'mean({worst.metric})[{worst.layer}]')} in {worst.layer}, "
+        f"mean over steps {n(f'window@1-{log.last_step}')}. "
+    )
+    if len(shown) < len(found.places):
+        text += (
+            "Layers without a rate were handed nothing but zeros; they show the same once the others are "
+            "restored. "
+        )
+    if rescue is None:
+        return text + "The rescue that would confirm it as a cause has not been run."
+    if not found.confirmed:
+        return text + (
+            f"It is **not** named as a cause: with these {role} unrounded (`{rescue.name}`) nothing that "
+            f"was lost comes back. {_loss(scope, log, found, rescue)}"
+        )
+    text += (
+        f"The **{n(f'attributed_stage({found.role})')}** fails in "
+        f"**{n(f'attributed_layers({found.role})')}**: "
+        f"`{rescue.name}` leaves the {role} of the layers below unrounded and nothing else, "
+    )
+    loss = found.worst_loss
+    text += (
+        f"and gives back what {loss.layer} lost, by {_MEASURES[found.measure]}. "
+        if loss is not None
+        else "and gives the loss back, by far more than noise. "
+    )
+    return text + _loss(scope, log, found, rescue)
+
+
+def _loss(scope: Scope, log: RunLog, found: LocalAttribution, rescue: RunLog) -> str:
+    if found.loss_step is None:
+        return "The two have no evaluation in common."
+    step = found.loss_step
+    difference = scope.evidence.cite(f"{log.name},{rescue.name}: difference at(validation_loss)@{step}")
+    text = f"Validation loss less that of the rescue: {difference} at step {_step(scope, log, step)}"
+    if found.noise is None:
+        return text + "; what noise makes of it is not known without the controls."
+    verdict = "more than" if found.seen_in_loss else "no more than"
+    return f"{text}, {verdict} noise makes of it ({scope.evidence.of(log)('loss_noise')})."
+
+
+def _step(scope: Scope, log: RunLog, step: int) -> str:
+    return scope.evidence.of(log)(f"step@{step}")

@@ -1,0 +1,220 @@
+"""The pictures of a report, from its evidence: what is drawn, not how."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from altgrad_cli.formats import FP8Format, parse_format
+from altgrad_cli.reporting.blocks import figures
+from altgrad_cli.reporting.blocks.notation import format_value, short_layer
+from altgrad_cli.reporting.blocks.palette import color_of
+from altgrad_cli.reporting.blocks.thinning import MAX_POINTS, bin_columns
+from altgrad_cli.reporting.evidence.columns import Column, RunLog
+from altgrad_cli.reporting.evidence.facts import studied_format
+
+STEP = "training step"
+ROLE_NAMES = {
+    "weights": "weights (W)",
+    "activations": "activations (A)",
+    "gradients": "output gradients (G)",
+    "stored_weights": "stored weights (M)",
+}
+
+
+def run_color(log: RunLog) -> str:
+    """The colour of a run: that of its format."""
+    return color_of(studied_format(log) or "", log.control)
+
+
+def collapse_step(log: RunLog) -> int | None:
+    """The step a run's collapse is dated to, or None."""
+    step = (log.record.collapse or {}).get("step")
+    return int(step) if step is not None else None
+
+
+def layer_heat(
+    runs: Sequence[RunLog], metrics: Sequence[str], *, key: str, title: str, unit: str, scale: figures.Scale
+) -> figures.HeatFigure | None:
+    """The largest of ``metrics`` by layer and step, a panel a run; None where no run measured any of them."""
+    panels = []
+    for log in runs:
+        column = _largest([log.layers[metric] for metric in metrics if metric in log.layers])
+        if column is None or not column.measured.any():
+            continue
+        shown = np.asarray(column.measured.any(axis=0))
+        x, values, measured = bin_columns(log.steps, column.values[:, shown], column.measured[:, shown])
+        names = tuple(short_layer(name) for name, seen in zip(log.layer_names, shown, strict=True) if seen)
+        panels.append(
+            figures.Panel(panel_title(log), x.astype(float), names, values, measured, collapse_step(log))
+        )
+    return figures.HeatFigure(key, title, STEP, unit, scale, tuple(panels)) if panels else None
+
+
+def _largest(columns: Sequence[Column]) -> Column | None:
+    """Of columns of one shape the largest value measured, cell by cell; NaN stays NaN."""
+    if len(columns) < 2:
+        return columns[0] if columns else None
+    low = np.array([np.where(column.measured, column.values, -np.inf) for column in columns])
+    measured = np.any([column.measured for column in columns], axis=0)
+    return Column(np.where(measured, low.max(axis=0), np.nan), measured)
+
+
+def stall_heat(runs: Sequence[RunLog]) -> figures.HeatFigure | None:
+    """Bit-stall by layer and step, of the runs that store their weights on the grid."""
+    return layer_heat(
+        runs,
+        ["bit_stall_rate"],
+        key="stall",
+        title="Bit-stall by layer and step",
+        unit="share of updates",
+        scale=figures.NINES,
+    )
+
+
+def overflow_heat(runs: Sequence[RunLog]) -> figures.HeatFigure | None:
+    """Overflow by layer and step, of the role in which it is largest."""
+    return layer_heat(
+        runs,
+        [f"overflow_rate/{role}" for role in ROLE_NAMES],
+        key="overflow",
+        title="Overflow by layer and step, largest of the roles",
+        unit="share of values",
+        scale=figures.RARE,
+    )
+
+
+def underflow_heat(runs: Sequence[RunLog]) -> figures.HeatFigure | None:
+    """Underflow by layer and step, of the role in which it is largest."""
+    return layer_heat(
+        runs,
+        [f"underflow_rate/{role}" for role in ROLE_NAMES],
+        key="underflow",
+        title="Underflow by layer and step, largest of the roles",
+        unit="share of values",
+        scale=figures.RARE,
+    )
+
+
+def cosine_heat(runs: Sequence[RunLog]) -> figures.HeatFigure | None:
+    """Cosine of the weight gradient and its float32 shadow by layer and step."""
+    return layer_heat(
+        runs,
+        ["gradient_cosine"],
+        key="cosine",
+        title="Gradient against its float32 shadow, by layer and step",
+        unit="cosine",
+        scale=figures.NINES,
+    )
+
+
+def panel_title(log: RunLog) -> str:
+    """A run's name and the grid it means."""
+    return f"{log.name}: {_describe(log.record.format)}"
+
+
+def _describe(name: str | None) -> str:
+    return parse_format(name).describe() if name else "no format"
+
+
+def code_order(count: int) -> NDArray[np.int64]:
+    """Sign-magnitude codes from the most negative to the largest value."""
+    half = count // 2
+    return np.concatenate([np.arange(count - 1, half - 1, -1), np.arange(half)])
+
+
+def code_map(runs: Sequence[RunLog], role: str = "stored_weights") -> figures.HeatFigure | None:
+    """Share of a role's values on each code, over the steps at which the codes were counted.
+
+    A run is drawn as long as it had its first format: after a shift the codes mean other numbers.
+    """
+    panels = []
+    for log in runs:
+        snapshots = log.histograms.get(role)
+        if not snapshots:
+            continue
+        fmt = parse_format(log.record.format or "E5M2")
+        size = 2**fmt.width + 1
+        shift = min(
+            (step for step, name in log.record.formats if name != log.record.format), default=math.inf
+        )
+        steps = [step for step, counts in sorted(snapshots.items()) if len(counts) == size and step <= shift]
+        if not steps:
+            continue
+        counts = np.array([snapshots[step] for step in steps], dtype=np.float64)
+        shares = counts / counts.sum(axis=1, keepdims=True)
+        codes, nan_bin = shares[:, :-1][:, code_order(size - 1)], shares[:, -1:]
+        # Most positive value on top, and the NaN bin below everything.
+        values = np.concatenate([codes[:, ::-1], nan_bin], axis=1).T
+        rows = (*[_code_label(fmt, int(code)) for code in code_order(size - 1)[::-1]], "NaN bin")
+        panels.append(
+            figures.Panel(
+                panel_title(log),
+                np.array(steps, dtype=float),
+                rows,
+                values,
+                np.ones(values.shape, bool),
+                collapse_step(log),
+            )
+        )
+    if not panels:
+        return None
+    title = f"Codes in use: {ROLE_NAMES.get(role, role)}, all layers"
+    return figures.HeatFigure(
+        f"codes-{role}", title, STEP, "share of the values", figures.RARE, tuple(panels), "code"
+    )
+
+
+def _code_label(fmt: FP8Format, code: int) -> str:
+    # With the code itself: several codes may print as one value, and rows must not be taken for each other.
+    negative = "−" if code & fmt.sign_mask else ""
+    return f"{negative}{format_value(abs(fmt.to_real(code)))} · 0x{code:02x}"
+
+
+def prediction_figure(runs: Sequence[RunLog]) -> figures.CloudFigure | None:
+    """Bit-stall predicted from the weights against the one measured, a point a layer and interval."""
+    clouds = []
+    for log in runs:
+        predicted, measured = log.layers.get("predicted_stall_rate"), log.layers.get("bit_stall_rate")
+        if predicted is None or measured is None:
+            whole = _whole_prediction(log)
+            if whole is not None:
+                clouds.append(whole)
+            continue
+        both = predicted.measured & measured.measured
+        rows, layers = (where[:: max(1, both.sum() // MAX_POINTS)] for where in np.nonzero(both))
+        if not len(rows):
+            continue
+        names = tuple(
+            f"{short_layer(log.layer_names[layer])}, step {log.steps[row]}"
+            for row, layer in zip(rows, layers, strict=True)
+        )
+        clouds.append(
+            figures.Cloud(
+                log.name, predicted.values[rows, layers], measured.values[rows, layers], names, run_color(log)
+            )
+        )
+    if not clouds or (len(clouds) == 1 and len(clouds[0].x) == 1):
+        return None
+    return figures.CloudFigure(
+        "predicted-stall",
+        "Bit-stall: predicted from the weights, and measured",
+        "predicted (share of the updates)",
+        "measured (share of the updates)",
+        figures.NINES,
+        tuple(clouds),
+    )
+
+
+def _whole_prediction(log: RunLog) -> figures.Cloud | None:
+    """The whole run as one point: what its initial weights predicted, and the bit-stall at its end."""
+    predicted = (log.record.started.get("predicted_stall") or {}).get("long_run")
+    measured = log.record.end("bit_stall_rate")
+    if predicted is None or measured is None:
+        return None
+    return figures.Cloud(
+        log.name, np.array([predicted]), np.array([measured]), ("whole run, at its end",), run_color(log)
+    )

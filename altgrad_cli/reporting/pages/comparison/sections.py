@@ -1,0 +1,251 @@
+"""The sections of a comparison of runs. To add one, write its function and place it in ``SECTIONS``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from altgrad_cli.reporting.blocks.document import Block, Picture, Section, TableColumn, Text, make_table
+from altgrad_cli.reporting.evidence.columns import RunLog
+from altgrad_cli.reporting.evidence.scope import Scope, shown_path
+from altgrad_cli.reporting.pages.comparison import loss_plots, plots
+from altgrad_cli.reporting.pages.comparison.attribution_section import attribution_section
+from altgrad_cli.reporting.pages.comparison.headline import headline
+from altgrad_cli.reporting.pages.comparison.reproduction import reproduction
+from altgrad_cli.reporting.pages.comparison.seeds import seed_groups, spread_section
+from altgrad_cli.reporting.pages.comparison.sweet_spot import sweet_spot
+from altgrad_cli.reporting.pages.run.failure_sections import attribution, summary
+from altgrad_cli.reporting.pages.run.failure_tables import layer_rates
+from altgrad_cli.reporting.pages.run.recommendations import recommendation
+
+MAX_PANELS = 6
+"""Runs whose heat maps are drawn in a comparison; the rest have them in their own reports."""
+
+
+def verdicts(scope: Scope) -> Section:
+    """One row a run: how it ended, how good it was, and why it fell short."""
+    table = make_table(
+        scope.evidence,
+        "run",
+        [log.name for log in scope.runs],
+        [
+            TableColumn("format", "{}: format_studied"),
+            TableColumn("regime", "{}: regime"),
+            TableColumn("verdict", "{}: verdict_studied"),
+            TableColumn("cause", "{}: cause_studied"),
+            TableColumn("ended", "{}: ended"),
+            TableColumn("from step", "{}: collapse.step"),
+            TableColumn("rho", "{}: recovered_fraction"),
+            TableColumn("at step", "{}: recovered_fraction.step"),
+            TableColumn("val. loss", "{}: last(validation_loss)"),
+            TableColumn("loss", "{}: end(loss)"),
+            TableColumn("bit-stall", "{}: end(bit_stall_rate)"),
+            TableColumn("tau", "{}: end(update_transfer)"),
+            TableColumn("overflow", "{}: worst_role(overflow_rate)"),
+            TableColumn("underflow", "{}: worst_role(underflow_rate)"),
+            TableColumn("dropped steps", "{}: dropped_steps"),
+        ],
+    )
+    key = (
+        f"Loss, bit-stall and tau are means over the last {scope.evidence.cite('rule: end.window')} steps; "
+        "overflow and underflow are means over the run, pooled over the layers, of the role in which they "
+        "are largest. rho is the recovered fraction of the validation loss between the frozen control "
+        "(zero) and the fp32 control (one), at the step named; dropped steps are those whose update was "
+        "not applied because something was not finite; trained from "
+        f"{scope.evidence.cite('rule: trained.from')}, failed below "
+        f"{scope.evidence.cite('rule: failed.below')}."
+    )
+    return Section("Verdicts", (Text(headline(scope)), table, Text(key)))
+
+
+def losses(scope: Scope) -> Section | None:
+    """Loss of all runs."""
+    minor = {log.name for log in scope.runs if scope.note(log).kind not in ("control", "format")}
+    found = [
+        (
+            loss_plots.loss_figure(scope.runs, minor),
+            (
+                "Smoothed over about ten steps. A triangle marks the step a collapse is dated to, a cross a "
+                "loss that was not finite; dashed: a curve that shares its colour or lies on another."
+            ),
+        ),
+        (loss_plots.validation_figure(scope.runs, minor), ""),
+    ]
+    blocks: list[Block] = [Picture(figure, caption) for figure, caption in found if figure is not None]
+    return Section("Loss", tuple(blocks)) if blocks else None
+
+
+def heat_maps(scope: Scope) -> Section | None:
+    """Where trouble sits: stall, overflow, underflow and shadow cosine by layer and step."""
+    runs = (scope.main_runs or scope.subjects)[:MAX_PANELS]
+    makers = (plots.stall_heat, plots.overflow_heat, plots.underflow_heat, plots.cosine_heat)
+    blocks: list[Block] = [Picture(figure, "") for make in makers if (figure := make(runs)) is not None]
+    if not blocks:
+        return None
+    left = len(scope.subjects) - len(runs)
+    if left > 0:
+        blocks.append(
+            Text("The runs not drawn here have their pictures in their own reports (`altgrad report RUN`).")
+        )
+    return Section("Where the trouble sits", tuple(blocks))
+
+
+def codes(scope: Scope) -> Section | None:
+    """Which codes are in use."""
+    runs = (scope.main_runs or scope.subjects)[:MAX_PANELS]
+    figures = [
+        figure
+        for role in ("stored_weights", "gradients")
+        if (figure := plots.code_map(runs, role)) is not None
+    ]
+    caption = (
+        "A row is one code, the largest value on top; a white code is not in use. The last row counts "
+        "what is not a number."
+    )
+    return (
+        Section("Use of the codes", tuple(Picture(figure, caption) for figure in figures))
+        if figures
+        else None
+    )
+
+
+def predicted_stall(scope: Scope) -> Section | None:
+    """The bit-stall expected before training against the one measured."""
+    runs = [log for log in scope.subjects if log.record.started.get("predicted_stall")]
+    if not runs:
+        return None
+    table = make_table(
+        scope.evidence,
+        "run",
+        [log.name for log in runs],
+        [
+            TableColumn("first step: predicted", "{}: predicted_stall.first_step"),
+            TableColumn("measured", "{}: at(bit_stall_rate)@1"),
+            TableColumn("long run: predicted", "{}: predicted_stall.long_run"),
+            TableColumn("measured at the end", "{}: end(bit_stall_rate)"),
+        ],
+    )
+    figure = plots.prediction_figure(runs)
+    text = (
+        "Bit-stall as a share of the updates: expected of rounding to nearest from the initial weights "
+        "alone, and measured."
+    )
+    pictures = (
+        (
+            Picture(
+                figure,
+                "A point is a run at its end, or a layer at a diagnostic step where the layers were "
+                "predicted one by one.",
+            ),
+        )
+        if figure
+        else ()
+    )
+    return Section("Predicted and measured stall", (Text(text), table, *pictures))
+
+
+def failures(scope: Scope) -> list[Section]:
+    """The failure report of each failing format in short; the whole one is that of the run."""
+    sections = []
+    for log in _first_seed(scope.failed_runs):
+        blocks: list[Block] = []
+        for make in (summary, attribution, layer_rates, recommendation):
+            section = make(scope, log)
+            if section is not None:
+                blocks += [Text(f"**{section.title}**"), *section.blocks]
+        note = f"The whole report of this run: `altgrad report {shown_path(log.record.run_dir)}`."
+        sections.append(Section(f"Failure report: {log.name}", (*blocks, Text(note))))
+    return sections
+
+
+def _first_seed(runs: list[RunLog]) -> list[RunLog]:
+    """One run of each arm: where an arm was run with several seeds, the first."""
+    return [group[0] for _, group in seed_groups(runs)]
+
+
+def retries(scope: Scope) -> Section | None:
+    """The runs that followed from a result, and why; and those that an intervention was armed in."""
+    followed = [log for log in scope.subjects if scope.note(log).kind in ("retry", "intervened")]
+    runs = followed + [log for log in scope.subjects if log not in followed and _is_armed(log)]
+    if not runs:
+        return None
+    lines = []
+    for log in followed:
+        why = scope.note(log).reason and f": {scope.evidence.of(log)('plan.reason')}"
+        lines.append(f"- `{log.name}` follows `{scope.note(log).retry_of}`{why}.")
+    table = make_table(
+        scope.evidence,
+        "run",
+        [log.name for log in runs],
+        [
+            TableColumn("validation", "{}: last(validation_loss)"),
+            TableColumn("rho", "{}: recovered_fraction"),
+            TableColumn("at step", "{}: recovered_fraction.step"),
+            TableColumn("formats", "{}: formats"),
+            TableColumn("shifts", "{}: interventions(emergency_shift)"),
+            TableColumn("clips", "{}: interventions(range_clip)"),
+            TableColumn("clips that bound", "{}: bound_clips"),
+            TableColumn("verdict", "{}: verdict"),
+            TableColumn("layers in BF16", "{}: layers_in_bf16"),
+        ],
+    )
+    return Section("Retries and interventions", (*([Text("\n".join(lines))] if lines else []), table))
+
+
+def _is_armed(log: RunLog) -> bool:
+    config = log.record.config
+    return bool(config.get("enable_emergency_shift") or config.get("enable_partition_clipping"))
+
+
+def limits(scope: Scope) -> Section:
+    """What these runs do not show."""
+    n = scope.evidence.of(scope.runs[0])
+    lines = [
+        (
+            f"- A small model ({n('parameters')} parameters) and {n('steps')} steps on one corpus; the "
+            "recovered fraction depends on the step and on the schedule."
+        ),
+        (
+            "- Formats are simulated exactly, but on a float32 carrier: nothing here says how fast or how "
+            "small they are on hardware."
+        ),
+    ]
+    if len({log.record.seed for log in scope.runs}) > 1:
+        lines.insert(0, "- Several seeds were run; a difference smaller than their spread is noise.")
+    else:
+        width = scope.evidence.cite("rule: borderline.width")
+        lines.insert(
+            0, f"- One seed ({n('seed')}): another may move rho by about {width}, and more now and then."
+        )
+    if not all(scope.evidence.judgement(log).step for log in scope.main_runs):
+        lines.append("- Some runs have no fp32 and frozen control of the same seed: they get no verdict.")
+    unfinished = [log for log in scope.runs if log.record.outcome == "unfinished"]
+    if unfinished:
+        lines.append(f"- Not finished: {', '.join(f'`{log.name}`' for log in unfinished)}.")
+    return Section("What these runs do not show", (Text("\n".join(lines)),))
+
+
+SweepSection = Callable[[Scope], "Section | list[Section] | None"]
+SECTIONS: tuple[SweepSection, ...] = (
+    verdicts,
+    losses,
+    spread_section,
+    attribution_section,
+    retries,
+    heat_maps,
+    codes,
+    predicted_stall,
+    sweet_spot,
+    failures,
+    limits,
+    reproduction,
+)
+"""The sections of a comparison, in order."""
+
+
+def comparison_sections(scope: Scope) -> tuple[Section, ...]:
+    """All sections that have something to say."""
+    sections: list[Section] = []
+    for make in SECTIONS:
+        made = make(scope)
+        sections += made if isinstance(made, list) else [made] if made is not None else []
+    return tuple(sections)

@@ -1,0 +1,54 @@
+"""Which format serves which kind of layer best, as far as the runs measured it."""
+
+from __future__ import annotations
+
+from altgrad_cli.reporting.blocks.document import Block, Section, TableColumn, Text, make_table
+from altgrad_cli.reporting.blocks.notation import layer_type
+from altgrad_cli.reporting.evidence.scope import Scope
+from altgrad_cli.reporting.pages.comparison.seeds import seed_groups
+
+_MEASURES = (
+    (
+        "update_transfer",
+        (
+            "Update transfer tau: how much of the optimizer's step reaches the stored weights (one is all of "
+            "it)."
+        ),
+    ),
+    ("gradient_sqnr", "SQNR of the weight gradient against its float32 shadow, in dB."),
+)
+
+
+def sweet_spot(scope: Scope) -> Section | None:
+    """For each kind of layer, the measures of every format side by side and the format that leads."""
+    runs = [members[0] for _, members in seed_groups(scope.main_runs)]
+    if len(runs) < 2:
+        return None
+    types = list(dict.fromkeys(layer_type(name) for name in runs[0].layer_names))
+    names = ",".join(log.name for log in runs)
+    blocks: list[Block] = []
+    for metric, words in _MEASURES:
+        measured = [log for log in runs if metric in log.layers]
+        kinds = [
+            kind
+            for kind in types
+            if any(
+                scope.evidence.value(f"{log.name}: type_mean({metric})[{kind}]") is not None
+                for log in measured
+            )
+        ]
+        if not kinds:
+            continue
+        columns = [TableColumn(log.name, f"{log.name}: type_mean({metric})[{{}}]") for log in runs]
+        columns.append(TableColumn("leads", f"{names}: leader type_mean({metric})[{{}}]"))
+        blocks += [Text(words), make_table(scope.evidence, "layer type", kinds, columns)]
+    if not blocks:
+        return None
+    blocks.append(
+        Text(
+            "Means over the whole run and all blocks. A leader by one measure is not a verdict: what "
+            "counts is the loss, and that was measured for uniform formats and for the mixtures listed "
+            "under the retries only."
+        )
+    )
+    return Section("Sweet spot by kind of layer", tuple(blocks))

@@ -1,0 +1,5 @@
+"""The diagnosis of a checkpoint.
+
+details  The detail of a diagnosis behind its first screen
+screen   The first screen of a diagnosis: what failed, where, why, whether it reproduces, what next
+"""

@@ -1,0 +1,204 @@
+"""The failure report of one run: what happened, by what measurement, and what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from altgrad_cli.reporting.blocks.document import Block, Section, TableColumn, Text, make_table
+from altgrad_cli.reporting.evidence.columns import RunLog
+from altgrad_cli.reporting.evidence.factorial import attribution_of
+from altgrad_cli.reporting.evidence.facts import rounded_roles
+from altgrad_cli.reporting.evidence.reductions import series_of
+from altgrad_cli.reporting.evidence.scope import Scope
+from altgrad_cli.reporting.evidence.windows import telling_window
+from altgrad_cli.reporting.pages.comparison.attribution_section import stage_sentence
+from altgrad_cli.reporting.pages.comparison.places_section import places_blocks
+from altgrad_cli.reporting.pages.run.failure_tables import (
+    code_use,
+    diagnostic_trend,
+    gradient_sparsity,
+    layer_rates,
+    pictures,
+    predicted_stall,
+    zero_update_regions,
+)
+from altgrad_cli.reporting.pages.run.recommendations import recommendation
+from altgrad_cli.reporting.pages.run.run_sections import (
+    configuration,
+    interventions,
+    limits,
+    reproduction,
+    warnings,
+)
+
+ROLES = ("weights", "activations", "gradients", "stored_weights")
+CAUSES = {
+    "nonfinite": "a value stopped being finite",
+    "diverged": "the loss diverged",
+    "underflowed": "values underflow to zero",
+    "saturated": "values overflow the format's range",
+    "stalled": "the update does not reach the stored weights",
+    "slowed": "the update reaches the stored weights only in part",
+    "unexplained": "none of the measured causes explains it",
+}
+"""What a cause means, in words."""
+
+
+def summary(scope: Scope, log: RunLog) -> Section:
+    """What was run, how it ended, and how far it is from its controls."""
+    n = scope.evidence.of(log)
+    judgement = scope.evidence.judgement(log)
+    step = judgement.step
+    lines = [
+        (
+            f"- **Format**: {n('grid')}, regime {n('regime')}, rounding {n('config.precision.rounding')}, "
+            f"scaling {n('config.precision.scaling.recipe')}; in force: {n('formats')}."
+        ),
+        (
+            f"- **Length**: {n('steps')} of {n('config.max_steps')} steps, seed {n('seed')}, "
+            f"peak learning rate {n('config.learning_rate')}; {n('dropped_steps')} updates dropped for a "
+            f"non-finite value."
+        ),
+        f"- **Outcome**: {n('outcome')}: {n('reason')}.",
+    ]
+    if (log.record.config.get("precision") or {}).get("rules"):
+        lines.append(f"- **Exceptions**: {n('rules')}.")
+    if log.record.started.get("injections"):
+        lines.append(
+            f"- **Faults were planted** in this run: {n('injections')}; it says nothing about the format."
+        )
+    if log.record.collapse:
+        lines.append(f"- **Collapse**: {n('collapse.class')}, dated to step {n('collapse.step')}.")
+    lines.append(_losses(scope, log))
+    if step is not None:
+        lines.append(
+            f"- **Recovered fraction**: rho = {n(f'recovered_fraction@{step}')} at step {n(f'step@{step}')} "
+            "(zero is the frozen control, one the fp32 control)."
+        )
+    lines.append(_verdict(scope, log))
+    return Section("Summary", (Text("\n".join(lines)),))
+
+
+def _losses(scope: Scope, log: RunLog) -> str:
+    n = scope.evidence.of(log)
+    text = f"- **Loss**: training {n(f'at(loss)@{log.last_step}')} at step {n(f'step@{log.last_step}')}"
+    steps, _ = series_of(log, "validation_loss")
+    if len(steps):
+        last = int(steps[-1])
+        text += (
+            f"; validation {n(f'at(validation_loss)@{last}')} at step {n(f'step@{last}')}, "
+            f"best {n('best(validation_loss)')} at step {n('best_step(validation_loss)')}"
+        )
+        for regime in ("fp32", "bf16", "frozen"):
+            control = scope.evidence.control(log, regime)
+            if (
+                control is not None
+                and control is not log
+                and last in series_of(control, "validation_loss")[0]
+            ):
+                text += (
+                    f"; control `{control.name}` {scope.evidence.of(control)(f'at(validation_loss)@{last}')}"
+                )
+    collapse = (log.record.collapse or {}).get("step")
+    if collapse and collapse > 1:
+        text += f"; training loss just before the collapse {n(f'at(loss)@{collapse - 1}')}"
+    return text + "."
+
+
+def _verdict(scope: Scope, log: RunLog) -> str:
+    n = scope.evidence.of(log)
+    verdict = scope.evidence.judgement(log).verdict
+    if verdict.grade is None:
+        text = "- **Verdict**: open, for a control of the same seed and settings is missing"
+        return text + (f"; suspected cause: {n('cause')}: {CAUSES[verdict.cause]}." if verdict.cause else ".")
+    text = f"- **Verdict**: **{n('verdict')}**"
+    if verdict.borderline:
+        text += f" (borderline: within {scope.evidence.cite('rule: borderline.width')} of an edge)"
+    if verdict.cause:
+        text += f"; cause: {n('cause')}: {CAUSES[verdict.cause]}"
+    return f"{text}. Controls: {n('controls')}."
+
+
+def attribution(scope: Scope, log: RunLog) -> Section:
+    """The evidence for the cause, and which stage fails by the runs that switch the roles on and off."""
+    n = scope.evidence.of(log)
+    window = telling_window(log)
+    over = window.range
+    lines = [
+        f"Measured over steps {n(f'window{over}')} ({window.what}), pooled over the layers:",
+        "",
+        (
+            f"- update transfer tau {n(f'mean(update_transfer){over}')} (zero is frozen, one is faithful), "
+            f"bit-stall {n(f'mean(bit_stall_rate){over}')} of the updates;"
+        ),
+        (
+            f"- gradient against its float32 shadow: cosine {n(f'mean(gradient_cosine){over}')}, SQNR "
+            f"{n(f'mean(gradient_sqnr){over}')} dB (a cosine alone convicts no format);"
+        ),
+        f"- updates dropped for a non-finite value: {n('dropped_steps')}"
+        + (f", the first at step {n('first_dropped_step')}." if log.record.dropped_steps else "."),
+    ]
+    roles = make_table(
+        scope.evidence,
+        "role",
+        ROLES,
+        [
+            TableColumn("overflow", f"{log.name}: mean(overflow_rate/{{}}){over}"),
+            TableColumn("underflow", f"{log.name}: mean(underflow_rate/{{}}){over}"),
+            TableColumn("on zero", f"{log.name}: mean(zero_share/{{}}){over}"),
+            TableColumn("subnormal", f"{log.name}: mean(subnormal_fraction/{{}}){over}"),
+            TableColumn("rounding error, mean", f"{log.name}: mean(mean_rounding_error/{{}}){over}"),
+            TableColumn("largest amax", f"{log.name}: max(amax/{{}}){over}"),
+            TableColumn("non-finite inputs", f"{log.name}: sum(nonfinite_inputs/{{}})"),
+        ],
+    )
+    blocks: list[Block] = [Text("\n".join(lines)), roles]
+    if "M" in rounded_roles(log):
+        blocks.append(
+            Text(
+                "With stored weights on the grid, the row `weights` is that of the head alone: the other "
+                "layers' weights are `stored_weights`."
+            )
+        )
+    return Section("Attribution", (*blocks, *_stage(scope, log)))
+
+
+def _stage(scope: Scope, log: RunLog) -> tuple[Block, ...]:
+    places = tuple(places_blocks(scope, log)) if log.has_rules else ()
+    found = attribution_of(scope, log)
+    if found is None and places:
+        return places
+    if found is None:
+        return (
+            Text(
+                "Which stage fails (forward precision, gradient fidelity or the optimizer's update) was not "
+                "tested by runs that switch the roles on one by one; `altgrad sweep --attribute` makes them."
+            ),
+        )
+    return (Text(stage_sentence(scope, *found)), *places)
+
+
+RunSection = Callable[[Scope, RunLog], Section | None]
+FAILURE_SECTIONS: tuple[RunSection, ...] = (
+    summary,
+    attribution,
+    pictures,
+    gradient_sparsity,
+    zero_update_regions,
+    layer_rates,
+    code_use,
+    diagnostic_trend,
+    predicted_stall,
+    warnings,
+    interventions,
+    recommendation,
+    limits,
+    configuration,
+    reproduction,
+)
+"""The sections of a failure report, in order. To add one, write its function and place it here."""
+
+
+def failure_sections(scope: Scope, log: RunLog) -> tuple[Section, ...]:
+    """All sections that have something to say about ``log``."""
+    return tuple(section for make in FAILURE_SECTIONS if (section := make(scope, log)) is not None)

@@ -1,0 +1,108 @@
+"""What every report of a run ends with: interventions, limits, configuration, and how to make it again."""
+
+from __future__ import annotations
+
+import shlex
+
+from altgrad_cli.reporting.blocks.document import Section, TableColumn, Text, Verbatim, make_table
+from altgrad_cli.reporting.evidence.columns import RunLog
+from altgrad_cli.reporting.evidence.scope import Scope, shown_path
+from altgrad_cli.reporting.evidence.texts import configuration_text
+
+
+def warnings(scope: Scope, log: RunLog) -> Section | None:
+    """Which thresholds were crossed, and when first: how long before the end it could have been seen."""
+    names = list(dict.fromkeys(item["name"] for item in log.record.alerts))
+    if not names:
+        return None
+    table = make_table(
+        scope.evidence,
+        "warning",
+        names,
+        [
+            TableColumn("first at step", f"{log.name}: first_alert({{}})"),
+            TableColumn("times raised", f"{log.name}: alerts_raised({{}})"),
+            TableColumn("layers", f"{log.name}: alerting_layers({{}})"),
+        ],
+    )
+    return Section("Warnings", (table,))
+
+
+def interventions(scope: Scope, log: RunLog) -> Section:
+    """Which interventions were armed, how often they acted, and whether that made a difference."""
+    n = scope.evidence.of(log)
+    lines = []
+    armed = (
+        log.record.config.get("enable_emergency_shift"),
+        log.record.config.get("enable_partition_clipping"),
+    )
+    if armed[0]:
+        lines.append(
+            f"- Emergency shift: armed, acted {n('interventions(emergency_shift)')} times; formats: "
+            f"{n('formats')}."
+        )
+    if armed[1]:
+        lines.append(
+            f"- Range clipping: armed, acted {n('interventions(range_clip)')} times, of which it bound "
+            f"(norm above the threshold) {n('bound_clips')} times."
+        )
+    if not any(armed):
+        lines.append("- No intervention was armed: this is the format by itself.")
+    rescales = sum(item.get("name") == "rescale" for item in log.record.interventions)
+    if rescales:
+        lines.append(f"- Stored weights were put on a new scale {n('interventions(rescale)')} times.")
+    if log.record.started.get("injections"):
+        lines.append(
+            f"- **Planted faults**: {n('injections')}. What follows from them says nothing about the format."
+        )
+    return Section("Interventions", (Text("\n".join(lines)),))
+
+
+def limits(scope: Scope, log: RunLog) -> Section:
+    """What this one run cannot show."""
+    n = scope.evidence.of(log)
+    lines = [
+        (
+            f"- One seed ({n('seed')}), one corpus, {n('parameters')} parameters and {n('steps')} steps: "
+            "how far it carries to another size, schedule or text was not measured here."
+        ),
+        (
+            f"- Everything is measured at one peak learning rate ({n('config.learning_rate')}); stall "
+            "depends on it directly."
+        ),
+        (
+            "- Values are rounded onto the format's grid and carried in float32; the speed and memory of "
+            "real hardware are not part of it."
+        ),
+    ]
+    if scope.evidence.judgement(log).step is None:
+        lines.append("- Without an fp32 and a frozen run of the same seed it is open how much was lost.")
+    return Section("What this run does not show", (Text("\n".join(lines)),))
+
+
+def configuration(_: Scope, log: RunLog) -> Section:
+    """The resolved configuration."""
+    text = configuration_text(log)
+    return Section("Configuration", (Verbatim(text, "yaml", f"{log.name}: configuration"),))
+
+
+def reproduction(scope: Scope, log: RunLog) -> Section:
+    """The commands that make the run and this report again, and open its checkpoint."""
+    folder = shlex.quote(shown_path(log.record.run_dir))
+    commands = [f"altgrad train {folder}/config.yaml --out {folder}-again", f"altgrad report {folder}"]
+    anomalies = [
+        item
+        for item in log.record.checkpoints
+        if item.get("reason") not in ("regular", "best") and item.get("path")
+    ]
+    if anomalies:
+        name = str(anomalies[0]["path"]).replace("\\", "/").rpartition("/")[2]
+        commands.append(f"altgrad diagnose-checkpoint {folder}/checkpoints/{name}")
+    n = scope.evidence.of(log)
+    text = (
+        f"Initial weights {n('init_hash')}, corpus {n('corpus.fingerprint')}, program "
+        f"{n('environment.revision')}, torch {n('environment.torch')}, device {n('environment.device')}, "
+        f"threads {n('environment.threads')}. The same configuration gives the same numbers on the same "
+        "kind of machine."
+    )
+    return Section("How to reproduce", (Text(text), Verbatim("\n".join(commands), "sh")))

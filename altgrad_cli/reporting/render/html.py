@@ -1,0 +1,160 @@
+"""A report as one HTML file that opens anywhere and asks nothing of any server.
+
+Style, script (plotly.js) and data are inlined; the page's own security policy forbids every request. Hovering
+over a number shows where it comes from.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from importlib.resources import files
+from pathlib import Path
+
+from markdown_it import MarkdownIt
+
+from altgrad_cli import __version__
+from altgrad_cli.reporting.blocks.document import Block, Picture, Report, Section, Table, Text, Verbatim
+from altgrad_cli.reporting.blocks.sources import ROW
+from altgrad_cli.reporting.render.plotly_figures import describe
+from altgrad_cli.reporting.render.plotly_parts import CONFIG
+
+_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
+    "font-src data:"
+)
+_MARKDOWN = MarkdownIt("commonmark", {"html": True}).enable("table")
+_VERDICTS = ("trained", "degraded", "failed", "collapsed", "completed", "stall_collapse", "nonfinite")
+
+
+def to_html(report: Report) -> str:
+    """The whole page."""
+    from plotly.offline import get_plotlyjs
+
+    figures = {figure.key: describe(figure) for figure in _unique_figures(report)}
+    body = "\n".join(_section(section) for section in report.sections)
+    contents = "\n".join(
+        f'<li><a href="#{_anchor(section.title)}">{html.escape(section.title)}</a></li>'
+        for section in report.sections
+        if section.level == 2
+    )
+    # "</" may not occur inside a script element.
+    data = json.dumps(figures, separators=(",", ":"), allow_nan=False).replace("</", "<\\/")
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
+<meta name="generator" content="altgrad {__version__}">
+<link rel="icon" href="data:,">
+<title>{html.escape(report.title)}</title>
+<style>
+{_asset("page.css")}
+</style>
+</head>
+<body>
+<nav><p class="brand">altgrad</p><ol>
+{contents}
+</ol></nav>
+<main>
+<h1>{html.escape(report.title)}</h1>
+<p class="lead">Computed from the logs in {html.escape(", ".join(report.logs))}.
+Hover over a number to see where it comes from.</p>
+{body}
+</main>
+<script>{get_plotlyjs()}</script>
+<script>
+const figures = {data};
+const config = {json.dumps(CONFIG)};
+{_asset("page.js")}
+</script>
+</body>
+</html>
+"""
+
+
+def write_html(report: Report, path: Path) -> None:
+    """Write the page to ``path``, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_text(to_html(report), encoding="utf-8")
+    temporary.replace(path)
+
+
+def _asset(name: str) -> str:
+    return (files("altgrad_cli.reporting.render") / "assets" / name).read_text(encoding="utf-8").rstrip()
+
+
+def _unique_figures(report: Report) -> list:  # type: ignore[type-arg]
+    return list({figure.key: figure for figure in report.figures}.values())
+
+
+def _anchor(title: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+
+
+def _section(section: Section) -> str:
+    blocks = "\n".join(filter(None, map(_block, section.blocks)))
+    heading = f"h{section.level}"
+    return (
+        f'<section id="{_anchor(section.title)}">\n<{heading}>{html.escape(section.title)}</{heading}>\n'
+        f"{blocks}\n</section>"
+    )
+
+
+def _block(block: Block) -> str:
+    if isinstance(block, Text):
+        return _MARKDOWN.render(block.markdown).strip()
+    if isinstance(block, Table):
+        return _table(block)
+    if isinstance(block, Picture):
+        figure = block.figure
+        caption = _MARKDOWN.renderInline(block.caption)
+        return (
+            f'<figure><figcaption class="title">{html.escape(figure.title)}</figcaption>'
+            f'<div class="plot" data-figure="{html.escape(figure.key)}" role="img" '
+            f'aria-label="{html.escape(figure.title)}"></div>'
+            f"<figcaption>{caption}</figcaption></figure>"
+        )
+    return _verbatim(block)
+
+
+def _verbatim(block: Verbatim) -> str:
+    text = f"<pre><code>{html.escape(block.text)}</code></pre>"
+    if block.text.count("\n") < 12:
+        return text
+    return f"<details><summary>{block.text.count(chr(10)) + 1} lines</summary>{text}</details>"
+
+
+def _table(table: Table) -> str:
+    if not table.labels or not table.columns:
+        return ""
+    words = [any(map(_is_word, cells)) for cells in zip(*table.cells, strict=True)]
+    head = "".join(
+        f"<th{_cell_class('', word)}>{html.escape(column.header)}</th>"
+        for column, word in zip(table.columns, words, strict=True)
+    )
+    rows = []
+    for label, cells in zip(table.labels, table.cells, strict=True):
+        row = "".join(
+            f'<td title="{html.escape(column.source.replace(ROW, label))}"{_cell_class(cell, word)}>'
+            f"{html.escape(cell)}</td>"
+            for cell, column, word in zip(cells, table.columns, words, strict=True)
+        )
+        rows.append(f"<tr><th>{html.escape(label)}</th>{row}</tr>")
+    return (
+        f'<div class="scroll"><table><thead><tr><th>{html.escape(table.label_header)}</th>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _is_word(cell: str) -> bool:
+    return cell[:1].isalpha() and cell not in ("NaN", "inf")
+
+
+def _cell_class(cell: str, word: bool) -> str:
+    """Columns of words are set to the left, and verdicts have their colours."""
+    names = " ".join((["word"] if word else []) + ([cell] if cell in _VERDICTS else []))
+    return f' class="{names}"' if names else ""

@@ -1,0 +1,107 @@
+"""A report as Markdown: what is committed, read on a code host, and verified again.
+
+A number in a sentence carries its source as the title of its span. A table has one comment above it with the
+source of each column, ``{}`` standing for the row's label; a verbatim block has one with its own source.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from altgrad_cli.reporting.blocks.document import Block, Picture, Report, Table, Text, Verbatim
+
+HEADER = "<!-- altgrad report; computed from the logs in: {logs} -->"
+CELLS, END = "<!-- cells: ", " -->"
+VERBATIM = "<!-- verbatim: "
+SEPARATOR = " | "
+
+
+def to_markdown(report: Report, pictures: str | None) -> str:
+    """``report`` as Markdown text.
+
+    Args:
+        report: what to render.
+        pictures: folder of the PNGs as the Markdown links to it; None leaves the pictures out.
+    """
+    parts = [HEADER.format(logs=", ".join(report.logs)), f"# {report.title}"]
+    for section in report.sections:
+        blocks = [text for block in section.blocks if (text := _block(block, pictures))]
+        if blocks:
+            parts += [f"{'#' * section.level} {section.title}", *blocks]
+    return "\n\n".join(parts) + "\n"
+
+
+def write_markdown(report: Report, path: Path, *, pictures: bool = True) -> list[Path]:
+    """Write ``report`` to ``path`` and its pictures into a folder beside it; returns what was written."""
+    from altgrad_cli.reporting.render.matplotlib_figures import draw
+
+    folder = path.with_suffix("")
+    # The logs are named as seen from the report, so that both may be moved together.
+    logs = tuple(Path(os.path.relpath(log, path.parent)).as_posix() for log in report.logs)
+    report = replace(report, logs=logs)
+    written = [path]
+    if pictures:
+        for figure in report.figures:
+            folder.mkdir(parents=True, exist_ok=True)
+            picture = folder / f"{figure.key}.png"
+            picture.write_bytes(draw(figure))
+            written.append(picture)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_text(to_markdown(report, folder.name if pictures else None), encoding="utf-8")
+    temporary.replace(path)
+    return written
+
+
+def _block(block: Block, pictures: str | None) -> str:
+    if isinstance(block, Text):
+        return block.markdown
+    if isinstance(block, Table):
+        return table_markdown(block)
+    if isinstance(block, Picture):
+        if pictures is None:
+            return ""
+        return f"![{block.figure.title}]({pictures}/{block.figure.key}.png)\n\n{block.caption}".rstrip()
+    return verbatim_markdown(block)
+
+
+def table_markdown(table: Table) -> str:
+    """The table with its columns lined up, under the comment that names their sources."""
+    if not table.labels or not table.columns:
+        return ""
+    header = [table.label_header, *(column.header for column in table.columns)]
+    rows = [[_label(label), *cells] for label, cells in zip(table.labels, table.cells, strict=True)]
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in [header, *rows]]
+    widths = [max(len(row[index]) for row in escaped) for index in range(len(header))]
+    left = [True, *(_is_text(table, index) for index in range(len(table.columns)))]
+
+    def line(cells: list[str]) -> str:
+        padded = [
+            cell.ljust(width) if to_left else cell.rjust(width)
+            for cell, width, to_left in zip(cells, widths, left, strict=True)
+        ]
+        return f"| {' | '.join(padded)} |"
+
+    rule = [
+        ("-" * width if to_left else "-" * (width - 1) + ":")
+        for width, to_left in zip(widths, left, strict=True)
+    ]
+    sources = SEPARATOR.join(column.source for column in table.columns)
+    return "\n".join([f"{CELLS}{sources}{END}", line(escaped[0]), line(rule), *map(line, escaped[1:])])
+
+
+def _is_text(table: Table, index: int) -> bool:
+    """Whether a column holds words, which are set to the left."""
+    return any(cells[index][:1].isalpha() and cells[index] not in ("NaN", "inf") for cells in table.cells)
+
+
+def _label(label: str) -> str:
+    return label if label.isdecimal() else f"`{label}`"
+
+
+def verbatim_markdown(block: Verbatim) -> str:
+    """A fenced block, under the comment that names its source."""
+    fence = f"```{block.language}\n{block.text}\n```"
+    return f"{VERBATIM}{block.source}{END}\n{fence}" if block.source else fence

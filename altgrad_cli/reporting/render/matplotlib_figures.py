@@ -1,0 +1,283 @@
+"""Figures as PNG for Markdown, drawn with matplotlib and without pyplot's global state."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.figure import Figure as Canvas
+from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from altgrad_cli.reporting.blocks import figures, palette
+from altgrad_cli.reporting.blocks.thinning import nonfinite_points
+
+_HEAT = LinearSegmentedColormap.from_list("heat", palette.HEAT)
+DPI = 110
+WIDTH = 9.2
+_STYLE = {
+    "font.size": 9.5,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": palette.GREY,
+    "axes.labelcolor": palette.INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": palette.PALE,
+    "grid.linewidth": 0.6,
+    "xtick.color": palette.GREY,
+    "ytick.color": palette.GREY,
+    "xtick.labelcolor": palette.INK,
+    "ytick.labelcolor": palette.INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "text.color": palette.INK,
+    "figure.facecolor": "white",
+}
+
+
+def draw(figure: figures.Figure) -> bytes:
+    """``figure`` as PNG."""
+    with rc_context(_STYLE):  # type: ignore[arg-type]
+        canvas = _DRAWERS[type(figure)](figure)
+        FigureCanvasAgg(canvas)
+        buffer = io.BytesIO()
+        # No software name or date inside: the same figure gives the same bytes.
+        canvas.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _canvas(height: float) -> tuple[Canvas, Axes]:
+    canvas = Canvas(figsize=(WIDTH, height), layout="constrained")
+    return canvas, canvas.subplots()
+
+
+def _draw_lines(figure: figures.LineFigure) -> Canvas:
+    canvas, axes = _canvas(4.6)
+    for curve in figure.curves:
+        style = (0, (5, 2)) if curve.dash else "-"
+        if curve.faint is not None:
+            axes.plot(curve.x, curve.faint, color=curve.color, alpha=0.22, linewidth=0.7, linestyle=style)
+        width, alpha = (0.9, 0.6) if curve.minor else (1.7, 1.0)
+        axes.plot(
+            curve.x,
+            curve.y,
+            color=curve.color,
+            linewidth=width,
+            alpha=alpha,
+            linestyle=style,
+            label=curve.label,
+        )
+        broken = nonfinite_points(curve.x, curve.y)
+        if len(broken):
+            axes.plot(*broken.T, "x", color=palette.NONFINITE, markersize=7, markeredgewidth=1.8, zorder=5)
+    for mark in figure.marks:
+        axes.axvline(mark.x, color=mark.color, linewidth=0.9, linestyle=":")
+        axes.plot(mark.x, mark.y, "v", color=mark.color, markersize=9, markeredgecolor="white", zorder=6)
+    for level, name in figure.levels:
+        axes.axhline(level, color=palette.GREY, linewidth=0.8)
+        axes.annotate(
+            name, (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8
+        )
+    axes.set(title=figure.title, xlabel=figure.x_label, ylabel=figure.y_label)
+    axes.margins(x=0.01)
+    handles = axes.get_legend_handles_labels()[0]
+    if any(np.isnan(curve.y).any() for curve in figure.curves):
+        handles.append(
+            Line2D([], [], color=palette.NONFINITE, marker="x", linestyle="", label="loss not finite")
+        )
+    if figure.marks:
+        handles.append(Line2D([], [], color=palette.INK, marker="v", linestyle="", label="collapse"))
+    if handles:
+        size = 8.5 if len(handles) <= 18 else 6.5
+        axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=size)
+    return canvas
+
+
+def _edges(x: figures.Values) -> figures.Values:
+    """Borders of columns that stand at ``x``."""
+    if len(x) == 1:
+        return np.array([x[0] - 0.5, x[0] + 0.5])
+    middles = (x[1:] + x[:-1]) / 2
+    return np.concatenate([[x[0] - (middles[0] - x[0])], middles, [x[-1] + (x[-1] - middles[-1])]])
+
+
+def _draw_heat(figure: figures.HeatFigure) -> Canvas:
+    # Placed by hand, in inches: the automatic layout draws everything twice, and here that is seconds.
+    heights = [_panel_height(len(panel.rows), alone=len(figure.panels) == 1) for panel in figure.panels]
+    left, right, top, bottom, gap = 1.45, 1.15, 0.75, 0.85, 0.42
+    height = top + sum(heights) + gap * (len(heights) - 1) + bottom
+    canvas = Canvas(figsize=(WIDTH, height))
+    above, seen = top, set[str]()
+    images = []
+    for panel, inches in zip(figure.panels, heights, strict=True):
+        bottom_edge = height - above - inches
+        box = (left / WIDTH, bottom_edge / height, 1 - (left + right) / WIDTH, inches / height)
+        axes = canvas.add_axes(box, sharex=canvas.axes[0] if canvas.axes else None)
+        above += inches + gap
+        images.append(_draw_panel(axes, figure.scale, panel, seen))
+        if panel is not figure.panels[-1]:
+            axes.tick_params(axis="x", labelbottom=False)
+    canvas.axes[-1].set_xlabel(figure.x_label)
+    canvas.suptitle(
+        figure.title,
+        x=0.12 / WIDTH,
+        y=1 - 0.12 / height,
+        ha="left",
+        va="top",
+        fontsize=11.5,
+        fontweight="bold",
+    )
+    length = min(sum(heights) + gap * (len(heights) - 1), 3.6)
+    bar_axes = canvas.add_axes(
+        (1 - 0.95 / WIDTH, (height - top - length) / height, 0.17 / WIDTH, length / height)
+    )
+    bar = canvas.colorbar(images[0], cax=bar_axes, label=figure.unit)
+    bar.set_ticks(figure.scale.positions(), labels=figure.scale.labels())
+    _explain_colors(canvas, seen)
+    return canvas
+
+
+def _panel_height(rows: int, *, alone: bool) -> float:
+    """Inches: a line of small type a row, or a fixed height where the rows are codes."""
+    if rows > 32:
+        return 2.6 if alone else 1.9
+    return max(0.17 * rows, 1.7) if alone else max(0.125 * rows, 0.9)
+
+
+def _draw_panel(axes: Axes, scale: figures.Scale, panel: figures.Panel, seen: set[str]) -> AxesImage:
+    """One heat map; ``seen`` collects which of the colours outside the scale occur."""
+    nonfinite = panel.measured & np.isnan(panel.values)
+    zero = panel.measured & (panel.values == 0) if scale is figures.RARE else np.zeros_like(nonfinite)
+    edges = _edges(panel.x)
+    extent = (edges[0], edges[-1], len(panel.rows) - 0.5, -0.5)
+    axes.set_facecolor(palette.MISSING)
+    if not panel.measured.all():
+        seen.add("missing")
+    shown = np.ma.masked_where(
+        ~panel.measured | nonfinite | zero, np.clip(scale.forward(panel.values), scale.low, scale.high)
+    )
+    norm = Normalize(scale.low, scale.high)
+    image = axes.imshow(shown, cmap=_HEAT, norm=norm, extent=extent, aspect="auto", interpolation="nearest")
+    for name, where, color in (("zero", zero, palette.ZERO), ("nonfinite", nonfinite, palette.NONFINITE)):
+        if where.any():
+            seen.add(name)
+            flat = LinearSegmentedColormap.from_list(name, [color, color])
+            only = np.ma.masked_where(~where, where.astype(float))
+            axes.imshow(only, cmap=flat, extent=extent, aspect="auto", interpolation="nearest")
+    if panel.mark is not None:
+        axes.axvline(panel.mark, color="white", linewidth=2.4)
+        axes.axvline(panel.mark, color=palette.INK, linewidth=1.1, linestyle="--")
+    _label_rows(axes, panel.rows)
+    axes.set_title(panel.title)
+    axes.grid(visible=False)
+    return image
+
+
+def _explain_colors(canvas: Canvas, seen: set[str]) -> None:
+    legend = {
+        "missing": ("not measured", palette.MISSING),
+        "zero": ("exactly 0", palette.ZERO),
+        "nonfinite": ("not finite", palette.NONFINITE),
+    }
+    patches = [
+        Patch(facecolor=color, edgecolor=palette.GREY, linewidth=0.6, label=name)
+        for key, (name, color) in legend.items()
+        if key in seen
+    ]
+    if patches:
+        canvas.legend(handles=patches, loc="lower right", ncols=3, fontsize=8)
+
+
+def _label_rows(axes: Axes, rows: tuple[str, ...]) -> None:
+    """Name every row, or about a dozen of them where they are many."""
+    stride = 1 if len(rows) <= 32 else -(-len(rows) // 12)
+    chosen = range(0, len(rows), stride)
+    size = 7.5 if len(rows) <= 18 or stride > 1 else 5.5
+    axes.set_yticks(list(chosen), labels=[rows[index] for index in chosen], fontsize=size)
+    axes.tick_params(axis="y", length=0)
+
+
+def _draw_clouds(figure: figures.CloudFigure) -> Canvas:
+    canvas, axes = _canvas(5.2)
+    scale = figure.scale
+    axes.plot(
+        [scale.low, scale.high], [scale.low, scale.high], color=palette.GREY, linewidth=1, linestyle="--"
+    )
+    for cloud, marker in zip(figure.clouds, "osD^vPX*<>" * 9, strict=False):
+        x, y = (np.clip(scale.forward(values), scale.low, scale.high) for values in (cloud.x, cloud.y))
+        axes.plot(
+            x, y, marker, color=cloud.color, alpha=0.55, markersize=5, markeredgewidth=0, label=cloud.label
+        )
+    for axis, label in ((axes.xaxis, figure.x_label), (axes.yaxis, figure.y_label)):
+        axis.set_ticks(scale.positions(), labels=scale.labels())
+        axis.set_label_text(label)
+    axes.set(
+        title=figure.title,
+        aspect="equal",
+        xlim=(scale.low - 0.05, scale.high),
+        ylim=(scale.low - 0.05, scale.high),
+    )
+    axes.annotate(
+        "as predicted", (0.9, 0.94), xycoords="axes fraction", ha="right", color=palette.GREY, fontsize=8
+    )
+    axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
+    return canvas
+
+
+def _draw_spread(figure: figures.SpreadFigure) -> Canvas:
+    canvas, axes = _canvas(0.34 * len(figure.rows) + 1.3)
+    for index, row in enumerate(figure.rows):
+        values = np.array(row.values)
+        finite = values[np.isfinite(values)]
+        if len(finite):
+            axes.plot(
+                [finite.min(), finite.max()],
+                [index, index],
+                color=row.color,
+                linewidth=5,
+                alpha=0.3,
+                solid_capstyle="round",
+            )
+            axes.plot(
+                finite,
+                np.full(len(finite), index),
+                "o",
+                color=row.color,
+                markersize=6,
+                markeredgecolor="white",
+            )
+            if len(finite) > 1:
+                axes.plot(finite.mean(), index, "|", color=row.color, markersize=17, markeredgewidth=2)
+        else:
+            axes.plot(0, index, "x", color=palette.NONFINITE, markersize=8, markeredgewidth=2)
+    low, high = axes.get_xlim()
+    axes.set_xlim(min(low, -0.08), max(high, 1.08))
+    for level, name in figure.levels:
+        axes.axvline(level, color=palette.GREY, linewidth=0.9, linestyle=":")
+        axes.annotate(
+            name, (level, 1.0), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=8
+        )
+    axes.set_title(figure.title, pad=20)
+    axes.set_xlabel(figure.x_label)
+    axes.set_yticks(range(len(figure.rows)), labels=[row.label for row in figure.rows])
+    axes.set_ylim(len(figure.rows) - 0.5, -0.5)
+    axes.grid(visible=False, axis="y")
+    return canvas
+
+
+_DRAWERS: dict[type, Callable[..., Canvas]] = {
+    figures.LineFigure: _draw_lines,
+    figures.HeatFigure: _draw_heat,
+    figures.CloudFigure: _draw_clouds,
+    figures.SpreadFigure: _draw_spread,
+}

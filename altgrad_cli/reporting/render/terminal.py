@@ -1,0 +1,96 @@
+"""A report in the terminal, through rich: text, tables and commands; pictures are named, not drawn."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.markdown import Markdown
+from rich.padding import Padding
+from rich.rule import Rule
+from rich.syntax import Syntax
+from rich.table import Table as RichTable
+from rich.text import Text as RichText
+
+from altgrad_cli.reporting.blocks.document import Block, Report, Section, Table, Text, Verbatim
+from altgrad_cli.reporting.blocks.sources import without_sources
+
+_WIDEST = 40
+"""Characters beyond which a value may be broken over lines."""
+_VERDICT_STYLES = {
+    "trained": "green", "degraded": "yellow", "failed": "bold red", "collapsed": "bold red", "nonfinite":
+    "bold red",
+}  # fmt: skip
+
+
+def renderables(report: Report) -> Iterator[RenderableType]:
+    """What a rich console prints, in order."""
+    yield RichText(report.title, style="bold")
+    for section in report.sections:
+        blocks = [item for block in section.blocks if (item := _block(block)) is not None]
+        if blocks:
+            yield RichText()
+            yield _heading(section)
+            yield from blocks
+
+
+def _heading(section: Section) -> RenderableType:
+    if section.level == 2:
+        return Rule(RichText(section.title, style="bold"), align="left", style="dim")
+    return RichText(section.title, style="bold")
+
+
+def _block(block: Block) -> RenderableType | None:
+    if isinstance(block, Text):
+        return Markdown(without_sources(block.markdown))
+    if isinstance(block, Table):
+        return _FittedTable(block) if block.labels and block.columns else None
+    if isinstance(block, Verbatim):
+        return Padding(Syntax(block.text, block.language, background_color="default", word_wrap=True), (0, 2))
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _FittedTable:
+    """A table that is continued below, with its labels, where the terminal is too narrow for all columns."""
+
+    table: Table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        widths = [self._width(index) for index in range(len(self.table.columns))]
+        label_width = max(len(self.table.label_header), *(len(label) for label in self.table.labels))
+        columns: list[int] = []
+        used = label_width
+        for index, width in enumerate(widths):
+            if columns and used + 1 + width > options.max_width:
+                yield self._part(columns, widths)
+                columns, used = [], label_width
+            columns.append(index)
+            used += 1 + width
+        yield self._part(columns, widths)
+
+    def _width(self, index: int) -> int:
+        # A header may wrap at its spaces; a value is not broken.
+        words = self.table.columns[index].header.split()
+        return max(len(word) for word in [*words, *(row[index][:_WIDEST] for row in self.table.cells)])
+
+    def _part(self, columns: list[int], widths: list[int]) -> RichTable:
+        table = self.table
+        part = RichTable(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+        part.add_column(table.label_header, overflow="fold")
+        for index in columns:
+            words = any(row[index][:1].isalpha() and row[index] != "NaN" for row in table.cells)
+            part.add_column(
+                textwrap.fill(table.columns[index].header, widths[index], break_on_hyphens=False),
+                justify="left" if words else "right",
+                max_width=widths[index],
+                overflow="fold",
+            )
+        for label, cells in zip(table.labels, table.cells, strict=True):
+            styled = (
+                RichText(cells[index], style=_VERDICT_STYLES.get(cells[index], "")) for index in columns
+            )
+            part.add_row(label, *styled)
+        return part

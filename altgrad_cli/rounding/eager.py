@@ -1,0 +1,100 @@
+"""Rounding without a compiler: slices that stay in the cache on the CPU, one slice elsewhere."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from altgrad_cli.rounding.constants import RoundingPlan, is_power_of_two
+from altgrad_cli.rounding.kernel import Scale, round_slice
+from altgrad_cli.rounding.scratch import SLICE, Scratch, scratch
+from altgrad_cli.rounding.statistics import SliceCounter, count_everywhere
+from altgrad_cli.rounding.stochastic import Key, RandomWork, random_bits
+
+
+def round_eager(
+    x: Tensor,
+    out: Tensor,
+    plan: RoundingPlan,
+    scale: Scale,
+    random: Key | Tensor | None,
+    stats: Tensor | None,
+    *,
+    first: int = 0,
+    rescale: bool = True,
+    within_limit: bool = False,
+) -> None:
+    """Round flat ``x`` of any float dtype into flat float32 ``out``; fill the row ``stats``.
+
+    ``random`` is the key or the bits of stochastic rounding, ``first`` the flat index of x[0] for the key.
+    Without ``rescale`` the result is not multiplied back by the divisor. ``within_limit`` says that no
+    |x / scale| exceeds the format's maximum.
+    """
+    size = x.numel()
+    if size == 0:
+        if stats is not None:
+            stats.zero_()
+        return
+    divisor = _divisor(plan, scale, x.device)
+    factor = divisor if rescale else None
+    on_cpu = x.device.type == "cpu"
+    counter = SliceCounter(plan) if stats is not None and on_cpu else None
+    if on_cpu and size > SLICE:
+        parts = zip(torch.split(x, SLICE), torch.split(out, SLICE), range(0, size, SLICE), strict=True)
+    else:
+        parts = zip((x,), (out,), (0,), strict=True)
+    for part, target, start in parts:
+        space = scratch(part.numel(), part.device)
+        if part.dtype != torch.float32:
+            narrow_into(part, target)
+            part = target
+        work = None if random is None else _random_work(random, first + start, start, space)
+        if counter is not None:
+            within = counter.before(part, space)
+            round_slice(
+                part, target, space.gap, space.gap_bits, plan, divisor, factor, work,
+                magnitude_in_gap=True, within_limit=within,
+            )  # fmt: skip
+            counter.after(target, space)
+        else:
+            before = part.clone() if stats is not None else None
+            round_slice(
+                part, target, space.gap, space.gap_bits, plan, divisor, factor, work,
+                within_limit=within_limit,
+            )  # fmt: skip
+            if stats is not None and before is not None:
+                used = scale if isinstance(scale, Tensor) else plan.scale
+                stats.copy_(count_everywhere(before, target, plan, used))
+    if counter is not None and stats is not None:
+        stats.numpy()[:] = counter.row()
+
+
+def _random_work(random: Key | Tensor, index: int, start: int, space: Scratch) -> RandomWork:
+    if isinstance(random, Tensor):
+        bits = random[start : start + space.bits.numel()]
+    else:
+        bits = random_bits(index, random, space.bits, space.noise_bits)
+    return RandomWork(bits, space.noise, space.bits)
+
+
+def _divisor(plan: RoundingPlan, scale: Scale, device: torch.device) -> Scale | None:
+    if isinstance(scale, Tensor):
+        s = scale.to(torch.float32)
+        return s if plan.divisor is None else s * plan.divisor  # a uniform grid: its step joins the scale
+    if plan.divisor is None or device.type == "cpu" or is_power_of_two(plan.divisor):
+        return plan.divisor
+    # A number as divisor would be turned into its reciprocal on the GPU, which rounds differently.
+    return torch.full((), plan.divisor, dtype=torch.float32, device=device)
+
+
+def narrow_into(x: Tensor, out: Tensor) -> None:
+    """Write ``x`` into the float32 ``out``; float64 is rounded to odd, so that no later tie depends on it."""
+    out.copy_(x)
+    if x.dtype != torch.float64:
+        return
+    back = out.double()
+    inexact = (back != x).int()
+    outward = (back.abs() > x.abs()).int()
+    bits = out.view(torch.int32)
+    bits.sub_(outward)  # toward zero
+    bits.bitwise_or_(inexact)

@@ -1,0 +1,89 @@
+"""``round_to_grid``: check the arguments, choose the way, round. No autograd here."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from altgrad_cli.errors import UsageError
+from altgrad_cli.formats import FP8Format
+from altgrad_cli.rounding.compiled import round_compiled
+from altgrad_cli.rounding.constants import Overflow, Rounding, plan_rounding
+from altgrad_cli.rounding.eager import narrow_into, round_eager
+from altgrad_cli.rounding.statistics import STATS, Counters, count_extremes, safe_magnitude
+from altgrad_cli.rounding.stochastic import Key, draw_key
+
+
+def round_to_grid(
+    x: Tensor,
+    format: FP8Format,
+    scale: float | Tensor = 1.0,
+    *,
+    rounding: Rounding = "nearest",
+    overflow: Overflow = "saturate",
+    generator: torch.Generator | None = None,
+    bits: Tensor | None = None,
+    out: Tensor | None = None,
+    stats: Tensor | None = None,
+    counters: Counters = "all",
+    compiled: bool = False,
+) -> Tensor:
+    """Q(x) on the float32 carrier, without autograd.
+
+    Args:
+        x: any shape, any float dtype. float64 is narrowed to float32 with its discarded digits kept as a
+            sticky bit, so that the narrowing never makes or breaks a tie: it too is rounded once.
+        scale: s > 0, a number or a 0-d tensor (which is not read back from a device).
+        rounding: ``"nearest"`` (ties to the even code) or ``"stochastic"``.
+        overflow: ``"saturate"`` or ``"ieee"``.
+        generator: the random stream of stochastic rounding; the default stream where None.
+        bits: the random bits themselves, integers in [0, 2^STOCHASTIC_BITS) of x's shape, instead.
+        out: float32, x's shape, receives the result; may be x.
+        stats: 1-D float64 of ``len(STATS)`` on x's device, receives the counts without a wait for it.
+        counters: which of them; the others are NaN.
+        compiled: use the compiled form of the same code (same bits) where a compiler is present.
+
+    Raises:
+        FormatError: ``overflow="ieee"`` with a format that has neither inf nor nan.
+        UsageError: a scale that is not positive and finite in float32; a wrong dtype or shape.
+    """
+    _check_tensors(x, out, stats, bits)
+    if isinstance(scale, Tensor) and scale.device.type == "cpu":
+        scale = float(scale)
+    plan = plan_rounding(format, None if isinstance(scale, Tensor) else float(scale), overflow, rounding)
+    random: Key | Tensor | None = None
+    if rounding == "stochastic":
+        random = draw_key(generator) if bits is None else bits.reshape(-1)
+    with torch.no_grad():
+        x = x.detach().contiguous()
+        result = torch.empty(x.shape, dtype=torch.float32, device=x.device) if out is None else out.detach()
+        target = result if result.is_contiguous() else torch.empty_like(x, dtype=torch.float32)
+        flat, flat_target = x.view(-1), target.view(-1)
+        within = False
+        if stats is not None and counters == "extremes":
+            if flat.dtype != torch.float32:
+                narrow_into(flat, narrowed := torch.empty_like(flat, dtype=torch.float32))
+                flat = narrowed
+            amax = count_extremes(flat, stats)
+            within = not isinstance(scale, Tensor) and amax <= safe_magnitude(plan)
+            stats = None
+        if not (compiled and round_compiled(flat, flat_target, plan, scale, random, stats)):
+            round_eager(flat, flat_target, plan, scale, random, stats, within_limit=within)
+        if target is not result:
+            result.copy_(target)
+    return result if out is None else out
+
+
+def _check_tensors(x: Tensor, out: Tensor | None, stats: Tensor | None, bits: Tensor | None) -> None:
+    if not x.is_floating_point():
+        raise UsageError(f"only float tensors can be rounded, not {x.dtype}")
+    if out is not None and (out.dtype != torch.float32 or out.shape != x.shape):
+        raise UsageError(
+            f"out is {out.dtype} of shape {tuple(out.shape)}", allowed=f"float32 of shape {tuple(x.shape)}"
+        )
+    if bits is not None and bits.numel() != x.numel():
+        raise UsageError(f"{bits.numel()} random bits for {x.numel()} values", allowed="one for each")
+    if stats is not None and (stats.dtype != torch.float64 or stats.shape != (len(STATS),)):
+        raise UsageError(
+            f"stats is {stats.dtype} of shape {tuple(stats.shape)}", allowed=f"float64 ({len(STATS)},)"
+        )

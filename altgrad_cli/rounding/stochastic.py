@@ -1,0 +1,107 @@
+"""Stochastic rounding and the random bits it consumes.
+
+A value between two neighbours goes away from zero with the probability of its place between them: the
+place is rounded to ``STOCHASTIC_BITS`` bits (ties to even), the random bits are added, and a carry moves it.
+This is gfloat's ``RoundMode.Stochastic``; a value of the grid never moves, and the mean is the value itself
+to within 2^-17 of a gap.
+
+The bits are a hash of a key and of the value's flat index. The key is drawn from a ``torch.Generator`` once
+a tensor, so a saved generator gives the rounding again, and slices, threads, devices and the compiled form
+all give the same bits.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from altgrad_cli.rounding.scratch import SLICE, constant
+
+STOCHASTIC_BITS = 16
+"""Random bits a value consumes."""
+
+Key = tuple[int, int]
+
+# lowbias32 by Chris Wellons (hash-prospector, public domain): two rounds of xor-shift and multiply; the
+# third xor-shift is replaced by reading the upper half. The index is spread first by a Weyl constant.
+_WEYL = 0x9E3779B1
+
+
+def _signed(value: int) -> int:
+    """``value`` modulo 2^32 as a signed 32-bit integer."""
+    return (value + (1 << 31)) % (1 << 32) - (1 << 31)
+
+
+_MIXING = (0xFFFF, 0x1FFFF, 0x7FEB352D, _signed(0x846CA68B), 15, 16)
+
+
+def draw_key(generator: torch.Generator | None) -> Key:
+    """64 random bits from ``generator`` (on the CPU; None: torch's default stream), as two int32 numbers."""
+    first, second = torch.randint(-(1 << 31), 1 << 31, (2,), generator=generator).tolist()
+    return first, second
+
+
+@lru_cache(maxsize=8)
+def _spread_indices(count: int, device: torch.device) -> Tensor:
+    """i * _WEYL mod 2^32 for i in range(count), int32."""
+    with torch.inference_mode(False):
+        return _spread(torch.arange(count, dtype=torch.int32, device=device))
+
+
+def _spread(index: Tensor) -> Tensor:
+    return index * _signed(_WEYL)
+
+
+def random_bits(first: int, key: Key, out: Tensor, scratch: Tensor) -> Tensor:
+    """Uniform integers in [0, 2^16) for the flat indices from ``first`` on, into int32 ``out``; eager."""
+    count = out.numel()
+    spread = _spread_indices(max(count, SLICE), out.device)[:count]
+    torch.add(spread, _signed(first * _WEYL + key[0]), out=out)
+    return _mix(out, scratch, key[1], *(constant(value, torch.int32) for value in _MIXING))
+
+
+def random_bits_traced(count: int, key: Tensor, device: torch.device) -> Tensor:
+    """The same for indices from 0 on and an int32 ``key`` of two, for torch.compile to fuse."""
+    bits = _spread(torch.arange(count, dtype=torch.int32, device=device)) + key[0]
+    return _mix(bits, torch.empty_like(bits), key[1], *_MIXING)
+
+
+def _mix(h: Tensor, scratch: Tensor, key: int | Tensor, *constants: Any) -> Tensor:
+    low_16, low_17, first, second, shift_15, shift_16 = constants
+    # int32 has no logical shift on every device: shift with the sign, then mask it off.
+    torch.bitwise_right_shift(h, shift_16, out=scratch).bitwise_and_(low_16)
+    h.bitwise_xor_(scratch).mul_(first).bitwise_xor_(key)
+    torch.bitwise_right_shift(h, shift_15, out=scratch).bitwise_and_(low_17)
+    h.bitwise_xor_(scratch).mul_(second)
+    return h.bitwise_right_shift_(shift_16).bitwise_and_(low_16)
+
+
+class RandomWork(NamedTuple):
+    """The random bits of a slice and buffers of its size; ``scratch`` may share the bits' memory."""
+
+    bits: Tensor  # integers in [0, 2^16)
+    noise: Tensor  # of the carrier's type
+    scratch: Tensor  # integers of its width
+
+    def widened(self) -> RandomWork:
+        """The same bits for a float64 carrier."""
+        noise = torch.empty(self.bits.shape, dtype=torch.float64, device=self.bits.device)
+        return RandomWork(self.bits, noise, torch.empty_like(noise, dtype=torch.int64))
+
+
+def round_stochastically(k: Tensor, out: Tensor, random: RandomWork, *, traced: bool = False) -> None:
+    """Round the float quotients ``k`` to integers, into ``out`` (which may be k).
+
+    |k| * 2^16 must stay exact in k's type: |k| <= 2^8 in float32.
+    """
+    bits, noise, scratch = random
+    sign: int | Tensor = torch.iinfo(scratch.dtype).min
+    if not traced:
+        sign = constant(int(sign), scratch.dtype)
+    noise.copy_(bits)
+    torch.bitwise_and(k.view(scratch.dtype), sign, out=scratch)
+    torch.abs(k, out=out).mul_(2.0**STOCHASTIC_BITS).round_().add_(noise).mul_(2.0**-STOCHASTIC_BITS).floor_()
+    out.view(scratch.dtype).bitwise_or_(scratch)  # away from zero on both sides; keeps -0

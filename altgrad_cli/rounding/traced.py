@@ -1,0 +1,163 @@
+"""The rounding as a graph sees it: operands, scales and counts are tensors, formats are constants.
+
+``quantization.compiled`` makes one kernel of it; ``TracedRounding`` puts it into the graph of a whole forward
+and backward pass. The bits of a rounded operand are those of the eager form for the same operand and scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from altgrad_cli.config.precision import OPERAND_ROLES
+from altgrad_cli.formats import FP8Format
+from altgrad_cli.rounding.constants import Overflow, Rounding, RoundingPlan, plan_rounding
+from altgrad_cli.rounding.kernel import round_slice
+from altgrad_cli.rounding.scaling import scale_on_device
+from altgrad_cli.rounding.stochastic import RandomWork, random_bits_traced
+from altgrad_cli.rounding.traced_counts import count_lines, line_length
+
+WEIGHTS = OPERAND_ROLES.index("weights")
+
+
+class Rounded(NamedTuple):
+    """One tensor on its way through a rounding, in the plan's units where not said otherwise."""
+
+    scaled: Tensor
+    grid: Tensor
+    value: Tensor
+    """Q(x), in the units of x."""
+
+
+def round_traced(
+    x: Tensor, scale: Tensor, plan: RoundingPlan, key: Tensor | None, *, power_of_two: bool
+) -> Rounded:
+    """Round float32 ``x`` by a float32 ``scale`` of two: what x is divided by, and what the grid is times.
+
+    Args:
+        scale: (2,), or with further dimensions that broadcast with x.
+        plan: made without a scale.
+        key: int32 (2,), of stochastic rounding; None rounds to nearest.
+        power_of_two: the scale is one, and its first entry is the reciprocal: the same quotient.
+    """
+    unit = plan.divisor or 1.0
+    scaled = x * (scale[0] * (1 / unit)) if power_of_two else x / (scale[0] * unit)
+    random = None
+    if key is not None:
+        bits = random_bits_traced(x.numel(), key, x.device).view(x.shape)
+        random = RandomWork(bits, torch.empty_like(x), torch.empty_like(bits))
+    gap, grid = torch.empty_like(x), torch.empty_like(x)
+    round_slice(scaled, grid, gap, gap.view(torch.int32), plan, None, None, random, traced=True)
+    return Rounded(scaled, grid, grid * (scale[1] * unit))
+
+
+def round_and_count(
+    x: Tensor,
+    scale: Tensor,
+    plan: RoundingPlan,
+    key: Tensor | None,
+    ones: Tensor,
+    *,
+    power_of_two: bool,
+    trusting: bool = False,
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Q(x), and what ``count_lines`` finds, in one loop over the data.
+
+    By itself torch's compiler writes two: one that counts, and another that rounds a second time and stores.
+    It is kept from that by giving the result memory of its own before anything reads it, and each line a
+    scale of its own to load, so that storing is a loop over lines as counting is.
+
+    Args:
+        x, scale, plan, key, power_of_two: as ``round_traced``; x of any shape, scale (2,).
+        ones: float32 ones, ``line_count(x.shape)`` or more, from outside the graph.
+        trusting: as ``count_lines``.
+    """
+    lines = x.reshape(-1, line_length(x.shape[-1]))
+    scales = scale.view(2, 1, 1) * ones[: lines.shape[0]].view(-1, 1)
+    rounded = round_traced(lines, scales, plan, key, power_of_two=power_of_two)
+    value = rounded.value.as_strided(rounded.value.shape, rounded.value.stride())
+    counts = count_lines(lines, rounded.scaled, rounded.grid, value, plan, trusting=trusting)
+    return value.view(x.shape), counts
+
+
+class Slot(NamedTuple):
+    """One operand of one layer: where, onto which grid, and whose scale."""
+
+    layer: int
+    role: int
+    format: FP8Format
+    from_tensor: bool
+    """The scale is taken from the tensor itself."""
+
+
+class TracedRounding:
+    """Stands in the pass slot while a graph is recorded; its attributes are the graph's further outputs.
+
+    Args:
+        slots: the operands that are rounded.
+        scales: float32 (layers, 3, 2), as ``round_traced`` takes them.
+        keys: int32 (operands, 2) in the order of execution, of stochastic rounding.
+        ones: as ``round_and_count`` takes them, enough for the largest operand.
+        margin: of scales taken from the tensor.
+    """
+
+    def __init__(
+        self,
+        slots: Sequence[Slot],
+        scales: Tensor,
+        keys: Tensor | None,
+        ones: Tensor,
+        *,
+        power_of_two: bool,
+        margin: float,
+        overflow: Overflow,
+    ) -> None:
+        self._slots = {(slot.layer, slot.role): slot for slot in slots}
+        self._layers = {slot.layer for slot in slots}
+        self._scales, self._keys, self._ones = scales, keys, ones
+        self._power_of_two, self._margin, self._overflow = power_of_two, margin, overflow
+        self.order: list[tuple[int, int]] = []
+        """(layer, role) in the order of rounding."""
+        self.sizes: list[int] = []
+        """How many values each operand has."""
+        self.counts: list[tuple[Tensor, Tensor]] = []
+        """What ``count_lines`` found for each."""
+        self.rounded_weights: dict[int, Tensor] = {}
+        self.scales_taken: dict[tuple[int, int], Tensor] = {}
+
+    def leaves_alone(self, layer: int) -> bool:
+        """Whether nothing of layer number ``layer`` is rounded."""
+        return layer not in self._layers
+
+    def round(self, layer: int, role: int, x: Tensor) -> Tensor:
+        """Q(x) for operand ``role`` of layer number ``layer``; x itself where it stays in float32."""
+        slot = self._slots.get((layer, role))
+        if slot is None:
+            return x
+        key = None if self._keys is None else self._keys[len(self.order)]
+        self.order.append((layer, role))
+        self.sizes.append(x.numel())
+        scale = self._scales[layer, role]
+        if slot.from_tensor:
+            scale = self._own_scale(x, slot)
+        plan = traced_plan(slot.format, self._overflow, stochastic=key is not None)
+        value, counts = round_and_count(x, scale, plan, key, self._ones, power_of_two=self._power_of_two)
+        self.counts.append(counts)
+        if role == WEIGHTS:
+            self.rounded_weights[layer] = value
+        return value
+
+    def _own_scale(self, x: Tensor, slot: Slot) -> Tensor:
+        scale = scale_on_device(x, slot.format, power_of_two=self._power_of_two, margin=self._margin)
+        self.scales_taken[slot.layer, slot.role] = scale
+        return torch.stack((1 / scale if self._power_of_two else scale, scale))
+
+
+def traced_plan(format: FP8Format, overflow: Overflow, *, stochastic: bool) -> RoundingPlan:
+    """The plan of a rounding whose scale is a tensor."""
+    rounding: Rounding = "stochastic" if stochastic else "nearest"
+    has_specials = format.has_inf or format.has_nan
+    return plan_rounding(format, None, overflow if has_specials else "saturate", rounding)

@@ -1,0 +1,224 @@
+"""A run's folder on disk: what lies where, how it is created, and how an interrupted one is picked up.
+
+    runs/<name>/
+      config.yaml        every key of the configuration, resolved
+      events.jsonl       one JSON object a line, flushed; the only truth, everything readable derives from it
+      checkpoints/       best.pt, the last two, anomaly_step_<n>.pt
+      failure_report.md  written from the events where the run ended badly
+      run.json           outcome and verdict, for a quick look
+
+A folder that holds anything is never written over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from altgrad_cli.config.loading import load_config, to_yaml
+from altgrad_cli.config.run import TrainConfig
+from altgrad_cli.errors import UsageError
+from altgrad_cli.training.events import to_json_value
+
+RUNS = Path("runs")
+SWEEP = "sweep.json"
+"""The file that makes a folder of runs a sweep."""
+CONFIG, EVENTS, CHECKPOINTS, SUMMARY = "config.yaml", "events.jsonl", "checkpoints", "run.json"
+_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,119}")
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """The folder of one run; ``path`` exists and may be written to."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The run's name: that of its folder."""
+        return self.path.resolve().name
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / CONFIG
+
+    @property
+    def events(self) -> Path:
+        """The log: one event a line."""
+        return self.path / EVENTS
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.path / CHECKPOINTS
+
+    @property
+    def summary(self) -> Path:
+        """Outcome and verdict in short."""
+        return self.path / SUMMARY
+
+    def load_config(self) -> TrainConfig:
+        """The configuration the run was started with."""
+        return load_config(str(self.config))
+
+    def write_summary(self, values: Mapping[str, Any]) -> None:
+        """Replace ``run.json``."""
+        write_json(self.summary, values)
+
+
+def check_name(name: str) -> str:
+    """``name`` if it is a safe file name, else UsageError."""
+    if not _SAFE_NAME.fullmatch(name):
+        raise UsageError(
+            f"not a name for a run: {name!r}",
+            where="--name",
+            allowed="letters, digits and . _ + = -, at most 120, the first a letter or a digit",
+        )
+    return name
+
+
+def safe_name(text: str) -> str:
+    """``text`` with everything a file name should not hold turned into ``-``."""
+    return re.sub(r"[^A-Za-z0-9._+=]+", "-", text).strip("-.") or "run"
+
+
+def unused_path(parent: Path, name: str) -> Path:
+    """``parent/name``, or ``parent/name-2``, ``-3``, ... where that is taken."""
+    path, number = parent / name, 2
+    while path.exists():
+        path, number = parent / f"{name}-{number}", number + 1
+    return path
+
+
+def create_folder(path: Path, where: str = "--out") -> Path:
+    """Make ``path`` (or take it if it is an empty folder); UsageError where that is impossible.
+
+    Two processes that ask for one new folder at the same time: one gets it.
+    """
+    try:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UsageError(
+                f"{path} exists and is never overwritten",
+                where=where,
+                hint=f"name another folder: {where} {unused_path(path.parent, path.name)}",
+            )
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise _unwritable(path, error, where) from None
+    return path
+
+
+def create_run(path: Path, config: TrainConfig, *, where: str = "--out") -> RunDirectory:
+    """A new run's folder with its resolved configuration and an empty ``checkpoints/``."""
+    create_folder(path, where)
+    directory = RunDirectory(path)
+    try:
+        _replace_text(directory.config, to_yaml(config))
+        directory.checkpoints.mkdir(exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error, where) from None
+    return directory
+
+
+def discard_unstarted(directory: RunDirectory) -> None:
+    """Remove a new run's folder if nothing happened in it: its first event never came."""
+    if not directory.events.exists() or directory.events.stat().st_size == 0:
+        shutil.rmtree(directory.path, ignore_errors=True)
+
+
+def open_run(path: Path) -> RunDirectory:
+    """The folder of an earlier run; UsageError where ``path`` is none."""
+    if not (path / CONFIG).is_file():
+        raise UsageError(
+            f"{path} is not the folder of a run",
+            where="--resume",
+            allowed=f"a folder that holds {CONFIG}",
+        )
+    if not os.access(path, os.W_OK):
+        raise UsageError(f"{path} may not be written to", where="--resume", hint="check its permissions")
+    return RunDirectory(path)
+
+
+@contextlib.contextmanager
+def sole_writer(directory: RunDirectory, *, wait_seconds: float = 20.0) -> Iterator[None]:
+    """Hold the run for this process: two that write one log would spoil it.
+
+    Waits a little, since the worker of a sweep that was just killed needs a step to notice. The system lets
+    go of the lock with the process, however that ends.
+
+    Raises:
+        UsageError: another process keeps writing the run.
+    """
+    try:
+        import fcntl
+    except ImportError:  # no such locks on this system
+        yield
+        return
+    deadline = time.monotonic() + wait_seconds
+    folder = os.open(directory.path, os.O_RDONLY)
+    try:
+        while True:
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise UsageError(
+                        f"another process is writing {directory.path}",
+                        where=str(directory.path),
+                        hint="wait for it to end, or end it",
+                    ) from None
+                time.sleep(0.2)
+        yield
+    finally:
+        os.close(folder)
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write ``values`` so that a reader (or a crash) sees the old file or the new one, never half of it."""
+    _replace_text(
+        path, json.dumps(to_json_value(values), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    )
+
+
+def _replace_text(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in ``path``; UsageError where there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}", where=str(path)) from None
+    except ValueError as error:
+        raise UsageError(f"{path} is not JSON: {error}", where=str(path)) from None
+    if not isinstance(value, dict):
+        raise UsageError(f"{path} does not hold a JSON object", where=str(path))
+    return value
+
+
+def _unwritable(path: Path, error: OSError, where: str) -> UsageError:
+    reason = error.strerror or str(error)
+    return UsageError(
+        f"cannot write to {path}: {reason[0].lower()}{reason[1:]}",
+        where=where,
+        hint="name a folder you may write to with --out",
+    )

@@ -1,0 +1,139 @@
+"""Sends a run to Weights & Biases without ever waiting for it.
+
+wandb lives in a process of its own. Training puts events into a bounded queue and goes on; a hang, an
+outage, a full disk or a missing login costs one warning line and what W&B would have shown.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import queue
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any
+
+from altgrad_cli.config.run import TrainConfig
+from altgrad_cli.errors import CheckpointError
+from altgrad_cli.runs.folder import SWEEP, RunDirectory, read_json, write_json
+from altgrad_cli.runs.loggers.listener import Listener
+from altgrad_cli.runs.loggers.wandb_process import Ended, WandbTarget, serve
+from altgrad_cli.training.events import Event
+
+MAX_WAITING = 4096
+"""Events that may wait for W&B; beyond it they are left out there."""
+CLOSE_SECONDS = 45.0
+"""How long the end of a run waits for W&B to take the rest."""
+_ID_FILE = "wandb.json"
+_ID_KEY = "wandb_id"
+
+
+def wandb_listeners(
+    config: TrainConfig, directory: RunDirectory, *, warn: Callable[[str], object]
+) -> list[Listener]:
+    """The W&B logger for a run, or nothing where it is disabled. ``warn`` is given one line if it fails."""
+    if config.wandb.mode == "disabled":
+        return []
+    sweep = directory.path.resolve().parent
+    group = (config.wandb.name or sweep.name) if (sweep / SWEEP).is_file() else None
+    target = WandbTarget(
+        run_id=wandb_id(directory),
+        mode=config.wandb.mode,
+        project=config.wandb.project,
+        # The arms of a sweep share their config's name, so it names their group.
+        name=directory.name if group else config.wandb.name or directory.name,
+        group=group,
+        tags=config.wandb.tags,
+        folder=str(directory.path.resolve()),
+    )
+    return [WandbLogger(target, warn)]
+
+
+def wandb_circumstances(config: TrainConfig, directory: RunDirectory) -> dict[str, str]:
+    """What a run's checkpoints say about W&B."""
+    return {} if config.wandb.mode == "disabled" else {_ID_KEY: wandb_id(directory)}
+
+
+def wandb_id(directory: RunDirectory) -> str:
+    """The id of the run in W&B: drawn once, and kept, so that a resume goes on with it.
+
+    It lies in every checkpoint, and beside them from the first moment on.
+    """
+    path = directory.path / _ID_FILE
+    if path.is_file():
+        return str(read_json(path)["id"])
+    run_id = _id_in_checkpoint(directory) or secrets.token_hex(4)
+    write_json(path, {"id": run_id})
+    return run_id
+
+
+def _id_in_checkpoint(directory: RunDirectory) -> str | None:
+    from altgrad_cli.checkpoints.retention import newest_readable
+
+    try:
+        _, payload = newest_readable(directory.checkpoints)
+    except CheckpointError:
+        return None
+    circumstances: Any = payload.get("circumstances") or {}
+    found = circumstances.get(_ID_KEY)
+    return str(found) if found else None
+
+
+class WandbLogger:
+    """Passes events on to the process that talks to W&B."""
+
+    def __init__(
+        self, target: WandbTarget, warn: Callable[[str], object], *, close_seconds: float = CLOSE_SECONDS
+    ) -> None:
+        self._warn, self._close_seconds = warn, close_seconds
+        self._warned = False
+        context = multiprocessing.get_context("spawn")
+        self._events = context.Queue(MAX_WAITING)
+        self._reports, theirs = context.Pipe(duplex=False)
+        self._process = context.Process(
+            target=serve, args=(self._events, theirs, target), name="altgrad-wandb"
+        )
+        self._process.daemon = True  # ended with this process, however that ends
+        self._process.start()
+        theirs.close()
+
+    def receive(self, event: Event) -> None:
+        """Queue one event; never waits."""
+        self._listen()
+        if self._warned:
+            return
+        try:
+            self._events.put_nowait(event)
+        except queue.Full:
+            self._fail("does not take data; the run goes on without it")
+
+    def close(self) -> None:
+        """Let W&B take the rest, for a limited time."""
+        if not self._warned:
+            with contextlib.suppress(queue.Full):
+                self._events.put(Ended(), timeout=1)
+        deadline = time.monotonic() + (1.0 if self._warned else self._close_seconds)
+        while self._process.is_alive() and time.monotonic() < deadline:
+            self._process.join(0.1)
+            self._listen()
+        self._listen()
+        if self._process.is_alive():
+            self._fail("did not finish in time; its last data may be missing there")
+            self._process.kill()
+            self._process.join()
+        self._process.close()
+        self._events.cancel_join_thread()
+        self._events.close()
+        self._reports.close()
+
+    def _listen(self) -> None:
+        with contextlib.suppress(EOFError, OSError):
+            if self._reports.poll():
+                self._fail(str(self._reports.recv()))
+
+    def _fail(self, message: str) -> None:
+        """Say it once; the rest of the run is in the log alone."""
+        if not self._warned:
+            self._warned = True
+            self._warn(f"W&B: {message}")

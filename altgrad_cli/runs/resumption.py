@@ -1,0 +1,108 @@
+"""Taking up a run again: with its own configuration, or with changes that are said and recorded.
+
+A changed configuration is written to ``config.yaml``; the one before is kept beside it as
+``config_until_step_<n>.yaml``, and the log's next ``run_started`` carries the new one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from altgrad_cli.config.loading import load_config, resolve, to_yaml
+from altgrad_cli.config.run import TrainConfig
+from altgrad_cli.errors import CheckpointError, ConfigError
+from altgrad_cli.runs.folder import RunDirectory
+
+_HARMLESS = ("wandb.",)
+"""Settings that no bit of a run depends on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """How a run goes on."""
+
+    config: TrainConfig
+    step: int
+    """Steps that its newest whole checkpoint holds; 0 without one."""
+    changed: tuple[str, ...]
+    """``key=value`` of every setting that differs from before."""
+
+
+def plan_resumption(
+    directory: RunDirectory, config_name: str | None = None, overrides: Sequence[str] = ()
+) -> Resumption:
+    """The configuration with which the run in ``directory`` goes on.
+
+    Args:
+        config_name: a config to go on with instead of the run's own.
+        overrides: ``key=value``, on top of either.
+
+    Raises:
+        ConfigError: the configuration differs from the checkpoint's in keys that no override names.
+    """
+    step, saved = _saved_config(directory)
+    before = _flat(saved if saved is not None else resolve(directory.load_config()))
+    source = config_name or str(directory.config)
+    unsaid = _differing(before, _flat(resolve(load_config(source))))
+    named = [override.partition("=")[0].strip() for override in overrides]
+    unsaid = [key for key in unsaid if not any(key == name or key.startswith(f"{name}.") for name in named)]
+    if unsaid:
+        now = _flat(resolve(load_config(source)))
+        shown = ", ".join(f"{key} was {before.get(key)}" for key in unsaid[:5])
+        raise ConfigError(
+            f"{source} is not the configuration of the run's checkpoint: {shown}",
+            where=source,
+            allowed="the same configuration, or every difference as an override",
+            hint="to go on with it: " + " ".join(f"{key}={_word(now.get(key))}" for key in unsaid),
+        )
+    config = load_config(source, overrides)
+    after = _flat(resolve(config))
+    changed = tuple(f"{key}={_word(after[key])}" for key in _differing(before, after))
+    return Resumption(config=config, step=step, changed=changed)
+
+
+def adopt(directory: RunDirectory, resumption: Resumption) -> None:
+    """Record a changed configuration in the run's folder; an unchanged one leaves everything as it is."""
+    text = to_yaml(resumption.config)
+    before = directory.config.read_text(encoding="utf-8")
+    if text != before:
+        kept = directory.path / f"config_until_step_{resumption.step}.yaml"
+        if not kept.exists():
+            kept.write_text(before, encoding="utf-8")
+        directory.config.write_text(text, encoding="utf-8")
+
+
+def _saved_config(directory: RunDirectory) -> tuple[int, dict[str, Any] | None]:
+    from altgrad_cli.checkpoints.retention import newest_readable
+
+    try:
+        _, payload = newest_readable(directory.checkpoints)
+    except CheckpointError:
+        return 0, None
+    saved: Any = payload["config"]
+    return int(payload["step"]), dict(saved)  # type: ignore[call-overload]
+
+
+def _differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    return [
+        key
+        for key in after
+        if not key.startswith(_HARMLESS) and _plain(before.get(key)) != _plain(after[key])
+    ]
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _word(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,186 @@
+"""The quantised linear layer, the only place where training tensors are rounded during a step.
+
+    Y  = Q(X) Q(W)^T          forward
+    dX = Q(dY) Q(W)           backward
+    dW = Q(dY)^T Q(X)
+
+One layer serves every format, BF16 included, on a float32 carrier. What is rounded and by which scale is
+decided by the ``OperandRounding`` of the current pass, so that the same network gives the rounded gradient,
+the float32 shadow and any counterfactual without being changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from altgrad_cli.config.precision import OPERAND_ROLES, Overflow, PrecisionPlan, Role, ScalingConfig
+from altgrad_cli.formats import FP8Format
+from altgrad_cli.rounding.quantize import STATS, round_to_grid
+from altgrad_cli.rounding.scaling import current_scale
+from altgrad_cli.rounding.scratch import workspace
+from altgrad_cli.rounding.statistics import Counters
+
+WEIGHTS, ACTIVATIONS, GRADIENTS = range(len(OPERAND_ROLES))
+
+Tap = Callable[[int, Role, Tensor], Tensor]
+"""(layer index, role, operand before rounding) -> the operand to round; sees or replaces it."""
+
+Observer = Callable[[int, int, Tensor, FP8Format, float | Tensor], None]
+"""(layer index, operand role, operand before rounding, grid, scale): sees what is about to be rounded."""
+
+Scale = float | Tensor
+
+
+class OperandRounding:
+    """The rounding of every linear layer's W, A and G in one pass.
+
+    Args:
+        plan: the grid of each layer and role; an absent one is left in float32.
+        scaling: how a scale is taken from the tensor itself where ``scales`` has none.
+        scales: per layer and operand role, the scale decided before the pass; None takes it from the tensor.
+        count: what of ``stats`` to fill, float64 (layers, 3, len(STATS)); NaN where nothing was rounded or
+            counted. None fills nothing.
+        generator: random stream of stochastic rounding.
+        tap: sees each operand before it is rounded and may replace it (fault injection, tracing).
+        observer: sees each operand with its grid and scale (code census).
+        deterministic: round to nearest even where training rounds stochastically (evaluation).
+    """
+
+    def __init__(
+        self,
+        plan: PrecisionPlan,
+        scaling: ScalingConfig,
+        scales: Sequence[Sequence[float | None]],
+        *,
+        overflow: Overflow = "saturate",
+        count: Counters | None = None,
+        generator: torch.Generator | None = None,
+        device: torch.device | str = "cpu",
+        tap: Tap | None = None,
+        observer: Observer | None = None,
+        deterministic: bool = False,
+    ) -> None:
+        self._formats = [[layer.format_of(role) for role in OPERAND_ROLES] for layer in plan.layers]
+        self._scaling = scaling
+        self._scales = scales
+        self._overflow = overflow
+        stochastic = plan.stochastic_operands and not deterministic
+        self._rounding: Literal["nearest", "stochastic"] = "stochastic" if stochastic else "nearest"
+        self._generator = generator
+        self._tap = tap
+        self._observer = observer
+        self.scales_used: dict[tuple[int, int], Scale] = {}
+        self.rounded_weights: dict[int, Tensor] = {}
+        """Q(W) by layer, where the weight operand was rounded."""
+        shape = (len(self._formats), len(OPERAND_ROLES), len(STATS))
+        self._count: Counters = count or "all"
+        self.stats = torch.full(shape, torch.nan, dtype=torch.float64, device=device) if count else None
+        self._rows = None if self.stats is None else [layer.unbind(0) for layer in self.stats.unbind(0)]
+
+    def leaves_alone(self, layer: int) -> bool:
+        """Whether nothing of layer number ``layer`` is rounded, or looked at, in this pass."""
+        return self._tap is None and not any(self._formats[layer])
+
+    def round(self, layer: int, role: int, x: Tensor) -> Tensor:
+        """Q(x) for operand ``role`` of layer number ``layer``; x itself where it stays in float32."""
+        if self._tap is not None:
+            x = self._tap(layer, OPERAND_ROLES[role], x)
+        fmt = self._formats[layer][role]
+        if fmt is None:
+            return x
+        scale: Scale | None = self._scales[layer][role]
+        if scale is None:
+            scale = current_scale(
+                x, fmt, power_of_two=self._scaling.power_of_two, margin=self._scaling.margin
+            )
+        self.scales_used[layer, role] = scale
+        if self._observer is not None:
+            self._observer(layer, role, x, fmt, scale)
+        rounded = round_to_grid(
+            x,
+            fmt,
+            scale,
+            rounding=self._rounding,
+            overflow=self._overflow if (fmt.has_inf or fmt.has_nan) else "saturate",
+            generator=self._generator,
+            # Q(dY) is used up before the next one is made: its memory is, and stays in the cache.
+            out=workspace(x) if role == GRADIENTS else None,
+            stats=None if self._rows is None else self._rows[layer][role],
+            counters=self._count,
+        )
+        if role == WEIGHTS:
+            self.rounded_weights[layer] = rounded
+        return rounded
+
+
+class PassRounding(Protocol):
+    """What a layer asks of the rounding of a pass."""
+
+    def leaves_alone(self, layer: int) -> bool:
+        """Whether nothing of layer number ``layer`` is rounded, or looked at, in this pass."""
+
+    def round(self, layer: int, role: int, x: Tensor) -> Tensor:
+        """Q(x) for operand ``role`` of layer number ``layer``; x itself where it stays in float32."""
+
+
+class PassSlot:
+    """Where the layers of one model find the rounding of the pass that is under way."""
+
+    rounding: PassRounding | None = None
+
+    @contextmanager
+    def use(self, rounding: PassRounding) -> Iterator[None]:
+        """Make ``rounding`` the current one inside the block."""
+        before, self.rounding = self.rounding, rounding
+        try:
+            yield
+        finally:
+            self.rounding = before
+
+
+class _RoundedProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, layer: int, rounding: PassRounding) -> Tensor:
+        w = rounding.round(layer, WEIGHTS, weight)
+        a = rounding.round(layer, ACTIVATIONS, x)
+        ctx.save_for_backward(a, w)
+        ctx.layer, ctx.rounding = layer, rounding
+        return F.linear(a, w)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        a, w = ctx.saved_tensors
+        g = ctx.rounding.round(ctx.layer, GRADIENTS, grads[0])
+        dx = g @ w if ctx.needs_input_grad[0] else None
+        dw = g.flatten(0, -2).T @ a.flatten(0, -2) if ctx.needs_input_grad[1] else None
+        return dx, dw, None, None
+
+
+class QuantizedLinear(nn.Module):
+    """A linear layer without bias, weight (out_features, in_features); the pass rounds its operands."""
+
+    def __init__(self, in_features: int, out_features: int, slot: PassSlot) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.slot = slot
+        self.index = -1  # set by number_layers, once the network is complete
+
+    def forward(self, x: Tensor) -> Tensor:
+        rounding = self.slot.rounding
+        if rounding is None or rounding.leaves_alone(self.index):
+            return F.linear(x, self.weight)  # torch's own products have the same bits, at less expense
+        return _RoundedProduct.apply(x, self.weight, self.index, rounding)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def number_layers(model: nn.Module) -> list[tuple[str, QuantizedLinear]]:
+    """Give every quantised layer its index in execution order and return (name, layer) in that order."""
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, QuantizedLinear)]
+    for index, (_, module) in enumerate(layers):
+        module.index = index
+    return layers

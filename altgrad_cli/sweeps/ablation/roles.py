@@ -1,0 +1,272 @@
+"""Which stage of training a format breaks: the role factorial, its reading, and the rescues that confirm it.
+
+W, A, G and M are switched on one by one and left out one by one, with everything else equal. Forward
+precision fails if W and A alone fail; gradient fidelity if adding G does; the optimizer's update if only
+adding M does. A stage is named only where undoing it, and nothing else, brings the run back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from altgrad_cli.config.precision import REGIME_ROLES, ROLE_LETTERS, LayerRule, Role
+from altgrad_cli.config.run import TrainConfig
+from altgrad_cli.metrics.verdict import FAILED_BELOW
+from altgrad_cli.sweeps.arms import Arm, ArmKind
+
+Stage = Literal["forward precision", "gradient fidelity", "optimizer update"]
+
+_LETTERS: dict[str, Role] = {letter: role for role, letter in ROLE_LETTERS.items()}
+FACTORIAL = ("W", "A", "G", "M", "WA", "WAG", "AM", "GM", "AGM")
+"""Role sets that differ: each alone, built up, and all but one.
+
+Where M is on, the stored grid is the weight operand already, so WAGM is AGM, and leaving W out of it changes
+nothing; its other leave-one-out sets are GM, AM and WAG.
+"""
+FULL = "AGM"
+STOCHASTIC = "stochastic"
+"""The full set with the update rounded stochastically: a faithful update in expectation."""
+SCALED = "scaled"
+"""W and A alone, with scales that follow the tensors: what an unscaled format's forward pass lacks."""
+_LADDER: tuple[tuple[str, Stage, tuple[str, ...]], ...] = (
+    ("WA", "forward precision", ("W", "A", SCALED)),
+    ("WAG", "gradient fidelity", ("WA",)),
+    (FULL, "optimizer update", ("WAG", STOCHASTIC)),
+)
+"""Role sets in the order in which they are built up, the stage that each adds, and the runs that undo it."""
+_LEFT_OUT: dict[Stage, tuple[str, ...]] = {
+    "forward precision": ("GM",),
+    "gradient fidelity": ("AM",),
+    "optimizer update": ("WAG", STOCHASTIC),
+}
+"""Stage -> the full set less the roles of that stage."""
+RESCUED_BY = 0.2
+"""How much rho undoing a stage has to add to confirm it: five times what a seed moves it."""
+
+COSTS_FROM = 0.1
+"""How much rho a stage beside the failing one has to cost, and undoing it to add: twice a seed, and more."""
+
+
+def role_set(letters: str) -> tuple[Role, ...]:
+    """``"WA"`` -> ("weights", "activations")."""
+    return tuple(_LETTERS[letter] for letter in letters)
+
+
+def role_letters(arm: Arm) -> str:
+    """The roles that ``arm`` rounds, as letters of ``FACTORIAL``."""
+    precision = arm.config.precision
+    roles = REGIME_ROLES[precision.regime] if precision.roles is None else precision.roles
+    letters = "".join(letter for letter in "WAGM" if _LETTERS[letter] in roles)
+    return letters.replace("W", "") if "M" in letters else letters
+
+
+def attribution_arms(arm: Arm) -> Iterator[Arm]:
+    """The role factorial of the failing format arm ``arm``, and the arms that may rescue a stage of it.
+
+    The full set is ``arm`` itself; W, A and G with float32 masters are the other rescue of the update.
+    """
+    for key, config in _parts(arm).items():
+        if key == STOCHASTIC:
+            yield _part(arm, "rescue-stochastic", config, "the update is rounded stochastically", "rescue")
+        elif key == SCALED:
+            yield _part(arm, "rescue-scaled", config, "only WA is rounded, with delayed scales", "rescue")
+        else:
+            yield _part(arm, f"only-{key.lower()}", config, f"only {key} is rounded", "attribution")
+
+
+def _parts(arm: Arm) -> dict[str, TrainConfig]:
+    """Role set (or ``stochastic``, ``scaled``) -> the run that shows it, less ``arm`` itself."""
+    config, own = arm.config, role_letters(arm)
+    precision = config.precision
+    # With M on, W is among the roles: its operand is the stored grid.
+    within = set(own) | ({"W"} if "M" in own else set())
+    parts = {
+        letters: _with_roles(config, letters)
+        for letters in FACTORIAL
+        if letters != own and set(letters) <= within
+    }
+    if "M" in own:
+        parts[STOCHASTIC] = replace(config, precision=replace(precision, rounding="stochastic"))
+    if precision.scaling.recipe == "none" and "WA" in parts:
+        only_wa = parts["WA"]
+        scaling = replace(precision.scaling, recipe="delayed")
+        parts[SCALED] = replace(only_wa, precision=replace(only_wa.precision, scaling=scaling))
+    return parts
+
+
+def _with_roles(config: TrainConfig, letters: str) -> TrainConfig:
+    """``config`` with only ``letters`` rounded, in layers with a rule of their own too."""
+    roles = role_set(letters)
+    rules = tuple(_rule_with_roles(rule, roles) for rule in config.precision.rules)
+    if letters == "WAG":  # the regime `standard`, under the name by which it may be in the sweep already
+        return replace(
+            config, precision=replace(config.precision, regime="standard", roles=None, rules=rules)
+        )
+    return replace(config, precision=replace(config.precision, regime="uniform", roles=roles, rules=rules))
+
+
+def _rule_with_roles(rule: LayerRule, roles: tuple[Role, ...]) -> LayerRule:
+    if rule.roles is None:
+        return rule
+    left = tuple(role for role in rule.roles if role in roles)
+    return replace(rule, roles=left) if left else replace(rule, roles=None, format="fp32")
+
+
+def _part(arm: Arm, suffix: str, config: TrainConfig, what: str, kind: ArmKind) -> Arm:
+    return replace(
+        arm,
+        name=f"{arm.name}-{suffix}",
+        kind=kind,
+        config=config,
+        retry_of=arm.name,
+        reason=f"{what}; everything else as in {arm.name}",
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contribution:
+    """A stage that costs rho where it is added to the roles before it, without making the run fail."""
+
+    stage: Stage
+    failing: str
+    """The role set that it was added in."""
+    confirmed_by: str
+    before: float
+    """rho of ``failing``."""
+    after: float
+    """rho of ``confirmed_by``."""
+
+    def __str__(self) -> str:
+        how = _HOW.get(self.confirmed_by, f"with only {self.confirmed_by}")
+        return f"{self.stage} (rho is {self.before:.2f} with only {self.failing}, and {self.after:.2f} {how})"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attribution:
+    """Which stage fails, by how much, and what confirms it."""
+
+    arm: str
+    stage: Stage | None
+    """The stage that makes the run fail; None: none was confirmed."""
+    failing: str | None
+    """The role set in which that stage was seen to fail."""
+    explanation: str
+    confirmed_by: str | None
+    """The role set, or ``stochastic``, whose rescue confirms the stage."""
+    rho: Mapping[str, float | None]
+    """Role set (and ``stochastic``) -> recovered fraction; None: not finished."""
+    also: tuple[Contribution, ...] = ()
+    """Other stages that cost something where they were added, each confirmed by a rescue of its own."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "arm": self.arm,
+            "stage": self.stage,
+            "explanation": self.explanation,
+            "failing": self.failing,
+            "confirmed_by": self.confirmed_by,
+            "rho": dict(self.rho),
+            "also": [asdict(contribution) for contribution in self.also],
+        }
+
+
+def rho_by_roles(arm: Arm, arms: Sequence[Arm], rhos: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Recovered fraction of every part of ``arm``'s factorial; an arm shared with another part counts."""
+    by_config = {other.config: rhos.get(other.name) for other in arms}
+    found = {key: by_config.get(config) for key, config in _parts(arm).items()}
+    return {**found, role_letters(arm): rhos.get(arm.name)}
+
+
+def part_of(arm: Arm, arms: Iterable[Arm], key: str) -> Arm | None:
+    """The run that shows part ``key`` (a role set, or a rescue) of ``arm``'s factorial."""
+    config = arm.config if key == role_letters(arm) else _parts(arm).get(key)
+    return next((other for other in arms if other.config == config), None)
+
+
+def attribute(arm: str, rho: Mapping[str, float | None]) -> Attribution:
+    """Read the factorial of ``arm``: the first stage that fails as roles are added, if undoing it helps.
+
+    Args:
+        rho: recovered fraction of every set of ``FACTORIAL`` and of the rescues. NaN (a non-finite run)
+            counts as failed; None or absent (not run) leaves what depends on it open.
+
+    Where leaving out the roles of one stage brings the full set itself back, the others are not at fault in
+    it, however they do alone: an unscaled weight operand, say, where the stored weights have a scale.
+    """
+    failing, stage, rescues = _suspect(rho)
+    before = rho.get(failing)
+    best, gain = _best_rescue(rho, failing, rescues)
+    confirmed = best is not None and gain >= RESCUED_BY
+    if stage is None:
+        explanation = "the runs that would tell are missing, or none of them fails"
+    elif best is None or not confirmed:
+        explanation = f"{stage} is suspected, but undoing it alone does not bring the run back"
+    else:
+        how = _HOW.get(best, f"with only {best}")
+        explanation = f"rho is {before:.2f} with {failing} rounded, and {rho[best]:.2f} {how}"
+    return Attribution(
+        arm=arm,
+        stage=stage if confirmed else None,
+        failing=failing if confirmed else None,
+        explanation=explanation,
+        confirmed_by=best if confirmed else None,
+        rho=rho,
+        also=tuple(_contributions(rho, stage if confirmed else None)),
+    )
+
+
+_HOW = {
+    STOCHASTIC: "with the update rounded stochastically",
+    SCALED: "with delayed scales",
+}
+
+
+def _suspect(rho: Mapping[str, float | None]) -> tuple[str, Stage | None, tuple[str, ...]]:
+    """The first role set that fails as roles are added, its stage, and the runs that undo that stage."""
+    at_fault = _stages_at_fault(rho)
+    for letters, stage, rescues in _LADDER:
+        value = rho.get(letters)
+        if value is None:
+            break
+        if not value >= FAILED_BELOW and (not at_fault or stage in at_fault):
+            return letters, stage, rescues
+    return "", None, ()
+
+
+def _stages_at_fault(rho: Mapping[str, float | None]) -> set[Stage]:
+    """The stages whose roles, left out of the full set, bring it back; empty where none does or was run."""
+    return {
+        stage for stage, without in _LEFT_OUT.items() if _best_rescue(rho, FULL, without)[1] >= RESCUED_BY
+    }
+
+
+def _best_rescue(
+    rho: Mapping[str, float | None], failing: str, rescues: Sequence[str]
+) -> tuple[str | None, float]:
+    """The run of ``rescues`` with the largest rho, and its gain on ``failing``; (None, 0) without any."""
+    before = rho.get(failing)
+    if before is None:
+        return None, 0.0
+    start = 0.0 if math.isnan(before) else before
+    gains = {name: value - start for name in rescues if (value := rho.get(name)) is not None}
+    best = max(gains, key=lambda name: gains[name], default=None)
+    return best, gains[best] if best is not None else 0.0
+
+
+def _contributions(rho: Mapping[str, float | None], main: Stage | None) -> Iterator[Contribution]:
+    """The stages other than ``main`` that cost ``COSTS_FROM`` where they are added, and are confirmed."""
+    previous: float | None = 1.0  # the fp32 run
+    for letters, stage, rescues in _LADDER:
+        value = rho.get(letters)
+        if value is None or previous is None or math.isnan(value):
+            return
+        best, gain = _best_rescue(rho, letters, rescues)
+        if stage != main and best is not None and min(gain, previous - value) >= COSTS_FROM:
+            after = rho[best]
+            assert after is not None
+            yield Contribution(stage=stage, failing=letters, confirmed_by=best, before=value, after=after)
+        previous = value

@@ -1,0 +1,82 @@
+"""An arm of a sweep: one run, why it is there, and which controls it is held against."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from altgrad_cli.config.precision import PrecisionConfig, Regime
+from altgrad_cli.config.run import TrainConfig
+from altgrad_cli.runs.folder import safe_name
+
+ArmKind = Literal["control", "format", "retry", "intervened", "attribution", "rescue"]
+CONTROLS: tuple[Regime, ...] = ("fp32", "frozen", "bf16")
+"""Run first, in this order: the two ends of the recovered fraction, then the baseline.
+
+The two ends take half the time of the others, for they have no shadow. Side by side they leave two workers
+equally far; apart, one of them would be idle for the length of a control at the end.
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arm:
+    """One run of a sweep. Two arms with equal configs are the same experiment and are run once."""
+
+    name: str
+    """Safe as a file name; unique within the sweep."""
+    kind: ArmKind
+    config: TrainConfig
+    retry_of: str | None = None
+    """The arm whose result called for this one."""
+    reason: str = ""
+    """Why it is in the plan, in words; for a retry, the evidence that it was chosen from."""
+    controls: Mapping[str, str] | None = None
+    """``fp32`` and ``frozen`` -> the arm of that control with the same seed and settings."""
+
+    @property
+    def format(self) -> str:
+        """The format under study; fp32 and frozen have none but a rule's, and are named by regime."""
+        regime = self.config.precision.regime
+        if rules_alone(self.config.precision):
+            return self.config.precision.rules[0].format
+        return {"fp32": "FP32", "frozen": "FP32", "bf16": "BF16"}.get(regime, self.config.fp8_format)
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``sweep.json`` says about the plan of this arm."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "retry_of": self.retry_of,
+            "reason": self.reason,
+            "format": self.format,
+            "regime": self.config.precision.regime,
+            "seed": self.config.seed,
+        }
+
+
+def rules_alone(precision: PrecisionConfig) -> bool:
+    """Whether nothing is under study but the rules: the regime rounds nothing, or to BF16 only."""
+    return bool(precision.rules) and precision.regime in ("fp32", "bf16")
+
+
+def control_config(base: TrainConfig, regime: Regime) -> TrainConfig:
+    """The control of ``base``: the same run with nothing rounded but what ``regime`` names."""
+    return replace(
+        base,
+        fp8_format="E5M2",
+        precision=PrecisionConfig(regime=regime),
+        enable_partition_clipping=False,
+        enable_emergency_shift=False,
+        inject=(),
+    )
+
+
+def arm_name(*parts: str, seed: int | None = None, settings: Sequence[tuple[str, str]] = ()) -> str:
+    """``e7m0-uniform-rounding-stochastic-seed43``: a file name from an arm's parts."""
+    words = [*parts]
+    for key, value in settings:
+        words += [key.rpartition(".")[2], value]
+    if seed is not None:
+        words.append(f"seed{seed}")
+    return safe_name("-".join(words).lower().replace(":", "_").replace(",", "+"))

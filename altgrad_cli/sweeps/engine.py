@@ -1,0 +1,221 @@
+"""Carries a sweep out: plans, starts what is due, takes results in, plans again, until nothing is due.
+
+All that it knows when it starts is the specification and what finished runs lie in the folder; so a sweep
+that was stopped, killed or crashed goes on by being started again.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from altgrad_cli.runs.folder import EVENTS, RunDirectory, create_run, read_json
+from altgrad_cli.runs.log import has_ended
+from altgrad_cli.runs.record import RunRecord, read_run
+from altgrad_cli.sweeps.arms import Arm
+from altgrad_cli.sweeps.executors.local import Executor, Report, Task
+from altgrad_cli.sweeps.plan import Finding
+from altgrad_cli.sweeps.results import SweepRecord, assemble, write_sweep
+from altgrad_cli.sweeps.specification import SweepSpec
+
+_ATTEMPTS = 2
+"""How often an arm whose process dies is started: once more, from its last checkpoint."""
+_STOP_SECONDS = 60.0
+"""How long running arms may take to write their checkpoints after a stop was asked for."""
+
+
+OnFailed = Callable[[Path, bool], object]
+
+
+class Watcher(Protocol):
+    """Sees what a sweep does, for a display."""
+
+    def planned(self, record: SweepRecord) -> None:
+        """The plan, and the results so far, changed."""
+
+    def started(self, arm: Arm, *, resumed: bool) -> None:
+        """An arm was started."""
+
+    def progressed(self, report: Report) -> None:
+        """An arm got further."""
+
+    def note(self, message: str) -> None:
+        """Something the user should read."""
+
+
+@dataclass(slots=True)
+class SweepOutcome:
+    """How a sweep ended."""
+
+    record: SweepRecord
+    interrupted: bool = False
+    errors: dict[str, str] = field(default_factory=dict)
+    """Arms that the program failed to carry out or to report on, and why."""
+
+
+def run_sweep(
+    spec: SweepSpec,
+    folder: Path,
+    executor: Executor,
+    watcher: Watcher,
+    *,
+    on_failed: OnFailed = lambda run_dir, final: None,
+) -> SweepOutcome:
+    """Carry out ``spec`` in ``folder``; what lies finished there is kept, what lies unfinished is continued.
+
+    Args:
+        on_failed: called with the folder of a failed run when its verdict is on disk (``final`` False), and
+            again when the whole sweep is (``final`` True).
+
+    A KeyboardInterrupt asks the running arms to stop at the next step and returns.
+    """
+    return _Sweep(spec, folder, executor, watcher, on_failed).run()
+
+
+@dataclass(slots=True)
+class _Sweep:
+    spec: SweepSpec
+    folder: Path
+    executor: Executor
+    watcher: Watcher
+    on_failed: OnFailed
+    records: dict[str, RunRecord] = field(default_factory=dict)
+    running: set[str] = field(default_factory=set)
+    attempts: dict[str, int] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+    reported: set[str] = field(default_factory=set)
+
+    def run(self) -> SweepOutcome:
+        interrupted = False
+        for path in sorted(self.folder.iterdir()):
+            if (path / EVENTS).is_file() and has_ended(path):
+                self.records[path.name] = read_run(path)
+        record = self._settle()
+        try:
+            while self._start_due(record) or self.running:
+                self._report_new_failures(record)  # while the arms run: no core waits for a report
+                record = self._take_in(record)
+        except KeyboardInterrupt:
+            interrupted = True
+            self.watcher.note("stopping: the running arms write a checkpoint first")
+            self._stop()
+            record = self._settle()
+        if not interrupted:
+            for name, finding in record.findings.items():
+                if finding.failed:
+                    self._report_failure(name, final=True)
+        whole = not record.unfinished
+        write_sweep(record, "finished" if whole else "interrupted")
+        return SweepOutcome(record=record, interrupted=interrupted, errors=self.errors)
+
+    def _settle(self) -> SweepRecord:
+        """Plan and judge with what is finished, and put it on disk."""
+        record = assemble(self.folder, self.spec, self.records)
+        write_sweep(record, "running")
+        for name, finding in record.findings.items():
+            _write_verdict(self.folder / name, finding)
+        self.watcher.planned(record)
+        return record
+
+    def _start_due(self, record: SweepRecord) -> bool:
+        """Start arms while there is room for them; whether any was started."""
+        due = [
+            result.arm
+            for result in record.unfinished
+            if result.arm.name not in self.running and result.arm.name not in self.errors
+        ]
+        started = due[: self.executor.free_slots()]
+        for arm in started:
+            self._start(arm)
+        return bool(started)
+
+    def _start(self, arm: Arm) -> None:
+        path = self.folder / arm.name
+        # A folder without a config is one whose creation was cut short: nothing of it is worth keeping.
+        resume = path.exists() and RunDirectory(path).config.is_file()
+        if not resume:
+            shutil.rmtree(path, ignore_errors=True)
+            create_run(path, arm.config)
+        self.running.add(arm.name)
+        self.attempts[arm.name] = self.attempts.get(arm.name, 0) + 1
+        self.executor.start(Task(name=arm.name, run_dir=str(path), resume=resume))
+        self.watcher.started(arm, resumed=resume)
+
+    def _take_in(self, record: SweepRecord) -> SweepRecord:
+        """Wait for something to happen; the record anew if that was an arm's end."""
+        changed = False
+        for report in self.executor.wait(0.5):
+            changed |= self._receive(report)
+        return self._settle() if changed else record
+
+    def _receive(self, report: Report) -> bool:
+        if report.kind == "progress":
+            self.watcher.progressed(report)
+            return False
+        self.running.discard(report.name)
+        where = report.details.get("where")
+        message = f"{report.details.get('message', '')}" + (f" ({where})" if where else "")
+        if report.kind == "finished":
+            self.records[report.name] = read_run(self.folder / report.name)
+        elif report.kind == "failed":
+            self.errors[report.name] = message
+            self.watcher.note(f"{report.name}: {message}")
+            _keep_traceback(self.folder / report.name, report)
+        elif report.kind == "died":
+            if self.attempts[report.name] >= _ATTEMPTS:
+                self.errors[report.name] = message
+            again = " again; it is left unfinished" if report.name in self.errors else "; it is continued"
+            self.watcher.note(f"{report.name}: {message}{again}")
+        return True
+
+    def _report_new_failures(self, record: SweepRecord) -> None:
+        for name, finding in record.findings.items():
+            if finding.failed and name not in self.reported:
+                self.reported.add(name)
+                self._report_failure(name, final=False)
+
+    def _report_failure(self, name: str, *, final: bool) -> None:
+        try:
+            self.on_failed(self.folder / name, final)
+        except Exception as error:  # noqa: BLE001 - a report that cannot be written spoils no measurement
+            message = f"its failure report was not written: {type(error).__name__}: {error}"
+            if self.errors.get(name) != message:
+                self.errors[name] = message
+                self.watcher.note(f"{name}: {message}")
+
+    def _stop(self) -> None:
+        """Let the running arms come to a stop; a second Ctrl-C ends them where they are."""
+        self.executor.stop()
+        deadline = time.monotonic() + _STOP_SECONDS
+        try:
+            while self.running and time.monotonic() < deadline:
+                for report in self.executor.wait(0.5):
+                    self._receive(report)
+        except KeyboardInterrupt:
+            self.watcher.note("ended at once: unfinished arms go on from their last checkpoint")
+
+
+def _write_verdict(run_dir: Path, finding: Finding) -> None:
+    directory = RunDirectory(run_dir)
+    summary = read_json(directory.summary) if directory.summary.is_file() else {"schema": "altgrad.run/1"}
+    verdict = finding.judgement.verdict
+    judged = {
+        "run": directory.name,
+        "outcome": finding.record.outcome,
+        "verdict": verdict.grade,
+        "cause": verdict.cause,
+        "borderline": verdict.borderline,
+        "recovered_fraction": verdict.recovered_fraction,
+        "recovered_fraction_step": finding.judgement.step,
+    }
+    if any(summary.get(key, summary) != value for key, value in judged.items()):
+        directory.write_summary({**summary, **judged})
+
+
+def _keep_traceback(run_dir: Path, report: Report) -> None:
+    if "traceback" in report.details and run_dir.is_dir():
+        (run_dir / "traceback.txt").write_text(str(report.details["traceback"]), encoding="utf-8")

@@ -1,0 +1,147 @@
+"""Carries out arms in parallel. An interface, and the one implementation there is: processes on this machine.
+
+A cluster's executor would stand beside ``LocalExecutor`` and serve the same five methods.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, Literal, Protocol
+
+from altgrad_cli.sweeps.executors.worker import work
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """One run to carry out, as plain values that can be sent anywhere."""
+
+    name: str
+    run_dir: str
+    """An existing folder with the run's ``config.yaml``."""
+    resume: bool
+    """Go on from its last checkpoint, if it has one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """What an executor has to say about a task."""
+
+    name: str
+    kind: Literal["progress", "finished", "stopped", "failed", "died"]
+    """``failed``: the program raised an error; ``died``: the process that ran it is gone."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Executor(Protocol):
+    """Runs tasks; results do not depend on how many at once."""
+
+    def free_slots(self) -> int:
+        """How many tasks can be started now."""
+
+    def start(self, task: Task) -> None:
+        """Start one task; at least one slot must be free."""
+
+    def wait(self, timeout: float) -> list[Report]:
+        """What happened since the last call, waiting at most ``timeout`` seconds for something."""
+
+    def stop(self) -> None:
+        """Ask all running tasks to stop at the next step, resumable; each still reports ``stopped``."""
+
+    def close(self) -> None:
+        """End everything at once."""
+
+
+@dataclass(slots=True)
+class _Worker:
+    process: BaseProcess
+    connection: Connection
+    task: Task | None = None
+
+
+class LocalExecutor:
+    """``jobs`` worker processes on this machine, started when needed and used again.
+
+    Workers are spawned, not forked: torch's threads and a CUDA context survive no fork. A worker that is
+    killed takes its task with it, nothing else.
+    """
+
+    def __init__(self, jobs: int) -> None:
+        self._context = multiprocessing.get_context("spawn")
+        self._jobs = jobs
+        self._workers: list[_Worker] = []
+
+    def free_slots(self) -> int:
+        return self._jobs - sum(worker.task is not None for worker in self._workers)
+
+    def start(self, task: Task) -> None:
+        worker = next((worker for worker in self._workers if worker.task is None), None)
+        if worker is None or not worker.process.is_alive():
+            worker = self._spawn()
+        worker.task = task
+        # A worker that died at this moment is found by ``wait``, which reports its task as died.
+        with contextlib.suppress(OSError):
+            worker.connection.send(("run", task.name, task.run_dir, task.resume))
+
+    def wait(self, timeout: float) -> list[Report]:
+        connections = {worker.connection: worker for worker in self._workers}
+        reports: list[Report] = []
+        for ready in wait(list(connections), timeout) if connections else ():
+            worker = connections[ready]  # type: ignore[index]
+            try:
+                while worker.connection.poll():
+                    reports.append(self._received(worker, worker.connection.recv()))
+            except (EOFError, OSError):
+                reports += self._buried(worker)
+        return reports
+
+    def stop(self) -> None:
+        for worker in self._workers:
+            with contextlib.suppress(OSError):
+                worker.connection.send(("stop",))
+
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.connection.close()
+            if worker.task is not None:
+                worker.process.terminate()
+        for worker in self._workers:
+            worker.process.join(10)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+            worker.process.close()
+        self._workers = []
+
+    def _spawn(self) -> _Worker:
+        self._workers = [
+            worker for worker in self._workers if worker.task is not None or worker.process.is_alive()
+        ]
+        here, there = self._context.Pipe()
+        process = self._context.Process(target=work, args=(there,), name="altgrad-worker")
+        process.start()
+        there.close()
+        worker = _Worker(process, here)
+        self._workers.append(worker)
+        return worker
+
+    def _received(self, worker: _Worker, message: tuple[Any, ...]) -> Report:
+        kind, name, details = message
+        if kind != "progress":
+            worker.task = None
+        return Report(name=name, kind=kind, details=details)
+
+    def _buried(self, worker: _Worker) -> list[Report]:
+        self._workers.remove(worker)
+        worker.connection.close()
+        worker.process.join()
+        code = worker.process.exitcode
+        worker.process.close()
+        if worker.task is None:
+            return []
+        how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
+        return [Report(name=worker.task.name, kind="died", details={"message": f"the worker process {how}"})]

@@ -1,0 +1,162 @@
+"""The arms of a sweep, as a pure function of what was asked and of the results so far.
+
+Controls come first, then the formats in the order given, then whatever the results call for. The same
+specification and the same results give the same plan, so a sweep that was interrupted at any point goes
+on as if it had not been.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from altgrad_cli.config.run import TrainConfig
+from altgrad_cli.formats import parse_format
+from altgrad_cli.formats.equivalence import find_equivalents
+from altgrad_cli.runs.record import RunRecord
+from altgrad_cli.sweeps.ablation.layers import rescues
+from altgrad_cli.sweeps.ablation.places import Measured, measured
+from altgrad_cli.sweeps.ablation.roles import attribution_arms
+from altgrad_cli.sweeps.arms import CONTROLS, Arm, arm_name, control_config, rules_alone
+from altgrad_cli.sweeps.retries import retry_arms
+from altgrad_cli.sweeps.specification import SweepSpec, Variation
+from altgrad_cli.sweeps.verdicts import Judgement
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A finished arm's result."""
+
+    record: RunRecord
+    judgement: Judgement
+
+    @property
+    def failed(self) -> bool:
+        """Whether the verdict says so; an open verdict does not."""
+        return self.judgement.verdict.grade == "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Equivalence:
+    """Two formats that are one experiment: ``second``'s grid is ``factor`` times ``first``'s."""
+
+    first: str
+    second: str
+    factor: float
+
+    def __str__(self) -> str:
+        return f"{self.second} is {self.factor:g} x {self.first}"
+
+
+def plan_sweep(spec: SweepSpec, findings: Mapping[str, Finding]) -> tuple[Arm, ...]:
+    """All arms known to be needed once ``findings`` (by arm name) are in, in their order.
+
+    Arms with equal configurations are one arm: it is listed once, where it was first needed.
+    """
+    arms = _Collected()
+    variations = list(spec.variations())
+    for variation in variations:
+        for regime in CONTROLS:
+            arms.add(_control(variation, regime))
+    formats: list[Arm] = []
+    skipped = {equal.second for equal in equivalences(spec)} if spec.skip_equivalent else set()
+    for variation in variations:
+        formats += [arms.add(_format_arm(variation, name)) for name in spec.order if name not in skipped]
+    for arm in {arm.name: arm for arm in formats}.values():
+        finding = findings.get(arm.name)
+        if spec.retries:
+            for retry in retry_arms(arm, finding, with_interventions=spec.with_interventions):
+                arms.add(retry)
+        if spec.attribute and finding is not None:
+            if finding.failed and not rules_alone(arm.config.precision):
+                for part in attribution_arms(arm):
+                    arms.add(part)
+            if arm.config.precision.rules:
+                _add_rescues(arms, arm, finding, findings)
+    return tuple(arms.by_name.values())
+
+
+def equivalences(spec: SweepSpec) -> tuple[Equivalence, ...]:
+    """Formats in the order that are one experiment under power-of-two scales, the earlier one first."""
+    scaling = spec.base.precision.scaling
+    if not scaling.power_of_two or scaling.recipe == "none" or rules_alone(spec.base.precision):
+        return ()
+    formats = [parse_format(name) for name in spec.order]
+    found: list[Equivalence] = []
+    for index, second in enumerate(formats):
+        for equal in find_equivalents(second, formats[:index]):
+            # Grids of finite numbers only: an inf or nan code, or a scale of its own, is another experiment.
+            if equal.same_specials and "E7M0" not in (second.name, equal.format.name):
+                found.append(Equivalence(equal.format.name, second.name, equal.factor))
+                break
+    return tuple(found)
+
+
+def measured_by_config(arms: Iterable[Arm], findings: Mapping[str, Finding]) -> dict[TrainConfig, Measured]:
+    """What the finished ``arms`` measured, by their configurations."""
+    return {arm.config: measured(findings[arm.name].record) for arm in arms if arm.name in findings}
+
+
+def _add_rescues(arms: _Collected, arm: Arm, finding: Finding, findings: Mapping[str, Finding]) -> None:
+    """The runs that undo one role of the layers in which ``arm`` shows trouble."""
+
+    def lookup(config: TrainConfig) -> Measured | None:
+        return measured_by_config(arms.by_name.values(), findings).get(config)
+
+    for role, reason, config in rescues(arm.config, measured(finding.record), lookup):
+        name = f"{arm.name}-restore-{role.replace('_', '-')}"
+        arms.add(replace(arm, name=name, kind="rescue", config=config, retry_of=arm.name, reason=reason))
+
+
+class _Collected:
+    """Arms in order of first need, one for each configuration."""
+
+    def __init__(self) -> None:
+        self.by_name: dict[str, Arm] = {}
+        self._by_config: dict[object, Arm] = {}
+
+    def add(self, arm: Arm) -> Arm:
+        known = self._by_config.get(arm.config)
+        if known is not None:
+            return known
+        name, number = arm.name, 2
+        while name in self.by_name:
+            name, number = f"{arm.name}-{number}", number + 1
+        arm = replace(arm, name=name)
+        self.by_name[name] = self._by_config[arm.config] = arm
+        return arm
+
+
+def _control(variation: Variation, regime: str) -> Arm:
+    return Arm(
+        name=arm_name(regime, seed=variation.seed, settings=variation.control_settings),
+        kind="control",
+        config=control_config(variation.base, regime),  # type: ignore[arg-type]
+        controls=control_names(variation),
+        reason={
+            "fp32": "nothing rounded: the upper end of the recovered fraction",
+            "bf16": "BF16 operands on float32 masters, through the same code as the 8-bit formats",
+            "frozen": "linear layers never updated: the lower end of the recovered fraction",
+        }[regime],
+    )
+
+
+def control_names(variation: Variation) -> dict[str, str]:
+    """The names of the two ends of the recovered fraction for ``variation``."""
+    settings = variation.control_settings
+    return {r: arm_name(r, seed=variation.seed, settings=settings) for r in ("fp32", "frozen")}
+
+
+def _format_arm(variation: Variation, format_name: str) -> Arm:
+    precision = variation.base.precision
+    regime = precision.regime
+    rules_only = rules_alone(precision)  # then every format's arm is the same
+    config = replace(variation.base, fp8_format="E5M2" if rules_only else format_name)
+    studied = precision.rules[0].format if rules_only else format_name
+    return Arm(
+        name=arm_name(studied, regime, seed=variation.seed, settings=variation.named_settings),
+        kind="format",
+        config=config,
+        controls=control_names(variation),
+        reason="rounded by the rules alone" if rules_only else "the format in every linear layer",
+    )

@@ -1,0 +1,228 @@
+"""What lies in a sweep's folder: the plan, the finished runs, and what they came to. Read from events only.
+
+``sweep.json`` keeps the specification, from which everything else is computed anew; the rest of it is a
+copy of that for a quick look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from altgrad_cli.errors import UsageError
+from altgrad_cli.runs.folder import EVENTS, read_json, write_json
+from altgrad_cli.runs.folder import SWEEP as SWEEP
+from altgrad_cli.runs.log import has_ended
+from altgrad_cli.runs.record import RunRecord, read_run
+from altgrad_cli.sweeps.ablation.layers import LocalAttribution
+from altgrad_cli.sweeps.ablation.roles import Attribution, Stage
+from altgrad_cli.sweeps.ablation.settle import (
+    Where,
+    attribution_row,
+    local_attributions,
+    locate,
+    whole_attributions,
+)
+from altgrad_cli.sweeps.arms import Arm
+from altgrad_cli.sweeps.plan import Equivalence, Finding, equivalences, plan_sweep
+from altgrad_cli.sweeps.specification import SweepSpec
+from altgrad_cli.sweeps.verdicts import as_reference, judge_run
+
+SCHEMA = "altgrad.sweep/1"
+
+
+@dataclass(frozen=True, slots=True)
+class ArmResult:
+    """One arm of the plan and, where it has been run, its result."""
+
+    arm: Arm
+    run_dir: Path
+    finding: Finding | None
+
+    def summary(self) -> dict[str, Any]:
+        """The arm's row, as ``sweep --json`` prints it. Null: not measured, or not finished."""
+        arm = self.arm.to_json()
+        row: dict[str, Any] = {
+            **{key: arm[key] for key in ("name", "kind", "retry_of", "format", "regime", "seed")},
+            **dict.fromkeys(_RESULT_KEYS),
+            "outcome": "unfinished",
+            "reason": self.arm.reason,
+            "run_dir": str(self.run_dir),
+        }
+        if self.finding is not None:
+            row |= _result_values(self.finding)
+        return row
+
+
+_RESULT_KEYS = (
+    "outcome",
+    "collapse_class",
+    "collapse_step",
+    "final_loss",
+    "val_loss",
+    "recovered_fraction",
+    "recovered_fraction_step",
+    "stall_rate",
+    "update_transfer",
+    "overflow_rate",
+    "underflow_rate",
+    "nonfinite_steps",
+    "verdict",
+    "borderline",
+    "cause",
+)
+
+
+def _result_values(finding: Finding) -> dict[str, Any]:
+    record, judgement = finding.record, finding.judgement
+    collapse = record.collapse or {}
+    return {
+        "outcome": record.outcome,
+        "collapse_class": collapse.get("class"),
+        "collapse_step": collapse.get("step"),
+        "final_loss": record.final_loss,
+        "val_loss": record.validation.last(),
+        "recovered_fraction": judgement.rho,
+        "recovered_fraction_step": judgement.step,
+        "stall_rate": record.end("bit_stall_rate"),
+        "update_transfer": record.end("update_transfer"),
+        "overflow_rate": record.worst_role("overflow_rate"),
+        "underflow_rate": record.worst_role("underflow_rate"),
+        "nonfinite_steps": len(record.dropped_steps),
+        "verdict": judgement.verdict.grade,
+        "borderline": judgement.verdict.borderline,
+        "cause": judgement.verdict.cause,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class SweepRecord:
+    """A sweep, whole or in progress."""
+
+    path: Path
+    spec: SweepSpec
+    arms: tuple[ArmResult, ...]
+
+    @property
+    def name(self) -> str:
+        """The sweep's name: that of its folder."""
+        return self.path.resolve().name
+
+    @property
+    def findings(self) -> dict[str, Finding]:
+        """The finished arms' results by name."""
+        return {arm.arm.name: arm.finding for arm in self.arms if arm.finding is not None}
+
+    @property
+    def planned(self) -> list[Arm]:
+        """All arms, in the order of the plan."""
+        return [result.arm for result in self.arms]
+
+    @property
+    def unfinished(self) -> tuple[ArmResult, ...]:
+        """The arms that are planned and have not ended."""
+        return tuple(arm for arm in self.arms if arm.finding is None)
+
+    @property
+    def equivalences(self) -> tuple[Equivalence, ...]:
+        """Formats in the order that are one experiment."""
+        return equivalences(self.spec)
+
+    def attributions(self) -> list[Attribution]:
+        """For each failing format arm of a sweep with ``attribute``: which stage fails."""
+        return whole_attributions(self.planned, self.findings) if self.spec.attribute else []
+
+    def local_attributions(self) -> list[LocalAttribution]:
+        """For each arm with rules of a sweep with ``attribute``: the roles in trouble, layer by layer."""
+        return local_attributions(self.planned, self.findings) if self.spec.attribute else []
+
+    def where(self, arm: str, stage: Stage, failing: str) -> Where | None:
+        """Where the trouble of a confirmed ``stage`` of ``arm`` was measured."""
+        return locate(self.planned, self.findings, arm, stage, failing)
+
+    def to_json(self) -> dict[str, Any]:
+        """The document that ``sweep --json`` prints and ``sweep.json`` holds, less its schema."""
+        return {
+            "sweep": self.name,
+            "equivalent": [str(equal) for equal in self.equivalences],
+            "arms": [arm.summary() for arm in self.arms],
+            "attribution": [
+                attribution_row(self.planned, self.findings, found) for found in self.attributions()
+            ],
+            "places": [found.to_json() for found in self.local_attributions()],
+        }
+
+
+def judge_records(arms: Sequence[Arm], records: Mapping[str, RunRecord]) -> dict[str, Finding]:
+    """Every finished arm with its verdict, against its own controls where those are finished too."""
+    findings = {}
+    for arm in arms:
+        record = records.get(arm.name)
+        if record is not None:
+            controls = arm.controls or {}
+            fp32, frozen = (records.get(controls.get(end, "")) for end in ("fp32", "frozen"))
+            judgement = judge_run(record, fp32, frozen)
+            if arm.name in controls.values():
+                judgement = as_reference(judgement)
+            findings[arm.name] = Finding(record, judgement)
+    return findings
+
+
+def settle(spec: SweepSpec, records: Mapping[str, RunRecord]) -> tuple[tuple[Arm, ...], dict[str, Finding]]:
+    """The plan that the finished ``records`` lead to, and the verdict on each."""
+    findings: dict[str, Finding] = {}
+    while True:
+        arms = plan_sweep(spec, findings)
+        judged = judge_records(arms, records)
+        if judged.keys() == findings.keys():
+            return arms, judged
+        findings = judged
+
+
+def read_sweep(path: Path) -> SweepRecord:
+    """The sweep in folder ``path``, computed from its specification and the events of its finished runs."""
+    spec = SweepSpec.from_json(read_json(path / SWEEP).get("spec", {}), str(path / SWEEP))
+    folders = (folder for folder in sorted(path.iterdir()) if (folder / EVENTS).is_file())
+    records = {folder.name: read_run(folder) for folder in folders if has_ended(folder)}
+    return assemble(path, spec, records)
+
+
+def assemble(path: Path, spec: SweepSpec, records: Mapping[str, RunRecord]) -> SweepRecord:
+    """The sweep in ``path`` with the given finished ``records`` by arm name."""
+    arms, findings = settle(spec, records)
+    return SweepRecord(
+        path, spec, tuple(ArmResult(arm, path / arm.name, findings.get(arm.name)) for arm in arms)
+    )
+
+
+def write_sweep(record: SweepRecord, state: str) -> None:
+    """Replace ``sweep.json``; ``state`` is ``running``, ``interrupted`` or ``finished``."""
+    document = record.to_json()
+    for row in document["arms"]:
+        row["run_dir"] = Path(row["run_dir"]).name  # the folder may be moved
+    write_json(
+        record.path / SWEEP,
+        {"schema": SCHEMA, "state": state, "spec": record.spec.to_json(), **document},
+    )
+
+
+def is_sweep(path: Path) -> bool:
+    """Whether ``path`` is a sweep's folder."""
+    return (path / SWEEP).is_file()
+
+
+def newest(root: Path) -> Path:
+    """The run or sweep at most two levels below ``root`` that was written to last; else UsageError."""
+    found = [p.parent for pattern in ("*/", "*/*/") for p in root.glob(f"{pattern}{SWEEP}")]
+    inside = set(found)
+    found += [p.parent for p in root.glob(f"*/{EVENTS}")]
+    found += [p.parent for p in root.glob(f"*/*/{EVENTS}") if p.parent.parent not in inside]
+    if not found:
+        raise UsageError(f"no run below {root}", hint="altgrad train smoke makes one")
+    return max(found, key=_last_written)
+
+
+def _last_written(path: Path) -> float:
+    return max(p.stat().st_mtime for name in (SWEEP, EVENTS) if (p := path / name).exists())

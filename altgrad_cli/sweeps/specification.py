@@ -1,0 +1,149 @@
+"""What a sweep was asked to do: everything the plan depends on, as plain data that ``sweep.json`` keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+from altgrad_cli.config.loading import from_plain, resolve, with_overrides
+from altgrad_cli.config.precision import Regime
+from altgrad_cli.config.run import TrainConfig
+from altgrad_cli.errors import ConfigError, UsageError
+from altgrad_cli.formats import parse_format
+from altgrad_cli.sweeps.arms import rules_alone
+
+DEFAULT_ORDER = ("E5M2", "E3M4", "E1M6", "E0M7", "E7M0")
+Setting = tuple[str, str]
+"""One ``dotted.key`` and its value as typed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SweepSpec:
+    """A sweep's specification."""
+
+    base: TrainConfig
+    order: tuple[str, ...] = DEFAULT_ORDER
+    """Formats, by canonical name, in the order in which they run."""
+    seeds: tuple[int, ...] = (42,)
+    axes: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Further axes, ``(key, values)``: every combination is run, each with controls of its own if need be."""
+    retries: bool = True
+    with_interventions: bool = False
+    attribute: bool = False
+    skip_equivalent: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.order:
+            raise UsageError("no format to sweep over", where="--order", allowed="for example e5m2,e7m0")
+        for name in ("order", "seeds"):
+            values: tuple[object, ...] = getattr(self, name)
+            twice = sorted({str(v) for v in values if values.count(v) > 1})
+            if twice:
+                raise UsageError(f"named twice: {', '.join(twice)}", where=f"--{name}")
+        for key, values in self.axes:
+            if key in ("fp8_format", "seed"):
+                option = {"fp8_format": "--order", "seed": "--seeds"}[key]
+                raise UsageError(f"{key} is an axis of its own", where=f"--set {key}", hint=f"use {option}")
+            if not values:
+                raise UsageError(f"no value for {key}", where="--set", allowed="key=a,b")
+        for _ in self.variations():
+            pass  # every combination obeys the rules of the configuration, or this raises
+
+    @property
+    def regime(self) -> Regime:
+        """The regime of the format arms."""
+        regime = self.base.precision.regime
+        if rules_alone(self.base.precision):
+            return regime
+        return "uniform" if regime in ("fp32", "bf16", "frozen") else regime
+
+    def variations(self) -> Iterator[Variation]:
+        """Every seed with every combination of the axes, the first seed's first."""
+        base = replace(self.base, precision=replace(self.base.precision, regime=self.regime))
+        combinations = list(product(*([(key, value) for value in values] for key, values in self.axes)))
+        for seed in self.seeds:
+            for settings in combinations:
+                overrides = [f"{key}={value}" for key, value in settings]
+                yield Variation(
+                    seed=seed if len(self.seeds) > 1 else None,
+                    settings=settings,
+                    base=with_overrides(replace(base, seed=seed), overrides),
+                )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for ``sweep.json``."""
+        return {
+            "base": resolve(self.base),
+            "order": list(self.order),
+            "seeds": list(self.seeds),
+            "axes": [[key, list(values)] for key, values in self.axes],
+            "retries": self.retries,
+            "with_interventions": self.with_interventions,
+            "attribute": self.attribute,
+            "skip_equivalent": self.skip_equivalent,
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], source: str = "sweep.json") -> SweepSpec:
+        """The inverse of ``to_json``; UsageError where the values are none."""
+        try:
+            return cls(
+                base=from_plain(values["base"], source),
+                order=tuple(values["order"]),
+                seeds=tuple(values["seeds"]),
+                axes=tuple((key, tuple(options)) for key, options in values["axes"]),
+                retries=values["retries"],
+                with_interventions=values["with_interventions"],
+                attribute=values["attribute"],
+                skip_equivalent=values["skip_equivalent"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise UsageError(f"not the specification of a sweep: {error!r}", where=source) from None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Variation:
+    """One seed with one choice on every axis."""
+
+    seed: int | None
+    """Part of the arms' names where a sweep has several seeds, else None."""
+    settings: tuple[Setting, ...]
+    base: TrainConfig
+
+    @property
+    def control_settings(self) -> tuple[Setting, ...]:
+        """The settings that a control notices: it rounds nothing of the format under study."""
+        return tuple(setting for setting in self.settings if not setting[0].startswith("precision."))
+
+    @property
+    def named_settings(self) -> tuple[Setting, ...]:
+        """The settings that an arm's name has to tell; its regime stands there anyway."""
+        return tuple(setting for setting in self.settings if setting[0] != "precision.regime")
+
+
+def parse_order(text: str) -> tuple[str, ...]:
+    """``e5m2,e3m4`` -> canonical format names; FormatError names the one that is unknown."""
+    return tuple(parse_format(name.strip()).name for name in text.split(",") if name.strip())
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """``42,43`` -> the seeds; UsageError for what is not a whole number of 0 or more."""
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words or not all(word.isdecimal() for word in words):
+        raise UsageError(f"not a list of seeds: {text!r}", where="--seeds", allowed="for example 42,43,44")
+    return tuple(int(word) for word in words)
+
+
+def parse_axes(texts: Sequence[str]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """``["learning_rate=2e-4,6e-4"]`` -> the axes, in order."""
+    axes = []
+    for text in texts:
+        key, equals, values = text.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(
+                f"not an axis: {text!r}", where="--set", allowed="--set learning_rate=2e-4,6e-4"
+            )
+        axes.append((key.strip(), tuple(value.strip() for value in values.split(",") if value.strip())))
+    return tuple(axes)

@@ -1,0 +1,6 @@
+"""From raw counts on the device to named metrics on the host.
+
+codes    Which codes operands and stored weights use: whole histograms, on diagnostic steps only
+passes   From raw counts on the device to named metrics on the host, with one read per phase of the step
+updates  What an update does to the weights, measured before it is committed
+"""

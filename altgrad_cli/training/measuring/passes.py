@@ -1,0 +1,220 @@
+"""From raw counts on the device to named metrics on the host, with one read per phase of the step.
+
+The functions of ``diagnostics`` leave their counts on the device; here they are joined, read once, and
+evaluated into {name: value} for the run and {name: [value per layer]} for the layers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from altgrad_cli.config.precision import OPERAND_ROLES, ROLES, Role
+from altgrad_cli.config.run import MonitorConfig
+from altgrad_cli.errors import ConfigError, nearest
+from altgrad_cli.metrics.catalogue import METRICS
+from altgrad_cli.metrics.gradient import (
+    GRADIENT_COLUMNS,
+    GRADIENT_MAXIMA,
+    GRADIENT_METRICS,
+    measure_gradients,
+)
+from altgrad_cli.metrics.layout import FlatLayout
+from altgrad_cli.metrics.persistence import DeadNeurons
+from altgrad_cli.metrics.rates import ROUNDING_METRICS, pool_rounding, rounding_row
+from altgrad_cli.metrics.shadow import SHADOW_COLUMNS, SHADOW_METRICS, measure_shadow
+from altgrad_cli.metrics.spec import MetricSpec, evaluate, pool
+from altgrad_cli.rounding.quantize import STATS
+from altgrad_cli.training.state import TrainState
+from altgrad_cli.training.step import StepResult
+from altgrad_cli.updates.flat import largest_magnitude
+
+Value = float | None
+Table = list[list[float]]
+
+
+@dataclass(slots=True)
+class Measurements:
+    """What one step showed: run-wide metrics and per-layer lists, by the names of the catalogue."""
+
+    metrics: dict[str, Value] = field(default_factory=dict)
+    layers: dict[str, list[Value]] = field(default_factory=dict)
+
+    def add(
+        self,
+        specs: Sequence[MetricSpec],
+        pooled: Mapping[str, float],
+        rows: Sequence[Mapping[str, float] | None],
+        suffix: str = "",
+    ) -> None:
+        """Evaluate ``specs`` for the pool and for every layer's row; None marks a layer without one."""
+        for name, value in evaluate(specs, pooled).items():
+            self.metrics[name + suffix] = value
+        per_layer = [{} if row is None else evaluate(specs, row) for row in rows]
+        for spec in specs:
+            if spec.formula is not None:
+                self.layers[spec.name + suffix] = [values.get(spec.name) for values in per_layer]
+
+    def add_rounding(self, rows: Table, suffix: str) -> None:
+        """The counters of one role, a row a layer; NaN rows (nothing was rounded there) are not measured."""
+        measured = [None if math.isnan(row[_COUNT]) else rounding_row(row) for row in rows]
+        if any(measured):
+            self.add(ROUNDING_METRICS, pool_rounding(rows), measured, suffix)
+
+    def put_layers(self, name: str, values: Mapping[int, Value], layer_count: int) -> None:
+        """Values of some layers by index; the others stay null."""
+        self.layers[name] = [values.get(index) for index in range(layer_count)]
+
+    def restricted(self, monitors: MonitorConfig, step: int, names: Sequence[str]) -> Measurements:
+        """Only what the windows of the config let through at ``step``."""
+        if not monitors.windows:
+            return self
+        kept = Measurements()
+        for name in dict.fromkeys((*self.metrics, *self.layers)):  # in order: a log is the same twice
+            rule = next((w for w in monitors.windows if fnmatchcase(name, w.metric)), None)
+            if rule is not None:
+                late = rule.end is not None and step > rule.end
+                if step < rule.start or late or (step - rule.start) % rule.interval:
+                    continue
+            if name in self.metrics:
+                kept.metrics[name] = self.metrics[name]
+            if name in self.layers:
+                values = self.layers[name]
+                if rule is not None:
+                    values = [
+                        v if fnmatchcase(n, rule.layers) else None for n, v in zip(names, values, strict=True)
+                    ]
+                kept.layers[name] = values
+        return kept
+
+
+def check_windows(monitors: MonitorConfig, layer_names: Sequence[str]) -> None:
+    """See that every window can match something.
+
+    Raises:
+        ConfigError: its pattern matches no layer, or no metric there is.
+    """
+    metrics = [key for name in METRICS for key in (name, *(f"{name}/{role}" for role in ROLES))]
+    for window in monitors.windows:
+        for pattern, known, kind in (
+            (window.metric, metrics, "metric"),
+            (window.layers, layer_names, "layer"),
+        ):
+            if not any(fnmatchcase(name, pattern) for name in known):
+                close = nearest(pattern, known)
+                raise ConfigError(
+                    f"the pattern {pattern!r} matches no {kind}",
+                    where="monitors.windows",
+                    allowed=", ".join(METRICS if kind == "metric" else layer_names),
+                    hint=f"did you mean {close!r}?" if close else None,
+                )
+
+
+def read_tables(tables: Sequence[Tensor]) -> list[Table]:
+    """Several 2-D tensors on the host, with a single wait for the device."""
+    numbers: list[float] = torch.cat([table.reshape(-1).double() for table in tables]).tolist()
+    read, position = [], 0
+    for table in tables:
+        rows, columns = table.shape
+        read.append([numbers[position + r * columns : position + (r + 1) * columns] for r in range(rows)])
+        position += rows * columns
+    return read
+
+
+class Pulse(NamedTuple):
+    """The pass as the host sees it, before anything is decided."""
+
+    loss: float
+    gradient_linf: float
+    """Largest |gradient| over all parameters; NaN or inf where not finite."""
+    amax: list[list[float]]
+    """Per layer and operand role; NaN where nothing was rounded."""
+    nonfinite: dict[tuple[int, Role], int]
+    """Non-finite values that entered a rounding, by (layer, role); only places that had any."""
+    overflow_rate: float
+    """Largest overflow rate of any layer and role; what the range clipper is told."""
+    measured: Measurements
+
+    @property
+    def finite(self) -> bool:
+        """Whether loss, gradient and every quantiser input are finite."""
+        return math.isfinite(self.loss) and math.isfinite(self.gradient_linf) and not self.nonfinite
+
+
+_AMAX, _COUNT, _OVERFLOW, _NONFINITE = (
+    STATS.index(name) for name in ("amax", "count", "overflow", "nonfinite")
+)
+
+
+def read_pass(
+    state: TrainState,
+    result: StepResult,
+    shadow: StepResult | None,
+    layout: FlatLayout,
+    dead: DeadNeurons | None,
+) -> Pulse:
+    """Join and read everything the forward and backward pass left on the device.
+
+    ``layout`` is that of all parameters. ``dead`` None (monitors off) reads only what training itself needs:
+    loss, gradient maximum, amax and non-finite counts.
+    """
+    layer_count = len(state.layers)
+    stats = result.stats
+    assert stats is not None
+    tables = [
+        torch.stack((result.loss, largest_magnitude(result.gradient))).view(1, 2),
+        stats.view(-1, len(STATS)),
+    ]
+    if dead is not None:
+        gradients, row_maxima = measure_gradients(layout, result.gradient)
+        tables += [gradients, dead.advance(row_maxima).view(-1, 1)]
+        if shadow is not None:
+            tables.append(measure_shadow(layout, result.gradient, shadow.gradient))
+    read = read_tables(tables)
+    (loss, linf), flat_stats = read[0][0], read[1]
+    by_role = {role: flat_stats[index :: len(OPERAND_ROLES)] for index, role in enumerate(OPERAND_ROLES)}
+    measured = Measurements()
+    measured.metrics["loss"] = loss
+    if dead is not None:
+        for role, rows_of_role in by_role.items():
+            measured.add_rounding(rows_of_role, f"/{role}")
+        _add_pooled(measured, GRADIENT_METRICS, GRADIENT_COLUMNS, read[2], layer_count, GRADIENT_MAXIMA)
+        dead_rows = [row[0] for row in read[3][:layer_count]]
+        measured.metrics["dead_neurons"] = sum(dead_rows)
+        measured.layers["dead_neurons"] = list(dead_rows)
+        if shadow is not None:
+            _add_pooled(measured, SHADOW_METRICS, SHADOW_COLUMNS, read[4], layer_count)
+    return Pulse(
+        loss=loss,
+        gradient_linf=linf,
+        amax=[[by_role[role][layer][_AMAX] for role in OPERAND_ROLES] for layer in range(layer_count)],
+        nonfinite={
+            (layer, role): int(row[_NONFINITE])
+            for role, rows_of_role in by_role.items()
+            for layer, row in enumerate(rows_of_role)
+            if row[_NONFINITE] > 0
+        },
+        overflow_rate=max(
+            (row[_OVERFLOW] / row[_COUNT] for row in flat_stats if row[_COUNT] > 0), default=0.0
+        ),
+        measured=measured,
+    )
+
+
+def _add_pooled(
+    measured: Measurements,
+    specs: Sequence[MetricSpec],
+    columns: Sequence[str],
+    rows: Table,
+    layer_count: int,
+    maxima: Sequence[str] = (),
+) -> None:
+    """Add per-layer values of the first ``layer_count`` rows, and of all rows (vectors, positions) pooled."""
+    named = [dict(zip(columns, row, strict=True)) for row in rows[:layer_count]]
+    measured.add(specs, pool(columns, rows, maxima), [*named, *[None] * (layer_count - len(named))])

@@ -1,0 +1,226 @@
+"""What an update does to the weights, measured before it is committed, and the heavy interval diagnostics.
+
+Blocks only: the head's weight is the token embedding and is never stored on a grid.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from altgrad_cli.formats import FP8Format
+from altgrad_cli.metrics.code_use import (
+    CODE_USE_COLUMNS,
+    CODE_USE_METRICS,
+    grid_histograms,
+    measure_code_use,
+)
+from altgrad_cli.metrics.grid import stiffness
+from altgrad_cli.metrics.interval import measure_grid_alignment, measure_stiffness, measure_ulp
+from altgrad_cli.metrics.prediction import predicted_stall_rate
+from altgrad_cli.metrics.spec import evaluate, pool
+from altgrad_cli.metrics.update import (
+    MASTER_UPDATE_METRICS,
+    SHARED_UPDATE_METRICS,
+    STORED_UPDATE_METRICS,
+    UPDATE_COLUMNS,
+    measure_updates,
+)
+from altgrad_cli.rounding.quantize import round_to_grid
+from altgrad_cli.surgery.linear import WEIGHTS
+from altgrad_cli.training.measuring.codes import CodeCensus
+from altgrad_cli.training.measuring.passes import Measurements, Value, read_tables
+from altgrad_cli.training.monitors import Monitors
+from altgrad_cli.training.state import TrainState
+from altgrad_cli.training.step import StepResult
+from altgrad_cli.training.update import CandidateUpdate
+
+Grid = tuple[FP8Format, float]
+
+
+def weight_grids(state: TrainState, result: StepResult) -> list[Grid | None]:
+    """Format and pre-step scale of the grid each block layer's weights are used on; None where float32."""
+    grids: list[Grid | None] = []
+    for layer in range(state.flat.linear_count):
+        stored, scale = state.stored_format(layer), state.stored_scales[layer]
+        if stored is not None and scale is not None:
+            grids.append((stored, scale))
+            continue
+        fmt = state.plan.layers[layer].format_of("weights")
+        grids.append(None if fmt is None else (fmt, float(result.scales_used[layer, WEIGHTS])))
+    return grids
+
+
+def read_update(
+    state: TrainState, result: StepResult, update: CandidateUpdate, monitors: Monitors, measured: Measurements
+) -> None:
+    """Add the update's metrics to ``measured``; called after ``candidate_update``, before re-encoding."""
+    flat, layer_count = state.flat, len(state.layers)
+    end = flat.linear_end
+    grids = weight_grids(state, result)
+    stored = [state.stored_format(layer) is not None for layer in range(flat.linear_count)]
+    before, after = _grid_values(state, result, update, grids, stored)
+    counts, row_counts = measure_updates(
+        monitors.blocks,
+        before,
+        after,
+        update.wide[:end] - flat.values[:end],
+        result.gradient[:end],
+        stored=stored,
+        persistence=monitors.persistence,
+    )
+    if monitors.regions is not None:
+        monitors.regions.advance(row_counts)
+    code_layers, code_tables = _code_use(flat.linear_views(after), grids)
+    tables = [counts, *code_tables]
+    if update.stored_stats is not None:
+        tables.append(update.stored_stats)
+    read = read_tables(tables)
+    rows = [dict(zip(UPDATE_COLUMNS, row, strict=True)) for row in read[0]]
+    rounded = [grid is not None and not on_grid for grid, on_grid in zip(grids, stored, strict=True)]
+    for specs, members in (
+        (STORED_UPDATE_METRICS, stored),
+        (MASTER_UPDATE_METRICS, rounded),
+        (SHARED_UPDATE_METRICS, [True] * len(rows)),  # last: in a mixed plan these are of both kinds
+    ):
+        if any(members):
+            mine = [row if member else None for row, member in zip(rows, members, strict=True)]
+            pooled = pool(UPDATE_COLUMNS, [r for r, member in zip(read[0], members, strict=True) if member])
+            measured.add(specs, pooled, [*mine, *[None] * (layer_count - len(mine))])
+    if update.stored_stats is not None:
+        unmeasured = [[math.nan] * len(read[-1][0])] * (layer_count - flat.linear_count)
+        measured.add_rounding([*read[-1], *unmeasured], "/stored_weights")
+    code_rows = [row for table in read[1 : 1 + len(code_tables)] for row in table]
+    for role, kind in (("stored_weights", True), ("weights", False)):
+        by_layer = {i: row for i, row in zip(code_layers, code_rows, strict=True) if stored[i] == kind}
+        if by_layer:
+            _add_code_use(measured, by_layer, layer_count, role)
+
+
+def _grid_values(
+    state: TrainState,
+    result: StepResult,
+    update: CandidateUpdate,
+    grids: list[Grid | None],
+    stored: list[bool],
+) -> tuple[Tensor, Tensor]:
+    """(before, after) as flat grid values: stored weights, or where a master is kept what it rounds to."""
+    flat = state.flat
+    end = flat.linear_end
+    if update.rounded is not None and all(stored):
+        return flat.values[:end], update.rounded
+    before, after = flat.values[:end].clone(), update.wide[:end].clone()
+    targets = zip(flat.linear_views(before), flat.linear_views(after), strict=True)
+    for layer, (old, new) in enumerate(targets):
+        grid = grids[layer]
+        if stored[layer]:
+            assert update.stored is not None
+            new.copy_(update.stored[layer])
+        elif grid is not None:
+            old.copy_(result.rounded_weights[layer])
+            round_to_grid(new, *grid, out=new)
+    return before, after
+
+
+def _code_use(values: Sequence[Tensor], grids: Sequence[Grid | None]) -> tuple[list[int], list[Tensor]]:
+    """Layers with a grid of at most 8 bits, and their code-use rows, one table per format in layer order."""
+    by_format: dict[FP8Format, list[int]] = {}
+    for index, grid in enumerate(grids):
+        if grid is not None and grid[0].width <= 8:
+            by_format.setdefault(grid[0], []).append(index)
+    tables = []
+    for fmt, indices in by_format.items():
+        scales = [grids[i][1] for i in indices]  # type: ignore[index]
+        tables.append(measure_code_use(grid_histograms([values[i] for i in indices], fmt, scales), fmt))
+    return [index for indices in by_format.values() for index in indices], tables
+
+
+def _add_code_use(measured: Measurements, rows: dict[int, list[float]], layer_count: int, role: str) -> None:
+    values = {
+        layer: evaluate(CODE_USE_METRICS, dict(zip(CODE_USE_COLUMNS, row, strict=True)))
+        for layer, row in rows.items()
+    }
+    for spec in CODE_USE_METRICS:
+        column = {layer: entry[spec.name] for layer, entry in values.items()}
+        measured.put_layers(f"{spec.name}/{role}", column, layer_count)
+        # Histograms on different scales do not add up: the run-wide value is the mean over the layers.
+        known = [value for value in column.values() if value is not None]
+        if known:
+            measured.metrics[f"{spec.name}/{role}"] = sum(known) / len(known)
+
+
+def interval_diagnostics(
+    state: TrainState,
+    result: StepResult,
+    update: CandidateUpdate,
+    monitors: Monitors,
+    measured: Measurements,
+    census: CodeCensus,
+) -> None:
+    """The heavy measurements of every ``diagnostic_interval`` steps, on the weights before the update."""
+    config, flat, layer_count = state.config, state.flat, len(state.layers)
+    grids = weight_grids(state, result)
+    columns: dict[str, list[Value]] = {}
+
+    def put(layer: int, values: dict[str, Value]) -> None:
+        for name, value in values.items():
+            columns.setdefault(name, [None] * layer_count)[layer] = value
+
+    weights, wide = flat.linear_views(flat.values), flat.linear_views(update.wide)
+    gradients = flat.linear_views(result.gradient)
+    for layer, grid in enumerate(grids):
+        if grid is None:
+            continue
+        w = weights[layer]
+        if state.stored_format(layer) is not None and update.learning_rate > 0:
+            beta1 = config.optimizer.betas[0]
+            expected = predicted_stall_rate(w, *grid, update.learning_rate, beta1)
+            put(layer, {"predicted_stall_rate": float(expected)})
+        if config.log_stiffness:
+            put(layer, measure_stiffness(w, gradients[layer], wide[layer] - w, *grid))
+        if config.log_grid_alignment:
+            put(layer, measure_grid_alignment(w, *grid))
+        if config.log_ulp:
+            after = wide[layer] if update.stored is None else update.stored[layer]
+            put(layer, measure_ulp(w, after, *grid))
+        if update.stored is not None and state.stored_format(layer) is not None:
+            census.count_stored(layer, update.stored[layer], *grid)
+    if monitors.persistence is not None:
+        gaps = torch.full_like(flat.values[: flat.linear_end], torch.nan)
+        for grid, w, gap in zip(grids, weights, flat.linear_views(gaps), strict=True):
+            if grid is not None:
+                gap.copy_(stiffness(w, *grid))
+        for layer, rate in enumerate(monitors.persistence.rates(gaps).tolist()):
+            if state.stored_format(layer) is not None:
+                put(layer, {"persistent_stall_rate": rate})
+    if monitors.regions is not None:
+        shares, stuck = monitors.regions.layer_fractions().tolist(), monitors.regions.row_counts().tolist()
+        for layer, (share, count) in enumerate(zip(shares, stuck, strict=True)):
+            if not math.isnan(share):
+                put(layer, {"zero_update_region_fraction": share, "zero_update_rows": count})
+    for name, column in columns.items():
+        measured.layers[name] = column
+        known = [
+            (value, view.numel()) for value, view in zip(column, weights, strict=False) if value is not None
+        ]
+        if not known:
+            continue
+        if name.endswith("_max"):
+            measured.metrics[name] = max(value for value, _ in known)
+        elif name == "zero_update_rows":
+            measured.metrics[name] = sum(value for value, _ in known)
+        else:
+            measured.metrics[name] = sum(value * size for value, size in known) / sum(
+                size for _, size in known
+            )
+
+
+def add_rescale_flips(state: TrainState, flips: dict[int, float], measured: Measurements) -> None:
+    """Add the share of weights that new scales re-encoded: of each re-scaled layer, and of all."""
+    flat = state.flat
+    measured.put_layers("rescale_flip_rate", flips, len(state.layers))
+    sizes = [view.numel() for view in flat.linear_views(flat.values)]
+    measured.metrics["rescale_flip_rate"] = sum(rate * sizes[i] for i, rate in flips.items()) / sum(sizes)

@@ -1,0 +1,93 @@
+"""Recovered fraction, perplexity, verdict and cause over plain numbers."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from altgrad_cli.metrics.verdict import Evidence, find_cause, judge, perplexity, recovered_fraction
+
+
+def test_recovered_fraction():
+    assert recovered_fraction(2.5, frozen=3.0, fp32=2.0) == 0.5
+    assert recovered_fraction(2.0, frozen=3.0, fp32=2.0) == 1.0
+    assert recovered_fraction(3.5, frozen=3.0, fp32=2.0) == -0.5
+    assert recovered_fraction(2.5, frozen=2.0, fp32=2.0) is None
+    assert recovered_fraction(2.5, frozen=math.nan, fp32=2.0) is None
+    assert math.isnan(recovered_fraction(math.nan, frozen=3.0, fp32=2.0))
+    assert recovered_fraction(math.inf, frozen=3.0, fp32=2.0) == -math.inf
+
+
+def test_perplexity():
+    assert perplexity(0.0) == 1.0
+    assert perplexity(math.log(50)) == pytest.approx(50)
+    assert perplexity(1e6) == math.inf
+    assert perplexity(math.inf) == math.inf
+    assert math.isnan(perplexity(math.nan))
+
+
+@pytest.mark.parametrize(
+    "rho, grade, borderline",
+    [
+        (1.08, "trained", False),
+        (0.95, "trained", True),
+        (0.9, "trained", True),
+        (0.89, "degraded", True),
+        (0.7, "degraded", False),
+        (0.5, "degraded", True),
+        (0.49, "failed", True),
+        (0.2, "failed", False),
+        (-1.0, "failed", False),
+        (math.nan, "failed", False),
+        (-math.inf, "failed", False),
+    ],
+)
+def test_grades_and_their_edges(rho, grade, borderline):
+    verdict = judge(rho, Evidence())
+    assert (verdict.grade, verdict.borderline, verdict.suspected) == (grade, borderline, False)
+    assert verdict.cause == (None if grade == "trained" else "unexplained")
+
+
+def test_nonfinite_fails_whatever_rho_says():
+    verdict = judge(0.95, Evidence(nonfinite=True))
+    assert (verdict.grade, verdict.cause, verdict.borderline) == ("failed", "nonfinite", False)
+
+
+def test_without_a_control_the_grade_is_open_and_the_cause_suspected():
+    verdict = judge(None, Evidence(median_transfer=0.01))
+    assert (verdict.grade, verdict.cause, verdict.suspected) == (None, "stalled", True)
+    verdict = judge(None, Evidence(median_transfer=0.99))
+    assert (verdict.grade, verdict.cause, verdict.suspected) == (None, None, False)
+
+
+ALL_AT_ONCE = {
+    "nonfinite": {"nonfinite": True},
+    "diverged": {"diverged": True},
+    "underflowed": {"underflow": {"gradients": 0.5}},
+    "saturated": {"overflow": {"activations": 0.1}},
+    "stalled": {"median_transfer": 0.3},
+}
+
+
+def test_the_first_cause_that_holds_is_named():
+    evidence = {}
+    for cause, signs in reversed(ALL_AT_ONCE.items()):
+        evidence |= signs
+        assert find_cause(Evidence(**evidence)) == cause
+
+
+@pytest.mark.parametrize(
+    "signs, cause",
+    [
+        ({"underflow": {"gradients": 0.49, "weights": None}}, "unexplained"),
+        ({"stored_zero_share": 0.5}, "underflowed"),
+        ({"overflow": {"activations": 0.09}}, "unexplained"),
+        ({"median_transfer": 0.31}, "slowed"),
+        ({"median_transfer": 0.6}, "slowed"),
+        ({"median_transfer": 0.61}, "unexplained"),
+        ({"median_transfer": None}, "unexplained"),
+    ],
+)
+def test_edges_of_the_causes(signs, cause):
+    assert find_cause(Evidence(**signs)) == cause

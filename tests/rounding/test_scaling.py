@@ -1,0 +1,133 @@
+"""Scales against their equations."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from altgrad_cli.errors import UsageError
+from altgrad_cli.formats import parse_format
+from altgrad_cli.rounding.scaling import (
+    AmaxHistory,
+    compute_scale,
+    current_scale,
+    round_up_to_power_of_two,
+    scale_for,
+    stored_weight_scale,
+)
+
+E5M2, E3M4, E7M0 = (parse_format(name) for name in ("E5M2", "E3M4", "E7M0"))
+
+
+@pytest.mark.parametrize("amax", [1e-10, 0.02, 1.0, 57344.0, 3e38])
+def test_an_exact_scale_is_amax_over_the_maximum(amax: float) -> None:
+    assert compute_scale(amax, E5M2) == amax / 57344
+    assert compute_scale(torch.tensor(amax, dtype=torch.float64), E3M4) == amax / 124
+
+
+def test_below_the_floor_the_scale_is_the_floor_itself() -> None:
+    assert compute_scale(0.0, E5M2) == 1e-10
+    assert compute_scale(9.99e-11, E7M0) == 1e-10
+
+
+@pytest.mark.parametrize("amax", [math.nan, math.inf, -1.0])
+def test_no_scale_follows_from_a_broken_amax(amax: float) -> None:
+    with pytest.raises(UsageError, match="amax"):
+        compute_scale(amax, E5M2)
+
+
+@given(st.floats(min_value=1e-30, max_value=1e30))
+def test_rounding_up_to_a_power_of_two(scale: float) -> None:
+    rounded = round_up_to_power_of_two(scale)
+    assert math.frexp(rounded)[0] == 0.5
+    assert rounded / 2 < scale <= rounded
+
+
+@given(st.floats(min_value=1e-6, max_value=1e6), st.sampled_from([0.5, 1.0, 2.0, 8.0]))
+def test_a_power_of_two_scale_never_lets_its_own_amax_overflow(amax: float, margin: float) -> None:
+    scale = scale_for(amax, E3M4, power_of_two=True, margin=1.0)
+    assert amax / scale <= 124
+    assert scale_for(amax, E3M4, margin=margin) == margin * scale
+    assert scale_for(amax, E3M4, power_of_two=False, margin=margin) == amax / 124 * margin
+
+
+def test_the_current_scale_is_that_of_the_largest_finite_magnitude() -> None:
+    x = torch.tensor([[0.5, -3.0], [1.0, 0.0]])
+    assert current_scale(x, E3M4, power_of_two=False) == 3 / 124
+    assert current_scale(x, E3M4) == 2.0**-5
+    broken = torch.cat([x.flatten(), torch.tensor([math.nan, math.inf])])
+    assert current_scale(broken, E3M4) == 2.0**-5
+    assert current_scale(torch.full((2,), math.nan), E3M4, power_of_two=False) == 1e-10
+    assert current_scale(torch.empty(0), E3M4, power_of_two=False) == 1e-10
+
+
+def test_the_device_form_of_the_current_scale_agrees() -> None:
+    """The meta device shows that nothing is read back; a float64 loop shows the numbers."""
+    from altgrad_cli.rounding.scaling import scale_on_device
+
+    assert scale_on_device(torch.empty(3, device="meta"), E3M4, power_of_two=True, margin=1.0).shape == ()
+    for values in ([0.5, -3.0], [math.nan, 7.0], [0.0], [math.inf], [1e-20], [124.0], [1.0]):
+        x = torch.tensor(values)
+        for power_of_two in (True, False):
+            expected = current_scale(x, E3M4, power_of_two=power_of_two, margin=2.0)
+            scale = scale_on_device(x, E3M4, power_of_two=power_of_two, margin=2.0)
+            assert float(scale) == float(torch.tensor(expected, dtype=torch.float32))
+
+
+def test_the_history_keeps_the_largest_of_the_last_entries() -> None:
+    history = AmaxHistory(3)
+    assert history.get_amax() == 0.0
+    for value in (5.0, 1.0, 2.0):
+        history.update(value)
+    assert history.get_amax() == 5.0
+    history.update(torch.tensor([-1.5, 0.5]))
+    assert history.get_amax() == 2.0
+    assert history.values == [1.0, 2.0, 1.5]
+
+
+def test_a_non_finite_amax_never_enters_a_history() -> None:
+    history = AmaxHistory(2)
+    for value in (1.0, math.inf, torch.tensor([math.nan, 3.0]), torch.tensor(-math.inf)):
+        history.update(value)
+    assert history.values == [1.0]
+
+
+def test_a_history_survives_a_checkpoint_as_plain_numbers() -> None:
+    history, other = AmaxHistory(4), AmaxHistory(4)
+    for value in range(6):
+        history.update(float(value))
+    other.values = list(history.values)
+    for each in (history, other):
+        each.update(1.0)
+    assert history.values == other.values == [3.0, 4.0, 5.0, 1.0]
+    assert len(other) == 4
+    other.clear()
+    assert len(other) == 0
+
+
+def test_a_history_needs_room() -> None:
+    with pytest.raises(UsageError):
+        AmaxHistory(0)
+
+
+def test_stored_weights_keep_their_scale_until_it_no_longer_fits() -> None:
+    fresh = stored_weight_scale(1.0, E3M4, None)
+    assert fresh == 2.0 ** math.ceil(math.log2(1.25 / 124))
+    assert stored_weight_scale(124 * fresh, E3M4, fresh) == fresh
+    assert stored_weight_scale(125.9 * fresh, E3M4, fresh) == fresh  # still rounds to the maximum
+    assert stored_weight_scale(126 * fresh, E3M4, fresh) == 2 * fresh
+    assert stored_weight_scale(31 * fresh, E3M4, fresh) == fresh
+    lowered = stored_weight_scale(30.9 * fresh, E3M4, fresh)
+    assert lowered == fresh / 2
+    assert stored_weight_scale(30.9 * fresh, E3M4, lowered) == lowered  # and does not swing back
+    assert stored_weight_scale(math.nan, E3M4, fresh) == fresh
+    assert stored_weight_scale(0.0, E3M4, fresh) == fresh
+
+
+def test_e7m0_is_stored_unscaled() -> None:
+    assert stored_weight_scale(0.02, E7M0, None) == 1.0
+    assert stored_weight_scale(1e9, E7M0, 1.0) == 1.0

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from altgrad_cli.errors import UsageError
+from altgrad_cli.runs.log import cut_after, has_ended, read_lines
+
+
+def _write(run_dir: Path, lines: list[dict[str, object]], tail: str = "") -> Path:
+    run_dir.mkdir(exist_ok=True)
+    path = run_dir / "events.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + tail)
+    return path
+
+
+STEPS: list[dict[str, object]] = [
+    {"event": "run_started", "step": 0},
+    {"event": "step", "step": 1},
+    {"event": "step", "step": 2},
+    {"event": "checkpoint", "step": 2},
+    {"event": "step", "step": 3},
+    {"event": "run_ended", "step": 3},
+]
+
+
+def test_lines_come_in_order(tmp_path: Path) -> None:
+    _write(tmp_path, STEPS)
+    assert list(read_lines(tmp_path)) == STEPS
+
+
+@pytest.mark.parametrize("length", range(1, 30))
+def test_a_torn_last_line_is_passed_over_wherever_it_is_torn(tmp_path: Path, length: int) -> None:
+    torn = json.dumps({"event": "step", "step": 4, "metrics": {}})[:length]
+    _write(tmp_path, STEPS[:3], torn)
+    assert list(read_lines(tmp_path)) == STEPS[:3]
+    assert not has_ended(tmp_path)
+
+
+def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
+    path = _write(tmp_path, STEPS[:2])
+    path.write_text(path.read_text() + "{broken\n" + json.dumps(STEPS[2]) + "\n")
+    with pytest.raises(UsageError, match="damaged line 3"):
+        list(read_lines(tmp_path))
+
+
+def test_no_log_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no events"):
+        list(read_lines(tmp_path))
+
+
+@pytest.mark.parametrize(("step", "kept"), [(-1, 0), (0, 1), (1, 2), (2, 4), (3, 5), (9, 5)])
+def test_cutting_leaves_what_was_true_at_the_step(tmp_path: Path, step: int, kept: int) -> None:
+    path = _write(tmp_path, STEPS, '{"event": "st')
+    size = cut_after(path, step)
+    assert path.stat().st_size == size
+    assert list(read_lines(tmp_path)) == STEPS[:kept]
+
+
+def test_cutting_no_log_is_nothing(tmp_path: Path) -> None:
+    assert cut_after(tmp_path / "events.jsonl", 3) == 0
+    assert not (tmp_path / "events.jsonl").exists()
+
+
+def test_a_run_has_ended_only_with_its_last_event(tmp_path: Path) -> None:
+    assert not has_ended(tmp_path)
+    _write(tmp_path, STEPS[:-1])
+    assert not has_ended(tmp_path)
+    _write(tmp_path, STEPS)
+    assert has_ended(tmp_path)
+    _write(tmp_path, [])
+    assert not has_ended(tmp_path)

@@ -1,0 +1,303 @@
+"""The quantised linear layer: its three products against operands rounded by somebody else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import gfloat
+import pytest
+import torch
+from gfloat.formats import format_info_ocp_e4m3, format_info_ocp_e5m2
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from altgrad_cli.config.precision import (
+    OPERAND_ROLES,
+    LayerPrecision,
+    PrecisionPlan,
+    Role,
+    ScalingConfig,
+)
+from altgrad_cli.formats import parse_format
+from altgrad_cli.rounding.quantize import STATS
+from altgrad_cli.surgery.linear import OperandRounding, PassSlot, QuantizedLinear, number_layers
+
+BATCH, TIME, WIDTH_IN, WIDTH_OUT = 3, 5, 24, 40
+COUNT, AMAX, OVERFLOW = (STATS.index(name) for name in ("count", "amax", "overflow"))
+
+
+def plan_for(format_name: str, roles: tuple[Role, ...] = OPERAND_ROLES, **options: bool) -> PrecisionPlan:
+    fmt = parse_format(format_name)
+    layer = LayerPrecision("layer", tuple((role, fmt) for role in roles), "none")
+    flags = {"frozen_blocks": False, "stochastic_update": False, "stochastic_operands": False} | options
+    return PrecisionPlan((layer,), **flags)
+
+
+def rounding_for(plan: PrecisionPlan, scale: float | None = 1.0, **options: object) -> OperandRounding:
+    return OperandRounding(plan, ScalingConfig(), [[scale] * 3], **options)  # type: ignore[arg-type]
+
+
+def operands(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """X (B, T, in), W (out, in) and dY (B, T, out), of sizes that reach subnormals of an unscaled format."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(BATCH, TIME, WIDTH_IN, generator=generator)
+    w = torch.randn(WIDTH_OUT, WIDTH_IN, generator=generator) * 0.05
+    dy = torch.randn(BATCH, TIME, WIDTH_OUT, generator=generator) * 1e-3
+    return x, w, dy
+
+
+def products(
+    rounding: OperandRounding | None, x: Tensor, w: Tensor, dy: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Y, dX, dW of the layer."""
+    slot = PassSlot()
+    layer = QuantizedLinear(WIDTH_IN, WIDTH_OUT, slot)
+    number_layers(nn.Sequential(layer))
+    layer.weight.data.copy_(w)
+    x = x.clone().requires_grad_()
+    if rounding is None:
+        y = layer(x)
+        dx, dw = torch.autograd.grad(y, (x, layer.weight), dy)
+        return y.detach(), dx, dw
+    with slot.use(rounding):
+        y = layer(x)
+        dx, dw = torch.autograd.grad(y, (x, layer.weight), dy)
+    return y.detach(), dx, dw
+
+
+def loop_products(x: Tensor, w: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Y = X W^T, dX = dY W, dW = dY^T X, element by element in float64."""
+    rows = x.flatten(0, -2).double().tolist()
+    weight, grads = w.double().tolist(), dy.flatten(0, -2).double().tolist()
+    y = [[sum(a * b for a, b in zip(row, out, strict=True)) for out in weight] for row in rows]
+    dx = [[sum(g[o] * weight[o][i] for o in range(WIDTH_OUT)) for i in range(WIDTH_IN)] for g in grads]
+    dw = [
+        [sum(g[o] * row[i] for g, row in zip(grads, rows, strict=True)) for i in range(WIDTH_IN)]
+        for o in range(WIDTH_OUT)
+    ]
+    shape = (BATCH, TIME)
+    return (
+        torch.tensor(y, dtype=torch.float64).view(*shape, -1),
+        torch.tensor(dx, dtype=torch.float64).view(*shape, -1),
+        torch.tensor(dw, dtype=torch.float64),
+    )
+
+
+def relative_error(got: Tensor, want: Tensor) -> float:
+    return float((got.double() - want).norm() / want.norm())
+
+
+def by_gfloat(info: object) -> Callable[[Tensor], Tensor]:
+    def rounded(x: Tensor) -> Tensor:
+        values = [gfloat.round_float(info, v, sat=True) for v in x.double().flatten().tolist()]
+        return torch.tensor(values, dtype=torch.float32).view(x.shape)
+
+    return rounded
+
+
+ORACLES: dict[str, Callable[[Tensor], Tensor]] = {
+    "E5M2": by_gfloat(format_info_ocp_e5m2),
+    "E4M3": by_gfloat(format_info_ocp_e4m3),
+    "BF16": lambda x: x.to(torch.bfloat16).float(),
+    "FP16": lambda x: x.to(torch.float16).float(),
+}
+
+
+@pytest.mark.parametrize("name", ORACLES)
+def test_three_products_equal_a_loop_over_rounded_operands(name: str) -> None:
+    x, w, dy = operands()
+    rounded = ORACLES[name]
+    measured = products(rounding_for(plan_for(name)), x, w, dy)
+    expected = loop_products(rounded(x), rounded(w), rounded(dy))
+    for got, want in zip(measured, expected, strict=True):
+        assert relative_error(got, want) < 1e-6
+    plain = loop_products(x, w, dy)
+    for got, want in zip(measured, plain, strict=True):
+        assert relative_error(got, want) > 1e-4, "the rounding must be visible"
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("BF16", torch.bfloat16), ("E5M2", torch.float8_e5m2), ("E4M3", torch.float8_e4m3fn)],
+)
+@pytest.mark.parametrize("seed", range(4))
+def test_products_are_those_of_torchs_own_casts_bit_for_bit(name: str, dtype: torch.dtype, seed: int) -> None:
+    x, w, dy = operands(seed)
+    q = [tensor.to(dtype).float() for tensor in (x, w, dy)]
+    y, dx, dw = products(rounding_for(plan_for(name)), x, w, dy)
+    assert torch.equal(y, F.linear(q[0], q[1]))
+    assert torch.equal(dx, q[2] @ q[1])
+    assert torch.equal(dw, q[2].flatten(0, 1).T @ q[0].flatten(0, 1))
+
+
+def test_bf16_products_are_those_of_the_reference_layer() -> None:
+    """The same against autograd: a float32 nn.Linear fed with bfloat16 values."""
+    x, w, dy = operands(9)
+    reference = nn.Linear(WIDTH_IN, WIDTH_OUT, bias=False)
+    reference.weight.data.copy_(w.bfloat16().float())
+    leaf = x.bfloat16().float().requires_grad_()
+    expected = reference(leaf)
+    expected.backward(dy.bfloat16().float())
+    y, dx, dw = products(rounding_for(plan_for("BF16")), x, w, dy)
+    assert torch.equal(y, expected.detach())
+    torch.testing.assert_close(dx, leaf.grad, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(dw, reference.weight.grad, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("role", OPERAND_ROLES)
+def test_each_role_rounds_its_own_operand_and_no_other(role: Role) -> None:
+    x, w, dy = operands()
+    cast = lambda tensor: tensor.to(torch.float8_e5m2).float()  # noqa: E731
+    qw, qx, qg = (
+        cast(tensor) if role == name else tensor
+        for name, tensor in zip(OPERAND_ROLES, (w, x, dy), strict=True)
+    )
+    y, dx, dw = products(rounding_for(plan_for("E5M2", (role,))), x, w, dy)
+    assert torch.equal(y, F.linear(qx, qw))
+    assert torch.equal(dx, qg @ qw)
+    assert torch.equal(dw, qg.flatten(0, 1).T @ qx.flatten(0, 1))
+
+
+def test_without_roles_the_layer_is_a_plain_linear_layer() -> None:
+    x, w, dy = operands()
+    bypassed = products(rounding_for(plan_for("E5M2", ())), x, w, dy)
+    outside = products(None, x, w, dy)
+    for one, other in zip(bypassed, outside, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-8)
+
+
+def test_a_power_of_two_scale_shifts_the_grid() -> None:
+    x, w, dy = operands()
+    scale = 2.0**-9
+    y, dx, _ = products(rounding_for(plan_for("E4M3"), scale), x, w, dy)
+    q = [(tensor / scale).clamp(-448, 448).to(torch.float8_e4m3fn).float() * scale for tensor in (x, w, dy)]
+    assert torch.equal(y, F.linear(q[0], q[1]))
+    assert torch.equal(dx, q[2] @ q[1])
+
+
+def test_a_missing_scale_is_taken_from_the_tensor_and_rounded_up_to_a_power_of_two() -> None:
+    x, w, dy = operands()
+    rounding = rounding_for(plan_for("E5M2"), None)
+    products(rounding, x, w, dy)
+    for role, tensor in zip(range(3), (w, x, dy), strict=True):
+        exact = float(tensor.abs().max()) / 57344
+        scale = rounding.scales_used[0, role]
+        assert float(scale).hex().startswith("0x1.0000000000000p")
+        assert exact <= scale < 2 * exact
+
+
+def test_statistics_are_counted_where_rounding_happens() -> None:
+    x, w, dy = operands()
+    w[0, 0], w[1, 1] = 61439.0, -61440.0  # E5M2 overflows from 61440 on, clips above 57344
+    rounding = rounding_for(plan_for("E5M2", ("weights", "gradients")), count="all")
+    products(rounding, x, w, dy)
+    assert rounding.stats is not None
+    weights, activations, gradients = rounding.stats[0]
+    assert weights[COUNT] == w.numel()
+    assert weights[AMAX] == 61440
+    assert weights[OVERFLOW] == 1
+    assert activations.isnan().all(), "what was not rounded was not measured"
+    assert gradients[COUNT] == dy.numel()
+    assert gradients[AMAX] == dy.abs().max().double()
+
+
+def test_a_pass_that_counts_only_extremes_gives_the_same_products() -> None:
+    x, w, dy = operands()
+    everything = rounding_for(plan_for("E5M2"), count="all")
+    little = rounding_for(plan_for("E5M2"), count="extremes")
+    for ours, theirs in zip(products(everything, x, w, dy), products(little, x, w, dy), strict=True):
+        assert torch.equal(ours, theirs)
+    assert everything.stats is not None and little.stats is not None
+    assert torch.equal(everything.stats[..., AMAX], little.stats[..., AMAX])
+    assert little.stats[..., COUNT].isnan().all()
+
+
+def test_the_rounded_gradient_of_one_layer_does_not_outlive_its_products() -> None:
+    # Q(dY) lives in memory that the next layer's takes over; what came of it must not.
+    x, w, dy = operands()
+    rounding = rounding_for(plan_for("E5M2"))
+    first = products(rounding, x, w, dy)
+    kept = [tensor.clone() for tensor in first]
+    products(rounding, x, w, -3 * dy)
+    for tensor, before in zip(first, kept, strict=True):
+        assert torch.equal(tensor, before)
+
+
+def test_a_layer_left_alone_has_the_bits_of_its_three_products() -> None:
+    x, w, dy = operands()
+    nothing = plan_for("E5M2", ())
+    seen: list[int] = []
+    tapped = rounding_for(nothing, tap=lambda layer, role, operand: seen.append(layer) or operand)
+    assert rounding_for(nothing).leaves_alone(0) and not tapped.leaves_alone(0)
+    for left, through in zip(
+        products(rounding_for(nothing), x, w, dy), products(tapped, x, w, dy), strict=True
+    ):
+        assert torch.equal(left, through)
+    assert len(seen) == 3
+
+
+def test_the_weight_kept_for_the_backward_pass_is_the_rounded_one() -> None:
+    x, w, dy = operands()
+    rounding = rounding_for(plan_for("E5M2", ("weights",)))
+    products(rounding, x, w, dy)
+    assert torch.equal(rounding.rounded_weights[0], w.to(torch.float8_e5m2).float())
+
+
+def test_ieee_overflow_gives_inf_and_saturation_the_maximum() -> None:
+    x, w, dy = operands()
+    w[0, 0] = 1e6
+    saturated = rounding_for(plan_for("E5M2"))
+    products(saturated, x, w, dy)
+    overflowing = rounding_for(plan_for("E5M2"), overflow="ieee")
+    products(overflowing, x, w, dy)
+    assert saturated.rounded_weights[0][0, 0] == 57344
+    assert overflowing.rounded_weights[0][0, 0] == torch.inf
+
+
+def test_nan_stays_nan_through_all_three_products() -> None:
+    x, w, dy = operands()
+    x[0, 0, 0] = torch.nan
+    for name in ("E7M0", "E0M7", "E5M2"):
+        y, dx, dw = products(rounding_for(plan_for(name)), x, w, dy)
+        assert y[0, 0].isnan().all() and not y[0, 1:].isnan().any()
+        assert dw[:, 0].isnan().all()
+        assert not dx.isnan().any()
+
+
+def test_a_tap_sees_every_operand_before_rounding_and_may_replace_it() -> None:
+    x, w, dy = operands()
+    seen: list[tuple[int, Role]] = []
+
+    def tap(layer: int, role: Role, operand: Tensor) -> Tensor:
+        seen.append((layer, role))
+        return torch.zeros_like(operand) if role == "activations" else operand
+
+    y, dx, dw = products(rounding_for(plan_for("E5M2"), tap=tap), x, w, dy)
+    assert seen == [(0, "weights"), (0, "activations"), (0, "gradients")]
+    assert not y.any() and not dw.any() and dx.any()
+
+
+def test_stochastic_operands_follow_their_generator_and_evaluation_rounds_to_nearest() -> None:
+    x, w, dy = operands()
+    plan = plan_for("E5M2", stochastic_operands=True)
+    runs = [
+        products(rounding_for(plan, generator=torch.Generator().manual_seed(seed)), x, w, dy)[0]
+        for seed in (1, 1, 2)
+    ]
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])
+    evaluated = products(rounding_for(plan, deterministic=True), x, w, dy)[0]
+    assert torch.equal(evaluated, products(rounding_for(plan_for("E5M2")), x, w, dy)[0])
+
+
+def test_the_slot_is_given_back_after_an_error() -> None:
+    slot = PassSlot()
+    with pytest.raises(RuntimeError, match="planned"), slot.use(rounding_for(plan_for("E5M2"))):
+        raise RuntimeError("planned")
+    assert slot.rounding is None
+
+
+def test_layers_are_numbered_in_execution_order() -> None:
+    slot = PassSlot()
+    network = nn.Sequential(QuantizedLinear(2, 3, slot), nn.GELU(), QuantizedLinear(3, 4, slot))
+    assert [(name, layer.index) for name, layer in number_layers(network)] == [("0", 0), ("2", 1)]

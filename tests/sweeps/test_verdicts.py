@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from altgrad_cli.runs.record import read_run
+from altgrad_cli.sweeps.verdicts import as_reference, judge_run, recovered_fractions
+from tests.sweeps.conftest import WriteLog
+
+FP32, FROZEN = {1: 2.8, 2: 2.4, 3: 2.0}, {1: 3.0, 2: 2.8, 3: 2.6}
+
+
+@pytest.fixture
+def judged(write_log: WriteLog):  # type: ignore[no-untyped-def]
+    def judge(**log: object):  # type: ignore[no-untyped-def]
+        fp32 = read_run(write_log("fp32", validation=FP32))
+        frozen = read_run(write_log("frozen", validation=FROZEN))
+        return judge_run(read_run(write_log("arm", **log)), fp32, frozen)
+
+    return judge
+
+
+def test_rho_is_taken_at_the_last_common_step_and_says_which(judged) -> None:  # type: ignore[no-untyped-def]
+    judgement = judged(validation={2: 2.6}, losses=[3.0, 2.9])
+    assert judgement.step == 2
+    assert judgement.rho == pytest.approx((2.8 - 2.6) / (2.8 - 2.4))
+
+
+def test_rho_at_every_common_step(write_log: WriteLog) -> None:
+    fp32, frozen = (
+        read_run(write_log("fp32", validation=FP32)),
+        read_run(write_log("frozen", validation=FROZEN)),
+    )
+    run = read_run(write_log("arm", validation={1: 2.9, 3: 2.3}))
+    assert recovered_fractions(run, fp32, frozen) == [(1, pytest.approx(0.5)), (3, pytest.approx(0.5))]
+
+
+@pytest.mark.parametrize(
+    ("loss", "grade"),
+    [(2.0, "trained"), (2.05, "trained"), (2.12, "degraded"), (2.5, "failed"), ("NaN", "failed")],
+)
+def test_the_grade_follows_rho(judged, loss: object, grade: str) -> None:  # type: ignore[no-untyped-def]
+    assert judged(validation={3: loss}).verdict.grade == grade
+
+
+def test_without_a_control_the_grade_is_open_and_the_cause_suspected(write_log: WriteLog) -> None:
+    run = read_run(write_log("arm", validation={3: 2.6}, metrics={"update_transfer": [0.01] * 3}))
+    judgement = judge_run(run, None, None)
+    assert judgement.verdict.grade is None
+    assert judgement.rho is None
+    assert (judgement.verdict.cause, judgement.verdict.suspected) == ("stalled", True)
+
+
+@pytest.mark.parametrize(
+    ("log", "cause"),
+    [
+        ({"outcome": "collapsed", "collapse": {"class": "nonfinite", "step": 3}}, "nonfinite"),
+        ({"metrics": {"underflow_rate/gradients": [0.4, 0.6, 0.8]}}, "underflowed"),
+        ({"metrics": {"zero_share/stored_weights": [0.9, 0.9, 0.9]}}, "underflowed"),
+        ({"metrics": {"overflow_rate/activations": [0.3, 0.3, 0.3]}}, "saturated"),
+        ({"metrics": {"update_transfer": [0.9, 0.2, 0.1]}}, "stalled"),
+        ({"metrics": {"update_transfer": [0.9, 0.5, 0.1]}}, "slowed"),
+        ({}, "unexplained"),
+    ],
+)
+def test_the_cause_is_what_was_measured(judged, log: dict[str, object], cause: str) -> None:  # type: ignore[no-untyped-def]
+    assert judged(validation={3: 2.55}, **log).verdict.cause == cause
+
+
+def test_a_run_that_ended_non_finite_before_any_evaluation_has_failed(judged) -> None:  # type: ignore[no-untyped-def]
+    judgement = judged(losses=[3.0], outcome="collapsed", collapse={"class": "nonfinite", "step": 1})
+    assert (judgement.verdict.grade, judgement.verdict.cause) == ("failed", "nonfinite")
+    assert judgement.rho is None
+
+
+def test_a_divergence_counts_only_while_it_lasts(judged) -> None:  # type: ignore[no-untyped-def]
+    raised = {"step": 2, "name": "divergence", "metric": "divergence", "layer": None, "state": "raised"}
+    cleared = raised | {"step": 3, "state": "cleared"}
+    assert judged(validation={3: 2.55}, alerts=[raised]).verdict.cause == "diverged"
+    assert judged(validation={3: 2.55}, alerts=[raised, cleared]).verdict.cause == "unexplained"
+
+
+def test_a_control_is_the_scale_and_not_judged_on_it(write_log: WriteLog) -> None:
+    fp32 = read_run(write_log("fp32", validation=FP32))
+    frozen = read_run(write_log("frozen", validation=FROZEN))
+    judgement = as_reference(judge_run(frozen, fp32, frozen))
+    assert judgement.rho == 0.0
+    assert judgement.verdict.grade is None
+
+
+def test_a_non_finite_control_gives_no_rho(write_log: WriteLog) -> None:
+    fp32 = read_run(write_log("fp32", validation={3: "NaN"}))
+    frozen = read_run(write_log("frozen", validation=FROZEN))
+    judgement = judge_run(read_run(write_log("arm", validation={3: 2.0})), fp32, frozen)
+    assert judgement.rho is None or math.isnan(judgement.rho)
+    assert judgement.verdict.grade is None
