@@ -5,7 +5,7 @@ data         What a user may say about data; everything is checked when it is sa
 field_types  Single values: what a text means for a declared type, and what each type takes, in words
 loading      From a name or a file and ``key=value`` overrides to a checked ``TrainConfig``
 model        The shape of the GPT
-precision    Which tensor of which layer is rounded onto which grid: configuration in, one frozen plan out
+precision    What a user may say about precision: the roles, the regimes, and the settings that name them
 run          Everything a run depends on, as one frozen tree
 yaml_tree    Reads YAML files into one nested dictionary of texts
 """

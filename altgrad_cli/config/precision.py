@@ -1,19 +1,16 @@
-"""Which tensor of which layer is rounded onto which grid: configuration in, one frozen plan out.
+"""What a user may say about precision: the roles, the regimes, and the settings that name them.
 
 A layer has three roles where a linear layer rounds its operands (W, A, G) and one where the optimizer's
 result is stored (M). A regime says which roles take part; rules, in order, make exceptions for layers.
-No torch here: a plan can be made, printed and compared before anything is trained.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
+from dataclasses import dataclass, field
 from typing import Literal
 
-from altgrad_cli.errors import ConfigError, nearest
-from altgrad_cli.formats import FP8Format, parse_format
+from altgrad_cli.errors import ConfigError
+from altgrad_cli.formats import parse_format
 
 Role = Literal["weights", "activations", "gradients", "stored_weights", "optimizer_state"]
 Regime = Literal["fp32", "bf16", "standard", "uniform", "frozen", "postln"]
@@ -34,8 +31,6 @@ REGIME_ROLES: dict[Regime, tuple[Role, ...]] = {
     "uniform": ROLES[:4],
     "postln": ("activations",),
 }
-LAYERNORM_FED = ("*.c_attn", "*.c_fc")
-"""Linear layers whose input is a LayerNorm's output."""
 HEAD = "lm_head"
 FLOAT32_WORDS = ("fp32", "float32", "none")
 """What a rule writes to leave a layer unrounded."""
@@ -102,127 +97,3 @@ class PrecisionConfig:
     def __post_init__(self) -> None:
         if self.head_format.lower() not in FLOAT32_WORDS:
             parse_format(self.head_format)
-
-
-@dataclass(frozen=True, slots=True)
-class LayerPrecision:
-    """The plan for one linear layer; a role absent from ``formats`` stays in float32."""
-
-    name: str
-    formats: tuple[tuple[Role, FP8Format], ...]
-    recipe: Recipe
-
-    def format_of(self, role: Role) -> FP8Format | None:
-        """The grid of ``role``, or None where it stays in float32."""
-        return dict(self.formats).get(role)
-
-
-@dataclass(frozen=True, slots=True)
-class PrecisionPlan:
-    """The plan for the whole network, layer by layer in execution order."""
-
-    layers: tuple[LayerPrecision, ...]
-    frozen_blocks: bool
-    stochastic_update: bool
-    stochastic_operands: bool
-
-    @property
-    def rounds(self) -> bool:
-        """Whether anything is rounded at all."""
-        return any(layer.formats for layer in self.layers)
-
-    @property
-    def stores_weights(self) -> bool:
-        """Whether any layer keeps its weights on the grid (no float32 master copy)."""
-        return any(layer.format_of("stored_weights") for layer in self.layers)
-
-
-def _formats(name: str, roles: Sequence[Role], fmt: FP8Format) -> tuple[tuple[Role, FP8Format], ...]:
-    if name == HEAD:
-        # The head's weight is the token embedding, which keeps its float32 master in every regime.
-        roles = [role for role in roles if role in OPERAND_ROLES]
-    # With the stored weights on the grid, the weight operand is that grid: no second rounding.
-    return tuple((role, fmt) for role in roles if not (role == "weights" and "stored_weights" in roles))
-
-
-def _check_overflow(fmt: FP8Format, overflow: Overflow) -> None:
-    if overflow == "ieee" and not (fmt.has_inf or fmt.has_nan):
-        raise ConfigError(
-            f"precision.overflow = 'ieee' needs a format with inf or nan, and {fmt.describe()} has neither",
-            where="precision.overflow",
-            allowed="saturate",
-            hint="use precision.overflow=saturate, or a dialect with specials such as E3M4:ieee",
-        )
-
-
-def plan_precision(config: PrecisionConfig, format_name: str, layer_names: Sequence[str]) -> PrecisionPlan:
-    """The plan for layers ``layer_names`` with ``format_name`` as the format under study.
-
-    Raises:
-        ConfigError: a rule's pattern matches no layer, or a finite format was asked to overflow to inf.
-    """
-    study_format = parse_format("BF16" if config.regime == "bf16" else format_name)
-    regime_roles = REGIME_ROLES[config.regime] if config.roles is None else config.roles
-    for rule in config.rules:
-        if not any(fnmatchcase(name, rule.pattern) for name in layer_names):
-            close = nearest(rule.pattern, layer_names)
-            raise ConfigError(
-                f"the pattern {rule.pattern!r} matches no layer",
-                where="precision.rules",
-                allowed=", ".join(layer_names),
-                hint=f"did you mean {close!r}?" if close else None,
-            )
-    layers = tuple(_plan_layer(config, study_format, regime_roles, name) for name in layer_names)
-    for layer in layers:
-        for role, fmt in layer.formats:
-            if role in OPERAND_ROLES:
-                _check_overflow(fmt, config.overflow)
-    return PrecisionPlan(
-        layers=layers,
-        frozen_blocks=config.regime == "frozen",
-        stochastic_update=config.rounding != "nearest",
-        stochastic_operands=config.rounding == "stochastic_all",
-    )
-
-
-def _plan_layer(
-    config: PrecisionConfig, study_format: FP8Format, regime_roles: Sequence[Role], name: str
-) -> LayerPrecision:
-    recipe = config.scaling.recipe
-    for rule in config.rules:
-        if fnmatchcase(name, rule.pattern):
-            if rule.format.lower() in FLOAT32_WORDS:
-                return LayerPrecision(name, (), recipe)
-            fmt = parse_format(rule.format)
-            roles = (regime_roles or OPERAND_ROLES) if rule.roles is None else rule.roles
-            if rule.roles is None and fmt.name == "BF16":
-                # "keep this layer in BF16" means field practice: BF16 operands on a float32 master.
-                roles = OPERAND_ROLES
-            return LayerPrecision(
-                name, _formats(name, roles, fmt), rule.scaling or ("none" if fmt.name == "BF16" else recipe)
-            )
-    if name == HEAD:
-        if config.regime in ("fp32", "frozen") or config.head_format.lower() in FLOAT32_WORDS:
-            return LayerPrecision(name, (), "none")
-        return LayerPrecision(name, _formats(name, OPERAND_ROLES, parse_format(config.head_format)), "none")
-    if config.regime == "postln" and not any(fnmatchcase(name, pattern) for pattern in LAYERNORM_FED):
-        return LayerPrecision(name, (), recipe)
-    return LayerPrecision(
-        name, _formats(name, regime_roles, study_format), "none" if study_format.name == "BF16" else recipe
-    )
-
-
-def without_rounding(
-    plan: PrecisionPlan, *, role: Role | None = None, layer: str | None = None
-) -> PrecisionPlan:
-    """The plan with one role, one layer, or that role of that layer left in float32."""
-    layers = tuple(
-        replace(
-            entry,
-            formats=tuple((r, f) for r, f in entry.formats if role is not None and r != role),
-        )
-        if layer in (None, entry.name)
-        else entry
-        for entry in plan.layers
-    )
-    return replace(plan, layers=layers)

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from altgrad_cli.config.precision import OPERAND_ROLES, PrecisionPlan
+from altgrad_cli.config.precision import OPERAND_ROLES
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import AltgradError
 from altgrad_cli.forensics.scene import Scales, Scene, varied
 from altgrad_cli.rounding.quantize import STATS
 from altgrad_cli.subjects.corpus.batches import Batch
+from altgrad_cli.surgery.precision_plan import PrecisionPlan
 from altgrad_cli.training.state import TrainState
 from altgrad_cli.training.step import StepResult, compute_step
 from altgrad_cli.training.tracing import clip_like_engine, largest_overflow_rate

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from altgrad_cli.config.precision import PrecisionPlan, without_rounding
 from altgrad_cli.forensics.scene import Scene
 from altgrad_cli.subjects.corpus.batches import Batch, batch_at
 from altgrad_cli.subjects.gpt.model import cross_entropy
 from altgrad_cli.surgery.linear import OperandRounding
+from altgrad_cli.surgery.precision_plan import PrecisionPlan, without_rounding
 
 _SHOWN_CHARACTERS = 160
 

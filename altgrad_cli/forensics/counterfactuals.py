@@ -8,12 +8,13 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from altgrad_cli.config.precision import ROLES, Recipe, without_rounding
+from altgrad_cli.config.precision import ROLES, Recipe
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import AltgradError, ConfigError
 from altgrad_cli.forensics.attempt import Outcome, attempt
 from altgrad_cli.forensics.scene import Scales, Scene, another_batch, plan_for
 from altgrad_cli.formats import parse_format
+from altgrad_cli.surgery.precision_plan import without_rounding
 from altgrad_cli.training.state import TrainState
 
 Kind = Literal["recorded", "format", "role", "scale", "overflow", "update", "input"]

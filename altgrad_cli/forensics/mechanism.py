@@ -13,10 +13,11 @@ from typing import Any
 
 from torch import Tensor
 
-from altgrad_cli.config.precision import ROLES, PrecisionPlan, Role, without_rounding
+from altgrad_cli.config.precision import ROLES, Role
 from altgrad_cli.forensics.attempt import Outcome, attempt
 from altgrad_cli.forensics.provenance import FirstNonfinite
 from altgrad_cli.forensics.scene import Scene
+from altgrad_cli.surgery.precision_plan import PrecisionPlan, without_rounding
 
 FROZEN_TRANSFER, FAITHFUL_TRANSFER = 0.3, 0.7
 """tau at or below the first is a stalled update, at or above the second a working one."""

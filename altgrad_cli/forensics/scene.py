@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
-from altgrad_cli.config.precision import OPERAND_ROLES, LayerPrecision, PrecisionPlan, plan_precision
+from altgrad_cli.config.precision import OPERAND_ROLES
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import AltgradError, CheckpointError
 from altgrad_cli.forensics.evidence import Evidence
 from altgrad_cli.rounding.scaling import scale_for
 from altgrad_cli.subjects.corpus.batches import Batch, TokenFile
 from altgrad_cli.subjects.corpus.corpus import Corpus, load_corpus
+from altgrad_cli.surgery.precision_plan import LayerPrecision, PrecisionPlan, plan_precision
 from altgrad_cli.training.faults import Faults, resolve_injections
 from altgrad_cli.training.schedule import learning_rate_at
 from altgrad_cli.training.snapshot import batch_from_plain, next_batch, restore_snapshot

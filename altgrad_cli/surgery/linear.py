@@ -19,12 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from altgrad_cli.config.precision import OPERAND_ROLES, Overflow, PrecisionPlan, Role, ScalingConfig
+from altgrad_cli.config.precision import OPERAND_ROLES, Overflow, Role, ScalingConfig
 from altgrad_cli.formats import FP8Format
 from altgrad_cli.rounding.quantize import STATS, round_to_grid
 from altgrad_cli.rounding.scaling import current_scale
 from altgrad_cli.rounding.scratch import workspace
 from altgrad_cli.rounding.statistics import Counters
+from altgrad_cli.surgery.precision_plan import PrecisionPlan
 
 WEIGHTS, ACTIVATIONS, GRADIENTS = range(len(OPERAND_ROLES))
 

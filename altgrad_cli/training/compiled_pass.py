@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from altgrad_cli.config.model import ModelConfig
-from altgrad_cli.config.precision import HEAD, OPERAND_ROLES, Overflow, PrecisionPlan, ScalingConfig
+from altgrad_cli.config.precision import HEAD, OPERAND_ROLES, Overflow, ScalingConfig
 from altgrad_cli.formats import FP8Format
 from altgrad_cli.rounding.compiled import compile_failure
 from altgrad_cli.rounding.constants import is_power_of_two
@@ -34,6 +34,7 @@ from altgrad_cli.rounding.traced_counts import finish_rows, line_count
 from altgrad_cli.subjects.corpus.batches import Batch
 from altgrad_cli.subjects.gpt.model import GPT, Dropout, cross_entropy
 from altgrad_cli.surgery.linear import PassSlot, QuantizedLinear, number_layers
+from altgrad_cli.surgery.precision_plan import PrecisionPlan
 from altgrad_cli.training.state import TrainState
 from altgrad_cli.updates.flat import FlatParameters, flatten
 

@@ -31,13 +31,14 @@ from torch import Tensor
 from altgrad_cli.checkpoints.file import content_hash, plain_copy, write_checkpoint
 from altgrad_cli.checkpoints.retention import anomaly_path
 from altgrad_cli.config.loading import resolve
-from altgrad_cli.config.precision import OPERAND_ROLES, plan_precision
+from altgrad_cli.config.precision import OPERAND_ROLES
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import CheckpointError
 from altgrad_cli.formats import parse_format
 from altgrad_cli.rounding.quantize import encode, round_to_grid
 from altgrad_cli.rounding.scaling import stored_weight_scale
 from altgrad_cli.subjects.corpus.batches import Batch, TokenFile, draw_batch
+from altgrad_cli.surgery.precision_plan import plan_precision
 from altgrad_cli.training.environment import describe_environment
 from altgrad_cli.training.state import TrainState, fresh_scales
 from altgrad_cli.training.streams import fork

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from altgrad_cli.config.precision import HEAD, OPERAND_ROLES, PrecisionPlan, plan_precision
+from altgrad_cli.config.precision import HEAD, OPERAND_ROLES
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import ConfigError
 from altgrad_cli.formats import FP8Format, parse_format
@@ -16,6 +16,7 @@ from altgrad_cli.rounding.quantize import round_to_grid
 from altgrad_cli.rounding.scaling import AmaxHistory, scale_for, stored_weight_scale
 from altgrad_cli.subjects.gpt.model import GPT, initialize
 from altgrad_cli.surgery.linear import PassSlot, QuantizedLinear, number_layers
+from altgrad_cli.surgery.precision_plan import PrecisionPlan, plan_precision
 from altgrad_cli.training.streams import Streams
 from altgrad_cli.updates.adamw import AdamState
 from altgrad_cli.updates.flat import FlatParameters, flatten

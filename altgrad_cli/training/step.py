@@ -16,11 +16,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from altgrad_cli.config.precision import OPERAND_ROLES, PrecisionPlan, without_rounding
+from altgrad_cli.config.precision import OPERAND_ROLES
 from altgrad_cli.rounding.statistics import Counters
 from altgrad_cli.subjects.corpus.batches import Batch
 from altgrad_cli.subjects.gpt.model import cross_entropy
 from altgrad_cli.surgery.linear import Observer, OperandRounding, Scale, Tap
+from altgrad_cli.surgery.precision_plan import PrecisionPlan, without_rounding
 from altgrad_cli.training.compiled_pass import CompiledPass, find_pass
 from altgrad_cli.training.state import TrainState
 from altgrad_cli.training.streams import fork

@@ -18,11 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from altgrad_cli.config.precision import HEAD, OPERAND_ROLES, PrecisionPlan, Role
+from altgrad_cli.config.precision import HEAD, OPERAND_ROLES, Role
 from altgrad_cli.rounding.quantize import STATS, round_to_grid
 from altgrad_cli.rounding.scaling import current_scale
 from altgrad_cli.subjects.corpus.batches import Batch
 from altgrad_cli.surgery.linear import Tap
+from altgrad_cli.surgery.precision_plan import PrecisionPlan
 from altgrad_cli.training.faults import Faults
 from altgrad_cli.training.monitors import clipper_for
 from altgrad_cli.training.schedule import learning_rate_at

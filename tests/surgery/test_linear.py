@@ -11,16 +11,11 @@ from gfloat.formats import format_info_ocp_e4m3, format_info_ocp_e5m2
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from altgrad_cli.config.precision import (
-    OPERAND_ROLES,
-    LayerPrecision,
-    PrecisionPlan,
-    Role,
-    ScalingConfig,
-)
+from altgrad_cli.config.precision import OPERAND_ROLES, Role, ScalingConfig
 from altgrad_cli.formats import parse_format
 from altgrad_cli.rounding.quantize import STATS
 from altgrad_cli.surgery.linear import OperandRounding, PassSlot, QuantizedLinear, number_layers
+from altgrad_cli.surgery.precision_plan import LayerPrecision, PrecisionPlan
 
 BATCH, TIME, WIDTH_IN, WIDTH_OUT = 3, 5, 24, 40
 COUNT, AMAX, OVERFLOW = (STATS.index(name) for name in ("count", "amax", "overflow"))

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from altgrad_cli.config.loading import load_config
-from altgrad_cli.config.precision import plan_precision
 from altgrad_cli.errors import UsageError
+from altgrad_cli.surgery.precision_plan import plan_precision
 from altgrad_cli.sweeps.ablation.restoration import restored
 from altgrad_cli.sweeps.plan import Finding, equivalences, plan_sweep
 from altgrad_cli.sweeps.retries import rank_layers

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from altgrad_cli.config.precision import without_rounding
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.surgery.linear import Tap
+from altgrad_cli.surgery.precision_plan import without_rounding
 from altgrad_cli.training.state import TrainState, build_state
 from altgrad_cli.training.step import compute_step, evaluation_loss, shadow_step
 from tests.training.states import random_batch, take_step

@@ -9,10 +9,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from altgrad_cli.config.precision import without_rounding
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.metrics.shadow import SHADOW_COLUMNS, SHADOW_METRICS, measure_shadow
 from altgrad_cli.metrics.spec import evaluate, pool
+from altgrad_cli.surgery.precision_plan import without_rounding
 from altgrad_cli.training.state import TrainState, build_state
 from altgrad_cli.training.step import compute_step, shadow_step
 from tests.training.states import random_batch, take_step

@@ -6,16 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from altgrad_cli.config.precision import (
-    REGIME_ROLES,
-    LayerPrecision,
-    LayerRule,
-    PrecisionConfig,
-    PrecisionPlan,
-    Role,
-    plan_precision,
-)
+from altgrad_cli.config.precision import REGIME_ROLES, LayerRule, PrecisionConfig, Role
 from altgrad_cli.config.run import TrainConfig
+from altgrad_cli.surgery.precision_plan import LayerPrecision, PrecisionPlan, plan_precision
 from altgrad_cli.sweeps.arms import control_config
 
 

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from altgrad_cli.config.model import ModelConfig
-from altgrad_cli.config.precision import PrecisionConfig, ScalingConfig, plan_precision
+from altgrad_cli.config.precision import PrecisionConfig, ScalingConfig
 from altgrad_cli.errors import ConfigError
 from altgrad_cli.subjects.gpt.model import GPT, Dropout, DropoutSource, cross_entropy, initialize
 from altgrad_cli.surgery.linear import OperandRounding, PassSlot, QuantizedLinear, number_layers
+from altgrad_cli.surgery.precision_plan import plan_precision
 
 SHAPE = ModelConfig(n_layer=2, n_head=4, n_embd=32, block_size=16)
 VOCABULARY = 4096
