@@ -89,7 +89,9 @@ class SweepView:
     def progressed(self, report: Report) -> None:
         """An arm got further, or has a warning."""
         if "warning" in report.details:
-            self.say(f"{report.name}: {report.details['warning']}")
+            if report.details["warning"] not in self._told:  # what every arm meets is said once
+                self._told.add(report.details["warning"])
+                self.say(f"{report.name}: {report.details['warning']}")
             return
         shown = self._running.setdefault(report.name, {})
         shown |= report.details

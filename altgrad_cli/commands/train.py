@@ -150,7 +150,7 @@ def _carry_out(config: Any, directory: Any, *, resume: bool, as_json: bool, quie
 
     try:
         with (
-            warnings_as_lines(lambda text: view.say(f"warning: {text}", "yellow")),
+            warnings_as_lines(view.warn),
             RunSignals(on_stop=lambda: view.say("stopping after this step")) as signals,
         ):
             ended = carry_out(

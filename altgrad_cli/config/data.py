@@ -16,13 +16,15 @@ class DataConfig:
     """Where the text comes from and how it becomes tokens."""
 
     path: str | None = None
-    """A .txt, .jsonl, .json or .parquet file, or a folder of them; None: the embedded corpus."""
+    """A .txt, .jsonl, .json or .parquet file, also compressed, or a folder; None: the embedded corpus."""
     hub: str | None = None
     """A data set on the Hugging Face Hub as ``owner/name`` or ``owner/name:config``, instead of a path."""
     tokenizer: str = "bytes"
     """``bytes`` (256 symbols), ``gpt2`` (50,257), or ``bpe:N``, trained on the training split."""
     language: str = "en"
     """Which language of a multilingual corpus (MultiEURLEX) is read."""
+    text_field: str | None = None
+    """The field or column that holds the text; None: told by the layout, else ``text``."""
     validation_fraction: float = 0.1
     """Share of the documents held out, where the corpus does not bring its own validation split."""
     cache_dir: str | None = None
@@ -37,6 +39,12 @@ class DataConfig:
         if self.path is not None and self.hub is not None:
             raise ConfigError(
                 "data.path and data.hub are both given", where="data", hint="give one of the two"
+            )
+        if self.text_field is not None and self.path is None and self.hub is None:
+            raise ConfigError(
+                "the embedded corpus has no fields",
+                where="data.text_field",
+                hint="give data.path or data.hub, or leave data.text_field out",
             )
         if not 0.0 < self.validation_fraction < 1.0:
             raise ConfigError(

@@ -92,6 +92,10 @@ class LiveView:
         """One line above the live panel."""
         self._say(message, style)
 
+    def warn(self, message: str) -> None:
+        """A warning of a lower room, which even a quiet run prints: something was left out or not kept."""
+        self._console.print(Text(f"warning: {message}", "yellow"), soft_wrap=True)
+
     def _started(self, event: RunStarted) -> None:
         self._layers = event.layers
         where = f" from step {event.step}" if event.resumed_from else ""

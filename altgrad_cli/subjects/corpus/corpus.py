@@ -9,8 +9,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,16 @@ from altgrad_cli.config.data import DataConfig, bpe_vocabulary_size
 from altgrad_cli.errors import DataError
 from altgrad_cli.subjects.corpus import token_cache
 from altgrad_cli.subjects.corpus.batches import TokenFile
-from altgrad_cli.subjects.corpus.documents import CorpusFile, Documents, find_files, hold_out, load_documents
+from altgrad_cli.subjects.corpus.corpus_files import CorpusFile, find_files
+from altgrad_cli.subjects.corpus.documents import Documents, hold_out, load_documents
 from altgrad_cli.subjects.corpus.hub import fetch
 from altgrad_cli.subjects.corpus.readers import unreadable
+from altgrad_cli.subjects.corpus.records import Reading
 from altgrad_cli.subjects.corpus.token_cache import CachedTokens
 from altgrad_cli.subjects.corpus.tokenizers import Tokenizer, byte_tokenizer, gpt2_tokenizer, train_bpe
 from altgrad_cli.subjects.legal_english.legislator import draft_acts
+
+_log = logging.getLogger("altgrad_cli.data")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,6 +77,9 @@ def load_corpus(config: DataConfig, block_size: int) -> Corpus:
                 hint="use more text, a smaller block, or another data.validation_fraction",
             )
     about: Mapping[str, Any] = tokens.about
+    if about["without_text"]:
+        place = config.path or config.hub
+        _log.warning("%s: left out %d documents without text", place, about["without_text"])
     mapped = path if isinstance(tokens.train, np.memmap) else None
     tokenizer = _tokenizer_from_json(about["tokenizer"])
     return Corpus(
@@ -99,7 +107,13 @@ def _files(config: DataConfig) -> list[CorpusFile]:
 
 def _cache_key(config: DataConfig, files: Sequence[CorpusFile]) -> str:
     """sha256 over everything that the tokens depend on."""
-    settings = [config.hub, config.tokenizer, config.language, config.validation_fraction]
+    settings = [
+        config.hub,
+        config.tokenizer,
+        config.language,
+        config.text_field,
+        config.validation_fraction,
+    ]
     digest = hashlib.sha256(json.dumps(settings).encode())
     for code in sorted(Path(__file__).parents[1].glob("*/*.py")):
         digest.update(code.read_bytes())
@@ -127,24 +141,26 @@ def _prepare(config: DataConfig, files: Sequence[CorpusFile]) -> CachedTokens:
     source = documents.source
     if size is not None and tokenizer.vocab_size < size:
         source += f"; {tokenizer.vocab_size} symbols only, as the text has no more pairs to merge"
-    about = {"source": source, "fingerprint": digest.hexdigest(), "tokenizer": described}
+    about = {
+        "source": source,
+        "fingerprint": digest.hexdigest(),
+        "tokenizer": described,
+        "without_text": documents.without_text,
+    }
     return CachedTokens(train, validation, about)
 
 
 def _documents(config: DataConfig, files: Sequence[CorpusFile]) -> Documents:
     if files:
-        documents = load_documents(files, config.language, config.validation_fraction)
-        return Documents(documents.train, documents.validation, _named(config.hub) + documents.source)
+        reading = Reading(config.language, config.text_field)
+        documents = load_documents(files, reading, config.validation_fraction)
+        return replace(documents, source=f"{config.hub}, {documents.source}") if config.hub else documents
     train, validation, how = hold_out(draft_acts(), config.validation_fraction)
     return Documents(
         train,
         validation,
         f"embedded legal English: {len(train)} training and {len(validation)} validation documents, {how}",
     )
-
-
-def _named(hub: str | None) -> str:
-    return "" if hub is None else f"{hub}, "
 
 
 def _tokenizer_to_json(tokenizer: Tokenizer) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""A path -> documents, training and validation apart.
+"""The files of a corpus -> documents, training and validation apart.
 
 Which documents are held out, in this order:
 
@@ -15,26 +15,15 @@ Which documents are held out, in this order:
 from __future__ import annotations
 
 import hashlib
-import os
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from altgrad_cli.errors import DataError
-from altgrad_cli.subjects.corpus.readers import READERS, read_documents, unreadable
-from altgrad_cli.subjects.corpus.records import SPLIT_NAMES, Document
-
-_SPLIT_NAME = re.compile(rf"({'|'.join(SPLIT_NAMES)})(?![a-z])", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class CorpusFile:
-    """A file to be read, and the split that its name gives its documents."""
-
-    path: Path
-    split: str | None
+from altgrad_cli.subjects.corpus.compression import kind_of
+from altgrad_cli.subjects.corpus.corpus_files import CorpusFile
+from altgrad_cli.subjects.corpus.readers import read_documents
+from altgrad_cli.subjects.corpus.records import Document, Reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,92 +33,26 @@ class Documents:
     train: list[str]
     validation: list[str]
     source: str
+    without_text: int = 0
+    """Documents that were left out because there is no text in them."""
 
 
-def find_files(path: Path) -> list[CorpusFile]:
-    """The files that make up the corpus at ``path``. Raises DataError when there are none to read."""
-    try:
-        if path.is_dir():
-            return _files_of_folder(path)
-        if not path.exists():
-            raise DataError(
-                "no such file or folder",
-                where=str(path),
-                hint="a relative data.path starts at the working directory",
-            )
-        if not path.is_file() or path.suffix.lower() not in READERS:
-            raise DataError(
-                "not a kind of file that a corpus can be read from",
-                where=str(path),
-                allowed=", ".join(READERS) + ", or a folder of them",
-            )
-        if _split_named_by(path.stem) != "train":
-            return [CorpusFile(path, None)]
-        beside = sorted(
-            file
-            for file in path.parent.iterdir()
-            if file.suffix == path.suffix and _split_named_by(file.stem) == "validation" and file.is_file()
-        )
-        return [CorpusFile(path, "train"), *(CorpusFile(file, "validation") for file in beside)]
-    except OSError as error:
-        raise unreadable(path, error) from error
-
-
-def _files_of_folder(folder: Path) -> list[CorpusFile]:
-    inside = [file for file in _walk(folder) if file.suffix.lower() in READERS]
-    kinds = sorted({file.suffix.lower() for file in inside})
-    if not inside:
-        next(folder.iterdir(), None)  # rglob passes over a folder it may not open; this one says so
-        raise DataError("the folder holds no corpus", where=str(folder), allowed=", ".join(READERS))
-    if len(kinds) > 1:
-        raise DataError(
-            f"the folder holds files of several kinds: {', '.join(kinds)}",
-            where=str(folder),
-            hint="point data.path at one file, or at a folder with one kind",
-        )
-    named = [CorpusFile(file, _split_of_path(file.relative_to(folder))) for file in inside]
-    if not any(file.split == "train" for file in named):
-        return [CorpusFile(file, None) for file in inside]
-    return [file for file in named if file.split in ("train", "validation")]
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    """Every file below ``folder`` in a fixed order, hidden ones apart; an unreadable folder raises."""
-
-    def fail(error: OSError) -> None:
-        raise unreadable(Path(error.filename), error) from error
-
-    for root, folders, names in os.walk(folder, onerror=fail):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(root, name) for name in sorted(names) if not name.startswith("."))
-
-
-def _split_of_path(relative: Path) -> str | None:
-    """The split that a file's own name or else one of its folders is named for."""
-    for part in (relative.stem, *reversed(relative.parent.parts)):
-        if (split := _split_named_by(part)) is not None:
-            return split
-    return None
-
-
-def _split_named_by(name: str) -> str | None:
-    """``train`` for ``train``, ``train-00000-of-00002`` and ``Train_1``, None for ``training``."""
-    found = _SPLIT_NAME.match(name)
-    return SPLIT_NAMES[found[1].lower()] if found else None
-
-
-def load_documents(files: Sequence[CorpusFile], language: str, validation_fraction: float) -> Documents:
+def load_documents(files: Sequence[CorpusFile], reading: Reading, validation_fraction: float) -> Documents:
     """Reads ``files`` and splits what they hold. Raises DataError when either split has no text."""
+    if reading.text_field is not None and any(kind_of(file.path) == ".txt" for file in files):
+        raise DataError(
+            "a .txt file has no fields", where=f"data.text_field={reading.text_field}", hint="leave it out"
+        )
     documents = [
         (document, document.split or file.split)
         for file in files
-        for document in read_documents(file.path, language)
+        for document in read_documents(file.path, reading)
     ]
-    layouts = Counter(document.layout for document, _ in documents)
+    layouts = Counter(document.layout for document, _ in documents if document.layout)
     with_text = [(document.text, split) for document, split in documents if document.text.strip()]
     place = str(files[0].path if len(files) == 1 else files[0].path.parent)
     if not with_text:
-        raise _no_text([document for document, _ in documents], language, place)
+        raise _no_text([document for document, _ in documents], reading.language, place)
     train = [text for text, split in with_text if split in (None, "train")]
     validation = [text for text, split in with_text if split == "validation"]
     split_given = bool(validation) or any(file.split == "validation" for file in files)
@@ -152,6 +75,7 @@ def load_documents(files: Sequence[CorpusFile], language: str, validation_fracti
         f"{', '.join(layouts)}: {len(train)} training and {len(validation)} validation documents, {how}"
         + (f"; {for_testing} of the test split left out" if for_testing else "")
         + (f"; {without_text} without text left out" if without_text else ""),
+        without_text,
     )
 
 

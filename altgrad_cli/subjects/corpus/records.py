@@ -1,6 +1,6 @@
 """A record of a published legal corpus -> its running text, whatever the layout.
 
-The layout is told by the fields a record has, never by a file's name:
+The layout is told by the fields a record has, never by a file's name, unless ``data.text_field`` names one:
 
     header, recitals, main_body   EURLEX57K as it was published, one JSON a document (labels: ``concepts``)
                                   or one JSON a line (labels: ``eurovoc_concepts``)
@@ -11,10 +11,12 @@ The layout is told by the fields a record has, never by a file's name:
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from altgrad_cli.errors import DataError
+from altgrad_cli.subjects.corpus.content import whole_text
 
 TEXT_FIELDS = ("text", "header", "recitals", "main_body", "data_type")
 """All that is ever read from a record; a Parquet file's other columns stay on disk."""
@@ -30,8 +32,18 @@ SPLIT_NAMES = {
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """What is read from a record."""
+
+    language: str = "en"
+    """Which text of a multilingual record."""
+    text_field: str | None = None
+    """The field that holds the text; None: told by the layout."""
+
+
+@dataclass(frozen=True, slots=True)
 class Document:
-    """One document's text, and what its record says about it."""
+    """One document's text, empty where the record has none, and what its record says about it."""
 
     text: str
     layout: str
@@ -39,68 +51,70 @@ class Document:
     """``train``, ``validation`` or ``test`` where the record or its file says so."""
     languages: tuple[str, ...] = ()
     """The languages the record has, where it has several."""
+    no_field: DataError | None = None
+    """Set where the field for the text is missing: what to raise if all records of a file lack it."""
 
 
 def read_record(
-    record: Mapping[str, object], language: str, where: str, fields: Collection[str] | None = None
+    record: Mapping[str, object], reading: Reading, where: str, fields: Collection[str] | None = None
 ) -> Document:
-    """The document in a record. Its text is empty where a multilingual record lacks ``language``.
+    """The document in a record, of empty text where the field is null or lacks the language.
 
     ``fields`` are the names of all fields where ``record`` holds only some of them (Parquet).
-    Raises DataError, naming the fields there are, when none of them holds text.
+    Raises DataError for what is neither text nor null.
     """
     fields = record.keys() if fields is None else fields
-    text = record.get("text")
-    if "main_body" in fields:
+    if "main_body" in fields and reading.text_field is None:
         kind = "one JSON a document" if "concepts" in fields else "header, recitals and main_body"
-        return Document(_whole(_join_parts(record, where), where), f"EURLEX57K ({kind})")
-    if isinstance(text, Mapping):
-        languages = tuple(sorted(str(code) for code, found in text.items() if found))
-        found = text.get(language) or ""
-        if not isinstance(found, str):
-            raise _not_text("text", found, where)
-        return Document(_whole(found, where), f"MultiEURLEX (language {language})", languages=languages)
-    if "text" not in fields:
-        raise DataError(
-            f"no field with text; the fields are: {', '.join(fields) or 'none'}",
-            where=where,
-            allowed="text, or header, recitals and main_body",
-            hint="rename the field that holds the text to: text",
-        )
-    if not isinstance(text, str):
-        raise _not_text("text", text, where)
+        return Document(whole_text(_join_parts(record, where), where), f"EURLEX57K ({kind})")
+    name = reading.text_field or "text"
+    if name not in fields:
+        return Document("", "", no_field=_no_field(record, reading, where, fields))
+    value = record.get(name)
+    if isinstance(value, Mapping):
+        languages = tuple(sorted(str(code) for code, text in value.items() if text))
+        text = whole_text(_text_of(value.get(reading.language), name, where), where)
+        return Document(text, f"MultiEURLEX (language {reading.language})", languages=languages)
+    text = whole_text(_text_of(value, name, where), where)
     if "data_type" in fields:
         split = SPLIT_NAMES.get(str(record.get("data_type")).lower())
-        return Document(_whole(text, where), "LexGLUE (split named in data_type)", split=split)
-    if "labels" in fields:
-        return Document(_whole(text, where), "LexGLUE (text and labels)")
-    if "eurovoc_concepts" in fields:
-        return Document(_whole(text, where), "EURLEX57K (text and eurovoc_concepts)")
-    return Document(_whole(text, where), "records with a field text")
+        return Document(text, "LexGLUE (split named in data_type)", split=split)
+    if "labels" in fields and reading.text_field is None:
+        return Document(text, "LexGLUE (text and labels)")
+    if "eurovoc_concepts" in fields and reading.text_field is None:
+        return Document(text, "EURLEX57K (text and eurovoc_concepts)")
+    return Document(text, f"records with a field {name}")
 
 
 def _join_parts(record: Mapping[str, object], where: str) -> str:
     """An EURLEX57K record's running text: header, recitals, the parts of the body, a line break between."""
     body = record.get("main_body") or []
-    parts = [record.get("header") or "", record.get("recitals") or ""]
-    parts += body if isinstance(body, list) else [body]
-    for part in parts:
-        if not isinstance(part, str):
-            raise _not_text("header, recitals or main_body", part, where)
-    return "\n".join(str(part) for part in parts)
+    parts = [record.get("header"), record.get("recitals"), *(body if isinstance(body, list) else [body])]
+    return "\n".join(_text_of(part, "header, recitals or main_body", where) for part in parts)
 
 
-def _not_text(field: str, value: object, where: str) -> DataError:
-    kind = "null" if value is None else type(value).__name__
-    return DataError(f"the field {field} holds {kind}, not text", where=where, allowed="a string")
-
-
-def _whole(text: str, where: str) -> str:
-    """``text`` itself; half a surrogate pair, which JSON can spell and UTF-8 cannot, is refused."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
+def _text_of(value: object, field: str, where: str) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
         raise DataError(
-            f"half a surrogate pair at character {error.start}: this is no Unicode text", where=where
-        ) from error
-    return text
+            f"the field {field} holds {type(value).__name__}, not text", where=where, allowed="a string"
+        )
+    return value
+
+
+def _no_field(
+    record: Mapping[str, object], reading: Reading, where: str, fields: Collection[str]
+) -> DataError:
+    texts = {name: value for name, value in record.items() if isinstance(value, str)}
+    likely = max(texts, key=lambda name: len(texts[name]), default="NAME")
+    layouts = reading.text_field is None
+    missing = "with text" if layouts else reading.text_field
+    return DataError(
+        f"no field {missing}; the fields are: {', '.join(fields) or 'none'}",
+        where=where,
+        allowed="text, or header, recitals and main_body"
+        if reading.text_field is None
+        else ", ".join(fields),
+        hint=f"{shlex.quote(f'data.text_field={likely}')} reads the text from the field of that name",
+    )

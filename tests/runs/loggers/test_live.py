@@ -131,3 +131,11 @@ def test_the_worst_layers_come_first_and_nan_before_all() -> None:
     assert [name for name, _ in worst_layers(rows, names, high_is_bad=True)] == ["c", "b", "a"]
     assert worst_layers([[0.9, -0.1, 0.5]], names, high_is_bad=False, count=1) == [("b", -0.1)]
     assert worst_layers([], names, high_is_bad=True) == []
+
+
+def test_a_quiet_run_still_prints_what_was_left_out() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    view = LiveView(console, 5, quiet=True)
+    view.say("a line of progress")
+    view.warn("passed over 3 files")
+    assert console.file.getvalue() == "warning: passed over 3 files\n"  # type: ignore[attr-defined]

@@ -165,7 +165,7 @@ def test_a_corpus_shorter_than_one_block(tmp_path: Path) -> None:
 def test_text_that_the_cache_must_not_remember(tmp_path: Path) -> None:
     """An error is never cached, and a corpus that has become readable loads."""
     path = tmp_path / "law.txt"
-    path.write_bytes(b"\xff" * 100)
+    path.write_bytes(b"caf\xe9" * 25)
     config = DataConfig(path=str(path), validation_fraction=0.5)
     with pytest.raises(DataError, match="not UTF-8"):
         load_corpus(config, 8)

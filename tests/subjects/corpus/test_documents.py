@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from altgrad_cli.errors import DataError
-from altgrad_cli.subjects.corpus.documents import Documents, find_files, hold_out, load_documents
+from altgrad_cli.subjects.corpus.corpus_files import find_files
+from altgrad_cli.subjects.corpus.documents import Documents, hold_out, load_documents
+from altgrad_cli.subjects.corpus.records import Reading
 
 
 def load(path: Path, language: str = "en", fraction: float = 0.1) -> Documents:
-    return load_documents(find_files(path), language, fraction)
+    return load_documents(find_files(path), Reading(language), fraction)
 
 
 def records(path: Path) -> list[dict[str, object]]:
@@ -229,7 +231,7 @@ def test_paths_that_hold_no_corpus(tmp_path: Path) -> None:
         (tmp_path / "absent.txt", "no such file or folder"),
         (tmp_path / ("x" * 300), "cannot read the corpus: File name too long"),
         (tmp_path / "law.pdf", "not a kind of file"),
-        (Path("/dev/null"), "not a kind of file"),
+        (Path("/dev/null"), "a device, not a regular file"),
         (tmp_path, "several kinds: .jsonl, .txt"),
     ):
         with pytest.raises(DataError, match=message) as refused:
@@ -238,4 +240,4 @@ def test_paths_that_hold_no_corpus(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="the folder holds no corpus") as refused:
         load(tmp_path / "empty")
-    assert refused.value.allowed == ".txt, .jsonl, .json, .parquet"
+    assert str(refused.value.allowed).startswith(".txt, .jsonl, .ndjson, .json, .parquet, all but the last")

@@ -1,0 +1,235 @@
+"""A path -> the files that make up the corpus there, each with the split that its name gives its documents.
+
+Nothing that may be text is passed over in silence: what a folder holds besides is counted in a warning
+(logger ``altgrad_cli.data``). Apart from that are hidden files and what data sets say about themselves.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from altgrad_cli.errors import DataError
+from altgrad_cli.subjects.corpus.compression import COMPRESSIONS, bare_stem, compression_of, kind_of
+from altgrad_cli.subjects.corpus.content import recognised, refuse_special
+from altgrad_cli.subjects.corpus.readers import READERS, can_read, unreadable
+from altgrad_cli.subjects.corpus.records import SPLIT_NAMES
+
+_SPLIT_NAME = re.compile(rf"({'|'.join(SPLIT_NAMES)})(?![a-z])", re.IGNORECASE)
+_SHARD = re.compile(r"(?P<split>.*)-(?P<number>\d+)-of-(?P<shards>\d+)")
+_METADATA = re.compile(
+    r"(dataset_(infos?|dict)\.json|(readme|licen[cs]e|citation)(\.\w+)?|_success|_(common_)?metadata)",
+    re.IGNORECASE,
+)
+_ALLOWED = (
+    f"{', '.join(READERS)}, all but the last also with {', '.join(each.suffix for each in COMPRESSIONS)};"
+    " or a folder of them"
+)
+_log = logging.getLogger("altgrad_cli.data")
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusFile:
+    """A file to be read, and the split that its name gives its documents."""
+
+    path: Path
+    split: str | None
+
+
+def find_files(path: Path) -> list[CorpusFile]:
+    """The files that make up the corpus at ``path``. Raises DataError when there are none to read."""
+    try:
+        if path.is_dir():
+            return _files_of_folder(path)
+        if not path.exists():
+            raise DataError(
+                "no such file or folder",
+                where=str(path),
+                hint="a relative data.path starts at the working directory",
+            )
+        refuse_special(path)
+        if not can_read(path):
+            raise _no_corpus_file(path)
+        shard = _SHARD.fullmatch(bare_stem(path))
+        if shard is not None and int(shard["shards"]) > 1:
+            _log.warning(
+                "%s is one of %d shards; data.path=%s takes all of them",
+                path.name,
+                int(shard["shards"]),
+                path.parent,
+            )
+        if _split_named_by(bare_stem(path)) != "train":
+            return [CorpusFile(path, None)]
+        beside = sorted(
+            file
+            for file in path.parent.iterdir()
+            if can_read(file)
+            and _family(file) == _family(path)
+            and _split_named_by(bare_stem(file)) == "validation"
+            and not file.is_dir()
+        )
+        return [
+            CorpusFile(path, "train"),
+            *(CorpusFile(file, "validation") for file in _one_of_each(beside, [])),
+        ]
+    except OSError as error:
+        raise unreadable(Path(error.filename or path), error) from error
+
+
+def _no_corpus_file(path: Path) -> DataError:
+    compression = compression_of(path)
+    if compression is not None:
+        name = path.stem if kind_of(path) == "" else bare_stem(path)
+        return DataError(
+            f"the name does not say which kind of text is {compression.name}-compressed",
+            where=str(path),
+            allowed=_ALLOWED,
+            hint=f"call it {name}.txt{path.suffix} or {name}.jsonl{path.suffix}, whichever it is;"
+            f" else unpack it: {compression.command} < {shlex.quote(str(path))} > {shlex.quote(name)}",
+        )
+    with path.open("rb") as content:
+        archive = recognised(path, content.read(512))
+    return DataError(
+        "not a kind of file that a corpus can be read from" + (f": {archive.message}" if archive else ""),
+        where=str(path),
+        allowed=_ALLOWED,
+        hint=archive.hint if archive else "if it is one plain text, give it a name that ends in .txt",
+    )
+
+
+def _files_of_folder(folder: Path) -> list[CorpusFile]:
+    passed_over: list[str] = []
+    inside = _one_of_each(_walk(folder, passed_over), passed_over)
+    if not inside:
+        raise DataError(
+            "the folder holds no corpus" + (f", only {_counted(passed_over)}" if passed_over else ""),
+            where=str(folder),
+            allowed=_ALLOWED,
+            hint="a data set saved by `datasets` is read after its own to_parquet(...)"
+            if any(name.endswith(".arrow") for name in passed_over)
+            else None,
+        )
+    named = [CorpusFile(file, _split_of_path(file.relative_to(folder))) for file in inside]
+    kinds = Counter(_family(file.path) for file in named)
+    if len(kinds) > 1:
+        # A kind of which there is a training split is the corpus; the rest says something about it.
+        of_training = {_family(file.path) for file in named if file.split == "train"}
+        if len(of_training) != 1:
+            largest = kinds.most_common(1)[0]
+            raise DataError(
+                f"the folder holds files of several kinds: {', '.join(sorted(kinds))}",
+                where=str(folder),
+                hint=f"move the {largest[1]} {largest[0]} files, or those of another kind, to a folder of"
+                " their own: all files there are read together",
+            )
+        passed_over += [str(file.path) for file in named if _family(file.path) not in of_training]
+        named = [file for file in named if _family(file.path) in of_training]
+    if any(file.split == "train" for file in named):
+        passed_over += [str(file.path) for file in named if file.split is None]
+        named = [file for file in named if file.split in ("train", "validation")]
+    else:
+        named = [CorpusFile(file.path, None) for file in named]
+    if passed_over:
+        _log.warning("%s: passed over %s", folder, _counted(passed_over))
+    _say_missing_shards(named)
+    return named
+
+
+def _family(path: Path) -> str:
+    """The kind of file; the suffixes of one reader are one kind."""
+    return next(kind for kind, reader in READERS.items() if reader is READERS[kind_of(path)])
+
+
+def _counted(names: Sequence[str]) -> str:
+    """``3 files (2 .csv, 1 .zip), the first is b.csv``."""
+    kinds = Counter("".join(Path(name).suffixes[-2:]) or "without a suffix" for name in names)
+    files = f"{len(names)} file{'s' if len(names) > 1 else ''}"
+    return f"{files} ({', '.join(f'{count} {kind}' for kind, count in kinds.items())}): {names[0]}" + (
+        ", ..." if len(names) > 1 else ""
+    )
+
+
+def _one_of_each(files: Iterable[Path], passed_over: list[str]) -> list[Path]:
+    """The files that can be read, in the order given; of a file and its compressed copy the plain one.
+
+    Raises DataError for a pipe or a device among them.
+    """
+    readable = []
+    for file in files:
+        if can_read(file):
+            refuse_special(file)
+            readable.append(file)
+        else:
+            passed_over.append(str(file))
+    plain = {file for file in readable if compression_of(file) is None}
+    copies = {file for file in readable if compression_of(file) and file.with_suffix("") in plain}
+    passed_over += [str(file) for file in readable if file in copies]
+    return [file for file in readable if file not in copies]
+
+
+def _walk(folder: Path, passed_over: list[str]) -> Iterator[Path]:
+    """Every file below ``folder`` in a fixed order, hidden ones and metadata apart.
+
+    Linked folders follow at the end. None is entered twice, and none that ``folder`` itself lies in.
+    An unreadable folder raises.
+    """
+
+    def fail(error: OSError) -> None:
+        raise unreadable(Path(error.filename), error) from error
+
+    above = [_identity(parent) for parent in folder.resolve().parents]
+    entered = set(above)
+    waiting = [folder]
+    while waiting:
+        start = waiting.pop(0)
+        if _identity(start) in entered:
+            if _identity(start) in above:
+                passed_over.append(f"{start} (a link to a folder above)")
+            continue
+        for root, folders, names in os.walk(start, onerror=fail):
+            entered.add(_identity(Path(root)))
+            visible = [Path(root, name) for name in sorted(folders) if not name.startswith(".")]
+            waiting += [inside for inside in visible if inside.is_symlink()]
+            folders[:] = [inside.name for inside in visible if _identity(inside) not in entered]
+            saved = "dataset_info.json" in names  # by `datasets`, and then state.json is its own as well
+            yield from (
+                Path(root, name)
+                for name in sorted(names)
+                if not (name.startswith(".") or _METADATA.fullmatch(name) or (saved and name == "state.json"))
+            )
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _split_of_path(relative: Path) -> str | None:
+    """The split that a file's own name or else one of its folders is named for."""
+    for part in (bare_stem(relative), *reversed(relative.parent.parts)):
+        if (split := _split_named_by(part)) is not None:
+            return split
+    return None
+
+
+def _split_named_by(name: str) -> str | None:
+    """``train`` for ``train``, ``train-00000-of-00002`` and ``Train_1``, None for ``training``."""
+    match = _SPLIT_NAME.match(name)
+    return SPLIT_NAMES[match[1].lower()] if match else None
+
+
+def _say_missing_shards(files: Iterable[CorpusFile]) -> None:
+    shards: dict[tuple[Path, str, int], set[int]] = {}
+    for file in files:
+        if match := _SHARD.fullmatch(bare_stem(file.path)):
+            place = (file.path.parent, match["split"], int(match["shards"]))
+            shards.setdefault(place, set()).add(int(match["number"]))
+    for (folder, split, count), present in shards.items():
+        if len(present) < count:
+            _log.warning("%s: only %d of the %d shards of %s are there", folder, len(present), count, split)
