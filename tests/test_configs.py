@@ -117,5 +117,40 @@ def test_a_rule_broken_by_an_override_names_the_key(override: str, where: str) -
     assert caught.value.where == f"command line: {where}"
 
 
+def test_a_rule_between_two_keys_names_the_one_on_the_command_line_first() -> None:
+    with pytest.raises(UsageError) as caught:
+        load_config("smoke", ["model.n_head=3"])
+    assert str(caught.value.where).startswith("command line: model.n_head, ")
+    assert "smoke.yaml" in str(caught.value.where)
+    assert caught.value.hint == "model.n_head=2"
+    assert load_config("smoke", [caught.value.hint]).model.n_head == 2
+    with pytest.raises(UsageError) as caught:
+        load_config("smoke", ["model.n_embd=33"])
+    assert str(caught.value.where).startswith("command line: model.n_embd, ")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "allowed"),
+    [
+        (["runtime.threads=100000"], "1 to 1,024"),
+        (["batch_size=1e8"], "1 to 65,536"),
+        (["batch_size=60000", "model.block_size=65536"], "at most 16,777,216 tokens a step"),
+        (["model.n_layer=1000", "model.n_embd=65536", "model.n_head=1"], "at most 10,000,000,000 parameters"),
+        (["model.block_size=1e9"], "1 to 65,536"),
+        (["seed=18446744073709551616"], "0 to 9,223,372,036,854,775,807"),
+        (["max_steps=1e12"], "1 to 1,000,000,000"),
+        (["runtime.evaluation_batches=1e9"], "1 to 100,000"),
+        (["precision.scaling.history=1e9"], "1 to 100,000"),
+        (["max_steps=0"], "1 to 1,000,000,000"),
+        (["optimizer.warmup_steps=-1"], "0 to 1,000,000,000"),
+    ],
+)
+def test_impossible_values_are_refused_with_the_limit(overrides: list[str], allowed: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config("smoke", overrides)
+    assert str(caught.value.allowed).startswith(allowed)
+    assert str(caught.value.where).startswith("command line: ")
+
+
 def test_the_source_tree_is_where_the_configs_come_from_here() -> None:
     assert shipped_folder() == Path(__file__).resolve().parent.parent / "configs"

@@ -16,6 +16,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "altgrad_cli"
 ROOMS = (
     "errors",
+    "deadline",
     "formats",
     "config",
     "rounding",

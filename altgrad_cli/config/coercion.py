@@ -93,7 +93,7 @@ class _Builder:
         try:
             return cls(**arguments)
         except UsageError as error:
-            self._locate(error, arguments, prefix)
+            self._locate(error, hints, prefix)
             raise
 
     def value(self, value: Any, hint: Any, key: str) -> Any:
@@ -213,28 +213,12 @@ class _Builder:
             hint=f"did you mean {guess}?" if guess else None,
         )
 
-    def _locate(self, error: AltgradError, arguments: Mapping[str, Any], prefix: str) -> None:
-        """Add file and line to an error that a dataclass raised about its own values."""
-        if error.where is not None and ": " in error.where and error.where.split(": ")[0] in self._places():
-            return  # already located, by an inner section
-        keys = [part.strip() for part in (error.where or "").split(",")]
-        if error.where and all(self._is_key(key) for key in keys):
-            error.where = ", ".join(self.tree.where(key) for key in keys)
-            return
-        # The rule of a lower room, which knows the value but not the key it stood under.
-        told = f"{error.where} {error.message}".lower()
-        texts = {name: value.strip().lower() for name, value in arguments.items() if isinstance(value, str)}
-        culprits = [name for name, text in texts.items() if len(text) > 1 and text in told]
-        if culprits:
-            error.where = self.tree.where(f"{prefix}{max(culprits, key=lambda name: len(texts[name]))}")
-            return
-        if error.where is None and prefix:
-            error.where = self.tree.where(prefix.rstrip("."))
+    def _locate(self, error: AltgradError, hints: Mapping[str, Any], prefix: str) -> None:
+        """Turn the keys that a section's own rule names into their places, the command line's first.
 
-    def _is_key(self, key: str) -> bool:
-        return any(
-            known == key or known.startswith(f"{key}.") or key.startswith(f"{known}.") for known in self.known
-        )
-
-    def _places(self) -> set[str]:
-        return set(self.tree.origins.values())
+        A rule does not know where its section stands in a list, so a key is looked for in the section first.
+        """
+        keys = [part.strip() for part in (error.where or prefix.rstrip(".")).split(",")]
+        own = [f"{prefix}{leaf}" if (leaf := key.rpartition(".")[2]) in hints else key for key in keys]
+        own.sort(key=lambda key: not self.tree.where(key).startswith(COMMAND_LINE))
+        error.where = ", ".join(self.tree.where(key) for key in own) or None

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from altgrad_cli.config.limits import check_format, check_whole_numbers
 from altgrad_cli.errors import ConfigError
-from altgrad_cli.formats import parse_format
 
 Role = Literal["weights", "activations", "gradients", "stored_weights", "optimizer_state"]
 Regime = Literal["fp32", "bf16", "standard", "uniform", "frozen", "postln"]
@@ -32,8 +32,6 @@ REGIME_ROLES: dict[Regime, tuple[Role, ...]] = {
     "postln": ("activations",),
 }
 HEAD = "lm_head"
-FLOAT32_WORDS = ("fp32", "float32", "none")
-"""What a rule writes to leave a layer unrounded."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,12 +54,7 @@ class ScalingConfig:
                 where="precision.scaling.margin",
                 allowed="0.25, 0.5, 1, 2, 4, ...",
             )
-        if self.history < 1:
-            raise ConfigError(
-                f"precision.scaling.history = {self.history} is not allowed",
-                where="precision.scaling.history",
-                allowed="1 or more steps",
-            )
+        check_whole_numbers(self, "precision.scaling.", {"history": (1, 100_000)})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,8 +69,7 @@ class LayerRule:
     scaling: Recipe | None = None
 
     def __post_init__(self) -> None:
-        if self.format.lower() not in FLOAT32_WORDS:
-            parse_format(self.format)
+        check_format(self.format, "format", unrounded=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,5 +87,4 @@ class PrecisionConfig:
     rules: tuple[LayerRule, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.head_format.lower() not in FLOAT32_WORDS:
-            parse_format(self.head_format)
+        check_format(self.head_format, "precision.head_format", unrounded=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from altgrad_cli.config.data import DataConfig
+from altgrad_cli.config.limits import check_format, check_positive, check_whole_numbers, require
 from altgrad_cli.config.model import ModelConfig
 from altgrad_cli.config.precision import PrecisionConfig
 from altgrad_cli.errors import ConfigError
@@ -17,9 +18,21 @@ from altgrad_cli.errors import ConfigError
 Schedule = Literal["constant", "cosine", "linear"]
 
 
-def _require(condition: bool, where: str, value: object, allowed: str, hint: str | None = None) -> None:
-    if not condition:
-        raise ConfigError(f"{where} = {value!r} is not allowed", where=where, allowed=allowed, hint=hint)
+MOST_STEPS = 10**9
+MOST_TOKENS_A_STEP = 2**24
+_RUNTIME_LIMITS = {
+    "threads": (1, 1024),
+    "evaluation_interval": (1, MOST_STEPS),
+    "evaluation_batches": (1, 100_000),
+    "checkpoint_interval": (0, MOST_STEPS),
+}
+_RUN_LIMITS = {
+    "seed": (0, 2**63 - 1),
+    "batch_size": (1, 65_536),
+    "max_steps": (1, MOST_STEPS),
+    "diagnostic_interval": (1, MOST_STEPS),
+    "emergency_shift_nan_patience": (1, MOST_STEPS),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,18 +51,18 @@ class OptimizerConfig:
     """L2 norm above which the whole gradient is scaled down; None leaves it alone."""
 
     def __post_init__(self) -> None:
-        _require(all(0 <= b < 1 for b in self.betas), "optimizer.betas", self.betas, "two numbers in [0, 1)")
-        _require(self.eps > 0, "optimizer.eps", self.eps, "a positive number")
-        _require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "0 or more")
-        _require(self.warmup_steps >= 0, "optimizer.warmup_steps", self.warmup_steps, "0 or more steps")
-        _require(
+        require(all(0 <= b < 1 for b in self.betas), "optimizer.betas", self.betas, "two numbers in [0, 1)")
+        check_positive(self, "optimizer.", "eps")
+        require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "0 or more")
+        check_whole_numbers(self, "optimizer.", {"warmup_steps": (0, MOST_STEPS)})
+        require(
             0 <= self.min_learning_rate_ratio <= 1,
             "optimizer.min_learning_rate_ratio",
             self.min_learning_rate_ratio,
             "a number in [0, 1]",
         )
         clip = self.gradient_clip
-        _require(
+        require(
             clip is None or clip > 0, "optimizer.gradient_clip", clip, "a positive norm, or null for no clip"
         )
 
@@ -82,22 +95,7 @@ class RuntimeConfig:
     """Steps before whose update a forensic checkpoint is written on request."""
 
     def __post_init__(self) -> None:
-        _require(self.threads >= 1, "runtime.threads", self.threads, "1 or more")
-        _require(
-            self.evaluation_interval >= 1,
-            "runtime.evaluation_interval",
-            self.evaluation_interval,
-            "1 or more",
-        )
-        _require(
-            self.evaluation_batches >= 1, "runtime.evaluation_batches", self.evaluation_batches, "1 or more"
-        )
-        _require(
-            self.checkpoint_interval >= 0,
-            "runtime.checkpoint_interval",
-            self.checkpoint_interval,
-            "0 or more",
-        )
+        check_whole_numbers(self, "runtime.", _RUNTIME_LIMITS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,7 +109,7 @@ class MonitorWindow:
     interval: int = 1
 
     def __post_init__(self) -> None:
-        _require(self.interval >= 1, "monitors.windows.interval", self.interval, "1 or more steps")
+        check_whole_numbers(self, "monitors.windows.", {"interval": (1, MOST_STEPS)})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,26 +157,17 @@ class TrainConfig:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
     def __post_init__(self) -> None:
-        from altgrad_cli.formats import parse_format
-
-        parse_format(self.fp8_format)
-        _require(self.seed >= 0, "seed", self.seed, "0 or more")
-        _require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more")
-        _require(self.max_steps >= 1, "max_steps", self.max_steps, "1 or more")
-        _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "a positive number")
-        _require(
-            self.diagnostic_interval >= 1, "diagnostic_interval", self.diagnostic_interval, "1 or more steps"
+        check_format(self.fp8_format, "fp8_format")
+        check_whole_numbers(self, "", _RUN_LIMITS)
+        check_positive(self, "", "learning_rate", "partition_clip_base")
+        tokens = self.batch_size * self.model.block_size
+        require(
+            tokens <= MOST_TOKENS_A_STEP,
+            "batch_size, model.block_size",
+            (self.batch_size, self.model.block_size),
+            f"at most {MOST_TOKENS_A_STEP:,} tokens a step; this would be {tokens:,}",
         )
-        _require(
-            self.partition_clip_base > 0, "partition_clip_base", self.partition_clip_base, "a positive number"
-        )
-        _require(
-            self.emergency_shift_nan_patience >= 1,
-            "emergency_shift_nan_patience",
-            self.emergency_shift_nan_patience,
-            "1 or more batches",
-        )
-        _require(
+        require(
             0 <= self.emergency_shift_stall_threshold <= 1,
             "emergency_shift_stall_threshold",
             self.emergency_shift_stall_threshold,

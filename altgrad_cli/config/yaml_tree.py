@@ -14,11 +14,13 @@ from typing import Any
 
 import yaml
 
+from altgrad_cli.deadline import within
 from altgrad_cli.errors import ConfigError
 
 EXTENDS = "extends"
 COMMAND_LINE = "command line"
 """The origin of a key that was set by an override."""
+_PIPE_SECONDS = 5.0
 _MAX_BYTES = 1 << 20  # far beyond any configuration; a data file given by mistake is not read whole
 
 
@@ -210,6 +212,11 @@ def _same_file(one: Path, other: Path) -> bool:
         return one == other
 
 
+def _read_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_MAX_BYTES + 1)
+
+
 def _read_text(path: Path) -> str:
     where = shown(path)
     try:
@@ -220,13 +227,17 @@ def _read_text(path: Path) -> str:
                 where=where,
                 hint=f"it holds: {', '.join(inside)}" if inside else None,
             )
-        with path.open("rb") as file:
-            raw = file.read(_MAX_BYTES + 1)
+        # A pipe may be a shell's <(...), or one that nobody ever writes to.
+        raw = _read_bytes(path) if path.is_file() else within(_PIPE_SECONDS, lambda: _read_bytes(path))
     except FileNotFoundError:
         raise ConfigError("there is no such configuration file", where=where) from None
     except PermissionError:
         raise ConfigError(
             "the configuration file may not be read", where=where, hint="check its permissions"
+        ) from None
+    except TimeoutError:
+        raise ConfigError(
+            f"not a regular file, and nobody wrote to it for {_PIPE_SECONDS:g} seconds", where=where
         ) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)

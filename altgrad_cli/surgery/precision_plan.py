@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
+from altgrad_cli.config.limits import FLOAT32_WORDS
 from altgrad_cli.config.precision import (
-    FLOAT32_WORDS,
     HEAD,
     OPERAND_ROLES,
     REGIME_ROLES,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from altgrad_cli.config import yaml_tree
 from altgrad_cli.config.coercion import build, to_plain
 from altgrad_cli.config.loading import find_config, load_tree, to_yaml
 from altgrad_cli.config.yaml_tree import ConfigTree, parse_yaml, quoted
@@ -313,6 +315,19 @@ def test_files_that_cannot_be_read(write: Write, tmp_path: Path) -> None:
     error = refused(tmp_path / "folder")
     assert "a folder was given" in error.message
     assert error.hint == "it holds: a.yaml"
+
+
+def test_a_pipe_is_read_like_a_shells_and_given_up_where_nobody_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(yaml_tree, "_PIPE_SECONDS", 0.1)
+    os.mkfifo(tmp_path / "toy.yaml")
+    assert "nobody wrote to it" in refused(tmp_path / "toy.yaml").message
+    reading, writing = os.pipe()
+    os.write(writing, b"seed: 7\n")
+    os.close(writing)
+    assert load_tree(Toy, Path(f"/dev/fd/{reading}")).seed == 7
+    os.close(reading)
 
 
 def test_permission_errors_are_one_message(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:

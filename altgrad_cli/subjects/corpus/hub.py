@@ -7,10 +7,10 @@ the Hub's own cache on this machine is used without a network.
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 from typing import Any
 
+from altgrad_cli.deadline import within
 from altgrad_cli.errors import DataError
 
 ANSWER_SECONDS = 4.0
@@ -72,23 +72,17 @@ def fetch(name: str) -> Path:
 def _refusal(api: Any, repository: str, branch: str) -> Exception | None:
     """Why the Hub does not answer for this data set within ``ANSWER_SECONDS``; None when it does.
 
-    Asked first, and in a thread of its own, because huggingface_hub waits without limit for a peer that
-    accepts the connection and then stays silent.
+    Asked first, because huggingface_hub waits without limit for a peer that accepts the connection and then
+    stays silent.
     """
-    outcome: list[Exception | None] = []
-
-    def ask() -> None:
-        try:
-            api.repo_info(repository, repo_type="dataset", revision=branch, timeout=ANSWER_SECONDS)
-        except Exception as error:  # noqa: BLE001 (handed over, not swallowed)
-            outcome.append(error)
-        else:
-            outcome.append(None)
-
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(ANSWER_SECONDS)
-    return outcome[0] if outcome else TimeoutError(f"no answer for {ANSWER_SECONDS:g} seconds")
+    try:
+        within(
+            ANSWER_SECONDS,
+            lambda: api.repo_info(repository, repo_type="dataset", revision=branch, timeout=ANSWER_SECONDS),
+        )
+    except Exception as error:  # noqa: BLE001 (handed over, not swallowed)
+        return error
+    return None
 
 
 def _in_short(error: Exception) -> str:
