@@ -63,7 +63,7 @@ def load_corpus(config: DataConfig, block_size: int) -> Corpus:
     files = _files(config)
     key = _cache_key(config, files)
     folder = token_cache.cache_folder(config.cache_dir)
-    path = None if folder is None else folder / "tokens" / f"{key[:40]}.bin"
+    path = None if folder is None else folder / "tokens" / f"{key[:40]}.safetensors"
     tokens = None if path is None else token_cache.open_tokens(path, key)
     if tokens is None:
         tokens = _prepare(config, files)

@@ -1,11 +1,7 @@
-"""Prepared tokens on disk: one file a corpus and tokenizer, memory-mapped, checked whenever it is opened.
+"""Prepared tokens on disk: one .safetensors file a corpus and tokenizer, memory-mapped, checked when opened.
 
-    bytes    content
-    8        ``altgrad`` and the layout's number
-    32       sha256 of everything after it
-    8        length n of the header, little-endian
-    n        header: JSON, padded with spaces to a multiple of 8
-    rest     token ids of the training split, then of the validation split, little-endian
+It holds the tensors ``train`` and ``validation``, and in its metadata, under ``altgrad``, what was said about
+them and the sha256 of the whole file as it is with dashes in the checksum's own place.
 
 A file that is cut short, has a flipped bit or answers to another key is treated as absent and written
 anew. Files are written under another name and then renamed, so a reader sees all of a file or nothing,
@@ -19,8 +15,8 @@ import contextlib
 import hashlib
 import json
 import logging
-import mmap
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -28,9 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import save
 
-_MAGIC = b"altgrad\x01"
-_HEADER_START = len(_MAGIC) + 32 + 8
+_NO_CHECKSUM = b"-" * 64
+_CHECKSUM = re.compile(rb"(?<=sha256\\\": \\\")[0-9a-f]{64}")
 _log = logging.getLogger("altgrad_cli.data")
 
 
@@ -62,48 +59,49 @@ def cache_folder(configured: str | None) -> Path | None:
 
 def open_tokens(path: Path, key: str) -> CachedTokens | None:
     """The tokens cached under ``path``, read-only; None where there are none that can be trusted."""
+    damage = "its checksum does not match"
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            damage = _find_damage(content)
-            header = {} if damage else json.loads(content[_HEADER_START : _payload_start(content)])
-            start = 0 if damage else _payload_start(content)
+        content = np.memmap(path, np.uint8, mode="r")
+        start = 8 + int.from_bytes(content[:8].tobytes(), "little")
+        header = content[: min(start, len(content))].tobytes()
+        checksum = _CHECKSUM.search(header)
+        if checksum is not None:
+            digest = hashlib.sha256(header[: checksum.start()] + _NO_CHECKSUM + header[checksum.end() :])
+            digest.update(content[len(header) :].data)
+            if digest.hexdigest() == checksum[0].decode():
+                written = json.loads(json.loads(header[8:])["__metadata__"]["altgrad"])
+                if written["key"] == key:
+                    tokens = content[start:].view(written["dtype"])
+                    size = written["train"]
+                    return CachedTokens(tokens[:size], tokens[size:], written["about"])
+                damage = "another corpus"
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:  # no permission; an empty file cannot be mapped
-        damage, header, start = getattr(error, "strerror", None) or str(error), {}, 0
-    if damage or header["key"] != key:
-        _log.warning(
-            "the token cache %s cannot be used (%s): preparing it anew", path, damage or "another corpus"
-        )
-        return None
-    dtype = np.dtype(header["dtype"])
-    tokens = np.memmap(path, dtype, mode="r", offset=start, shape=(header["train"] + header["validation"],))
-    return CachedTokens(tokens[: header["train"]], tokens[header["train"] :], header["about"])
+        damage = getattr(error, "strerror", None) or str(error)
+    _log.warning("the token cache %s cannot be used (%s): preparing it anew", path, damage)
+    return None
 
 
 def store_tokens(path: Path, key: str, tokens: CachedTokens) -> bool:
     """Writes ``tokens`` under ``path``, all or nothing; False, and a warning, where that cannot be done."""
-    dtype = tokens.train.dtype.newbyteorder("<")
-    header = {
+    described = {
+        "sha256": _NO_CHECKSUM.decode(),
         "key": key,
-        "dtype": dtype.str,
+        "dtype": tokens.train.dtype.newbyteorder("<").str,
         "train": len(tokens.train),
-        "validation": len(tokens.validation),
         "about": tokens.about,
     }
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    parts = [len(text).to_bytes(8, "little"), text]
-    parts += [ids.astype(dtype, copy=False).tobytes() for ids in (tokens.train, tokens.validation)]
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
+    content = save(
+        {"train": tokens.train, "validation": tokens.validation}, {"altgrad": json.dumps(described)}
+    )
+    content = content.replace(_NO_CHECKSUM, hashlib.sha256(content).hexdigest().encode(), 1)
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".writing-", delete=False) as file:
             temporary = Path(file.name)
-            file.writelines([_MAGIC, digest.digest(), *parts])
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -115,17 +113,3 @@ def store_tokens(path: Path, key: str, tokens: CachedTokens) -> bool:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
     return True
-
-
-def _payload_start(content: mmap.mmap) -> int:
-    return _HEADER_START + int.from_bytes(content[_HEADER_START - 8 : _HEADER_START], "little")
-
-
-def _find_damage(content: mmap.mmap) -> str | None:
-    """What is wrong with a cache file; None when every byte is as it was written."""
-    if content[: len(_MAGIC)] != _MAGIC:
-        return "not written by this version"
-    with memoryview(content) as view, view[len(_MAGIC) + 32 :] as checked:
-        if hashlib.sha256(checked).digest() != content[len(_MAGIC) : len(_MAGIC) + 32]:
-            return "its checksum does not match"
-    return None

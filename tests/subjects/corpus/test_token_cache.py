@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from altgrad_cli.subjects.corpus.token_cache import CachedTokens, cache_folder, open_tokens, store_tokens
 
@@ -28,7 +29,7 @@ def tokens(dtype: type[np.unsignedinteger] = np.uint16, seed: int = 0) -> Cached
 def test_what_was_stored_comes_back_as_a_read_only_memory_map(
     tmp_path: Path, dtype: type[np.unsignedinteger]
 ) -> None:
-    path = tmp_path / "deep" / "law.bin"
+    path = tmp_path / "deep" / "law.safetensors"
     stored = tokens(dtype)
     assert open_tokens(path, KEY) is None
     assert store_tokens(path, KEY, stored)
@@ -40,11 +41,14 @@ def test_what_was_stored_comes_back_as_a_read_only_memory_map(
         assert not ids.flags.writeable
         np.testing.assert_array_equal(ids, expected)
     assert found.about == stored.about
-    assert [file.name for file in path.parent.iterdir()] == ["law.bin"]
+    assert [file.name for file in path.parent.iterdir()] == ["law.safetensors"]
+    by_the_library = load_file(path)
+    np.testing.assert_array_equal(by_the_library["train"], stored.train)
+    np.testing.assert_array_equal(by_the_library["validation"], stored.validation)
 
 
 def test_every_single_flipped_bit_is_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = tmp_path / "law.bin"
+    path = tmp_path / "law.safetensors"
     store_tokens(path, KEY, tokens())
     whole = path.read_bytes()
     for position in range(len(whole)):
@@ -56,7 +60,7 @@ def test_every_single_flipped_bit_is_noticed(tmp_path: Path, caplog: pytest.LogC
 
 
 def test_every_truncation_is_noticed(tmp_path: Path) -> None:
-    path = tmp_path / "law.bin"
+    path = tmp_path / "law.safetensors"
     store_tokens(path, KEY, tokens())
     whole = path.read_bytes()
     for length in range(len(whole)):
@@ -67,8 +71,8 @@ def test_every_truncation_is_noticed(tmp_path: Path) -> None:
 
 
 def test_a_file_under_another_key_is_not_an_answer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    store_tokens(tmp_path / "law.bin", KEY, tokens())
-    assert open_tokens(tmp_path / "law.bin", "1" * 64) is None
+    store_tokens(tmp_path / "law.safetensors", KEY, tokens())
+    assert open_tokens(tmp_path / "law.safetensors", "1" * 64) is None
     assert "another corpus" in caplog.text
 
 
@@ -76,7 +80,7 @@ def test_a_folder_that_cannot_be_written_costs_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    assert not store_tokens(tmp_path / "file" / "law.bin", KEY, tokens())
+    assert not store_tokens(tmp_path / "file" / "law.safetensors", KEY, tokens())
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "cannot write the token cache" in caplog.text
     assert caplog.records[0].name == "altgrad_cli.data"
@@ -88,21 +92,21 @@ def test_a_full_disk_leaves_neither_half_a_file_nor_rubbish(
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    store_tokens(tmp_path / "law.bin", KEY, tokens(seed=1))
-    before = (tmp_path / "law.bin").read_bytes()
+    store_tokens(tmp_path / "law.safetensors", KEY, tokens(seed=1))
+    before = (tmp_path / "law.safetensors").read_bytes()
     monkeypatch.setattr("os.fsync", full)
-    assert not store_tokens(tmp_path / "law.bin", KEY, tokens(seed=2))
-    assert [file.name for file in tmp_path.iterdir()] == ["law.bin"]
-    assert (tmp_path / "law.bin").read_bytes() == before
+    assert not store_tokens(tmp_path / "law.safetensors", KEY, tokens(seed=2))
+    assert [file.name for file in tmp_path.iterdir()] == ["law.safetensors"]
+    assert (tmp_path / "law.safetensors").read_bytes() == before
     assert "No space left" in caplog.text
 
 
 def test_a_map_outlives_its_file_being_replaced(tmp_path: Path) -> None:
     first, second = tokens(seed=1), tokens(seed=2)
-    store_tokens(tmp_path / "law.bin", KEY, first)
-    opened = open_tokens(tmp_path / "law.bin", KEY)
+    store_tokens(tmp_path / "law.safetensors", KEY, first)
+    opened = open_tokens(tmp_path / "law.safetensors", KEY)
     assert opened is not None
-    store_tokens(tmp_path / "law.bin", KEY, second)
+    store_tokens(tmp_path / "law.safetensors", KEY, second)
     np.testing.assert_array_equal(opened.train, first.train)
 
 
@@ -119,7 +123,7 @@ def test_processes_that_write_the_same_file_never_see_half_of_it(tmp_path: Path)
     context = multiprocessing.get_context("spawn")
     failures = context.Queue()
     writers = [
-        context.Process(target=_write_and_read, args=(tmp_path / "law.bin", seed, failures))
+        context.Process(target=_write_and_read, args=(tmp_path / "law.safetensors", seed, failures))
         for seed in range(3)
     ]
     for writer in writers:
@@ -128,7 +132,7 @@ def test_processes_that_write_the_same_file_never_see_half_of_it(tmp_path: Path)
         writer.join(60)
     assert [writer.exitcode for writer in writers] == [0, 0, 0]
     assert failures.empty()
-    assert [file.name for file in tmp_path.iterdir()] == ["law.bin"]
+    assert [file.name for file in tmp_path.iterdir()] == ["law.safetensors"]
 
 
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
