@@ -1,6 +1,7 @@
 """Every error altgrad raises on purpose, as one tree.
 
     AltgradError               the program could not do its job            exit 1
+    ├── WriteError             a file could not be written: a full disk, a missing right
     └── UsageError             the user can fix it                         exit 2
         ├── ConfigError        a key, a value, a file of the configuration
         ├── FormatError        a number format's name or options
@@ -35,6 +36,10 @@ class AltgradError(Exception):
         self.where = where
         self.allowed = allowed
         self.hint = hint
+
+
+class WriteError(AltgradError):
+    """A file could not be written; what was there before is still there."""
 
 
 class UsageError(AltgradError):

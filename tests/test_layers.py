@@ -17,6 +17,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "altgrad_cli"
 ROOMS = (
     "errors",
     "deadline",
+    "files",
     "formats",
     "config",
     "rounding",

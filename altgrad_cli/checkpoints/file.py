@@ -13,7 +13,6 @@ import io
 import os
 import struct
 from collections.abc import Mapping, Sequence, Set
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from altgrad_cli.checkpoints.torch_archive import read_torch_archive
 from altgrad_cli.errors import CheckpointError
+from altgrad_cli.files import write_whole
 
 SCHEMA = "altgrad-checkpoint/1"
 SEAL = b"altgrad sha256 "
@@ -115,7 +115,7 @@ def write_checkpoint(path: Path, payload: Mapping[str, Any]) -> None:
 
     Raises:
         CheckpointError: a leaf cannot be saved.
-        OSError: the disk is full, the folder may not be written, ...; what was at ``path`` is still there.
+        WriteError: the disk is full, the folder may not be written, ...; what was at ``path`` is still there.
     """
     body = plain_copy(payload)
     body = {"schema": SCHEMA, "content_hash": content_hash(body), **body}
@@ -124,34 +124,7 @@ def write_checkpoint(path: Path, payload: Mapping[str, Any]) -> None:
     data = buffer.getbuffer()
     # The last two bytes of a zip are the length of its comment: the seal becomes that comment.
     head = bytes(data[:-2]) + _SEAL_LENGTH.to_bytes(2, "little") + SEAL
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_path(path)
-    try:
-        with temporary.open("wb") as file:
-            file.write(head)
-            file.write(hashlib.sha256(head).hexdigest().encode())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def temporary_path(path: Path) -> Path:
-    """Where ``path`` is written before it is whole; the name says that it is no checkpoint."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-
-def _sync_folder(folder: Path) -> None:
-    with suppress(OSError):  # some file systems cannot sync a folder; the file itself is safe
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    write_whole(path, [head, hashlib.sha256(head).hexdigest().encode()])
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

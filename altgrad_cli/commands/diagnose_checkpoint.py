@@ -9,7 +9,7 @@ import typer
 
 from altgrad_cli.commands.console import data_console, talk_console
 from altgrad_cli.commands.json_output import print_json
-from altgrad_cli.errors import UsageError
+from altgrad_cli.files import check_outputs, write_whole
 
 EXAMPLES = (
     "altgrad diagnose-checkpoint runs/my_run/checkpoints/anomaly_step_53.pt",
@@ -57,6 +57,7 @@ def diagnose_checkpoint(
     markdown: Annotated[
         Path | None, typer.Option("--markdown", metavar="FILE", help="Write the diagnosis as Markdown too.")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the Markdown file if it exists.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Everything as one JSON document on stdout.")] = False,
 ) -> None:
     """Say from a checkpoint alone what failed, where first, why, and what would have saved it.
@@ -64,6 +65,7 @@ def diagnose_checkpoint(
     The file is untrusted input: nothing in it is run, and a damaged one is refused with exit code 2. A
     diagnosed failure is a result: the exit code is 0.
     """
+    check_outputs(("--markdown", markdown), force=force)
     from altgrad_cli.forensics.diagnosis import SCHEMA, Questions, diagnose
     from altgrad_cli.reporting.pages.diagnosis.details import details
     from altgrad_cli.reporting.pages.diagnosis.screen import verdict
@@ -83,18 +85,9 @@ def diagnose_checkpoint(
     document = diagnose(file, questions)
     screen, sections = verdict(document), details(document)
     if markdown is not None:
-        _write(markdown, to_markdown(screen, sections))
+        write_whole(markdown, to_markdown(screen, sections))
+        talk_console().print(f"markdown: {markdown}", soft_wrap=True, markup=False)
     if json:
         print_json(SCHEMA, document)
     else:
         print_sections(data_console(), [screen, *sections])
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(
-            f"the Markdown file cannot be written: {error.strerror or error}", where=str(path)
-        ) from None
-    talk_console().print(f"markdown: {path}", soft_wrap=True, markup=False)

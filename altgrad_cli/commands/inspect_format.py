@@ -13,6 +13,7 @@ import typer
 from altgrad_cli.commands.console import data_console, talk_console
 from altgrad_cli.commands.json_output import print_json
 from altgrad_cli.errors import UsageError
+from altgrad_cli.files import check_outputs, write_whole
 from altgrad_cli.formats import FP8Format, parse_format
 from altgrad_cli.reporting.pages.format.facts import StallQuestion, describe_format
 
@@ -64,12 +65,14 @@ def inspect_format(
         Path | None,
         typer.Option("--plot", metavar="FILE.svg", help="Draw number line, gap and error curves."),
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the plot if it exists.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Everything as one JSON document on stdout.")] = False,
 ) -> None:
     """Show a number format on one screen: range, rounding, accuracy, what update can move a weight.
 
     Nothing is trained and nothing is loaded but the file of --on.
     """
+    check_outputs(("--plot", plot), force=force)
     if not math.isfinite(learning_rate):
         raise UsageError(f"--lr must be a number, not {learning_rate}", where="--lr", allowed=">= 0, finite")
     _check_positive("--std", std)
@@ -112,10 +115,7 @@ def _draw(format: FP8Format, other: FP8Format | None, path: Path) -> None:
         raise UsageError(f"the plot is an SVG file, not {path.name}", where="--plot", allowed="FILE.svg")
     from altgrad_cli.reporting.pages.format.plot import draw_formats  # imports matplotlib
 
-    try:
-        draw_formats([format] if other is None else [format, other], path)
-    except OSError as error:
-        raise UsageError(f"the plot cannot be written: {error.strerror or error}", where=str(path)) from None
+    write_whole(path, draw_formats([format] if other is None else [format, other]))
     talk_console().print(f"plot: {path}", soft_wrap=True, markup=False)
 
 

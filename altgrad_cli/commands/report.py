@@ -12,6 +12,7 @@ from altgrad_cli.commands.console import data_console, talk_console
 from altgrad_cli.commands.failures import FAILED, OK
 from altgrad_cli.commands.json_output import print_json
 from altgrad_cli.errors import UsageError
+from altgrad_cli.files import check_outputs
 
 SCHEMA = "altgrad.report/1"
 VERIFY_SCHEMA = "altgrad.report-verification/1"
@@ -42,6 +43,7 @@ def report(
         Path | None,
         typer.Option(metavar="FILE", help="Recompute every number of a Markdown report from the logs."),
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
     json: Annotated[bool, typer.Option("--json", help="The result as one JSON document on stdout.")] = False,
 ) -> int:
     """Report on runs and sweeps, from their logs alone.
@@ -53,6 +55,7 @@ def report(
         if markdown or html:
             raise UsageError("--verify reads a report, it writes none", where="--verify")
         return _verify(verify, folders or [], as_json=json)
+    check_outputs(("--markdown", markdown), ("--html", html), force=force)
     from altgrad_cli.reporting.report import build_report
     from altgrad_cli.sweeps.results import newest
 
@@ -60,13 +63,15 @@ def report(
     built = build_report(chosen)
     written: list[Path] = []
     if markdown is not None:
-        from altgrad_cli.reporting.render.markdown import write_markdown
+        from altgrad_cli.reporting.render.markdown import picture_paths, write_markdown
 
-        written += write_markdown(built, _writable(markdown, "--markdown"))
+        pictures = picture_paths(built, markdown).values()
+        check_outputs(("--html", html), *(("--markdown", path) for path in pictures), force=force)
+        written += write_markdown(built, markdown)
     if html is not None:
         from altgrad_cli.reporting.render.html import write_html
 
-        write_html(built, _writable(html, "--html"))
+        write_html(built, html)
         written.append(html)
     if json:
         from altgrad_cli.reporting.render.json import to_json
@@ -82,22 +87,6 @@ def report(
         for item in renderables(built):
             console.print(item)
     return OK
-
-
-def _writable(path: Path, option: str) -> Path:
-    """``path``, if a file may be written there."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise UsageError(f"{path} is a folder", where=option, hint="name a file")
-        with path.open("ab"):
-            pass
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise UsageError(
-            f"cannot write to {path}: {reason}", where=option, hint="name a file you may write"
-        ) from None
-    return path
 
 
 def _verify(path: Path, folders: list[Path], *, as_json: bool) -> int:

@@ -27,6 +27,7 @@ from typing import Any
 from altgrad_cli.config.loading import load_config, to_yaml
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import UsageError
+from altgrad_cli.files import reason_of, write_whole
 from altgrad_cli.training.events import to_json_value
 
 RUNS = Path("runs")
@@ -125,7 +126,7 @@ def create_run(path: Path, config: TrainConfig, *, where: str = "--out") -> RunD
     create_folder(path, where)
     directory = RunDirectory(path)
     try:
-        _replace_text(directory.config, to_yaml(config))
+        write_whole(directory.config, to_yaml(config))
         directory.checkpoints.mkdir(exist_ok=True)
     except OSError as error:
         raise _unwritable(path, error, where) from None
@@ -188,18 +189,7 @@ def sole_writer(directory: RunDirectory, *, wait_seconds: float = 20.0) -> Itera
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write ``values`` so that a reader (or a crash) sees the old file or the new one, never half of it."""
-    _replace_text(
-        path, json.dumps(to_json_value(values), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    )
-
-
-def _replace_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_whole(path, json.dumps(to_json_value(values), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -216,9 +206,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _unwritable(path: Path, error: OSError, where: str) -> UsageError:
-    reason = error.strerror or str(error)
     return UsageError(
-        f"cannot write to {path}: {reason[0].lower()}{reason[1:]}",
+        f"cannot write to {path}: {reason_of(error)}",
         where=where,
         hint="name a folder you may write to with --out",
     )

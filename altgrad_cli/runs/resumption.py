@@ -13,6 +13,7 @@ from typing import Any
 from altgrad_cli.config.loading import load_config, resolve, to_yaml
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import CheckpointError, ConfigError
+from altgrad_cli.files import write_whole
 from altgrad_cli.runs.folder import RunDirectory
 
 _HARMLESS = ("wandb.",)
@@ -70,8 +71,8 @@ def adopt(directory: RunDirectory, resumption: Resumption) -> None:
     if text != before:
         kept = directory.path / f"config_until_step_{resumption.step}.yaml"
         if not kept.exists():
-            kept.write_text(before, encoding="utf-8")
-        directory.config.write_text(text, encoding="utf-8")
+            write_whole(kept, before)
+        write_whole(directory.config, text)
 
 
 def _saved_config(directory: RunDirectory) -> tuple[int, dict[str, Any] | None]:

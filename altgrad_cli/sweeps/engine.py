@@ -9,10 +9,13 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from altgrad_cli.errors import WriteError
+from altgrad_cli.files import write_whole
 from altgrad_cli.runs.folder import EVENTS, RunDirectory, create_run, read_json
 from altgrad_cli.runs.log import has_ended
 from altgrad_cli.runs.record import RunRecord, read_run
@@ -218,4 +221,5 @@ def _write_verdict(run_dir: Path, finding: Finding) -> None:
 
 def _keep_traceback(run_dir: Path, report: Report) -> None:
     if "traceback" in report.details and run_dir.is_dir():
-        (run_dir / "traceback.txt").write_text(str(report.details["traceback"]), encoding="utf-8")
+        with suppress(WriteError):  # the disk may be full, and the arm's own error is already told
+            write_whole(run_dir / "traceback.txt", str(report.details["traceback"]))

@@ -18,7 +18,7 @@ from torch import Tensor
 from altgrad_cli.checkpoints import retention
 from altgrad_cli.checkpoints.file import read_checkpoint, write_checkpoint
 from altgrad_cli.config.precision import Role
-from altgrad_cli.errors import CheckpointError
+from altgrad_cli.errors import CheckpointError, WriteError
 from altgrad_cli.subjects.corpus.batches import Batch
 from altgrad_cli.subjects.corpus.corpus import Corpus
 from altgrad_cli.training.events import CheckpointSaved
@@ -176,7 +176,7 @@ class Archive:
         try:
             path = write().relative_to(self.run_dir)
             return CheckpointSaved(step=step, path=path.as_posix(), reason=reason)
-        except (OSError, CheckpointError) as error:
+        except (OSError, WriteError, CheckpointError) as error:
             problem = getattr(error, "strerror", None) or str(error)
             return CheckpointSaved(step=step, path=None, reason=reason, problem=problem)
 

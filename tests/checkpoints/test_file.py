@@ -28,7 +28,7 @@ from altgrad_cli.checkpoints.file import (
     read_checkpoint,
     write_checkpoint,
 )
-from altgrad_cli.errors import CheckpointError
+from altgrad_cli.errors import CheckpointError, WriteError
 
 
 class Colour(enum.Enum):
@@ -145,7 +145,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_temporary(
 
     before = checkpoint.read_bytes()
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(WriteError, match="no space left"):
         write_checkpoint(checkpoint, {**PAYLOAD, "step": 8})
     assert checkpoint.read_bytes() == before
     assert list(checkpoint.parent.iterdir()) == [checkpoint]

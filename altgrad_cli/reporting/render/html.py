@@ -15,6 +15,7 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 
 from altgrad_cli import __version__
+from altgrad_cli.files import write_whole
 from altgrad_cli.reporting.blocks.document import Block, Picture, Report, Section, Table, Text, Verbatim
 from altgrad_cli.reporting.blocks.sources import ROW
 from altgrad_cli.reporting.render.plotly_figures import describe
@@ -77,10 +78,7 @@ const config = {json.dumps(CONFIG)};
 
 def write_html(report: Report, path: Path) -> None:
     """Write the page to ``path``, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(to_html(report), encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, to_html(report))
 
 
 def _asset(name: str) -> str:

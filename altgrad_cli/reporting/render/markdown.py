@@ -10,6 +10,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from altgrad_cli.files import is_regular, write_together
 from altgrad_cli.reporting.blocks.document import Block, Picture, Report, Table, Text, Verbatim
 
 HEADER = "<!-- altgrad report; computed from the logs in: {logs} -->"
@@ -34,25 +35,33 @@ def to_markdown(report: Report, pictures: str | None) -> str:
 
 
 def write_markdown(report: Report, path: Path, *, pictures: bool = True) -> list[Path]:
-    """Write ``report`` to ``path`` and its pictures into a folder beside it; returns what was written."""
+    """Write ``report`` to ``path`` and its pictures into a folder beside it; returns what was written.
+
+    Raises:
+        WriteError: something cannot be written; then nothing is.
+    """
     from altgrad_cli.reporting.render.matplotlib_figures import draw
 
-    folder = path.with_suffix("")
     # The logs are named as seen from the report, so that both may be moved together.
     logs = tuple(Path(os.path.relpath(log, path.parent)).as_posix() for log in report.logs)
     report = replace(report, logs=logs)
-    written = [path]
-    if pictures:
-        for figure in report.figures:
-            folder.mkdir(parents=True, exist_ok=True)
-            picture = folder / f"{figure.key}.png"
-            picture.write_bytes(draw(figure))
-            written.append(picture)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(to_markdown(report, folder.name if pictures else None), encoding="utf-8")
-    temporary.replace(path)
-    return written
+    drawn = picture_paths(report, path) if pictures else {}
+    folder = _picture_folder(path).name if drawn else None
+    files: dict[Path, str | bytes] = {path: to_markdown(report, folder)}
+    files |= {drawn[figure.key]: draw(figure) for figure in report.figures if figure.key in drawn}
+    write_together(files)
+    return list(files)
+
+
+def picture_paths(report: Report, path: Path) -> dict[str, Path]:
+    """Where each figure's picture goes, by the figure's key; beside a pipe or a device there are none."""
+    if not is_regular(path):
+        return {}
+    return {figure.key: _picture_folder(path) / f"{figure.key}.png" for figure in report.figures}
+
+
+def _picture_folder(path: Path) -> Path:
+    return path.with_suffix("") if path.suffix else path.with_name(f"{path.name}-pictures")
 
 
 def _block(block: Block, pictures: str | None) -> str:

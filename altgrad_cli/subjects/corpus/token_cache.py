@@ -11,20 +11,21 @@ however many processes prepare the same corpus. A folder that cannot be written 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save
+
+from altgrad_cli.errors import WriteError
+from altgrad_cli.files import write_whole
 
 _NO_CHECKSUM = b"-" * 64
 _CHECKSUM = re.compile(rb"(?<=sha256\\\": \\\")[0-9a-f]{64}")
@@ -96,20 +97,9 @@ def store_tokens(path: Path, key: str, tokens: CachedTokens) -> bool:
         {"train": tokens.train, "validation": tokens.validation}, {"altgrad": json.dumps(described)}
     )
     content = content.replace(_NO_CHECKSUM, hashlib.sha256(content).hexdigest().encode(), 1)
-    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".writing-", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        _log.warning("cannot write the token cache (%s): tokens stay in memory", error)
+        write_whole(path, content)
+    except WriteError as error:
+        _log.warning("no token cache, tokens stay in memory: %s", error)
         return False
-    finally:
-        if temporary is not None:  # renamed by now, unless something went wrong on the way
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
     return True

@@ -82,7 +82,7 @@ def test_a_folder_that_cannot_be_written_costs_a_warning(
     (tmp_path / "file").write_text("in the way")
     assert not store_tokens(tmp_path / "file" / "law.safetensors", KEY, tokens())
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
-    assert "cannot write the token cache" in caplog.text
+    assert "cannot write" in caplog.text
     assert caplog.records[0].name == "altgrad_cli.data"
 
 
@@ -98,7 +98,7 @@ def test_a_full_disk_leaves_neither_half_a_file_nor_rubbish(
     assert not store_tokens(tmp_path / "law.safetensors", KEY, tokens(seed=2))
     assert [file.name for file in tmp_path.iterdir()] == ["law.safetensors"]
     assert (tmp_path / "law.safetensors").read_bytes() == before
-    assert "No space left" in caplog.text
+    assert "no space left" in caplog.text
 
 
 def test_a_map_outlives_its_file_being_replaced(tmp_path: Path) -> None:

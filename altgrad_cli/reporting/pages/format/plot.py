@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from altgrad_cli.formats import FP8Format
@@ -21,14 +21,11 @@ _MAX_TICKS = 1000
 _NO_ERROR = 2.0**-40  # stands for 0 on the logarithmic axis, below what is shown
 
 
-def draw_formats(formats: Sequence[FP8Format], path: Path) -> None:
-    """Write an SVG of one format, or of two in different colours and line styles.
+def draw_formats(formats: Sequence[FP8Format]) -> bytes:
+    """An SVG of one format, or of two in different colours and line styles.
 
     Number line (every value >= 0, linear and logarithmic), gap over x, relative error over x. The same file
     for the same formats: no date, fixed identifiers.
-
-    Raises:
-        OSError: the file cannot be written.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -45,7 +42,9 @@ def draw_formats(formats: Sequence[FP8Format], path: Path) -> None:
         _draw_log_line(logline, formats)
         _draw_gaps(gaps, formats)
         _draw_errors(errors, formats)
-        figure.savefig(path, format="svg", metadata={"Date": None})
+        drawing = io.BytesIO()
+        figure.savefig(drawing, format="svg", metadata={"Date": None})
+    return drawing.getvalue()
 
 
 def _draw_number_line(axes: Axes, formats: Sequence[FP8Format]) -> None:
