@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from altgrad_cli.config.loading import (
+    as_word,
+    flat,
     from_plain,
     load_config,
     resolve,
@@ -115,6 +117,12 @@ def test_a_rule_broken_by_an_override_names_the_key(override: str, where: str) -
     with pytest.raises(UsageError) as caught:
         load_config("base", [override])
     assert caught.value.where == f"command line: {where}"
+
+
+def test_every_setting_of_a_config_can_be_given_as_an_override() -> None:
+    config = load_config("e7m0_uniform", ["precision.rules=[{pattern: '*.c_fc', format: BF16}]"])
+    words = [f"{key}={as_word(value)}" for key, value in flat(resolve(config)).items()]
+    assert load_config("base", words) == config
 
 
 def test_a_rule_between_two_keys_names_the_one_on_the_command_line_first() -> None:

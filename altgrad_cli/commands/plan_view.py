@@ -106,22 +106,19 @@ def show_sweep_plan(spec: Any, folder: Path, jobs: int, *, as_json: bool) -> Non
 
 def config_listing(arms: Sequence[Any]) -> list[str]:
     """The resolved config of the first arm in full, and what is different in each other one."""
-    from altgrad_cli.config.loading import resolve, to_yaml
+    from altgrad_cli.config.loading import as_word, flat, resolve, to_yaml
 
-    first = _flat(resolve(arms[0].config))
+    first = flat(resolve(arms[0].config))
     lines = [
         "",
         f"config of {arms[0].name}:",
         *(f"  {line}" for line in to_yaml(arms[0].config).splitlines()),
     ]
     for arm in arms[1:]:
-        different = [f"{k}={v}" for k, v in _flat(resolve(arm.config)).items() if first.get(k) != v]
+        different = [
+            f"{key}={as_word(value)}"
+            for key, value in flat(resolve(arm.config)).items()
+            if first.get(key) != value
+        ]
         lines.append(f"config of {arm.name}: the same with {' '.join(different)}")
     return lines
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

@@ -6,6 +6,7 @@ folder: inside the installed package, or at the top of a source tree.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,6 +51,8 @@ def from_plain(values: Mapping[str, Any], source: str | None = None) -> TrainCon
 
 def with_overrides(config: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
     """``config`` with ``dotted.key=value`` overrides applied and every rule checked again."""
+    if not overrides:
+        return config
     tree = ConfigTree(values=quoted(resolve(config)))
     for override in overrides:
         apply_override(tree, override)
@@ -60,6 +63,19 @@ def resolve(config: TrainConfig) -> dict[str, Any]:
     """Every key of ``config`` with its value, as plain dicts and lists; ``from_plain`` reads it back."""
     plain: dict[str, Any] = to_plain(config)
     return plain
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value of what ``resolve`` gives, section by section; lists stay whole."""
+    keys: dict[str, Any] = {}
+    for name, value in values.items():
+        keys |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return keys
+
+
+def as_word(value: Any) -> str:
+    """``value`` as it stands behind the ``=`` of an override: ``null``, ``true``, ``[0.9, 0.95]``."""
+    return str(value) if isinstance(value, str | float) else json.dumps(value)
 
 
 def to_yaml(config: Any) -> str:

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from altgrad_cli.config.loading import load_config, to_yaml
+from altgrad_cli.config.loading import load_tree, to_yaml
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import UsageError
 from altgrad_cli.files import reason_of, write_whole
@@ -70,7 +70,7 @@ class RunDirectory:
 
     def load_config(self) -> TrainConfig:
         """The configuration the run was started with."""
-        return load_config(str(self.config))
+        return load_tree(TrainConfig, self.config)
 
     def write_summary(self, values: Mapping[str, Any]) -> None:
         """Replace ``run.json``."""

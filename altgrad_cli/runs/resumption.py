@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from altgrad_cli.config.loading import load_config, resolve, to_yaml
+from altgrad_cli.config.loading import as_word, flat, load_config, resolve, to_yaml
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import CheckpointError, ConfigError
 from altgrad_cli.files import write_whole
@@ -44,23 +44,23 @@ def plan_resumption(
         ConfigError: the configuration differs from the checkpoint's in keys that no override names.
     """
     step, saved = _saved_config(directory)
-    before = _flat(saved if saved is not None else resolve(directory.load_config()))
+    before = flat(saved if saved is not None else resolve(directory.load_config()))
     source = config_name or str(directory.config)
-    unsaid = _differing(before, _flat(resolve(load_config(source))))
+    unsaid = _differing(before, flat(resolve(load_config(source))))
     named = [override.partition("=")[0].strip() for override in overrides]
     unsaid = [key for key in unsaid if not any(key == name or key.startswith(f"{name}.") for name in named)]
     if unsaid:
-        now = _flat(resolve(load_config(source)))
+        now = flat(resolve(load_config(source)))
         shown = ", ".join(f"{key} was {before.get(key)}" for key in unsaid[:5])
         raise ConfigError(
             f"{source} is not the configuration of the run's checkpoint: {shown}",
             where=source,
             allowed="the same configuration, or every difference as an override",
-            hint="to go on with it: " + " ".join(f"{key}={_word(now.get(key))}" for key in unsaid),
+            hint="to go on with it: " + " ".join(f"{key}={as_word(now.get(key))}" for key in unsaid),
         )
     config = load_config(source, overrides)
-    after = _flat(resolve(config))
-    changed = tuple(f"{key}={_word(after[key])}" for key in _differing(before, after))
+    after = flat(resolve(config))
+    changed = tuple(f"{key}={as_word(after[key])}" for key in _differing(before, after))
     return Resumption(config=config, step=step, changed=changed)
 
 
@@ -96,14 +96,3 @@ def _differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]
 
 def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _word(value: Any) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import product
 from typing import Any
 
@@ -48,8 +49,7 @@ class SweepSpec:
                 raise UsageError(f"{key} is an axis of its own", where=f"--set {key}", hint=f"use {option}")
             if not values:
                 raise UsageError(f"no value for {key}", where="--set", allowed="key=a,b")
-        for _ in self.variations():
-            pass  # every combination obeys the rules of the configuration, or this raises
+        self.variations()  # every combination obeys the rules of the configuration, or this raises
 
     @property
     def regime(self) -> Regime:
@@ -59,18 +59,9 @@ class SweepSpec:
             return regime
         return "uniform" if regime in ("fp32", "bf16", "frozen") else regime
 
-    def variations(self) -> Iterator[Variation]:
+    def variations(self) -> tuple[Variation, ...]:
         """Every seed with every combination of the axes, the first seed's first."""
-        base = replace(self.base, precision=replace(self.base.precision, regime=self.regime))
-        combinations = list(product(*([(key, value) for value in values] for key, values in self.axes)))
-        for seed in self.seeds:
-            for settings in combinations:
-                overrides = [f"{key}={value}" for key, value in settings]
-                yield Variation(
-                    seed=seed if len(self.seeds) > 1 else None,
-                    settings=settings,
-                    base=with_overrides(replace(base, seed=seed), overrides),
-                )
+        return _variations(self)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``sweep.json``."""
@@ -121,6 +112,22 @@ class Variation:
     def named_settings(self) -> tuple[Setting, ...]:
         """The settings that an arm's name has to tell; its regime stands there anyway."""
         return tuple(setting for setting in self.settings if setting[0] != "precision.regime")
+
+
+@lru_cache(maxsize=16)
+def _variations(spec: SweepSpec) -> tuple[Variation, ...]:
+    """Read once for a sweep: every look at its plan asks for them again."""
+    base = replace(spec.base, precision=replace(spec.base.precision, regime=spec.regime))
+    combinations = list(product(*([(key, value) for value in values] for key, values in spec.axes)))
+    return tuple(
+        Variation(
+            seed=seed if len(spec.seeds) > 1 else None,
+            settings=settings,
+            base=with_overrides(replace(base, seed=seed), [f"{key}={value}" for key, value in settings]),
+        )
+        for seed in spec.seeds
+        for settings in combinations
+    )
 
 
 def parse_order(text: str) -> tuple[str, ...]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-from altgrad_cli.config.loading import resolve
+from altgrad_cli.config.loading import as_word, flat, resolve
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.reporting.blocks.document import Section, Text, Verbatim
 from altgrad_cli.reporting.evidence.scope import Scope
@@ -39,25 +37,7 @@ def sweep_command(path: Path) -> str:
     words += [] if spec.get("retries", True) else ["--no-retries"]
     words += ["--with-interventions"] if spec.get("with_interventions") else []
     words += ["--attribute"] if spec.get("attribute") else []
-    words += [
-        f"{key}={_plain(value)}" for key, value in _changed(spec.get("base", {}), resolve(TrainConfig()))
-    ]
+    defaults = flat(resolve(TrainConfig()))
+    base = flat(spec.get("base", {}))
+    words += [f"{key}={as_word(value)}" for key, value in base.items() if value != defaults.get(key)]
     return " ".join(map(shlex.quote, words))
-
-
-def _changed(
-    values: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str = ""
-) -> Iterator[tuple[str, Any]]:
-    """Dotted keys whose value is not the default."""
-    for key, value in values.items():
-        default = defaults.get(key)
-        if isinstance(value, Mapping) and isinstance(default, Mapping):
-            yield from _changed(value, default, f"{prefix}{key}.")
-        elif value != default:
-            yield f"{prefix}{key}", value
-
-
-def _plain(value: object) -> str:
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
