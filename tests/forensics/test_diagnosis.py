@@ -339,10 +339,10 @@ def test_damaged_safetensors_are_refused(tmp_path: Path, content: bytes) -> None
 
 
 def test_a_configuration_larger_than_its_tensors_is_refused(capture: Capture) -> None:
-    """A sealed file that asks for a network of a trillion weights must not be given the memory for it."""
+    """A sealed file that asks for a network of half a billion weights must not be given the memory for it."""
     path = capture("runtime.capture_at=2")
     payload = read_checkpoint(path)
-    payload["config"]["model"]["n_embd"] = 1 << 20
+    payload["config"]["model"]["n_embd"] = 1 << 12
     write_checkpoint(path, payload)
     with pytest.raises(CheckpointError, match="another network"):
         diagnose(path, Questions())
