@@ -13,10 +13,10 @@ from altgrad_cli.forensics.attempt import Outcome
 from altgrad_cli.forensics.evidence import Evidence
 from altgrad_cli.forensics.provenance import FirstNonfinite
 from altgrad_cli.forensics.scene import Scene
+from altgrad_cli.metrics.thresholds import COLLAPSE_STALL, COLLAPSE_TRANSFER, COLLAPSE_WINDOW
 from altgrad_cli.training.watch.collapse import Divergence
 
 NONFINITE, STALL, DIVERGENCE, NONE = "nonfinite", "stall_collapse", "divergence", "none"
-STALL_WINDOW, STALL_TRANSFER, STALL_RATE = 50, 0.03, 0.98
 
 
 def history_of(evidence: Evidence) -> list[Mapping[str, Any]]:
@@ -93,29 +93,29 @@ def stalled_since(history: Sequence[Mapping[str, Any]]) -> int | None:
     """First step of the last 50 recorded ones where these show a stall collapse; None where they do not."""
     window = [
         entry
-        for entry in history[-STALL_WINDOW:]
+        for entry in history[-COLLAPSE_WINDOW:]
         if isinstance(entry.get("update_transfer"), int | float)
         and isinstance(entry.get("bit_stall_rate"), int | float)
     ]
-    if len(window) < STALL_WINDOW:
+    if len(window) < COLLAPSE_WINDOW:
         return None
     transfer = statistics.fmean(entry["update_transfer"] for entry in window)
     stall = statistics.fmean(entry["bit_stall_rate"] for entry in window)
-    return int(window[0]["step"]) if transfer <= STALL_TRANSFER and stall >= STALL_RATE else None
+    return int(window[0]["step"]) if transfer <= COLLAPSE_TRANSFER and stall >= COLLAPSE_STALL else None
 
 
 def _stalls_now(now: Outcome | None) -> bool:
     if now is None or now.transfer is None or now.stall is None:
         return False
-    return now.transfer <= STALL_TRANSFER and now.stall >= STALL_RATE
+    return now.transfer <= COLLAPSE_TRANSFER and now.stall >= COLLAPSE_STALL
 
 
 def _stall_words(since: int | None, history: Sequence[Mapping[str, Any]], now: Outcome | None) -> str:
     if since is not None:
-        window = history[-STALL_WINDOW:]
+        window = history[-COLLAPSE_WINDOW:]
         transfer = statistics.fmean(entry["update_transfer"] for entry in window)
         stall = statistics.fmean(entry["bit_stall_rate"] for entry in window)
-        return f"over the last {STALL_WINDOW} steps mean tau {transfer:.4f} and mean bit-stall {stall:.4f}"
+        return f"over the last {COLLAPSE_WINDOW} steps mean tau {transfer:.4f} and mean bit-stall {stall:.4f}"
     if now is not None and now.transfer is not None and now.stall is not None:
         return f"in this step tau {now.transfer:.4f} and bit-stall {now.stall:.4f}"
     return "the stored weights stopped moving"

@@ -1,7 +1,7 @@
 """Which monitored quantity left its band first, and how many steps before the failure.
 
 A band ends where a quantity has never been in the older half of the recorded steps, and six median absolute
-deviations beyond their median, on the side that is bad for it. The fixed thresholds of the alerts count too.
+deviations beyond their median, on the side that its ``MetricSpec`` calls bad. Its alert's level counts too.
 """
 
 from __future__ import annotations
@@ -10,43 +10,14 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from altgrad_cli.metrics.catalogue import spec_of
+from altgrad_cli.metrics.spec import MetricSpec
 
 MIN_STEPS = 12
 """Steps of history below which no band can be drawn."""
 _WIDTH = 6.0
-_BAD_WHEN_HIGH = (
-    "loss",
-    "gradient_norm",
-    "gradient_linf",
-    "amax",
-    "overflow_rate",
-    "clipped_rate",
-    "underflow_rate",
-    "subnormal_fraction",
-    "nonfinite_inputs",
-    "nonfinite_gradients",
-    "gradient_sparsity",
-    "dead_neurons",
-    "bit_stall_rate",
-    "zero_update_fraction",
-    "persistent_stall",
-    "zero_share",
-    "top_binade_share",
-)
-_BAD_WHEN_LOW = (
-    "update_transfer",
-    "flip_rate",
-    "gradient_cosine",
-    "gradient_sqnr",
-    "gradient_norm_ratio",
-    "gradient_sign_agreement",
-    "codes_used",
-    "code_entropy",
-)
-_FIXED = {"overflow_rate": 0.01, "underflow_rate": 0.01, "bit_stall_rate": 0.5}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +54,23 @@ def lead_time(history: Sequence[Mapping[str, Any]], failed_at: int) -> dict[str,
             "first": None,
             "note": "too few steps for a band",
         }
-    watched = (*_BAD_WHEN_HIGH, *_BAD_WHEN_LOW)
-    names = sorted({name for entry in steps for name in entry if name.partition("/")[0] in watched})
+    recorded = {name: spec_of(name) for entry in steps for name in entry}
+    watched = {name: spec for name, spec in recorded.items() if spec is not None and spec.bad is not None}
     departures: list[Departure] = []
-    for name in names:
+    for name, spec in watched.items():
         series = [(int(entry["step"]), float(entry[name])) for entry in steps if _is_number(entry.get(name))]
+        rules = {"band": _band(spec, series), "threshold": _threshold(spec, series)}
         departures += [
-            found for found in (_band(name, series, failed_at), _threshold(name, series, failed_at)) if found
+            Departure(
+                name, spec.unit, left.step, failed_at - left.step, left.value, left.low, left.high, rule
+            )
+            for rule, left in rules.items()
+            if left is not None
         ]
-    departures.sort(key=lambda found: (found.step, found.metric))
+    departures.sort(key=lambda departure: (departure.step, departure.metric))
     return {
         "steps_recorded": len(steps),
-        "departures": [found.to_json() for found in departures],
+        "departures": [departure.to_json() for departure in departures],
         "first": departures[0].to_json() if departures else None,
         "note": None if departures else "sudden: no quantity had left its band before the step",
     }
@@ -104,7 +80,16 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _band(name: str, series: Sequence[tuple[int, float]], failed_at: int) -> Departure | None:
+class _Left(NamedTuple):
+    """Where a series left its band, and the band."""
+
+    step: int
+    value: float
+    low: float | None
+    high: float | None
+
+
+def _band(spec: MetricSpec, series: Sequence[tuple[int, float]]) -> _Left | None:
     if len(series) < MIN_STEPS:
         return None
     half = len(series) // 2
@@ -114,45 +99,24 @@ def _band(name: str, series: Sequence[tuple[int, float]], failed_at: int) -> Dep
     middle = statistics.median(calm)
     spread = statistics.median(abs(value - middle) for value in calm)
     # Never narrower than what the calm half itself did: a band is no outlier test.
-    if name.partition("/")[0] in _BAD_WHEN_LOW:
-        low = min(middle - _WIDTH * spread, *calm)
-        return _still_outside(name, series[half:], failed_at, low, None, "band")
-    high = max(middle + _WIDTH * spread, *calm)
-    return _still_outside(name, series[half:], failed_at, None, high, "band")
+    if spec.bad == "low":
+        return _still_outside(series[half:], min(middle - _WIDTH * spread, *calm), None)
+    return _still_outside(series[half:], None, max(middle + _WIDTH * spread, *calm))
 
 
-def _threshold(name: str, series: Sequence[tuple[int, float]], failed_at: int) -> Departure | None:
-    limit = _FIXED.get(name.partition("/")[0])
-    if limit is None or not series or series[0][1] > limit:
+def _threshold(spec: MetricSpec, series: Sequence[tuple[int, float]]) -> _Left | None:
+    if spec.alert is None or not series or series[0][1] > spec.alert.above:
         return None  # beyond it from the start: no sign of what is to come
-    return _still_outside(name, series, failed_at, None, limit, "threshold")
+    return _still_outside(series, None, spec.alert.above)
 
 
 def _still_outside(
-    name: str,
-    series: Sequence[tuple[int, float]],
-    failed_at: int,
-    low: float | None,
-    high: float | None,
-    rule: str,
-) -> Departure | None:
+    series: Sequence[tuple[int, float]], low: float | None, high: float | None
+) -> _Left | None:
     """The first step of the last stretch outside, if that stretch lasts to the end."""
-    first: tuple[int, float] | None = None
+    left = None
     for step, value in reversed(series):
-        inside = (low is None or value >= low) and (high is None or value <= high)
-        if inside:
+        if (low is None or value >= low) and (high is None or value <= high):
             break
-        first = (step, value)
-    if first is None:
-        return None
-    spec = spec_of(name)
-    return Departure(
-        metric=name,
-        unit=None if spec is None else spec.unit,
-        step=first[0],
-        steps_before=failed_at - first[0],
-        value=first[1],
-        low=low,
-        high=high,
-        rule=rule,
-    )
+        left = _Left(step, value, low, high)
+    return left

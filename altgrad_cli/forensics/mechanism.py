@@ -17,15 +17,8 @@ from altgrad_cli.config.precision import ROLES, Role
 from altgrad_cli.forensics.attempt import Outcome, attempt
 from altgrad_cli.forensics.provenance import FirstNonfinite
 from altgrad_cli.forensics.scene import Scene
+from altgrad_cli.metrics.thresholds import FAITHFUL_FROM, MISLED_BELOW, STALLED_UP_TO, UNDERFLOWED_FROM
 from altgrad_cli.surgery.precision_plan import PrecisionPlan, without_rounding
-
-FROZEN_TRANSFER, FAITHFUL_TRANSFER = 0.3, 0.7
-"""tau at or below the first is a stalled update, at or above the second a working one."""
-DEAD_SHARE = 0.5
-"""Share of values rounded to 0 from which a role no longer carries its tensor."""
-
-FALSE_COSINE = 0.5
-"""Below this a gradient points elsewhere than its float32 shadow."""
 
 STAGE: dict[str, str] = {
     "weights": "forward precision",
@@ -159,7 +152,7 @@ def explain_stall(attribution: Attribution | None, zeroed: Mapping[str, float | 
         return Mechanism(UNKNOWN, ("the step could not be repeated",))
     now = attribution.recorded.transfer
     master = attribution.bypassed.get("stored_weights")
-    dead = {role: share for role, share in zeroed.items() if share is not None and share >= DEAD_SHARE}
+    dead = {role: share for role, share in zeroed.items() if share is not None and share >= UNDERFLOWED_FROM}
     stalled = _number(attribution.recorded.stall)
     evidence = [f"as recorded, update transfer tau = {_number(now)}, stalled share {stalled}"]
     if attribution.stochastic is not None:
@@ -168,10 +161,10 @@ def explain_stall(attribution: Attribution | None, zeroed: Mapping[str, float | 
         evidence.append(f"float32 masters: tau = {_number(master.transfer)}")
     evidence += [f"{share:.0%} of the {role} are rounded to 0" for role, share in dead.items()]
     tried = [outcome.transfer for outcome in (attribution.stochastic, master) if outcome is not None]
-    restored = any(transfer is not None and transfer >= FAITHFUL_TRANSFER for transfer in tried)
+    restored = any(transfer is not None and transfer >= FAITHFUL_FROM for transfer in tried)
     if "gradients" in dead:
         return Mechanism(STAGE["gradients"], tuple(evidence))
-    if now is not None and now <= FROZEN_TRANSFER and restored:
+    if now is not None and now <= STALLED_UP_TO and restored:
         evidence.append("the gradient is there and the update is made, but the grid does not take it")
         return Mechanism(STAGE["stored_weights"], tuple(evidence))
     return Mechanism(UNKNOWN, tuple(evidence))
@@ -183,7 +176,7 @@ def explain_divergence(attribution: Attribution | None) -> Mechanism:
         return Mechanism(UNKNOWN, ("the gradient could not be compared with its float32 shadow",))
     cosine = attribution.recorded.cosine
     evidence = f"cosine of the gradient and its float32 shadow: {cosine:.4f}"
-    return Mechanism(STAGE["gradients"] if cosine < FALSE_COSINE else UNKNOWN, (evidence,))
+    return Mechanism(STAGE["gradients"] if cosine < MISLED_BELOW else UNKNOWN, (evidence,))
 
 
 def _number(value: float | None) -> str:

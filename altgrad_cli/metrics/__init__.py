@@ -15,8 +15,9 @@ so a layer's rate and the run's rate are the same formula. Undefined (0/0) is No
     prediction   The stall to expect of real weights on a grid before a single step is taken
     rates        Rates from the counters that are taken where rounding happens (``quantization.quantize.STATS`
     shadow       The rounded gradient against the float32 shadow: same batch, same stored weights, no rounding
-    spec         One metric: its name, unit and definition, and the formula that turns raw counts into it
+    spec         One metric: name, unit, definition, pooling, the bad side, the level from which it warns
     stall        The study's stall detector, literally: would the SGD step lr * grad move the rounded weight?
+    thresholds   Every threshold of a definition, once
     update       What the optimizer's update did to the weights: stall, flips, zero updates, transfer
     verdict      What a whole run came to
 """

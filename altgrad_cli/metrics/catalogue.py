@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from altgrad_cli.config.precision import ROLE_LETTERS
 from altgrad_cli.metrics.code_use import CODE_USE_METRICS
 from altgrad_cli.metrics.gradient import GRADIENT_METRICS
 from altgrad_cli.metrics.interval import INTERVAL_METRICS
@@ -33,3 +34,10 @@ METRICS: dict[str, MetricSpec] = {spec.name: spec for group in _GROUPS for spec 
 def spec_of(key: str) -> MetricSpec | None:
     """The spec behind a key of an event, role suffix included (``overflow_rate/gradients``), or None."""
     return METRICS.get(key.partition("/")[0])
+
+
+def heading_of(key: str) -> str:
+    """What stands above a column of the metric ``key``, the role's letter included: ``overflow G``."""
+    name, _, role = key.partition("/")
+    words = METRICS[name].heading or name.replace("_", " ")
+    return f"{words} {letter}" if (letter := ROLE_LETTERS.get(role)) else words  # type: ignore[call-overload]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -148,45 +148,44 @@ def nan_share(row: Row) -> float | None:
     return ratio(row["nonfinite"], row["count"])
 
 
+_share = partial(MetricSpec, scope="layer_role", pooling="layers")
+
 CODE_USE_METRICS = (
-    MetricSpec(
-        name="codes_used",
-        unit="fraction",
-        definition="share of the format's finite codes that occur in the tensor",
-        scope="layer_role",
-        cadence="step",
+    _share(
+        "codes_used",
+        "fraction",
+        "share of the format's finite codes that occur in the tensor",
         formula=codes_used,
+        bad="low",
     ),
-    MetricSpec(
-        name="code_entropy",
-        unit="fraction",
-        definition="entropy of the code histogram over log2 of the number of finite codes",
-        scope="layer_role",
-        cadence="step",
+    _share(
+        "code_entropy",
+        "fraction",
+        "entropy of the code histogram over log2 of the number of finite codes",
         formula=code_entropy,
+        heading="entropy",
+        bad="low",
     ),
-    MetricSpec(
-        name="top_binade_share",
-        unit="fraction",
-        definition="share of the values in the binade of the format's maximum",
-        scope="layer_role",
-        cadence="step",
+    _share(
+        "top_binade_share",
+        "fraction",
+        "share of the values in the binade of the format's maximum",
         formula=top_binade_share,
+        bad="high",
     ),
-    MetricSpec(
-        name="zero_share",
-        unit="fraction",
-        definition="share of the values on the codes of 0 and -0",
-        scope="layer_role",
-        cadence="step",
+    _share(
+        "zero_share",
+        "fraction",
+        "share of the values on the codes of 0 and -0",
         formula=zero_share,
+        heading="on zero",
+        bad="high",
     ),
-    MetricSpec(
-        name="nan_share",
-        unit="fraction",
-        definition="share of the values in the NaN bin or on codes that are inf or NaN",
-        scope="layer_role",
-        cadence="step",
+    _share(
+        "nan_share",
+        "fraction",
+        "share of the values in the NaN bin or on codes that are inf or NaN",
         formula=nan_share,
+        bad="high",
     ),
 )

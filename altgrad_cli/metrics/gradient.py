@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from altgrad_cli.metrics.layout import FlatLayout
-from altgrad_cli.metrics.persistence import DEAD_GRADIENT
 from altgrad_cli.metrics.spec import MetricSpec, Row, ratio
+from altgrad_cli.metrics.thresholds import DEAD_GRADIENT
 
 GRADIENT_COLUMNS = ("count", "tiny", "square", "linf", "nonfinite")
 GRADIENT_MAXIMA = ("linf",)
@@ -76,35 +76,33 @@ def nonfinite_gradients(row: Row) -> float:
 
 GRADIENT_METRICS = (
     MetricSpec(
-        name="gradient_norm",
-        unit="loss per weight unit",
-        definition="L2 norm of the weight gradient",
-        scope="layer",
-        cadence="step",
+        "gradient_norm",
+        "loss per weight unit",
+        "L2 norm of the weight gradient",
         formula=gradient_norm,
+        bad="high",
     ),
     MetricSpec(
-        name="gradient_linf",
-        unit="loss per weight unit",
-        definition="largest absolute value of the weight gradient",
-        scope="layer",
-        cadence="step",
+        "gradient_linf",
+        "loss per weight unit",
+        "largest absolute value of the weight gradient",
         formula=gradient_linf,
+        heading="largest gradient",
+        bad="high",
     ),
     MetricSpec(
-        name="gradient_sparsity",
-        unit="fraction",
-        definition="share of weight gradients with |g| < 1e-8",
-        scope="layer",
-        cadence="step",
+        "gradient_sparsity",
+        "fraction",
+        "share of weight gradients with |g| < 1e-8",
         formula=gradient_sparsity,
+        heading="sparsity",
+        bad="high",
     ),
     MetricSpec(
-        name="nonfinite_gradients",
-        unit="values",
-        definition="number of inf and NaN values in the weight gradient",
-        scope="layer",
-        cadence="step",
+        "nonfinite_gradients",
+        "values",
+        "number of inf and NaN values in the weight gradient",
         formula=nonfinite_gradients,
+        bad="high",
     ),
 )

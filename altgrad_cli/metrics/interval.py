@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -15,7 +17,7 @@ from altgrad_cli.metrics.grid import (
     stiffness,
 )
 from altgrad_cli.metrics.prediction import room_to_move
-from altgrad_cli.metrics.spec import Cadence, MetricSpec, Scope
+from altgrad_cli.metrics.spec import MetricSpec
 
 Values = dict[str, float | None]
 
@@ -69,66 +71,58 @@ def measure_ulp(before: Tensor, after: Tensor, format: FP8Format, scale: float |
     return values
 
 
-_LAYER: Scope = "layer"
-_INTERVAL: Cadence = "interval"
-
-
-def _specs(unit: str, definitions: dict[str, str]) -> tuple[MetricSpec, ...]:
-    return tuple(
-        MetricSpec(name=name, unit=unit, definition=definition, scope=_LAYER, cadence=_INTERVAL)
-        for name, definition in definitions.items()
-    )
-
+_mean = partial(MetricSpec, cadence="interval", pooling="weights")
+_largest = partial(MetricSpec, cadence="interval", pooling="max")
 
 INTERVAL_METRICS = (
-    *_specs(
+    _mean(
+        "stiffness_mean",
         "weight units",
-        {
-            "stiffness_mean": "mean of S(w) = s 2^(max(floor log2|w/s|, emin) - M), the gap at each weight",
-            "stiffness_max": "largest S(w)",
-            "stiffness_std": "standard deviation of S(w)",
-            "grid_error_mean": "mean of |w - Q(w)|",
-            "grid_error_max": "largest |w - Q(w)|",
-            "grid_error_std": "standard deviation of |w - Q(w)|",
-        },
+        "mean of S(w) = s 2^(max(floor log2|w/s|, emin) - M), the gap at each weight",
     ),
-    *_specs(
-        "correlation",
-        {
-            "gradient_stiffness_correlation": "Pearson correlation of |g| and S(w)",
-            "update_stiffness_correlation": "Pearson correlation of |dw| and S(w)",
-        },
-    ),
-    *_specs(
+    _largest("stiffness_max", "weight units", "largest S(w)"),
+    _mean("stiffness_std", "weight units", "standard deviation of S(w)"),
+    _mean("grid_error_mean", "weight units", "mean of |w - Q(w)|"),
+    _largest("grid_error_max", "weight units", "largest |w - Q(w)|"),
+    _mean("grid_error_std", "weight units", "standard deviation of |w - Q(w)|"),
+    _mean("gradient_stiffness_correlation", "correlation", "Pearson correlation of |g| and S(w)"),
+    _mean("update_stiffness_correlation", "correlation", "Pearson correlation of |dw| and S(w)"),
+    _mean("gradient_below_stiffness", "fraction", "share of weights with |g| < S(w)", bad="high"),
+    _mean(
+        "gradient_below_half_gap",
         "fraction",
-        {
-            "gradient_below_stiffness": "share of weights with |g| < S(w)",
-            "gradient_below_half_gap": "share of weights with |g| below the half gap in the direction of -g",
-            "update_below_stiffness": "share of weights with |dw| < S(w)",
-            "update_below_half_gap": "share of weights with |dw| below the half gap in the direction of dw",
-            "on_grid_frac": "share of weights that lie on the grid exactly",
-            "sign_flip_rate": "share of weights that went from one sign to the other within the step (to or "
-            "from 0 is none)",
-            "ulp_zero_frac": "share of weights whose code did not move",
-            "ulp_fp32_zero_frac": "share of weights whose float32 value did not move",
-        },
+        "share of weights with |g| below the half gap in the direction of -g",
+        bad="high",
     ),
-    *_specs(
+    _mean("update_below_stiffness", "fraction", "share of weights with |dw| < S(w)", bad="high"),
+    _mean(
+        "update_below_half_gap",
+        "fraction",
+        "share of weights with |dw| below the half gap in the direction of dw",
+        bad="high",
+    ),
+    _mean("on_grid_frac", "fraction", "share of weights that lie on the grid exactly", heading="on the grid"),
+    _mean(
+        "sign_flip_rate",
+        "fraction",
+        "share of weights that went from one sign to the other within the step (to or from 0 is none)",
+    ),
+    _mean("ulp_zero_frac", "fraction", "share of weights whose code did not move", bad="high"),
+    _mean("ulp_fp32_zero_frac", "fraction", "share of weights whose float32 value did not move"),
+    _mean("grid_error_ulp_mean", "ULP of the format", "mean of |w - Q(w)| / S(w)"),
+    _largest(
+        "grid_error_ulp_max",
         "ULP of the format",
-        {
-            "grid_error_ulp_mean": "mean of |w - Q(w)| / S(w)",
-            "grid_error_ulp_max": "largest |w - Q(w)| / S(w); at most 0.5 away from saturation",
-            "ulp_mean": "mean of |c(after) - c(before)|, codes moved in the step",
-            "ulp_median": "median of |c(after) - c(before)|",
-            "ulp_max": "largest |c(after) - c(before)|",
-        },
+        "largest |w - Q(w)| / S(w); at most 0.5 away from saturation",
     ),
-    *_specs(
+    _mean("ulp_mean", "ULP of the format", "mean of |c(after) - c(before)|, codes moved in the step"),
+    _mean("ulp_median", "ULP of the format", "median of |c(after) - c(before)|"),
+    _largest("ulp_max", "ULP of the format", "largest |c(after) - c(before)|"),
+    _mean(
+        "ulp_fp32_mean",
         "ULP of float32",
-        {
-            "ulp_fp32_mean": "mean movement in float32 ULPs at the weight before (torch.nextafter)",
-            "ulp_fp32_median": "median movement in float32 ULPs",
-            "ulp_fp32_max": "largest movement in float32 ULPs",
-        },
+        "mean movement in float32 ULPs at the weight before (torch.nextafter)",
     ),
+    _mean("ulp_fp32_median", "ULP of float32", "median movement in float32 ULPs"),
+    _largest("ulp_fp32_max", "ULP of float32", "largest movement in float32 ULPs"),
 )

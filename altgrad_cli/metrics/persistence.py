@@ -12,12 +12,8 @@ import torch
 from torch import Tensor
 
 from altgrad_cli.metrics.layout import FlatLayout
-from altgrad_cli.metrics.spec import MetricSpec
-
-PERSISTENCE_STEPS = 100
-DEAD_GRADIENT = 1e-8
-REGION_STEPS = 50
-REGION_FRACTION = 0.99
+from altgrad_cli.metrics.spec import Alert, MetricSpec
+from altgrad_cli.metrics.thresholds import DEAD_GRADIENT, PERSISTENCE_STEPS, REGION_FROM, REGION_STEPS
 
 
 class PersistentStall:
@@ -146,7 +142,7 @@ class ZeroUpdateRegions:
 
     def row_counts(self) -> Tensor:
         """Number of zero-update rows in each layer in the last complete window, float64 (layers,)."""
-        stuck = (self.row_fractions() >= REGION_FRACTION).double()
+        stuck = (self.row_fractions() >= REGION_FROM).double()
         return self._layout.layer_sums(stuck.unsqueeze(1))[:, 0]
 
     def reset(self) -> None:
@@ -169,34 +165,41 @@ class ZeroUpdateRegions:
 
 PERSISTENCE_METRICS = (
     MetricSpec(
-        name="persistent_stall_rate",
-        unit="fraction",
-        definition="share of stored weights whose code last changed 100 or more steps ago although |dw| "
-        "summed since then exceeds half the gap",
-        scope="layer",
+        "persistent_stall_rate",
+        "fraction",
+        "share of stored weights whose code last changed 100 or more steps ago although |dw| summed"
+        " since then exceeds half the gap",
+        heading="persistent stall",
         cadence="interval",
+        pooling="weights",
+        bad="high",
     ),
     MetricSpec(
-        name="dead_neurons",
-        unit="rows",
-        definition="output rows whose largest |gradient| was below 1e-8 for 100 consecutive steps",
-        scope="layer",
-        cadence="step",
+        "dead_neurons",
+        "rows",
+        "output rows whose largest |gradient| was below 1e-8 for 100 consecutive steps",
+        heading="dead rows",
+        pooling="sum",
+        bad="high",
+        alert=Alert("dead_neurons", 0.0, 0.0),
     ),
     MetricSpec(
-        name="zero_update_region_fraction",
-        unit="fraction",
-        definition="zero-update fraction over the last complete window of 50 steps; a layer or a row at 0.99 "
+        "zero_update_region_fraction",
+        "fraction",
+        "zero-update fraction over the last complete window of 50 steps; a layer or a row at 0.99 "
         "or above is a zero-update region",
-        scope="layer",
+        heading="zero updates, window",
         cadence="interval",
+        pooling="weights",
+        bad="high",
     ),
     MetricSpec(
-        name="zero_update_rows",
-        unit="rows",
-        definition="output rows with a zero-update fraction of 0.99 or above over the last complete window "
-        "of 50 steps",
-        scope="layer",
+        "zero_update_rows",
+        "rows",
+        "output rows with a zero-update fraction of 0.99 or above over the last complete window of 50 steps",
+        heading="rows frozen",
         cadence="interval",
+        pooling="sum",
+        bad="high",
     ),
 )

@@ -104,18 +104,22 @@ def first_step_stall_rate(
 
 PREDICTION_METRICS = (
     MetricSpec(
-        name="predicted_stall_rate",
-        unit="fraction",
-        definition="expected bit-stall rate of the current weights when dw is normal with standard deviation "
+        "predicted_stall_rate",
+        "fraction",
+        "expected bit-stall rate of the current weights when dw is normal with standard deviation "
         "lr sqrt((1 - b1) / (1 + b1)), as Adam's steps are in the long run",
-        scope="layer",
+        heading="predicted stall",
         cadence="interval",
+        pooling="weights",
+        bad="high",
     ),
     MetricSpec(
-        name="first_step_stall_rate",
-        unit="fraction",
-        definition="expected bit-stall rate of Adam's first step, where |dw| = lr",
-        scope="layer",
+        "first_step_stall_rate",
+        "fraction",
+        "expected bit-stall rate of Adam's first step, where |dw| = lr",
+        heading="predicted stall, first step",
         cadence="interval",
+        pooling="weights",
+        bad="high",
     ),
 )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 
-from altgrad_cli.metrics.spec import MetricSpec, Row, pool, ratio
+from altgrad_cli.metrics.spec import Alert, MetricSpec, Row, pool, ratio
+from altgrad_cli.metrics.thresholds import OVERFLOW_FROM, UNDERFLOW_FROM
 from altgrad_cli.rounding.quantize import STATS
 
 _MAXIMA = ("amax",)
@@ -57,38 +59,64 @@ def amax(row: Row) -> float | None:
     return row["amax"] if row["count"] else None
 
 
-def _spec(name: str, unit: str, definition: str, formula: object) -> MetricSpec:
-    return MetricSpec(
-        name=name,
-        unit=unit,
-        definition=definition,
-        scope="layer_role",
-        cadence="step",
-        formula=formula,  # type: ignore[arg-type]
-    )
-
+_rate = partial(MetricSpec, scope="layer_role")
 
 ROUNDING_METRICS = (
-    _spec(
+    _rate(
         "overflow_rate",
         "fraction",
         "share of values whose unsaturated rounding exceeds the maximum",
-        overflow_rate,
+        formula=overflow_rate,
+        heading="overflow",
+        bad="high",
+        alert=Alert("overflow", OVERFLOW_FROM, 0.8 * OVERFLOW_FROM),
     ),
-    _spec("clipped_rate", "fraction", "share of values with |x / s| above the maximum", clipped_rate),
-    _spec("underflow_rate", "fraction", "share of non-zero values that were rounded to 0", underflow_rate),
-    _spec(
+    _rate(
+        "clipped_rate",
+        "fraction",
+        "share of values with |x / s| above the maximum",
+        formula=clipped_rate,
+        heading="clipped",
+        bad="high",
+    ),
+    _rate(
+        "underflow_rate",
+        "fraction",
+        "share of non-zero values that were rounded to 0",
+        formula=underflow_rate,
+        heading="underflow",
+        bad="high",
+        alert=Alert("underflow", UNDERFLOW_FROM, 0.8 * UNDERFLOW_FROM),
+    ),
+    _rate(
         "subnormal_fraction",
         "fraction",
         "share of non-zero values whose rounding is a subnormal of the scaled format",
-        subnormal_fraction,
+        formula=subnormal_fraction,
+        heading="subnormal",
+        bad="high",
     ),
-    _spec("nonfinite_inputs", "values", "inf and NaN values given to the rounding", nonfinite_inputs),
-    _spec(
+    _rate(
+        "nonfinite_inputs",
+        "values",
+        "inf and NaN values given to the rounding",
+        formula=nonfinite_inputs,
+        heading="non-finite inputs",
+        bad="high",
+    ),
+    _rate(
         "mean_rounding_error",
         "tensor units",
         "signed mean of Q(x) - x over the finite values: the bias of the rounding",
-        mean_rounding_error,
+        formula=mean_rounding_error,
+        heading="rounding error, mean",
     ),
-    _spec("amax", "tensor units", "largest finite magnitude before rounding", amax),
+    _rate(
+        "amax",
+        "tensor units",
+        "largest finite magnitude before rounding",
+        formula=amax,
+        heading="largest amax",
+        bad="high",
+    ),
 )

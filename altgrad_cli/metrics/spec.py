@@ -1,4 +1,4 @@
-"""One metric: its name, unit and definition, and the formula that turns raw counts into it."""
+"""One metric: name, unit, definition, how layers are pooled, which side is bad, from where it warns."""
 
 from __future__ import annotations
 
@@ -12,21 +12,46 @@ Row = Mapping[str, float]
 
 Scope = Literal["run", "layer", "layer_role"]
 Cadence = Literal["step", "interval", "evaluation"]
+Pooling = Literal["counts", "sum", "max", "layers", "weights"]
+Side = Literal["high", "low"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """The level above which a metric warns, and the one at which it has recovered.
+
+    The gap between the two, and the steps it has to stay below, keep a rate that hovers at the threshold
+    from raising an alert at every step.
+    """
+
+    kind: str
+    """What the events call it."""
+    above: float
+    clears_at: float
+    clear_steps: int = 5
+    """Steps in a row at or below ``clears_at`` that clear the alert."""
+
+
+@dataclass(frozen=True, slots=True)
 class MetricSpec:
-    """What a metric means; every table, chart and report reads its words from here."""
+    """What a metric means: tables take their heading from here, alerts and lead times their limits."""
 
     name: str
     """Key in the events; a ``layer_role`` metric is written ``name/role``."""
     unit: str
     definition: str
-    scope: Scope
-    """``run``: one number; ``layer``: one a layer, and pooled over them; ``layer_role``: also per role."""
-    cadence: Cadence
     formula: Callable[[Row], float | None] | None = None
     """Raw counts to value; None where a function of its own computes the value."""
+    heading: str | None = None
+    """Above a column of a table; None: the name."""
+    scope: Scope = "layer"
+    """``run``: one number; ``layer``: one a layer, and pooled over them; ``layer_role``: also per role."""
+    cadence: Cadence = "step"
+    pooling: Pooling = "counts"
+    """How layers make the run's value: from their added counts, or from the values by ``pool_values``."""
+    bad: Side | None = None
+    """The side on which a run is in trouble; None where neither is."""
+    alert: Alert | None = None
 
 
 def ratio(part: float, whole: float) -> float | None:
@@ -53,8 +78,33 @@ def pool(
         values = [row[index] for row in measured]
         if name not in maxima:
             pooled[name] = math.fsum(values) if all(map(math.isfinite, values)) else sum(values)
-        elif any(map(math.isnan, values)):
-            pooled[name] = math.nan
         else:
-            pooled[name] = max(values, default=0.0)
+            pooled[name] = _largest(values) if values else 0.0
     return pooled
+
+
+def pool_values(pooling: Pooling, values: Sequence[float | None], weights: Sequence[int]) -> float | None:
+    """The run's value from the layers' values; None where no layer has one. NaN is never skipped.
+
+    Args:
+        pooling: ``sum``, ``max``, ``layers`` (mean, every layer alike) or ``weights`` (mean, by size).
+        values: one a layer; None where not measured.
+        weights: number of weights of each layer; layers beyond these have no value.
+    """
+    measured = [(value, size) for value, size in zip(values, weights, strict=False) if value is not None]
+    known = [value for value, _ in measured]
+    if not known:
+        return None
+    if pooling == "max":
+        return _largest(known)
+    if pooling == "sum":
+        return sum(known)
+    if pooling == "layers":
+        return sum(known) / len(known)
+    if pooling == "weights":
+        return sum(value * size for value, size in measured) / sum(size for _, size in measured)
+    raise ValueError("a metric that is pooled by its counts has no pool of values")
+
+
+def _largest(values: Sequence[float]) -> float:
+    return math.nan if any(map(math.isnan, values)) else max(values)

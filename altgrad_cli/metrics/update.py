@@ -13,7 +13,8 @@ from torch import Tensor
 
 from altgrad_cli.metrics.layout import FlatLayout, Group
 from altgrad_cli.metrics.persistence import PersistentStall
-from altgrad_cli.metrics.spec import MetricSpec, Row, ratio
+from altgrad_cli.metrics.spec import Alert, MetricSpec, Row, ratio
+from altgrad_cli.metrics.thresholds import STALL_FROM
 
 UPDATE_COLUMNS = (
     "count",
@@ -142,20 +143,18 @@ def update_norm(row: Row) -> float:
 
 SHARED_UPDATE_METRICS = (
     MetricSpec(
-        name="zero_update_fraction",
-        unit="fraction",
-        definition="share of weights with a non-zero gradient whose stored value did not change; "
-        "null where no gradient is",
-        scope="layer",
-        cadence="step",
+        "zero_update_fraction",
+        "fraction",
+        "share of weights with a non-zero gradient whose stored value did not change; null where no"
+        " gradient is",
         formula=zero_update_fraction,
+        heading="zero updates",
+        bad="high",
     ),
     MetricSpec(
-        name="update_norm",
-        unit="weight units",
-        definition="L2 norm of dw, the optimizer's real change of the weights, decay included, unrounded",
-        scope="layer",
-        cadence="step",
+        "update_norm",
+        "weight units",
+        "L2 norm of dw, the optimizer's real change of the weights, decay included, unrounded",
         formula=update_norm,
     ),
 )
@@ -163,28 +162,29 @@ SHARED_UPDATE_METRICS = (
 
 STORED_UPDATE_METRICS = (
     MetricSpec(
-        name="bit_stall_rate",
-        unit="fraction",
-        definition="share of weights with dw != 0 whose stored code did not change (role stored_weights)",
-        scope="layer",
-        cadence="step",
+        "bit_stall_rate",
+        "fraction",
+        "share of weights with dw != 0 whose stored code did not change (role stored_weights)",
         formula=bit_stall_rate,
+        heading="bit-stall",
+        bad="high",
+        alert=Alert("stall", STALL_FROM, 0.8 * STALL_FROM),
     ),
     MetricSpec(
-        name="flip_rate",
-        unit="fraction",
-        definition="share of weights whose stored code changed, at the pre-step scale",
-        scope="layer",
-        cadence="step",
+        "flip_rate",
+        "fraction",
+        "share of weights whose stored code changed, at the pre-step scale",
         formula=flip_rate,
+        heading="flips",
+        bad="low",
     ),
     MetricSpec(
-        name="update_transfer",
-        unit="ratio",
-        definition="tau = <w_after - w_before, dw> / |dw|^2 of the stored weights: 0 frozen, 1 faithful",
-        scope="layer",
-        cadence="step",
+        "update_transfer",
+        "ratio",
+        "tau = <w_after - w_before, dw> / |dw|^2 of the stored weights: 0 frozen, 1 faithful",
         formula=update_transfer,
+        heading="tau",
+        bad="low",
     ),
     *SHARED_UPDATE_METRICS,
 )
@@ -192,21 +192,19 @@ STORED_UPDATE_METRICS = (
 
 MASTER_UPDATE_METRICS = (
     MetricSpec(
-        name="apparent_stall_rate",
-        unit="fraction",
-        definition="share of weights with dw != 0 whose rounded value did not change although the float32 "
+        "apparent_stall_rate",
+        "fraction",
+        "share of weights with dw != 0 whose rounded value did not change although the float32 "
         "master did: no loss of the update, and never a trigger",
-        scope="layer",
-        cadence="step",
         formula=bit_stall_rate,
+        heading="apparent stall",
     ),
     MetricSpec(
-        name="apparent_flip_rate",
-        unit="fraction",
-        definition="share of weights whose rounded value changed, at the pre-step scale, float32 masters",
-        scope="layer",
-        cadence="step",
+        "apparent_flip_rate",
+        "fraction",
+        "share of weights whose rounded value changed, at the pre-step scale, float32 masters",
         formula=flip_rate,
+        heading="apparent flips",
     ),
     *SHARED_UPDATE_METRICS,
 )
@@ -214,12 +212,12 @@ MASTER_UPDATE_METRICS = (
 
 RESCALE_METRICS = (
     MetricSpec(
-        name="rescale_flip_rate",
-        unit="fraction",
-        definition="share of stored weights whose value changed because a new scale re-encoded them; "
-        "no part of the flip rate",
-        scope="layer",
-        cadence="step",
+        "rescale_flip_rate",
+        "fraction",
+        "share of stored weights whose value changed because a new scale re-encoded them; no part "
+        "of the flip rate",
+        heading="flips by a new scale",
+        pooling="weights",
     ),
 )
 

@@ -8,18 +8,18 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from altgrad_cli.metrics.spec import MetricSpec, ratio
+from altgrad_cli.metrics.thresholds import (
+    EDGE_WIDTH,
+    FAILED_BELOW,
+    SATURATED_FROM,
+    SLOWED_UP_TO,
+    STALLED_UP_TO,
+    TRAINED_FROM,
+    UNDERFLOWED_FROM,
+)
 
 Grade = Literal["trained", "degraded", "failed"]
 Cause = Literal["nonfinite", "diverged", "underflowed", "saturated", "stalled", "slowed", "unexplained"]
-
-TRAINED_FROM = 0.9
-FAILED_BELOW = 0.5
-EDGE_WIDTH = 0.05
-"""Distance from an edge within which a verdict is borderline; one seed moves rho by about 0.04."""
-UNDERFLOWED_FROM = 0.5
-SATURATED_FROM = 0.1
-STALLED_UP_TO = 0.3
-SLOWED_UP_TO = 0.6
 
 
 def perplexity(loss: float) -> float:
@@ -128,56 +128,54 @@ def judge(rho: float | None, evidence: Evidence) -> Verdict:
 
 OUTCOME_METRICS = (
     MetricSpec(
-        name="loss",
-        unit="nats per token",
-        definition="cross-entropy of the training batch, forward pass with rounding",
+        "loss",
+        "nats per token",
+        "cross-entropy of the training batch, forward pass with rounding",
         scope="run",
-        cadence="step",
+        bad="high",
     ),
+    MetricSpec("learning_rate", "1", "learning rate of the step", scope="run"),
     MetricSpec(
-        name="learning_rate", unit="1", definition="learning rate of the step", scope="run", cadence="step"
-    ),
-    MetricSpec(
-        name="gradient_clip_norm",
-        unit="loss per weight unit",
-        definition="L2 norm of the whole gradient before optimizer.gradient_clip scaled it down",
+        "gradient_clip_norm",
+        "loss per weight unit",
+        "L2 norm of the whole gradient before optimizer.gradient_clip scaled it down",
         scope="run",
-        cadence="step",
+        bad="high",
     ),
+    MetricSpec("tokens_per_second", "tokens/s", "training tokens over wall time, the last step", scope="run"),
     MetricSpec(
-        name="tokens_per_second",
-        unit="tokens/s",
-        definition="training tokens over wall time, the last step",
-        scope="run",
-        cadence="step",
-    ),
-    MetricSpec(
-        name="validation_loss",
-        unit="nats per token",
-        definition="validation cross-entropy of the deployed (rounded) model",
+        "validation_loss",
+        "nats per token",
+        "validation cross-entropy of the deployed (rounded) model",
+        heading="validation loss",
         scope="run",
         cadence="evaluation",
+        bad="high",
     ),
     MetricSpec(
-        name="validation_loss_master",
-        unit="nats per token",
-        definition="validation cross-entropy of the stored weights without any rounding",
+        "validation_loss_master",
+        "nats per token",
+        "validation cross-entropy of the stored weights without any rounding",
         scope="run",
         cadence="evaluation",
+        bad="high",
     ),
     MetricSpec(
-        name="perplexity",
-        unit="1",
-        definition="exp of the validation loss of the deployed model",
+        "perplexity",
+        "1",
+        "exp of the validation loss of the deployed model",
         scope="run",
         cadence="evaluation",
+        bad="high",
     ),
     MetricSpec(
-        name="recovered_fraction",
-        unit="fraction",
-        definition="rho = (L_frozen - L) / (L_frozen - L_fp32) on the validation loss of the deployed model, "
+        "recovered_fraction",
+        "fraction",
+        "rho = (L_frozen - L) / (L_frozen - L_fp32) on the validation loss of the deployed model, "
         "same seed, same step",
+        heading="rho",
         scope="run",
         cadence="evaluation",
+        bad="low",
     ),
 )

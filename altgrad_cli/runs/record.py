@@ -13,13 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from altgrad_cli.config.precision import OPERAND_ROLES
+from altgrad_cli.metrics.thresholds import END_WINDOW
 from altgrad_cli.runs.log import Line, read_lines
 from altgrad_cli.runs.series import LayerSeries, Series
 from altgrad_cli.training.events import from_json_value
 
-OPERAND_ROLES = ("weights", "activations", "gradients")
-END_WINDOW = 20
-"""Values "at the end" of a run are means over this many last steps."""
 _SNAPSHOTS = 5
 _MAX_LISTED = 10_000
 

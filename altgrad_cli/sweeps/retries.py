@@ -9,19 +9,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from altgrad_cli.config.precision import HEAD, LayerRule, Role
+from altgrad_cli.config.precision import HEAD, OPERAND_ROLES, LayerRule, Role
 from altgrad_cli.errors import ConfigError
 from altgrad_cli.formats import parse_format
-from altgrad_cli.runs.record import OPERAND_ROLES, RunRecord
+from altgrad_cli.metrics.thresholds import OVERFLOW_FROM, STALL_FROM, UNDERFLOW_FROM
+from altgrad_cli.runs.record import RunRecord
 from altgrad_cli.sweeps.ablation.roles import Stage
 from altgrad_cli.sweeps.arms import Arm, arm_name
 
 if TYPE_CHECKING:
     from altgrad_cli.sweeps.plan import Finding
 
-OVERFLOW_FROM, UNDERFLOW_FROM = 0.01, 0.01
-"""Rates at which the study warns: a layer above one has that trouble."""
-STALL_FROM = 0.5
 STAGE_OPERANDS: dict[Stage, tuple[Role, ...]] = {
     "forward precision": ("weights", "activations"),
     "gradient fidelity": ("gradients",),

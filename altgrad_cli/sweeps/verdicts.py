@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from altgrad_cli.config.precision import OPERAND_ROLES
 from altgrad_cli.metrics.verdict import Evidence, Verdict, judge, recovered_fraction
-from altgrad_cli.runs.record import OPERAND_ROLES, RunRecord
+from altgrad_cli.runs.record import RunRecord
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import pytest
+
 from altgrad_cli.forensics.lead_time import lead_time
+from altgrad_cli.metrics.catalogue import METRICS
 
 
 def history(steps: int, **series: Any) -> list[dict[str, Any]]:
@@ -38,6 +41,20 @@ def test_what_came_back_into_its_band_does_not_count() -> None:
     found = lead_time(history(60, gradient_norm=lambda n: 50.0 if n == 45 else noisy(n)), failed_at=61)
     assert found["first"] is None
     assert found["note"] is not None and found["note"].startswith("sudden")
+
+
+@pytest.mark.parametrize("name", [name for name, spec in METRICS.items() if spec.bad])
+def test_every_metric_with_a_bad_side_can_be_the_first_to_leave(name: str) -> None:
+    factor = 9.0 if METRICS[name].bad == "high" else 1 / 9
+    found = lead_time(history(60, **{name: lambda n: noisy(n) * (factor if n > 40 else 1)}), failed_at=61)
+    assert (found["first"]["metric"], found["first"]["step"]) == (name, 41)
+    assert found["first"]["unit"] == METRICS[name].unit
+
+
+def test_a_metric_without_a_bad_side_is_no_departure() -> None:
+    assert METRICS["apparent_stall_rate"].bad is None
+    jump = {"apparent_stall_rate": lambda n: noisy(n) * (9 if n > 40 else 1)}
+    assert lead_time(history(60, **jump), failed_at=61)["first"] is None
 
 
 def test_a_quantity_has_one_bad_side() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 
+import pytest
+
 from altgrad_cli.metrics import catalogue
-from altgrad_cli.metrics.catalogue import METRICS, spec_of
-from altgrad_cli.metrics.spec import pool, ratio
+from altgrad_cli.metrics.catalogue import METRICS, heading_of, spec_of
+from altgrad_cli.metrics.spec import pool, pool_values, ratio
 
 
 def test_ratio_of_nothing_is_undefined():
@@ -33,6 +35,37 @@ def test_pool_keeps_nan_and_inf():
     assert math.isnan(pooled["sum"])
     assert math.isnan(pooled["peak"])
     assert pool(columns, [[1, math.inf, 1.0], [1, 2.0, 2.0]])["sum"] == math.inf
+
+
+@pytest.mark.parametrize(
+    ("pooling", "expected"),
+    [("sum", 7.0), ("max", 4.0), ("layers", 3.5), ("weights", (3.0 * 10 + 4.0 * 30) / 40)],
+)
+def test_the_values_of_the_layers_are_pooled_as_the_spec_says(pooling, expected):
+    assert (
+        pool_values(pooling, [3.0, None, 4.0, None], [10, 20, 30]) == expected
+    )  # the head has no weights here
+    assert pool_values(pooling, [None], [10]) is None
+    assert math.isnan(pool_values(pooling, [3.0, math.nan, 4.0], [1, 1, 1]))
+
+
+def test_a_metric_made_of_counts_has_no_pool_of_values():
+    with pytest.raises(ValueError, match="counts"):
+        pool_values("counts", [1.0], [1])
+
+
+def test_every_metric_without_a_formula_says_how_its_layers_are_pooled():
+    assert not [
+        spec.name
+        for spec in METRICS.values()
+        if spec.scope != "run" and not spec.formula and spec.pooling == "counts"
+    ]
+
+
+def test_the_heading_of_a_column_names_the_role():
+    assert heading_of("overflow_rate/gradients") == "overflow G"
+    assert heading_of("update_transfer") == "tau"
+    assert heading_of("gradient_norm") == "gradient norm"
 
 
 def test_every_metric_is_named_once_and_fully_described():

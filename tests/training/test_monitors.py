@@ -27,7 +27,7 @@ from altgrad_cli.training.events import (
 from altgrad_cli.training.measuring.passes import Measurements
 from altgrad_cli.training.monitors import PLATEAU_EVALUATIONS, Monitors
 from altgrad_cli.training.state import TrainState, build_state
-from altgrad_cli.training.watch.alerts import ALERT_RULES
+from altgrad_cli.training.watch.alerts import ALERTS
 
 Tiny = Callable[..., TrainConfig]
 FAST = ("runtime.evaluation_interval=100", "use_shadow=false", "diagnostic_interval=1000")
@@ -49,7 +49,7 @@ def test_an_alert_fires_on_crossing_and_on_recovery_and_not_in_between(tiny: Tin
     config = tiny("fp8_format=E5M2")
     state = build_state(config, 256)
     monitors = Monitors(config, state)
-    rule = next(rule for rule in ALERT_RULES if rule.metric == "overflow_rate")
+    rule = ALERTS["overflow_rate"]
     heard = []
     rates = [0.0, 0.01, 0.02, 0.5, 0.009, 0.02, *[0.0] * 7, 0.02]
     for step, rate in enumerate(rates):
@@ -58,7 +58,7 @@ def test_an_alert_fires_on_crossing_and_on_recovery_and_not_in_between(tiny: Tin
         )
         changes = monitors.alert_changes(measured, 1.0, ["a", "b"])
         heard += [(step, change.layer, change.state) for change in changes]
-    cleared = 5 + rule.recovery_steps
+    cleared = 5 + rule.clear_steps
     expected = [(2, "raised"), (cleared, "cleared"), (13, "raised")]
     assert [(step, state) for step, layer, state in heard if layer == "b"] == expected
     assert [(step, state) for step, layer, state in heard if layer is None] == expected

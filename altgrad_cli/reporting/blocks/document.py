@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from altgrad_cli.metrics.catalogue import heading_of
 from altgrad_cli.reporting.blocks.figures import Figure
 from altgrad_cli.reporting.blocks.notation import MISSING
 from altgrad_cli.reporting.blocks.sources import ROW
@@ -24,6 +25,11 @@ class TableColumn:
 
     header: str
     source: str
+
+
+def measured(source: str) -> TableColumn:
+    """The column of a metric's values, under the heading that its ``MetricSpec`` gives it."""
+    return TableColumn(heading_of(source.partition("(")[2].partition(")")[0]), source)
 
 
 @dataclass(frozen=True, slots=True)

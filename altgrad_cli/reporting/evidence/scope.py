@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from altgrad_cli.config.precision import OPERAND_ROLES
 from altgrad_cli.errors import UsageError
 from altgrad_cli.reporting.evidence.columns import RunLog, read_log
 from altgrad_cli.reporting.evidence.runs import ArmNote, Evidence
@@ -29,11 +30,7 @@ LAYER_METRICS = frozenset(
         "gradient_norm_ratio",
         "gradient_sqnr",
         "dead_neurons",
-        *(
-            f"{rate}/{role}"
-            for rate in ("overflow_rate", "underflow_rate")
-            for role in ("weights", "activations", "gradients")
-        ),
+        *(f"{rate}/{role}" for rate in ("overflow_rate", "underflow_rate") for role in OPERAND_ROLES),
         "underflow_rate/stored_weights",
         "overflow_rate/stored_weights",
         "zero_share/stored_weights",

@@ -13,7 +13,7 @@ from typing import Any
 
 from altgrad_cli.config.precision import Regime, Role
 from altgrad_cli.config.run import TrainConfig
-from altgrad_cli.metrics.verdict import EDGE_WIDTH
+from altgrad_cli.metrics.thresholds import EDGE_WIDTH
 from altgrad_cli.runs.series import Series
 from altgrad_cli.sweeps.ablation.places import (
     PLACE_ROLES,

@@ -11,15 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from altgrad_cli.config.precision import Role
-from altgrad_cli.metrics.verdict import SATURATED_FROM, STALLED_UP_TO, UNDERFLOWED_FROM
-from altgrad_cli.runs.record import OPERAND_ROLES, RunRecord
+from altgrad_cli.config.precision import OPERAND_ROLES, REGIME_ROLES, Role
+from altgrad_cli.metrics.thresholds import SATURATED_FROM, STALLED_UP_TO, UNDERFLOWED_FROM
+from altgrad_cli.runs.record import RunRecord
 from altgrad_cli.runs.series import Series
 
 Trouble = Literal["underflow", "overflow", "stall"]
 Values = Sequence[float | None]
 
-PLACE_ROLES: tuple[Role, ...] = ("weights", "activations", "gradients", "stored_weights")
+PLACE_ROLES: tuple[Role, ...] = REGIME_ROLES["uniform"]
 _LIMITS: dict[Role, tuple[tuple[str, Trouble, float], ...]] = {
     **{
         role: (

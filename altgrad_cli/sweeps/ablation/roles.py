@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from altgrad_cli.config.precision import REGIME_ROLES, ROLE_LETTERS, LayerRule, Role
 from altgrad_cli.config.run import TrainConfig
-from altgrad_cli.metrics.verdict import FAILED_BELOW
+from altgrad_cli.metrics.thresholds import FAILED_BELOW
 from altgrad_cli.sweeps.arms import Arm, ArmKind
 
 Stage = Literal["forward precision", "gradient fidelity", "optimizer update"]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from altgrad_cli.formats import FP8Format
+from altgrad_cli.metrics.catalogue import METRICS
 from altgrad_cli.metrics.code_use import (
     CODE_USE_COLUMNS,
     CODE_USE_METRICS,
@@ -21,7 +22,7 @@ from altgrad_cli.metrics.code_use import (
 from altgrad_cli.metrics.grid import stiffness
 from altgrad_cli.metrics.interval import measure_grid_alignment, measure_stiffness, measure_ulp
 from altgrad_cli.metrics.prediction import predicted_stall_rate
-from altgrad_cli.metrics.spec import evaluate, pool
+from altgrad_cli.metrics.spec import evaluate, pool, pool_values
 from altgrad_cli.metrics.update import (
     MASTER_UPDATE_METRICS,
     SHARED_UPDATE_METRICS,
@@ -146,10 +147,9 @@ def _add_code_use(measured: Measurements, rows: dict[int, list[float]], layer_co
     for spec in CODE_USE_METRICS:
         column = {layer: entry[spec.name] for layer, entry in values.items()}
         measured.put_layers(f"{spec.name}/{role}", column, layer_count)
-        # Histograms on different scales do not add up: the run-wide value is the mean over the layers.
-        known = [value for value in column.values() if value is not None]
-        if known:
-            measured.metrics[f"{spec.name}/{role}"] = sum(known) / len(known)
+        # Histograms on different scales do not add up: the run-wide value is made from the layers' values.
+        if (value := pool_values(spec.pooling, list(column.values()), [1] * len(column))) is not None:
+            measured.metrics[f"{spec.name}/{role}"] = value
 
 
 def interval_diagnostics(
@@ -201,21 +201,11 @@ def interval_diagnostics(
         for layer, (share, count) in enumerate(zip(shares, stuck, strict=True)):
             if not math.isnan(share):
                 put(layer, {"zero_update_region_fraction": share, "zero_update_rows": count})
+    sizes = [view.numel() for view in weights]
     for name, column in columns.items():
         measured.layers[name] = column
-        known = [
-            (value, view.numel()) for value, view in zip(column, weights, strict=False) if value is not None
-        ]
-        if not known:
-            continue
-        if name.endswith("_max"):
-            measured.metrics[name] = max(value for value, _ in known)
-        elif name == "zero_update_rows":
-            measured.metrics[name] = sum(value for value, _ in known)
-        else:
-            measured.metrics[name] = sum(value * size for value, size in known) / sum(
-                size for _, size in known
-            )
+        if (pooled := pool_values(METRICS[name].pooling, column, sizes)) is not None:
+            measured.metrics[name] = pooled
 
 
 def add_rescale_flips(state: TrainState, flips: dict[int, float], measured: Measurements) -> None:
@@ -223,4 +213,5 @@ def add_rescale_flips(state: TrainState, flips: dict[int, float], measured: Meas
     flat = state.flat
     measured.put_layers("rescale_flip_rate", flips, len(state.layers))
     sizes = [view.numel() for view in flat.linear_views(flat.values)]
-    measured.metrics["rescale_flip_rate"] = sum(rate * sizes[i] for i, rate in flips.items()) / sum(sizes)
+    rates = [flips.get(layer, 0.0) for layer in range(len(sizes))]
+    measured.metrics["rescale_flip_rate"] = pool_values(METRICS["rescale_flip_rate"].pooling, rates, sizes)

@@ -3,40 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
+
+from altgrad_cli.metrics.catalogue import METRICS
+from altgrad_cli.metrics.spec import Alert
 
 T = TypeVar("T")
 State = Literal["raised", "cleared"]
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AlertRule:
-    """A metric that warns above ``threshold`` and recovers below ``recovery``.
-
-    The gap between the two, and the steps it has to stay below, keep a rate that hovers at the threshold
-    from raising an alert at every step.
-    """
-
-    kind: str
-    metric: str
-    """Metric name without role; ``overflow_rate`` also watches ``overflow_rate/gradients``."""
-    threshold: float
-    recovery: float
-    recovery_steps: int = 5
-    """Steps in a row at or below ``recovery`` that clear the alert."""
-
-
-ALERT_RULES: tuple[AlertRule, ...] = (
-    AlertRule(kind="overflow", metric="overflow_rate", threshold=0.01, recovery=0.008),
-    AlertRule(kind="underflow", metric="underflow_rate", threshold=0.01, recovery=0.008),
-    AlertRule(kind="stall", metric="bit_stall_rate", threshold=0.5, recovery=0.4),
-    AlertRule(kind="dead_neurons", metric="dead_neurons", threshold=0.0, recovery=0.0),
-    AlertRule(kind="rising_loss", metric="rising_loss", threshold=0.0, recovery=0.0, recovery_steps=1),
-    AlertRule(kind="divergence", metric="divergence", threshold=0.0, recovery=0.0, recovery_steps=1),
-)
-"""The study's thresholds. The last two are flags fed as 0 and 1 (``RisingLoss``, ``Divergence``)."""
+FLAGS = {flag: Alert(flag, 0.0, 0.0, clear_steps=1) for flag in ("rising_loss", "divergence")}
+"""Fed as 0 and 1 by ``RisingLoss`` and ``Divergence``; no metrics."""
+ALERTS: dict[str, Alert] = {name: spec.alert for name, spec in METRICS.items() if spec.alert} | FLAGS
+"""What is watched, by the metric's name; ``overflow_rate`` also watches ``overflow_rate/gradients``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,8 +36,8 @@ class AlertChange:
 class Alerts:
     """Follows every watched metric of every layer and reports only what changed."""
 
-    def __init__(self, rules: Iterable[AlertRule] = ALERT_RULES) -> None:
-        self._rules = {rule.metric: rule for rule in rules}
+    def __init__(self, rules: Mapping[str, Alert] = ALERTS) -> None:
+        self._rules = rules
         # (metric key, layer) of a raised alert -> steps in a row it has been below its recovery level
         self._raised: dict[tuple[str, str | None], int] = {}
 
@@ -79,7 +59,7 @@ class Alerts:
                         metric=metric,
                         layer=layer,
                         value=value,
-                        threshold=rule.threshold,
+                        threshold=rule.above,
                         state=state,
                     )
                 )
@@ -89,16 +69,16 @@ class Alerts:
         """The entries whose metric has a rule."""
         return {metric: value for metric, value in values.items() if metric.partition("/")[0] in self._rules}
 
-    def _advance(self, key: tuple[str, str | None], value: float, rule: AlertRule) -> State | None:
+    def _advance(self, key: tuple[str, str | None], value: float, rule: Alert) -> State | None:
         quiet = self._raised.get(key)
         if quiet is None:
-            if value > rule.threshold:
+            if value > rule.above:
                 self._raised[key] = 0
                 return "raised"
             return None
-        quiet = quiet + 1 if value <= rule.recovery else 0
+        quiet = quiet + 1 if value <= rule.clears_at else 0
         self._raised[key] = quiet
-        if quiet < rule.recovery_steps:
+        if quiet < rule.clear_steps:
             return None
         del self._raised[key]
         return "cleared"

@@ -9,6 +9,7 @@ from torch import nn
 
 from altgrad_cli.errors import ConfigError
 from altgrad_cli.formats import FP8Format
+from altgrad_cli.metrics.thresholds import OVERFLOW_FROM
 
 E5M2_MAX = 57344.0
 """The range that a threshold of ``base_clip`` belongs to."""
@@ -31,7 +32,9 @@ class PartitionRelativeClipper:
         ConfigError: ``base_clip`` is not above 0, or ``overflow_threshold`` not in [0, 1].
     """
 
-    def __init__(self, format: FP8Format, base_clip: float = 1.0, overflow_threshold: float = 0.01) -> None:
+    def __init__(
+        self, format: FP8Format, base_clip: float = 1.0, overflow_threshold: float = OVERFLOW_FROM
+    ) -> None:
         if not base_clip > 0:
             raise ConfigError(f"base_clip = {base_clip!r} is not allowed", allowed="a positive number")
         if not 0 <= overflow_threshold <= 1:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
-WINDOW = 50
-COLLAPSE_TRANSFER = 0.03
-COLLAPSE_STALL = 0.98
+from altgrad_cli.metrics.thresholds import (
+    COLLAPSE_STALL,
+    COLLAPSE_TRANSFER,
+    COLLAPSE_WINDOW,
+    DIVERGENCE_FACTOR,
+    RISING_STEPS,
+)
 
 
 def is_full_speed(step: int, warmup_steps: int, learning_rate: float, peak_learning_rate: float) -> bool:
@@ -43,11 +47,11 @@ class StallCollapse:
         if transfer is None or stall_rate is None or not full_speed:
             self.steps = []
             return None
-        self.steps = [*self.steps, (step, float(transfer), float(stall_rate))][-WINDOW:]
-        if self.collapsed_at is not None or len(self.steps) < WINDOW:
+        self.steps = [*self.steps, (step, float(transfer), float(stall_rate))][-COLLAPSE_WINDOW:]
+        if self.collapsed_at is not None or len(self.steps) < COLLAPSE_WINDOW:
             return None
-        mean_transfer = math.fsum(tau for _, tau, _ in self.steps) / WINDOW
-        mean_stall = math.fsum(stall for _, _, stall in self.steps) / WINDOW
+        mean_transfer = math.fsum(tau for _, tau, _ in self.steps) / COLLAPSE_WINDOW
+        mean_stall = math.fsum(stall for _, _, stall in self.steps) / COLLAPSE_WINDOW
         if mean_transfer <= COLLAPSE_TRANSFER and mean_stall >= COLLAPSE_STALL:
             self.collapsed_at = self.steps[0][0]
         return self.collapsed_at
@@ -71,7 +75,9 @@ class Divergence:
         smoothing: weight of the past in the exponential mean of the loss.
     """
 
-    def __init__(self, *, factor: float = 1.5, steps: int = WINDOW, smoothing: float = 0.9) -> None:
+    def __init__(
+        self, *, factor: float = DIVERGENCE_FACTOR, steps: int = COLLAPSE_WINDOW, smoothing: float = 0.9
+    ) -> None:
         self.factor = factor
         self.steps = steps
         self.smoothing = smoothing
@@ -98,7 +104,7 @@ class Divergence:
 class RisingLoss:
     """The loss rose in each of the last 10 steps."""
 
-    def __init__(self, *, steps: int = 10) -> None:
+    def __init__(self, *, steps: int = RISING_STEPS) -> None:
         self.steps = steps
         self.previous: float | None = None
         self.streak = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from altgrad_cli.errors import ConfigError
+from altgrad_cli.metrics.thresholds import END_WINDOW, STALL_FROM
 
 FORMAT_FALLBACK: dict[str, str | None] = {
     "E7M0": "E5M2",
@@ -30,7 +31,7 @@ class EmergencyMantissaShift:
         ConfigError: ``nan_patience`` is below 1, or ``stall_threshold`` not in [0, 1].
     """
 
-    def __init__(self, nan_patience: int = 3, stall_threshold: float = 0.5) -> None:
+    def __init__(self, nan_patience: int = 3, stall_threshold: float = STALL_FROM) -> None:
         if nan_patience < 1:
             raise ConfigError(f"nan_patience = {nan_patience!r} is not allowed", allowed="1 or more batches")
         if not 0 <= stall_threshold <= 1:
@@ -78,7 +79,7 @@ class EmergencyMantissaShift:
 class StallWindow:
     """Mean bit-stall rate of the last ``length`` steps after warm-up; the input of the shift in training."""
 
-    def __init__(self, length: int = 20) -> None:
+    def __init__(self, length: int = END_WINDOW) -> None:
         self.length = length
         self.rates: list[float] = []
 

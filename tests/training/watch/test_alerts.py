@@ -7,7 +7,8 @@ import math
 
 import pytest
 
-from altgrad_cli.training.watch.alerts import ALERT_RULES, AlertRule, Alerts
+from altgrad_cli.metrics.spec import Alert
+from altgrad_cli.training.watch.alerts import ALERTS, Alerts
 
 
 def states(alerts, metric, values, layer=None):
@@ -17,26 +18,26 @@ def states(alerts, metric, values, layer=None):
     return [changes[0].state if changes else None for changes in reported]
 
 
-RULE = AlertRule(kind="stall", metric="bit_stall_rate", threshold=0.5, recovery=0.4, recovery_steps=2)
+RULE = {"bit_stall_rate": Alert("stall", 0.5, 0.4, clear_steps=2)}
 
 
 def test_raised_once_and_cleared_once():
     values = [0.5, 0.51, 0.9, 0.9, 0.3, 0.3, 0.3]
     expected = [None, "raised", None, None, None, "cleared", None]
-    assert states(Alerts([RULE]), "bit_stall_rate", values) == expected
+    assert states(Alerts(RULE), "bit_stall_rate", values) == expected
 
 
 def test_hovering_at_the_threshold_raises_once():
-    assert states(Alerts([RULE]), "bit_stall_rate", [0.51, 0.49] * 20) == ["raised"] + [None] * 39
+    assert states(Alerts(RULE), "bit_stall_rate", [0.51, 0.49] * 20) == ["raised"] + [None] * 39
 
 
 def test_recovery_has_to_last():
     values = [0.6, 0.3, 0.6, 0.3, 0.3]
-    assert states(Alerts([RULE]), "bit_stall_rate", values) == ["raised", None, None, None, "cleared"]
+    assert states(Alerts(RULE), "bit_stall_rate", values) == ["raised", None, None, None, "cleared"]
 
 
 def test_it_can_be_raised_again():
-    alerts = Alerts([RULE])
+    alerts = Alerts(RULE)
     assert states(alerts, "bit_stall_rate", [0.6, 0.1, 0.1, 0.6]) == ["raised", None, "cleared", "raised"]
     assert alerts.active == (("bit_stall_rate", None),)
 
@@ -54,7 +55,7 @@ def test_layers_and_roles_are_followed_apart():
 
 @pytest.mark.parametrize("value", [None, math.nan])
 def test_what_was_not_measured_changes_nothing(value):
-    alerts = Alerts([RULE])
+    alerts = Alerts(RULE)
     assert states(alerts, "bit_stall_rate", [value, 0.6, value, value, value]) == [
         None,
         "raised",
@@ -84,12 +85,12 @@ def test_the_studys_thresholds_are_exceeded_strictly(metric, calm, alarming):
 
 
 def test_every_rule_can_recover():
-    assert all(rule.recovery <= rule.threshold for rule in ALERT_RULES)
+    assert all(alert.clears_at <= alert.above for alert in ALERTS.values())
 
 
 def test_state_survives_saving_and_loading():
-    alerts = Alerts([RULE])
+    alerts = Alerts(RULE)
     states(alerts, "bit_stall_rate", [0.6, 0.3], "blocks.0.c_fc")
-    fresh = Alerts([RULE])
+    fresh = Alerts(RULE)
     fresh.load_state_dict(json.loads(json.dumps(alerts.state_dict())))
     assert states(fresh, "bit_stall_rate", [0.3, 0.3], "blocks.0.c_fc") == ["cleared", None]

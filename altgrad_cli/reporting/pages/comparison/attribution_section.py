@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from altgrad_cli.reporting.blocks.document import Block, Section, TableColumn, Text, make_table
+from altgrad_cli.reporting.blocks.document import Block, Section, TableColumn, Text, make_table, measured
 from altgrad_cli.reporting.evidence.columns import RunLog
 from altgrad_cli.reporting.evidence.factorial import attribution_of
 from altgrad_cli.reporting.evidence.rules import RULES
@@ -115,7 +115,7 @@ def attribution_section(scope: Scope) -> Section | None:
                 TableColumn("roles rounded", "{}: roles"),
                 TableColumn("rounding", "{}: config.precision.rounding"),
                 TableColumn("scaling", "{}: config.precision.scaling.recipe"),
-                TableColumn("validation loss", "{}: last(validation_loss)"),
+                measured("{}: last(validation_loss)"),
                 TableColumn("rho", "{}: recovered_fraction"),
                 TableColumn("at step", "{}: recovered_fraction.step"),
                 TableColumn("verdict", "{}: verdict"),

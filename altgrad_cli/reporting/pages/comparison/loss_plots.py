@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from altgrad_cli.metrics.verdict import FAILED_BELOW, TRAINED_FROM
+from altgrad_cli.metrics.thresholds import FAILED_BELOW, TRAINED_FROM
 from altgrad_cli.reporting.blocks import figures
 from altgrad_cli.reporting.blocks.thinning import smoothed, thin_curve
 from altgrad_cli.reporting.evidence.columns import RunLog

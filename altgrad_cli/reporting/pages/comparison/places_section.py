@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from altgrad_cli.reporting.blocks.document import Block, TableColumn, Text, make_table
+from altgrad_cli.reporting.blocks.document import Block, TableColumn, Text, make_table, measured
 from altgrad_cli.reporting.evidence.columns import RunLog
 from altgrad_cli.reporting.evidence.places import runs_by_config
 from altgrad_cli.reporting.evidence.scope import Scope
@@ -53,9 +53,7 @@ def _blocks(scope: Scope, log: RunLog, found: LocalAttribution) -> list[Block]:
         [*(place.layer for place in found.places), *(loss.layer for loss in found.given_back)]
     )
     rate = {place.metric for place in found.places}
-    columns = [
-        TableColumn(metric.replace("_", " "), f"{log.name}: mean({metric})[{{}}]") for metric in sorted(rate)
-    ]
+    columns = [measured(f"{log.name}: mean({metric})[{{}}]") for metric in sorted(rate)]
     for title, quantity in _METRICS.get(found.measure, ()):
         columns.append(TableColumn(title, f"{log.name}: {quantity}"))
         if rescue is not None:

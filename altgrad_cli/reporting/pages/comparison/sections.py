@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from altgrad_cli.reporting.blocks.document import Block, Picture, Section, TableColumn, Text, make_table
+from altgrad_cli.reporting.blocks.document import (
+    Block,
+    Picture,
+    Section,
+    TableColumn,
+    Text,
+    make_table,
+    measured,
+)
 from altgrad_cli.reporting.evidence.columns import RunLog
 from altgrad_cli.reporting.evidence.scope import Scope, shown_path
 from altgrad_cli.reporting.pages.comparison import loss_plots, plots
@@ -36,12 +44,12 @@ def verdicts(scope: Scope) -> Section:
             TableColumn("from step", "{}: collapse.step"),
             TableColumn("rho", "{}: recovered_fraction"),
             TableColumn("at step", "{}: recovered_fraction.step"),
-            TableColumn("val. loss", "{}: last(validation_loss)"),
-            TableColumn("loss", "{}: end(loss)"),
-            TableColumn("bit-stall", "{}: end(bit_stall_rate)"),
-            TableColumn("tau", "{}: end(update_transfer)"),
-            TableColumn("overflow", "{}: worst_role(overflow_rate)"),
-            TableColumn("underflow", "{}: worst_role(underflow_rate)"),
+            measured("{}: last(validation_loss)"),
+            measured("{}: end(loss)"),
+            measured("{}: end(bit_stall_rate)"),
+            measured("{}: end(update_transfer)"),
+            measured("{}: worst_role(overflow_rate)"),
+            measured("{}: worst_role(underflow_rate)"),
             TableColumn("dropped steps", "{}: dropped_steps"),
         ],
     )
@@ -177,7 +185,7 @@ def retries(scope: Scope) -> Section | None:
         "run",
         [log.name for log in runs],
         [
-            TableColumn("validation", "{}: last(validation_loss)"),
+            measured("{}: last(validation_loss)"),
             TableColumn("rho", "{}: recovered_fraction"),
             TableColumn("at step", "{}: recovered_fraction.step"),
             TableColumn("formats", "{}: formats"),

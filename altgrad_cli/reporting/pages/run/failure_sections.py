@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from altgrad_cli.reporting.blocks.document import Block, Section, TableColumn, Text, make_table
+from altgrad_cli.config.precision import REGIME_ROLES
+from altgrad_cli.reporting.blocks.document import Block, Section, Text, make_table, measured
 from altgrad_cli.reporting.evidence.columns import RunLog
 from altgrad_cli.reporting.evidence.factorial import attribution_of
 from altgrad_cli.reporting.evidence.facts import rounded_roles
@@ -31,7 +32,6 @@ from altgrad_cli.reporting.pages.run.run_sections import (
     warnings,
 )
 
-ROLES = ("weights", "activations", "gradients", "stored_weights")
 CAUSES = {
     "nonfinite": "a value stopped being finite",
     "diverged": "the loss diverged",
@@ -141,15 +141,15 @@ def attribution(scope: Scope, log: RunLog) -> Section:
     roles = make_table(
         scope.evidence,
         "role",
-        ROLES,
+        REGIME_ROLES["uniform"],
         [
-            TableColumn("overflow", f"{log.name}: mean(overflow_rate/{{}}){over}"),
-            TableColumn("underflow", f"{log.name}: mean(underflow_rate/{{}}){over}"),
-            TableColumn("on zero", f"{log.name}: mean(zero_share/{{}}){over}"),
-            TableColumn("subnormal", f"{log.name}: mean(subnormal_fraction/{{}}){over}"),
-            TableColumn("rounding error, mean", f"{log.name}: mean(mean_rounding_error/{{}}){over}"),
-            TableColumn("largest amax", f"{log.name}: max(amax/{{}}){over}"),
-            TableColumn("non-finite inputs", f"{log.name}: sum(nonfinite_inputs/{{}})"),
+            measured(f"{log.name}: mean(overflow_rate/{{}}){over}"),
+            measured(f"{log.name}: mean(underflow_rate/{{}}){over}"),
+            measured(f"{log.name}: mean(zero_share/{{}}){over}"),
+            measured(f"{log.name}: mean(subnormal_fraction/{{}}){over}"),
+            measured(f"{log.name}: mean(mean_rounding_error/{{}}){over}"),
+            measured(f"{log.name}: max(amax/{{}}){over}"),
+            measured(f"{log.name}: sum(nonfinite_inputs/{{}})"),
         ],
     )
     blocks: list[Block] = [Text("\n".join(lines)), roles]

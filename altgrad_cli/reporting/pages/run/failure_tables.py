@@ -4,33 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from altgrad_cli.config.precision import OPERAND_ROLES
+from altgrad_cli.metrics.thresholds import REGION_FROM, REGION_STEPS
 from altgrad_cli.reporting.blocks import figures
 from altgrad_cli.reporting.blocks.document import (
     Block,
     Picture,
     Section,
     Table,
-    TableColumn,
     Text,
     make_table,
+    measured,
 )
 from altgrad_cli.reporting.evidence.columns import RunLog
 from altgrad_cli.reporting.evidence.reductions import layer_means
-from altgrad_cli.reporting.evidence.rules import RULES, ZERO_UPDATE_REGION_FROM, ZERO_UPDATE_WINDOW
+from altgrad_cli.reporting.evidence.rules import RULES
 from altgrad_cli.reporting.evidence.scope import Scope
 from altgrad_cli.reporting.evidence.windows import Window, diagnostic_steps, telling_window
 from altgrad_cli.reporting.pages.comparison import loss_plots, plots
 
-ROLE_LETTER = {"weights": "W", "activations": "A", "gradients": "G", "stored_weights": "M"}
 
-
-def _layer_table(scope: Scope, log: RunLog, window: Window, columns: Sequence[tuple[str, str]]) -> Table:
-    """One row a layer; each column the mean of a metric over the window."""
+def _layer_table(
+    scope: Scope,
+    log: RunLog,
+    window: Window,
+    quantities: Sequence[str],
+    layers: Sequence[str] | None = None,
+) -> Table:
+    """One row a layer (all of them, or ``layers``); each column a reduction of a metric over the window."""
     return make_table(
         scope.evidence,
         "layer",
-        log.layer_names,
-        [TableColumn(header, f"{log.name}: {quantity}[{{}}]{window.range}") for header, quantity in columns],
+        log.layer_names if layers is None else layers,
+        [measured(f"{log.name}: {quantity}[{{}}]{window.range}") for quantity in quantities],
     )
 
 
@@ -65,10 +71,10 @@ def gradient_sparsity(scope: Scope, log: RunLog) -> Section | None:
         log,
         window,
         [
-            ("sparsity", "mean(gradient_sparsity)"),
-            ("gradient norm", "mean(gradient_norm)"),
-            ("dead rows", "last(dead_neurons)"),
-            ("shadow cosine", "mean(gradient_cosine)"),
+            "mean(gradient_sparsity)",
+            "mean(gradient_norm)",
+            "last(dead_neurons)",
+            "mean(gradient_cosine)",
         ],
     )
     if not table.columns:
@@ -85,15 +91,15 @@ def zero_update_regions(scope: Scope, log: RunLog) -> Section | None:
     """The layers in which weights with a gradient do not move."""
     n = scope.evidence.of(log)
     window = telling_window(log)
-    if window.last - window.first + 1 > ZERO_UPDATE_WINDOW:
-        window = Window(window.last - ZERO_UPDATE_WINDOW + 1, window.last, window.what)
+    if window.last - window.first + 1 > REGION_STEPS:
+        window = Window(window.last - REGION_STEPS + 1, window.last, window.what)
     means = layer_means(log, "zero_update_fraction", window.first, window.last)
     if all(mean is None for mean in means):
         return None
     frozen = [
         name
         for name, mean in zip(log.layer_names, means, strict=True)
-        if mean is not None and mean >= ZERO_UPDATE_REGION_FROM
+        if mean is not None and mean >= REGION_FROM
     ]
     threshold = scope.evidence.cite("rule: zero_update_region.from")
     quantity = f"layers_at_least(zero_update_fraction>={RULES['zero_update_region.from']}){window.range}"
@@ -102,20 +108,10 @@ def zero_update_regions(scope: Scope, log: RunLog) -> Section | None:
         f"zero-update regions over steps {n(f'window{window.range}')}: at least {threshold} of their "
         "weights that had a gradient did not change."
     )
-    columns = [("zero updates", "mean(zero_update_fraction)"), ("rows frozen", "last(zero_update_rows)")]
-    columns.append(("persistent stall", "last(persistent_stall_rate)"))
+    quantities = ["mean(zero_update_fraction)", "last(zero_update_rows)", "last(persistent_stall_rate)"]
     blocks: list[Block] = [Text(text)]
     if frozen:
-        table = make_table(
-            scope.evidence,
-            "layer",
-            frozen,
-            [
-                TableColumn(header, f"{log.name}: {quantity}[{{}}]{window.range}")
-                for header, quantity in columns
-            ],
-        )
-        blocks.append(table)
+        blocks.append(_layer_table(scope, log, window, quantities, frozen))
     return Section("Zero-update regions", tuple(blocks))
 
 
@@ -123,18 +119,12 @@ def layer_rates(scope: Scope, log: RunLog) -> Section | None:
     """Stall, overflow and underflow of every layer."""
     window = telling_window(log)
     columns = [
-        ("bit-stall", "mean(bit_stall_rate)"),
-        ("apparent stall", "mean(apparent_stall_rate)"),
-        ("tau", "mean(update_transfer)"),
-        *(
-            (f"overflow {ROLE_LETTER[role]}", f"mean(overflow_rate/{role})")
-            for role in ("weights", "activations", "gradients")
-        ),
-        *(
-            (f"underflow {ROLE_LETTER[role]}", f"mean(underflow_rate/{role})")
-            for role in ("weights", "activations", "gradients")
-        ),
-        ("zero M", "mean(zero_share/stored_weights)"),
+        "mean(bit_stall_rate)",
+        "mean(apparent_stall_rate)",
+        "mean(update_transfer)",
+        *(f"mean(overflow_rate/{role})" for role in OPERAND_ROLES),
+        *(f"mean(underflow_rate/{role})" for role in OPERAND_ROLES),
+        "mean(zero_share/stored_weights)",
     ]
     table = _layer_table(scope, log, window, columns)
     if not table.columns:
@@ -152,9 +142,9 @@ def code_use(scope: Scope, log: RunLog) -> Section | None:
         log,
         window,
         [
-            ("codes used", "mean(codes_used/stored_weights)"),
-            ("entropy", "mean(code_entropy/stored_weights)"),
-            ("on zero", "mean(zero_share/stored_weights)"),
+            "mean(codes_used/stored_weights)",
+            "mean(code_entropy/stored_weights)",
+            "mean(zero_share/stored_weights)",
         ],
     )
     drawn = (
@@ -178,24 +168,24 @@ def diagnostic_trend(scope: Scope, log: RunLog) -> Section | None:
     steps = diagnostic_steps(log)
     if not steps:
         return None
-    columns = [
-        ("loss", "loss"),
-        ("validation", "validation_loss"),
-        ("gradient norm", "gradient_norm"),
-        ("sparsity", "gradient_sparsity"),
-        ("bit-stall", "bit_stall_rate"),
-        ("tau", "update_transfer"),
-        ("persistent stall", "persistent_stall_rate"),
-        ("overflow G", "overflow_rate/gradients"),
-        ("underflow G", "underflow_rate/gradients"),
-        ("shadow cosine", "gradient_cosine"),
-        ("codes used M", "codes_used/stored_weights"),
+    metrics = [
+        "loss",
+        "validation_loss",
+        "gradient_norm",
+        "gradient_sparsity",
+        "bit_stall_rate",
+        "update_transfer",
+        "persistent_stall_rate",
+        "overflow_rate/gradients",
+        "underflow_rate/gradients",
+        "gradient_cosine",
+        "codes_used/stored_weights",
     ]
     table = make_table(
         scope.evidence,
         "step",
         steps,
-        [TableColumn(head, f"{log.name}: at({metric})@{{}}") for head, metric in columns],
+        [measured(f"{log.name}: at({metric})@{{}}") for metric in metrics],
     )
     return Section(
         "The last measurements", (Text("Values of the single step, pooled over the layers."), table)

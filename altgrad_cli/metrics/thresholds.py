@@ -1,0 +1,46 @@
+"""Every threshold of a definition, once: what warns, what a collapse and a verdict are, what counts as dead.
+
+Plain numbers that alerts, retries, verdicts, diagnoses and reports all read: no two of them can disagree.
+"""
+
+from __future__ import annotations
+
+# Rates at which the study warns: of a layer, of a role, of the run. A retry looks for trouble from there on.
+OVERFLOW_FROM = 0.01
+UNDERFLOW_FROM = 0.01
+STALL_FROM = 0.5
+"""Also the bit-stall above which an armed emergency shift acts."""
+
+# Stall collapse: both means over the window. Divergence: the smoothed loss against its best, as long.
+COLLAPSE_WINDOW = 50
+COLLAPSE_TRANSFER = 0.03
+COLLAPSE_STALL = 0.98
+DIVERGENCE_FACTOR = 1.5
+RISING_STEPS = 10
+
+# The verdict by rho, and the causes of anything below ``trained``.
+TRAINED_FROM = 0.9
+FAILED_BELOW = 0.5
+EDGE_WIDTH = 0.05
+"""Distance from an edge within which a verdict is borderline; one seed moves rho by about 0.04."""
+UNDERFLOWED_FROM = 0.5
+"""Share of a role's values rounded to 0 from which it no longer carries its tensor."""
+SATURATED_FROM = 0.1
+STALLED_UP_TO = 0.3
+"""tau at or below which an update is stalled, and no longer just slowed."""
+SLOWED_UP_TO = 0.6
+FAITHFUL_FROM = 0.7
+"""tau from which a rescue has brought the update back."""
+MISLED_BELOW = 0.5
+"""Cosine with the float32 shadow below which a gradient points elsewhere."""
+
+# What lasts.
+DEAD_GRADIENT = 1e-8
+"""A gradient smaller than this counts as absent."""
+PERSISTENCE_STEPS = 100
+REGION_STEPS = 50
+REGION_FROM = 0.99
+"""Share of the weights with a gradient that did not change over ``REGION_STEPS``: a zero-update region."""
+
+END_WINDOW = 20
+"""Values "at the end" of a run are means over this many last steps."""
