@@ -15,7 +15,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MKL_NUM_THREADS"] = "1"
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+SHARED = REPOSITORY.parent / "shared"
+SHARED_DATA = SHARED / "data"
 
 
 @pytest.fixture(autouse=True)
@@ -39,18 +40,29 @@ def _isolated_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.delenv(name, raising=False)
 
 
+def _shared_folder(name: str) -> Path:
+    folder = SHARED / name
+    if not folder.is_dir():
+        reason = f"the shared folder is absent: {folder}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real legal text beside the repository.
 
     Skips with a reason where the folder is absent, and fails in CI, where it has to be there.
     """
-    if not SHARED_DATA.is_dir():
-        reason = f"the shared data folder is absent: {SHARED_DATA}"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return SHARED_DATA
+    return _shared_folder("data")
+
+
+@pytest.fixture(scope="session")
+def field_cases() -> Path:
+    """The folder of files that users of such tools really have; as ``shared_data`` where it is absent."""
+    return _shared_folder("field-cases")
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ from __future__ import annotations
 import enum
 import hashlib
 import io
-import os
+import shlex
 import struct
 from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,6 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from altgrad_cli.checkpoints.legacy_torch_file import HEAD as LEGACY_HEAD
+from altgrad_cli.checkpoints.opening import open_regular
 from altgrad_cli.checkpoints.torch_archive import read_torch_archive
 from altgrad_cli.errors import CheckpointError
 from altgrad_cli.files import write_whole
@@ -127,52 +130,65 @@ def write_checkpoint(path: Path, payload: Mapping[str, Any]) -> None:
     write_whole(path, [head, hashlib.sha256(head).hexdigest().encode()])
 
 
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """What a torch file held, and what vouches for it."""
+
+    contents: Any
+    sealed: bool
+    """Whether it ends in altgrad's seal, and the seal is right."""
+    checksums: bool
+    """Whether its records have checksums, as a zip's have; they were then verified."""
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The payload of a checkpoint that altgrad wrote; seal, checksums and content hash are verified first.
 
     Raises:
         CheckpointError: the file is absent, damaged, changed, of another schema or not a checkpoint.
     """
-    payload, sealed = open_archive(path)
+    return verified_payload(open_archive(path), str(path))
+
+
+def verified_payload(archive: Archive, where: str) -> dict[str, Any]:
+    """The payload of an opened archive that altgrad wrote; it is not opened or hashed again.
+
+    Raises:
+        CheckpointError: as ``read_checkpoint``.
+    """
+    payload = archive.contents
     if not isinstance(payload, dict) or not str(payload.get("schema", "")).startswith("altgrad-checkpoint/"):
         raise CheckpointError(
             "not an altgrad checkpoint",
-            where=str(path),
-            hint="diagnose-checkpoint --format NAME reads a state dict",
+            where=where,
+            hint=f"altgrad diagnose-checkpoint {shlex.quote(where)} --format E5M2 reads a state dict",
         )
     if payload["schema"] != SCHEMA:
         raise CheckpointError(
-            f"this checkpoint has schema {str(payload['schema'])[:40]!r}", where=str(path), allowed=SCHEMA
+            f"this checkpoint has schema {str(payload['schema'])[:40]!r}", where=where, allowed=SCHEMA
         )
-    if not sealed:
-        raise CheckpointError(
-            "the checkpoint's seal is missing: the file was changed or cut", where=str(path)
-        )
-    stated = payload.pop("content_hash", None)
-    del payload["schema"]
-    if stated != content_hash(payload):
-        raise CheckpointError("the content hash does not match: the checkpoint was changed", where=str(path))
-    return payload
+    if not archive.sealed:
+        raise CheckpointError("the checkpoint's seal is missing: the file was changed or cut", where=where)
+    content = {key: value for key, value in payload.items() if key not in ("schema", "content_hash")}
+    if payload.get("content_hash") != content_hash(content):
+        raise CheckpointError("the content hash does not match: the checkpoint was changed", where=where)
+    return content
 
 
-def open_archive(path: Path) -> tuple[Any, bool]:
-    """(contents of the torch file, whether it carries altgrad's seal); a wrong seal is an error."""
+def open_archive(path: Path) -> Archive:
+    """The torch file at ``path``; a wrong seal is an error."""
     where = str(path)
-    try:
-        if path.exists() and not path.is_file():
-            raise CheckpointError("not a file", where=where, hint=_folder_hint(path))
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if file.read(4) != b"PK\x03\x04":
-                empty = "the file is empty" if size == 0 else "not a checkpoint: not a torch file"
-                raise CheckpointError(empty, where=where)
-            sealed = _verify_seal(file, size, where)
-            return read_torch_archive(file, size, where), sealed
-    except FileNotFoundError:
-        raise CheckpointError("there is no such checkpoint", where=where) from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise CheckpointError(f"the checkpoint cannot be read: {reason}", where=where) from None
+    with open_regular(path) as (file, size):
+        head = file.read(len(LEGACY_HEAD))
+        zipped = head.startswith(b"PK\x03\x04")
+        if not zipped and head != LEGACY_HEAD:
+            raise CheckpointError(
+                "not a checkpoint: neither a torch file nor a safetensors file",
+                where=where,
+                hint="give a .pt file written by altgrad or torch.save, or a .safetensors file",
+            )
+        sealed = zipped and _verify_seal(file, size, where)
+        return Archive(read_torch_archive(file, size, where), sealed, checksums=zipped)
 
 
 def _verify_seal(file: BinaryIO, size: int, where: str) -> bool:
@@ -195,11 +211,3 @@ def _verify_seal(file: BinaryIO, size: int, where: str) -> bool:
         raise CheckpointError("the checkpoint is damaged: its seal does not match its bytes", where=where)
     file.seek(0)
     return True
-
-
-def _folder_hint(path: Path) -> str | None:
-    if not path.is_dir():
-        return None
-    inside = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-    names = sorted(item.name for item in inside.glob("*.pt"))
-    return f"it holds: {', '.join(names[:8])}" if names else "give a file"

@@ -29,17 +29,14 @@ STORAGE_DTYPES: dict[str, torch.dtype] = {
     "CharStorage": torch.int8,
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
+    "ComplexFloatStorage": torch.complex64,
+    "ComplexDoubleStorage": torch.complex128,
 }
-_BARE_DTYPES = (
-    "float8_e4m3fn",
-    "float8_e5m2",
-    "float8_e4m3fnuz",
-    "float8_e5m2fnuz",
-    "uint16",
-    "uint32",
-    "uint64",
-)
+_BARE_DTYPES = {name: value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
+"""Types by name for what was saved without a storage class of its own: float8, packed float4, uint16, ..."""
 _MAX_EMPTY = 5_000_000
+_MAX_OVERLAP = 1 << 26
+"""Elements that an expanded or overlapping tensor may show: what computes with it needs them one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +57,7 @@ _MARK = object()
 class PlainPickle:
     """A stack machine for the opcodes that torch.save writes."""
 
-    def __init__(self, record: Callable[[str], bytes], where: str) -> None:
+    def __init__(self, record: Callable[[str, int], bytes], where: str) -> None:
         self._record = record
         self._where = where
         self._storages: dict[str, Tensor] = {}
@@ -141,9 +138,10 @@ class PlainPickle:
         self._stack.append(Name(module, name))
 
     def _persistent(self) -> None:
-        kind, storage, key, _, length = self._pop()
+        kind, storage, key, _, length, *view = self._pop()
         if (
-            kind != "storage"
+            any(part is not None for part in view)  # a view of a storage, in files of before torch 0.4
+            or kind != "storage"
             or not isinstance(storage, Name)
             or type(key) is not str
             or type(length) is not int
@@ -151,7 +149,7 @@ class PlainPickle:
             raise ValueError("a tensor's storage is not described as torch describes it")
         dtype = STORAGE_DTYPES.get(storage.name, torch.uint8)
         if key not in self._storages:
-            data = self._record(key)
+            data = self._record(key, length * dtype.itemsize)
             if len(data) != length * dtype.itemsize:
                 raise ValueError(f"storage {key[:20]} states {length} elements and holds {len(data)} bytes")
             empty = torch.empty(0, dtype=dtype)
@@ -192,8 +190,10 @@ def _as_tensor(storage: Any, offset: Any, size: Any, stride: Any) -> Tensor:
     for length in size:
         elements *= length
     reach = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True)) + 1
-    if elements and (reach > storage.numel() or elements > storage.numel()):
+    if elements and reach > storage.numel():
         raise ValueError("a tensor reaches beyond its storage")
+    if elements > max(storage.numel(), _MAX_OVERLAP):
+        raise ValueError(f"an expanded tensor shows {elements} elements of {storage.numel()} stored ones")
     if not elements:
         if max(size) > _MAX_EMPTY:
             raise ValueError("an empty tensor states a size without end")
@@ -210,7 +210,7 @@ def _rebuild_v3(
 ) -> Tensor:
     if not isinstance(dtype, Name) or dtype.name not in _BARE_DTYPES or not isinstance(storage, Tensor):
         raise ValueError("a tensor of an unknown type")
-    return _as_tensor(storage.view(getattr(torch, dtype.name)), offset, size, stride)
+    return _as_tensor(storage.view(_BARE_DTYPES[dtype.name]), offset, size, stride)
 
 
 def _rebuild_parameter(data: Any, *_: Any) -> Tensor:

@@ -4,42 +4,49 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torch import Tensor
-
+from altgrad_cli.checkpoints.named_tensors import NamedTensor
+from altgrad_cli.checkpoints.opening import open_regular
 from altgrad_cli.errors import CheckpointError
 
 _MAX_HEADER = 100 << 20  # the limit of the format itself
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether the file begins as a safetensors file does."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(9)
-    except (OSError, ValueError):
-        return False
+    """Whether the file begins as a safetensors file does.
+
+    Raises:
+        CheckpointError: as ``open_regular``.
+    """
+    with open_regular(path) as (file, _):
+        head = file.read(9)
     return len(head) == 9 and head[8:] == b"{" and not head.startswith(b"PK")
 
 
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The named tensors of the file.
+def read_safetensors(path: Path) -> list[NamedTensor]:
+    """The named tensors of the file; one of a type that torch has not is named, without its values.
 
     Raises:
         CheckpointError: header and data contradict each other.
     """
-    import safetensors
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError, safe_open
 
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_regular(path) as (file, size):
         header = int.from_bytes(file.read(8), "little")
     if header > min(size - 8, _MAX_HEADER):
         raise CheckpointError(
             f"damaged safetensors file: a header of {header} bytes in a file of {size}", where=str(path)
         )
     try:
-        tensors: dict[str, Tensor] = load_file(path)
-    except (safetensors.SafetensorError, OSError, ValueError, KeyError, RuntimeError, MemoryError) as error:
+        with safe_open(path, framework="pt") as opened:
+            tensors = []
+            for name in opened.keys():  # noqa: SIM118  (not a dictionary)
+                piece = opened.get_slice(name)
+                stated, shape = str(piece.get_dtype()), tuple(piece.get_shape())
+                try:
+                    tensors.append(NamedTensor.of((name,), opened.get_tensor(name)))
+                except SafetensorError:
+                    tensors.append(NamedTensor((name,), None, stated, shape))
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, MemoryError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"damaged safetensors file: {reason}", where=str(path)) from None
     if not tensors:

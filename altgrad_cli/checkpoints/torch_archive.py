@@ -1,9 +1,9 @@
 """Opens torch's file format without trusting a byte of it.
 
-A torch file is a zip of one pickle and one raw record per tensor storage. Python's unpickler runs what a
-pickle names, and torch's restricted one believes the storage sizes that a pickle states. Here the pickle is
-walked opcode by opcode: nothing it names is ever imported or called, only tensors and plain values can come
-out, and every size is checked against the record that is really there.
+A torch file is a zip of one pickle and one raw record per tensor storage (before torch 1.6, both one after
+another). Python's unpickler runs what a pickle names, and torch's restricted one believes the storage sizes
+that a pickle states. Here the pickle is walked opcode by opcode: nothing it names is ever imported or called,
+only tensors and plain values can come out, and every size is checked against the record that is really there.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import struct
 import zipfile
 from typing import Any, BinaryIO
 
+from altgrad_cli.checkpoints.legacy_torch_file import read_legacy
 from altgrad_cli.checkpoints.plain_pickle import Name, PlainPickle
 from altgrad_cli.errors import CheckpointError
 
@@ -40,8 +41,15 @@ def read_torch_archive(file: BinaryIO, size: int, where: str) -> Any:
         CheckpointError: it is damaged, or holds anything but tensors and plain values.
     """
     try:
-        with zipfile.ZipFile(file) as archive:
-            return _read(archive, size, where)
+        file.seek(0)
+        if file.read(4) == b"PK\x03\x04":
+            with zipfile.ZipFile(file) as archive:
+                value = _read(archive, size, where)
+        else:
+            file.seek(0)
+            value = read_legacy(file.read(), where)
+        _bound(value, where)
+        return value
     except CheckpointError:
         raise
     except _BROKEN as error:
@@ -76,9 +84,8 @@ def _read(archive: zipfile.ZipFile, size: int, where: str) -> Any:
     damaged = archive.testzip()
     if damaged is not None:
         raise CheckpointError(f"the file is damaged: the checksum of {damaged!r} is wrong", where=where)
-    value = PlainPickle(lambda key: archive.read(f"{folder}data/{key}"), where).load(archive.read(pickles[0]))
-    _bound(value, where)
-    return value
+    walker = PlainPickle(lambda key, _: archive.read(f"{folder}data/{key}"), where)
+    return walker.load(archive.read(pickles[0]))
 
 
 def _bound(value: Any, where: str) -> None:

@@ -145,6 +145,10 @@ def _print_screen(
         console.print()
         print_plainly(console, fit_table(fits, console.width))
         console.print()
+        beyond = [fit["name"] for fit in fits if fit["scale"] is None]
+        if beyond:
+            words = "no float32 carrier holds it, so no grid is measured"
+            console.print(f"beyond float32: {', '.join(beyond)} ({words})", markup=False)
         console.print(_fit_note(facts, others), markup=False)
     if codes_of is not None:
         console.print()
@@ -158,4 +162,8 @@ def _fit_note(facts: Mapping[str, Any], others: int) -> str:
         "over, under: values beyond the max, values rounded to 0. codes: share of the codes in use. "
         f"stall: predicted share that one update of Adam at lr {asked['learning_rate']:g} leaves unchanged."
     )
-    return f"{note} {others} tensors that are no float matrix are left out." if others else note
+    return (
+        f"{note} {others} other tensors (no float matrix, a mask, or not of the network) are left out."
+        if others
+        else note
+    )

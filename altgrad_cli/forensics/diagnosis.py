@@ -8,15 +8,24 @@ from typing import Any
 
 import torch
 
+from altgrad_cli.checkpoints.foreign import ForeignTensors
 from altgrad_cli.errors import UsageError
 from altgrad_cli.forensics.against import compare_with
 from altgrad_cli.forensics.batch_report import describe_batch
 from altgrad_cli.forensics.bisection import minimal_bf16_layers
 from altgrad_cli.forensics.counterfactuals import Counterfactual, format_grid, remedies
-from altgrad_cli.forensics.evidence import Evidence, ForeignTensors, open_evidence, trust_report
-from altgrad_cli.forensics.failure import DIVERGENCE, NONFINITE, STALL, classify, history_of, optimizer_report
+from altgrad_cli.forensics.evidence import Evidence, open_evidence, trust_report
+from altgrad_cli.forensics.failure import (
+    DIVERGENCE,
+    NONFINITE,
+    NOT_JUDGED,
+    STALL,
+    classify,
+    history_of,
+    optimizer_report,
+)
 from altgrad_cli.forensics.findings import findings, next_command
-from altgrad_cli.forensics.foreign import describe_tensors
+from altgrad_cli.forensics.foreign import FLOAT32_MAX, describe_tensors, not_judged
 from altgrad_cli.forensics.layer_table import Examination, examine
 from altgrad_cli.forensics.lead_time import lead_time
 from altgrad_cli.forensics.mechanism import (
@@ -83,30 +92,59 @@ def diagnose_foreign(foreign: ForeignTensors, questions: Questions) -> dict[str,
             hint="of a plain state dict only the values are known; give --format NAME",
         )
     fmt = None if questions.format is None else parse_format(questions.format)
-    rows = describe_tensors(foreign, fmt)
+    rows, left_out = describe_tensors(foreign, fmt), not_judged(foreign)
     bad = sum(row["nonfinite_weights"] for row in rows)
-    notes = [
-        {"severity": "note", "text": f"a {foreign.kind}: only its values are known, not how they came about"}
-    ]
-    if bad:
-        worst = rows[0]
-        text = f"{bad} non-finite values, most of them in {worst['name']}"
-        notes.insert(0, {"severity": "failure", "text": text})
-    if fmt is None:
-        notes.append({"severity": "note", "text": "--format NAME adds stiffness, alignment and code use"})
+    kind = NONFINITE if bad else ("none" if rows else NOT_JUDGED)
     return {
         "file": str(foreign.path),
         "kind": foreign.kind,
-        "trust": {"schema": None, "verified": ["record checksums"], "complete": None, "injected": None},
-        "failure": {"class": NONFINITE if bad else "none", "step": None, "nonfinite_count": bad},
+        "trust": {
+            "schema": None,
+            "verified": ["record checksums"] if foreign.checksums else [],
+            "complete": None,
+            "injected": None,
+        },
+        "failure": {"class": kind, "step": None, "nonfinite_count": bad if rows else None},
         "first_nonfinite": None,
         "mechanism": {"stage": None, "evidence": [], "attempts": {}},
         "layers": _selected(rows, questions.layer),
         "replay": not_run().to_json(),
         "counterfactuals": [],
         "minimal_bf16_layers": None,
-        "findings": notes,
+        "not_judged": left_out,
+        "findings": _foreign_findings(foreign, rows, left_out, judged_on_grid=fmt is not None),
     }
+
+
+def _foreign_findings(
+    foreign: ForeignTensors, rows: list[dict[str, Any]], left_out: list[dict[str, Any]], judged_on_grid: bool
+) -> list[dict[str, str]]:
+    notes: list[tuple[str, str]] = []
+    bad = sum(row["nonfinite_weights"] for row in rows)
+    if bad:
+        notes.append(("failure", f"{bad} non-finite values, most of them in {rows[0]['name']}"))
+    if not rows:
+        notes.append(("warning", f"nothing to judge: all {len(left_out)} tensors are left out"))
+    for row in rows:
+        if row["amax"] > FLOAT32_MAX:
+            words = f"{row['name']}: amax {row['amax']:.4g} is finite, and beyond float32 ({FLOAT32_MAX:.4g})"
+            notes.append(("warning", f"{words}, so no grid is measured: a float32 carrier would hold inf"))
+    if foreign.names_schema:
+        words = (
+            "it has altgrad's schema and not altgrad's seal: changed, cut or saved again by another program"
+        )
+        notes.append(("warning", words))
+    for reason in dict.fromkeys(entry["reason"] for entry in left_out):
+        names = [entry["name"] for entry in left_out if entry["reason"] == reason]
+        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+        tensors = "tensor" if len(names) == 1 else "tensors"
+        severity = "note" if reason in ("no values", "no floating-point values") else "warning"
+        words = f"{len(names)} {tensors} not judged ({reason}): {', '.join(names[:4])}{more}"
+        notes.append((severity, words))
+    notes.append(("note", f"a {foreign.kind}: only its values are known, not how they came about"))
+    if not judged_on_grid:
+        notes.append(("note", "--format NAME adds stiffness, alignment and code use"))
+    return [{"severity": severity, "text": text} for severity, text in notes]
 
 
 def diagnose_evidence(evidence: Evidence, questions: Questions) -> dict[str, Any]:

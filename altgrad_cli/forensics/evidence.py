@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from altgrad_cli.checkpoints.file import SCHEMA, open_archive, read_checkpoint
+from altgrad_cli.checkpoints.file import SCHEMA
+from altgrad_cli.checkpoints.foreign import ForeignTensors, open_file
 from altgrad_cli.checkpoints.payload_shape import check_payload
-from altgrad_cli.checkpoints.safetensors_file import is_safetensors, read_safetensors
 from altgrad_cli.config.loading import from_plain
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import CheckpointError, UsageError
@@ -60,53 +59,24 @@ class Evidence:
         return folder.parent if folder.name == "checkpoints" else None
 
 
-@dataclass(frozen=True, slots=True)
-class ForeignTensors:
-    """Named tensors of a file that altgrad did not write: nothing is known but the values."""
-
-    path: Path
-    tensors: dict[str, Tensor]
-    kind: str
-
-
 def open_evidence(path: Path) -> Evidence | ForeignTensors:
     """The checkpoint at ``path``, or the tensors of a PyTorch or safetensors state dict.
 
     Raises:
         CheckpointError: the file cannot be trusted or holds no tensors; nothing in it was run.
     """
-    if is_safetensors(path):
-        return ForeignTensors(path, read_safetensors(path), "safetensors")
-    contents, sealed = open_archive(path)
-    if isinstance(contents, dict) and (sealed or "content_hash" in contents or "schema" in contents):
-        payload = read_checkpoint(path)
-        check_payload(payload, str(path))
-        try:
-            config = from_plain(payload["config"], source=path.name)
-        except UsageError as error:
-            raise CheckpointError(
-                f"the checkpoint's configuration is not valid: {error.message}",
-                where=error.where or str(path),
-            ) from None
-        return Evidence(path, payload, config)
-    tensors = dict(_named_tensors(contents))
-    if not tensors:
-        raise CheckpointError("the file holds no tensors", where=str(path))
-    return ForeignTensors(path, tensors, "PyTorch state dict")
-
-
-def _named_tensors(value: Any, prefix: str = "") -> list[tuple[str, Tensor]]:
-    if isinstance(value, Tensor):
-        return [(prefix or "tensor", value)]
-    items: list[tuple[str, Any]] = []
-    if isinstance(value, dict):
-        items = [(str(key), item) for key, item in value.items()]
-    elif isinstance(value, list | tuple):
-        items = [(str(number), item) for number, item in enumerate(value)]
-    found: list[tuple[str, Tensor]] = []
-    for key, item in items:
-        found += _named_tensors(item, f"{prefix}.{key}" if prefix else key)
-    return found
+    opened = open_file(path)
+    if isinstance(opened, ForeignTensors):
+        return opened
+    check_payload(opened, str(path))
+    try:
+        config = from_plain(opened["config"], source=path.name)
+    except UsageError as error:
+        raise CheckpointError(
+            f"the checkpoint's configuration is not valid: {error.message}",
+            where=error.where or str(path),
+        ) from None
+    return Evidence(path, opened, config)
 
 
 def trust_report(evidence: Evidence) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from altgrad_cli.metrics.thresholds import COLLAPSE_STALL, COLLAPSE_TRANSFER, CO
 from altgrad_cli.training.watch.collapse import Divergence
 
 NONFINITE, STALL, DIVERGENCE, NONE = "nonfinite", "stall_collapse", "divergence", "none"
+NOT_JUDGED = "not_judged"
+"""A file without one tensor whose values can be judged: neither failed nor healthy."""
 
 
 def history_of(evidence: Evidence) -> list[Mapping[str, Any]]:

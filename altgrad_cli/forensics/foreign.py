@@ -5,38 +5,67 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from altgrad_cli.forensics.evidence import ForeignTensors
+from altgrad_cli.checkpoints.foreign import ForeignTensors
+from altgrad_cli.checkpoints.named_tensors import distinct_names, exact_values
 from altgrad_cli.forensics.layer_table import weight_measures
 from altgrad_cli.formats import FP8Format
 from altgrad_cli.rounding.scaling import stored_weight_scale
 
+FLOAT32_MAX = torch.finfo(torch.float32).max
+
 
 def describe_tensors(foreign: ForeignTensors, fmt: FP8Format | None) -> list[dict[str, Any]]:
-    """One row a floating-point tensor, worst first; grid measures only with a format."""
-    rows = []
-    for name, tensor in foreign.tensors.items():
-        if not tensor.is_floating_point() or not tensor.numel():
-            continue
-        values = tensor.detach().float()
-        finite = torch.isfinite(values)
-        bad = int((~finite).sum())
-        amax = float(torch.where(finite, values, 0.0).abs().max())
-        scale = None if fmt is None else stored_weight_scale(amax, fmt, None)
-        rows.append(
-            {
-                "name": name,
-                "shape": list(tensor.shape),
-                "dtype": str(tensor.dtype).removeprefix("torch."),
-                "nonfinite_weights": bad,
-                "first_nonfinite_index": int((~finite).flatten().nonzero()[0]) if bad else None,
-                "amax": amax,
-                "zero_share": float((values == 0).float().mean()),
-                "format": None if fmt is None else fmt.describe(),
-                "scale": scale,
-                **weight_measures(values, fmt, scale),
-            }
-        )
+    """One row a tensor that can be judged, worst first; grid measures only with a format.
+
+    What is counted is counted in the tensor's own type. The grid takes real values within float32's range.
+    """
+    rows = [
+        {
+            "name": name,
+            "shape": list(entry.shape),
+            "dtype": entry.dtype,
+            **_value_measures(entry.tensor, fmt),
+        }
+        for name, entry in zip(distinct_names(foreign.tensors), foreign.tensors, strict=True)
+        if entry.tensor is not None and entry.why_not_judged() is None
+    ]
     return sorted(
         rows, key=lambda row: (row["nonfinite_weights"], row["rounded_to_zero"] or 0.0), reverse=True
     )
+
+
+def not_judged(foreign: ForeignTensors) -> list[dict[str, Any]]:
+    """The tensors that ``describe_tensors`` leaves out, each with the reason."""
+    return [
+        {"name": name, "shape": list(entry.shape), "dtype": entry.dtype, "reason": reason}
+        for name, entry in zip(distinct_names(foreign.tensors), foreign.tensors, strict=True)
+        if (reason := entry.why_not_judged()) is not None
+    ]
+
+
+def _value_measures(tensor: Tensor, fmt: FP8Format | None) -> dict[str, Any]:
+    values = exact_values(tensor)
+    assert values is not None
+    finite = torch.isfinite(values)
+    bad = int((~finite).sum())
+    amax = float(torch.where(finite, values, 0.0).abs().max())
+    on_grid = fmt is not None and not values.is_complex() and amax <= FLOAT32_MAX
+    scale = stored_weight_scale(amax, fmt, None) if fmt is not None and on_grid else None
+    measures = weight_measures(values.float() if on_grid else values, fmt, scale)
+    if measures["rounded_to_zero"] is not None and values.dtype == torch.float64:
+        # What float32 cannot hold at all was rounded to 0 as well.
+        nonzero = int((values[finite] != 0).sum())
+        carried = int((values[finite].float() != 0).sum())
+        kept = (1 - measures["rounded_to_zero"]) * carried
+        measures["rounded_to_zero"] = 1 - kept / nonzero if nonzero else 0.0
+    return {
+        "nonfinite_weights": bad,
+        "first_nonfinite_index": int((~finite).flatten().nonzero()[0]) if bad else None,
+        "amax": amax,
+        "zero_share": float((values == 0).double().mean()),
+        "format": None if fmt is None else fmt.describe(),
+        "scale": scale,
+        **measures,
+    }

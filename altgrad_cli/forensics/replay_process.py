@@ -10,8 +10,9 @@ from pathlib import Path
 
 def main(arguments: list[str]) -> int:
     """Trace the step of the checkpoint and write its records and the environment to stdout."""
+    from altgrad_cli.checkpoints.foreign import ForeignTensors
     from altgrad_cli.errors import AltgradError
-    from altgrad_cli.forensics.evidence import ForeignTensors, open_evidence
+    from altgrad_cli.forensics.evidence import open_evidence
     from altgrad_cli.forensics.scene import rebuild
     from altgrad_cli.forensics.trace_again import trace_again
     from altgrad_cli.training.environment import describe_environment

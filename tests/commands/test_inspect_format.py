@@ -273,7 +273,9 @@ def test_the_screen_of_a_file_fits_and_names_what_it_left_out(
         text = run("E3M4", "--on", str(path), COLUMNS=str(width)).stdout
         assert max(map(len, text.splitlines())) <= width
         assert "blocks.0.attn.c_attn" in text
-        assert "2 tensors that are no float matrix are left out." in " ".join(text.split())
+        assert "2 other tensors (no float matrix, a mask, or not of the network) are left out." in " ".join(
+            text.split()
+        )
         broken = next(line for line in text.splitlines() if line.startswith("broken"))
         assert broken.split()[-1] == "2"
         zeros = next(line for line in text.splitlines() if line.startswith("zeros"))
@@ -298,7 +300,7 @@ def test_an_unscaled_narrow_format_underflows_as_measured_before(tmp_path: Path)
     [
         ("empty.pt", b"", "the file is empty"),
         ("junk.pt", b"junk" * 20, "not a checkpoint"),
-        ("junk.safetensors", b"junk" * 20, "not a readable .safetensors file"),
+        ("junk.safetensors", b"junk" * 20, "neither a torch file nor a safetensors file"),
         ("absent.pt", None, "there is no such"),
         ("absent.safetensors", None, "there is no such file"),
     ],

@@ -34,7 +34,8 @@ _REMEDY_KINDS = ("recorded", "overflow", "scale", "update", "role", "input")
 def details(document: Mapping[str, Any]) -> list[Section]:
     """Everything else, section by section; a section without content is left out."""
     if document["kind"] != "altgrad checkpoint":
-        return [_foreign_layers(document), _findings(document)]
+        tables = [_foreign_layers(document)] if document["layers"] else []
+        return [*tables, _findings(document)]
     sections = [
         _findings(document),
         _trust(document),

@@ -17,6 +17,7 @@ VERDICTS = {
     "stall_collapse": "FAILED: stalled",
     "divergence": "diverging",
     "none": "healthy",
+    "not_judged": "nothing to judge",
 }
 
 
@@ -25,7 +26,7 @@ def verdict(document: Mapping[str, Any]) -> Section:
     failure, trust = document["failure"], document["trust"]
     title = f"{VERDICTS[failure['class']]}  ({document['file']})"
     rows: list[Row] = [("file", _file_words(document))]
-    if failure["class"] != "none":
+    if failure["class"] not in ("none", "not_judged"):
         rows.append(
             ("what", f"step {format_value(failure['step'])}: {failure.get('trigger', 'non-finite values')}")
         )
@@ -68,7 +69,10 @@ def verdict(document: Mapping[str, Any]) -> Section:
 def _file_words(document: Mapping[str, Any]) -> str:
     failure = document["failure"]
     if document["kind"] != "altgrad checkpoint":
-        return f"a {document['kind']} with {format_value(len(document['layers']))} tensors"
+        judged, left_out = len(document["layers"]), len(document["not_judged"])
+        aside = f", {format_value(left_out)} more not judged" if left_out else ""
+        tensors = "tensor" if judged == 1 else "tensors"
+        return f"a {document['kind']} with {format_value(judged)} {tensors}{aside}"
     timeline = " -> ".join(f"{name} from step {step}" for step, name in failure["formats"])
     settings = (
         f"{failure['regime']}, {failure['rounding']}, {failure['overflow']}, scale {failure['scaling']}"
@@ -130,7 +134,8 @@ def _replay_words(replay: Mapping[str, Any]) -> str:
 def _trust_words(trust: Mapping[str, Any]) -> str:
     checks = ", ".join(trust["verified"])
     if trust["schema"] is None:
-        return f"{checks} verified; written by another program"
+        verified = f"{checks} verified" if checks else "nothing verified: this kind of file has no checksums"
+        return f"{verified}; written by another program"
     complete = "complete" if trust["complete"] else f"without {', '.join(trust['missing'])}"
     same = (
         "same environment"

@@ -128,7 +128,7 @@ def fit_table(fits: Sequence[Mapping[str, Any]], width: int) -> Table:
         cells = [fit["name"].removesuffix(suffix)]
         cells += ["x".join(map(str, fit["shape"]))] if with_shape else []
         cells += [
-            number(fit["scale"]),
+            "–" if fit["scale"] is None else number(fit["scale"]),
             _share(fit["overflow"]),
             _share(fit["underflow"]),
             "–" if fit["sqnr_db"] is None else f"{fit['sqnr_db']:.1f} dB",
