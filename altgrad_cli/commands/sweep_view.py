@@ -19,6 +19,7 @@ from altgrad_cli.sweeps.arms import Arm
 from altgrad_cli.sweeps.comparison import compare_seeds
 from altgrad_cli.sweeps.executors.local import Report
 from altgrad_cli.sweeps.results import SweepRecord
+from altgrad_cli.training.watch.collapse import collapse_words
 
 _LINE_EVERY = 30.0
 """Seconds between two lines about a running arm where there is no terminal."""
@@ -240,7 +241,10 @@ def _ending(row: Mapping[str, Any]) -> str:
 
 
 def _collapse(row: Mapping[str, Any]) -> str:
-    return f"{row['collapse_class']} at {row['collapse_step']}" if row["collapse_class"] else ""
+    if not row["collapse_class"]:
+        return ""
+    collapse = {"class": row["collapse_class"], "step": row["collapse_step"]}
+    return collapse_words(collapse | {"detected": row["collapse_detected"]})
 
 
 def _rho(row: Mapping[str, Any]) -> str:

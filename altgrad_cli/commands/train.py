@@ -246,6 +246,8 @@ def summarize(record: Any) -> dict[str, Any]:
 
 
 def _print_result(summary: Mapping[str, Any]) -> None:
+    from altgrad_cli.training.watch.collapse import collapse_words
+
     console = data_console()
 
     def figure(key: str, digits: int = 3) -> str:
@@ -253,7 +255,10 @@ def _print_result(summary: Mapping[str, Any]) -> None:
         return "-" if value is None else f"{value:.{digits}f}"
 
     injected = f", with injected faults: {', '.join(summary['injections'])}" if summary["injections"] else ""
-    collapsed = f": {summary['reason']}" if summary["collapse"] else ""
+    collapsed = ""
+    if summary["collapse"]:
+        is_stall = summary["collapse"]["class"] == "stall_collapse"
+        collapsed = f": {collapse_words(summary['collapse']) if is_stall else summary['reason']}"
     losses = f"loss {figure('final_loss', 4)}, validation loss {figure('val_loss', 4)}"
     updates = f"stall {figure('stall_rate')}, update transfer {figure('update_transfer')}"
     lines = [

@@ -14,7 +14,7 @@ from altgrad_cli.forensics.evidence import Evidence
 from altgrad_cli.forensics.provenance import FirstNonfinite
 from altgrad_cli.forensics.scene import Scene
 from altgrad_cli.metrics.thresholds import COLLAPSE_STALL, COLLAPSE_TRANSFER, COLLAPSE_WINDOW
-from altgrad_cli.training.watch.collapse import Divergence
+from altgrad_cli.training.watch.collapse import Divergence, onset_words
 
 NONFINITE, STALL, DIVERGENCE, NONE = "nonfinite", "stall_collapse", "divergence", "none"
 NOT_JUDGED = "not_judged"
@@ -42,9 +42,13 @@ def classify(
         trigger = _nonfinite_words(first) or str(recorded.get("trigger") or "a non-finite value")
     elif recorded.get("class") == STALL or since is not None or _stalls_now(now):
         kind = STALL
-        at = recorded.get("stall_collapsed_at")
-        step = at if isinstance(at, int) else (since if since is not None else evidence.step)
+        onset, detected = recorded.get("stall_collapsed_at"), recorded.get("stall_detected_at")
+        step = since if since is not None else evidence.step
         trigger = _stall_words(since, history, now)
+        if isinstance(onset, int):
+            step = detected if isinstance(detected, int) else onset
+            words = onset_words(onset) if isinstance(detected, int) else f"in the window from step {onset}"
+            trigger = f"stall collapse {words}; {trigger}"
     elif (diverging := _divergence(evidence)) is not None:
         kind, step, trigger = DIVERGENCE, *diverging
     losses = [entry["loss"] for entry in history if isinstance(entry.get("loss"), int | float)]

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from altgrad_cli.config.precision import OPERAND_ROLES
-from altgrad_cli.metrics.thresholds import END_WINDOW
+from altgrad_cli.metrics.thresholds import COLLAPSE_WINDOW, END_WINDOW
 from altgrad_cli.runs.log import Line, read_lines
 from altgrad_cli.runs.series import LayerSeries, Series
 from altgrad_cli.training.events import from_json_value
+from altgrad_cli.training.watch.collapse import stall_onset
 
 _SNAPSHOTS = 5
 _MAX_LISTED = 10_000
@@ -95,8 +96,24 @@ class RunRecord:
 
     @property
     def collapse(self) -> dict[str, Any] | None:
-        """Class, step and evidence of a collapse."""
-        return self.ended.get("collapse") if self.ended else None
+        """Class and step of a collapse; for a stall collapse ``onset`` and ``detected`` as well.
+
+        A log written before the onset was kept names the first step of the window in which the collapse was
+        detected; its onset is then worked out from the steps, by the rule that finds it in training.
+        """
+        collapse: dict[str, Any] | None = self.ended.get("collapse") if self.ended else None
+        if collapse is None or collapse.get("class") != "stall_collapse":
+            return collapse
+        onset, detected = collapse.get("step"), collapse.get("detected")
+        if detected is None and onset is not None:
+            detected = onset + COLLAPSE_WINDOW - 1
+            onset = stall_onset(self._stall_steps(), detected) or onset
+        return collapse | {"onset": onset, "detected": detected}
+
+    def _stall_steps(self) -> Iterator[tuple[int, float | None, float | None]]:
+        transfer, stall = (self.metrics.get(name, Series()) for name in ("update_transfer", "bit_stall_rate"))
+        stalls = dict(stall)
+        return ((step, tau, stalls.get(step)) for step, tau in transfer)
 
     @property
     def final_loss(self) -> float | None:

@@ -60,6 +60,7 @@ _RESULT_KEYS = (
     "outcome",
     "collapse_class",
     "collapse_step",
+    "collapse_detected",
     "final_loss",
     "val_loss",
     "recovered_fraction",
@@ -81,7 +82,8 @@ def _result_values(finding: Finding) -> dict[str, Any]:
     return {
         "outcome": record.outcome,
         "collapse_class": collapse.get("class"),
-        "collapse_step": collapse.get("step"),
+        "collapse_step": collapse.get("onset", collapse.get("step")),
+        "collapse_detected": collapse.get("detected"),
         "final_loss": record.final_loss,
         "val_loss": record.validation.last(),
         "recovered_fraction": judgement.rho,

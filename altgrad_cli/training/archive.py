@@ -124,7 +124,8 @@ class Archive:
             "gradient_linf": pulse.gradient_linf,
             "nonfinite_inputs": nonfinite,
             "format": state.format,
-            "stall_collapsed_at": monitors.stall_collapse.collapsed_at,
+            "stall_collapsed_at": monitors.stall_collapse.onset,
+            "stall_detected_at": monitors.stall_collapse.detected,
         }
         sections: dict[str, Callable[[], Any]] = {
             "batch": lambda: batch_to_plain(evidence.batch),

@@ -43,7 +43,7 @@ from altgrad_cli.training.state import TrainState, build_state, encode_stored_we
 from altgrad_cli.training.step import StepResult, compute_step, evaluation_loss, shadow_step
 from altgrad_cli.training.streams import fork
 from altgrad_cli.training.update import CandidateUpdate, candidate_update, commit, re_encode
-from altgrad_cli.training.watch.collapse import is_full_speed
+from altgrad_cli.training.watch.collapse import collapse_words, is_full_speed
 
 
 @dataclass(slots=True)
@@ -299,12 +299,12 @@ def _shift_or_stop(
 
 
 def _end_of_steps(run: Run) -> None:
-    at = run.monitors.stall_collapse.collapsed_at
-    if at is None:
+    stall = run.monitors.stall_collapse
+    if stall.onset is None:
         _end(run, "completed", f"{run.state.step} steps", None)
     else:
-        reason = f"stall collapse from step {at}: the stored weights stopped moving"
-        _end(run, "collapsed", reason, {"class": "stall_collapse", "step": at})
+        collapse = {"class": "stall_collapse", "step": stall.onset, "detected": stall.detected}
+        _end(run, "collapsed", f"{collapse_words(collapse)}: the stored weights stopped moving", collapse)
 
 
 def _shift(run: Run, target: str, stall: float | None) -> InterventionApplied:

@@ -66,7 +66,7 @@ def test_a_loss_that_is_not_finite_is_drawn_where_it_broke_off(scope: Scope) -> 
     crosses = [trace for trace in describe(figure)["data"] if trace.get("marker", {}).get("symbol") == "x"]
     assert [trace["x"] for trace in crosses] == [[69, 70]]
     marks = {mark.run: mark.x for mark in figure.marks}
-    assert marks == {"e7m0-uniform": 31, "e3m4-uniform": 69}, "each collapse is marked at its step"
+    assert marks == {"e7m0-uniform": 80, "e3m4-uniform": 69}, "each collapse is marked where it was detected"
 
 
 def test_a_heat_map_shows_the_log_and_what_is_missing(scope: Scope) -> None:
@@ -75,7 +75,7 @@ def test_a_heat_map_shows_the_log_and_what_is_missing(scope: Scope) -> None:
     assert figure is not None
     (panel,) = figure.panels
     assert len(panel.rows) == 4, "the head was never measured, and fp32 has no stall at all"
-    assert panel.mark == 31
+    assert panel.mark == 80
     column = log.layers["bit_stall_rate"]
     assert pytest.approx(column.values[:, :4]) == panel.values.T
     cosine = plots.cosine_heat([scope.evidence.run("e3m4-uniform")])

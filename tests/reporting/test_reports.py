@@ -67,13 +67,13 @@ def test_a_failure_report_has_every_part_the_study_asks_for(failure: Report) -> 
 def test_the_summary_states_step_class_losses_and_controls(failure: Report) -> None:
     text = shown(failure, "Summary")
     assert "E7M0 (bias 63" in text
-    assert "stall_collapse, dated to step 31" in text
+    assert "stall_collapse from the start, detected at step 80" in text
     assert "validation 2.921 at step 120" in text
     assert "control `fp32` 2.029" in text
     assert "control `frozen` 3.021" in text
     assert "rho = 0.1 at step 120" in text
     assert "**failed**; cause: stalled" in text
-    assert "training loss just before the collapse" in text
+    assert "training loss just before the collapse" not in text, "it began with the first step"
 
 
 def test_the_trend_is_that_of_the_last_five_measurements(failure: Report) -> None:
@@ -225,7 +225,7 @@ def test_the_terminal_shows_the_same_at_any_width(scope: Scope) -> None:
 def test_json_gives_every_number_its_source(failure: Report) -> None:
     document = to_json(failure)
     summary = document["sections"][0]["blocks"][0]
-    assert {"value": "31", "source": "e7m0-uniform: collapse.step"} in summary["values"]
+    assert {"value": "80", "source": "e7m0-uniform: collapse.detected"} in summary["values"]
     table = next(block for block in document["sections"][3]["blocks"] if block["kind"] == "table")
     assert len(table["sources"]) == len(table["columns"]) - 1 == len(table["rows"][0]) - 1
 

@@ -212,7 +212,7 @@ def test_a_plateau_ends_nothing_unless_asked(tiny: Tiny, monkeypatch: pytest.Mon
     assert ended(list(train(tiny(*PLATEAU)))).outcome == "completed"
 
 
-def test_a_frozen_format_collapses_by_stall_and_is_dated_to_the_first_step(
+def test_a_format_frozen_from_the_start_is_detected_after_the_warm_up(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = engine.read_update
@@ -224,7 +224,7 @@ def test_a_frozen_format_collapses_by_stall_and_is_dated_to_the_first_step(
     monkeypatch.setattr(engine, "read_update", planted)
     events = list(train(tiny("fp8_format=E7M0", "optimizer.warmup_steps=3", "max_steps=54", *FAST)))
     assert ended(events).outcome == "collapsed"
-    assert ended(events).collapse == {"class": "stall_collapse", "step": 4}
+    assert ended(events).collapse == {"class": "stall_collapse", "step": 1, "detected": 53}
     assert ended(events).step == 54, "it goes on to the end"
 
 

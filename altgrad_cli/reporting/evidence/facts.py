@@ -13,6 +13,7 @@ from altgrad_cli.reporting.blocks.sources import Source
 from altgrad_cli.reporting.evidence.columns import RunLog
 from altgrad_cli.reporting.evidence.reductions import series_of
 from altgrad_cli.sweeps.arms import CONTROLS
+from altgrad_cli.training.watch.collapse import onset_words
 
 
 def _best(log: RunLog, metric: str) -> tuple[int, float] | None:
@@ -111,6 +112,12 @@ def _rules(log: RunLog, _: Source) -> str | None:
     return "; ".join(words) or None
 
 
+def _onset(log: RunLog, _: Source) -> str | None:
+    """``from the start`` or ``from step 31``: where a collapse began."""
+    collapse = log.record.collapse
+    return onset_words(collapse.get("onset", collapse.get("step"))) if collapse else None
+
+
 FACTS: dict[str, Callable[[RunLog, Source], Any]] = {
     "step": lambda _, source: source.first,
     "window": _window,
@@ -124,6 +131,7 @@ FACTS: dict[str, Callable[[RunLog, Source], Any]] = {
     "regime": lambda log, _: log.record.regime,
     "seed": lambda log, _: log.record.seed,
     "steps": lambda log, _: log.last_step,
+    "onset": _onset,
     "outcome": lambda log, _: log.record.outcome,
     "ended": lambda log, _: (log.record.collapse or {}).get("class") or log.record.outcome,
     "reason": lambda log, _: (log.record.ended or {}).get("reason"),

@@ -35,9 +35,10 @@ def telling_window(log: RunLog) -> Window:
     """Where a run's trouble shows: the collapse window, the steps before a non-finite one, or the end."""
     length = int(RULES["stall_collapse.window"])
     step = collapse_step(log)
-    kind = (log.record.collapse or {}).get("class")
-    if step is not None and kind == "stall_collapse":
-        return Window(step, min(step + length - 1, log.last_step), "the window of the collapse")
+    detected = (log.record.collapse or {}).get("detected")
+    if detected is not None:
+        first = max(1, detected - length + 1)
+        return Window(first, detected, "the window in which the collapse was detected")
     if step is not None and step > 1:
         return Window(max(1, step - length), step - 1, "the steps before the collapse")
     return Window(max(1, log.last_step - length + 1), max(1, log.last_step), "the end of the run")

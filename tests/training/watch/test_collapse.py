@@ -7,20 +7,27 @@ import math
 
 import pytest
 
-from altgrad_cli.training.watch.collapse import Divergence, RisingLoss, StallCollapse, is_full_speed
+from altgrad_cli.training.watch.collapse import (
+    Divergence,
+    RisingLoss,
+    StallCollapse,
+    is_full_speed,
+    stall_onset,
+)
 
 
 def collapse_of(steps, *, full_speed=lambda step: True):
-    """(step at which it was found, step it is dated to) for a list of (tau, stall), or None."""
+    """(step at which it was detected, onset) for a list of (tau, stall), or None."""
     rule = StallCollapse()
     for step, (tau, stall) in enumerate(steps, 1):
-        dated = rule.update(step, tau, stall, full_speed=full_speed(step))
-        if dated is not None:
-            return step, dated
+        detected = rule.update(step, tau, stall, full_speed=full_speed(step))
+        if detected is not None:
+            assert stall_onset([(s, *values) for s, values in enumerate(steps, 1)], detected) == rule.onset
+            return detected, rule.onset
     return None
 
 
-def test_a_frozen_run_is_dated_to_the_windows_first_step():
+def test_a_run_that_freezes_is_dated_to_its_first_window():
     assert collapse_of([(5.0, 0.6)] * 30 + [(0.0, 1.0)] * 60) == (80, 31)
 
 
@@ -38,10 +45,27 @@ def test_the_limits_belong_to_the_collapse():
     assert collapse_of([(0.03, 0.98)] * 50) == (50, 1)
 
 
-def test_steps_at_low_speed_do_not_count():
+def test_steps_at_low_speed_detect_nothing_but_may_be_where_it_began():
     frozen = [(0.0, 1.0)] * 120
-    assert collapse_of(frozen, full_speed=lambda step: step > 60) == (110, 61)
+    assert collapse_of(frozen, full_speed=lambda step: step > 60) == (110, 1)
     assert collapse_of(frozen, full_speed=lambda step: step % 40 != 0) is None
+
+
+def test_the_onset_lies_after_the_last_window_that_still_moved():
+    moving, frozen = [(0.5, 0.6)] * 20, [(0.0, 1.0)]
+    steps = frozen * 60 + moving + frozen * 200
+    assert collapse_of(steps, full_speed=lambda step: step > 150) == (200, 79)
+    assert collapse_of(steps, full_speed=lambda step: step > 100) == (150, 79)
+
+
+def test_a_state_saved_before_the_onset_was_kept_is_read():
+    rule = StallCollapse()
+    rule.load_state_dict({"steps": [[step, 0.0, 1.0] for step in range(101, 141)], "collapsed_at": None})
+    detected = [rule.update(step, 0.0, 1.0, full_speed=True) for step in range(141, 152)]
+    assert [step for step in detected if step] == [150]
+    assert rule.onset == 101, "what lay before its window is not in that state"
+    rule.load_state_dict({"steps": [[step, 0.0, 1.0] for step in range(121, 171)], "collapsed_at": 101})
+    assert (rule.onset, rule.detected) == (101, 150)
 
 
 @pytest.mark.parametrize("gap", [(None, 1.0), (0.0, None)])
@@ -56,8 +80,8 @@ def test_nan_is_no_collapse():
 def test_a_collapse_is_reported_once():
     rule = StallCollapse()
     found = [rule.update(step, 0.0, 1.0, full_speed=True) for step in range(1, 120)]
-    assert [dated for dated in found if dated is not None] == [1]
-    assert rule.collapsed_at == 1
+    assert [detected for detected in found if detected is not None] == [50]
+    assert (rule.detected, rule.onset) == (50, 1)
 
 
 def test_full_speed_is_after_warm_up_and_at_half_the_peak():

@@ -7,7 +7,7 @@ import numpy as np
 from altgrad_cli.reporting.evidence.columns import RunLog
 from altgrad_cli.reporting.evidence.reductions import series_of
 from altgrad_cli.reporting.evidence.scope import Scope
-from altgrad_cli.reporting.pages.run.failure_sections import CAUSES
+from altgrad_cli.reporting.pages.run.failure_sections import CAUSES, collapse_sentence
 
 
 def headline(scope: Scope) -> str:
@@ -28,7 +28,7 @@ def headline(scope: Scope) -> str:
         if verdict.cause:
             line += f"; {n('cause')}: {CAUSES[verdict.cause]}"
         if log.record.collapse:
-            line += f"; {n('collapse.class')} from step {n('collapse.step')}"
+            line += f"; {collapse_sentence(scope, log)}"
         if verdict.borderline:
             line += "; borderline"
         if log.record.started.get("injections"):

@@ -31,8 +31,9 @@ def run_color(log: RunLog) -> str:
 
 
 def collapse_step(log: RunLog) -> int | None:
-    """The step a run's collapse is dated to, or None."""
-    step = (log.record.collapse or {}).get("step")
+    """The step at which a run's collapse was detected or, of a non-finite one, began; None without one."""
+    collapse = log.record.collapse or {}
+    step = collapse.get("detected", collapse.get("step"))
     return int(step) if step is not None else None
 
 

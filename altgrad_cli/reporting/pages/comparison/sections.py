@@ -41,7 +41,8 @@ def verdicts(scope: Scope) -> Section:
             TableColumn("verdict", "{}: verdict_studied"),
             TableColumn("cause", "{}: cause_studied"),
             TableColumn("ended", "{}: ended"),
-            TableColumn("from step", "{}: collapse.step"),
+            TableColumn("onset", "{}: onset"),
+            TableColumn("detected", "{}: collapse.detected"),
             TableColumn("rho", "{}: recovered_fraction"),
             TableColumn("at step", "{}: recovered_fraction.step"),
             measured("{}: last(validation_loss)"),
@@ -72,7 +73,7 @@ def losses(scope: Scope) -> Section | None:
         (
             loss_plots.loss_figure(scope.runs, minor),
             (
-                "Smoothed over about ten steps. A triangle marks the step a collapse is dated to, a cross a "
+                "Smoothed over about ten steps. A triangle: a collapse was detected; a cross: a "
                 "loss that was not finite; dashed: a curve that shares its colour or lies on another."
             ),
         ),

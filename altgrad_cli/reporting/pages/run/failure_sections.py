@@ -59,7 +59,7 @@ def summary(scope: Scope, log: RunLog) -> Section:
             f"peak learning rate {n('config.learning_rate')}; {n('dropped_steps')} updates dropped for a "
             f"non-finite value."
         ),
-        f"- **Outcome**: {n('outcome')}: {n('reason')}.",
+        _outcome(scope, log),
     ]
     if (log.record.config.get("precision") or {}).get("rules"):
         lines.append(f"- **Exceptions**: {n('rules')}.")
@@ -68,7 +68,7 @@ def summary(scope: Scope, log: RunLog) -> Section:
             f"- **Faults were planted** in this run: {n('injections')}; it says nothing about the format."
         )
     if log.record.collapse:
-        lines.append(f"- **Collapse**: {n('collapse.class')}, dated to step {n('collapse.step')}.")
+        lines.append(f"- **Collapse**: {collapse_sentence(scope, log)}.")
     lines.append(_losses(scope, log))
     if step is not None:
         lines.append(
@@ -77,6 +77,21 @@ def summary(scope: Scope, log: RunLog) -> Section:
         )
     lines.append(_verdict(scope, log))
     return Section("Summary", (Text("\n".join(lines)),))
+
+
+def _outcome(scope: Scope, log: RunLog) -> str:
+    """How the run ended; the reason of a stall collapse is the collapse, which has a line of its own."""
+    n = scope.evidence.of(log)
+    is_stall = (log.record.collapse or {}).get("class") == "stall_collapse"
+    return f"- **Outcome**: {n('outcome')}" + ("." if is_stall else f": {n('reason')}.")
+
+
+def collapse_sentence(scope: Scope, log: RunLog) -> str:
+    """``stall_collapse from the start, detected at step 150``; a non-finite one is detected as it begins."""
+    n = scope.evidence.of(log)
+    words = f"{n('collapse.class')} {n('onset')}"
+    has_detection = (log.record.collapse or {}).get("detected") is not None
+    return f"{words}, detected at step {n('collapse.detected')}" if has_detection else words
 
 
 def _losses(scope: Scope, log: RunLog) -> str:
@@ -99,9 +114,10 @@ def _losses(scope: Scope, log: RunLog) -> str:
                 text += (
                     f"; control `{control.name}` {scope.evidence.of(control)(f'at(validation_loss)@{last}')}"
                 )
-    collapse = (log.record.collapse or {}).get("step")
-    if collapse and collapse > 1:
-        text += f"; training loss just before the collapse {n(f'at(loss)@{collapse - 1}')}"
+    collapse = log.record.collapse or {}
+    onset = collapse.get("onset", collapse.get("step"))
+    if onset and onset > 1:
+        text += f"; training loss just before the collapse {n(f'at(loss)@{onset - 1}')}"
     return text + "."
 
 

@@ -52,7 +52,7 @@ def pictures(scope: Scope, log: RunLog) -> Section | None:
             loss_plots.loss_figure([*[run for run in controls if run is not log], log]),
             (
                 "Means over about ten steps, the raw losses pale behind. A triangle marks the step the "
-                "collapse is dated to; a cross, a loss that was not finite."
+                "collapse was detected at; a cross, a loss that was not finite."
             ),
         ),
         (plots.stall_heat([log]), "White dashes: the collapse. Every row is one linear layer."),
