@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
+import io
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+
+class _Output(io.FileIO):
+    """A standard stream whose reader may leave: under ``| head`` a command does its job to the end."""
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        """The bytes written, those that nobody reads any more included."""
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return memoryview(data).nbytes
+
+
+def _reopened(stream: io.TextIOWrapper) -> io.TextIOWrapper:
+    """``stream`` anew: it survives its reader, and a character it cannot show becomes a ``?``."""
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Output(stream.fileno(), "w", closefd=False)),
+        encoding=stream.encoding,
+        errors="replace",
+        line_buffering=stream.line_buffering,
+    )
 
 
 def main() -> None:
     """Run the command line and leave the process with its exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        # A terminal that cannot show a character gets a "?", not a traceback.
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.flush()
+            setattr(sys, name, _reopened(stream))
 
     from altgrad_cli.commands.app import app
 

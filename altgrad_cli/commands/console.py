@@ -6,11 +6,21 @@ Both honour ``NO_COLOR`` and write plain text where they are not connected to a 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 
 from rich.console import Console
 
 PIPED_WIDTH = 160
 """Columns of a table that goes to a file or a pipe, where no terminal says how wide it may be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """How a command that trains speaks, and what it counts as a failure."""
+
+    as_json: bool = False
+    quiet: bool = False
+    strict: bool = False
 
 
 def data_console() -> Console:
@@ -25,7 +35,8 @@ def talk_console() -> Console:
 
 def _console(*, to_stderr: bool) -> Console:
     # Made anew for each use, since a test (or a shell) may exchange the streams and the environment.
-    console = Console(stderr=to_stderr, highlight=False, emoji=False)
+    # No markup: a text with brackets (a path, a list, a schema of arguments) is shown as it is.
+    console = Console(stderr=to_stderr, highlight=False, emoji=False, markup=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = PIPED_WIDTH
     return console

@@ -71,15 +71,17 @@ def _print_part(console: Console, label: str, text: str, style: str = "") -> Non
 
 def _usage_error(error: typer.TyperException) -> UsageError:
     """What the argument parser refused, in the form of our own errors."""
-    message, _, possible = error.format_message().rstrip(".)").partition(" (Possible options: ")
-    hint = f"did you mean {possible}?" if possible else None
+    message, _, possible = error.format_message().removesuffix(".").partition(" (Possible options: ")
+    alternatives = possible.removesuffix(")").replace(", ", " or ")
     context = getattr(error, "ctx", None)
     if context is None:
-        return UsageError(message, hint=hint)
+        return UsageError(message, hint=f"did you mean {alternatives}?" if alternatives else None)
+    options = [name for parameter in context.command.params for name in parameter.opts if name[:2] == "--"]
     return UsageError(
         message,
-        allowed=context.get_usage().removeprefix("Usage: ").strip(),
-        hint=hint or f"see {context.command_path} --help",
+        where=context.command_path,
+        allowed=", ".join([*options, "--help"]) if message.startswith("No such option") else None,
+        hint=f"did you mean {alternatives}?" if alternatives else f"see {context.command_path} --help",
     )
 
 

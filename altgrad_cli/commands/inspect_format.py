@@ -90,7 +90,8 @@ def inspect_format(
         tensors = None if fitted is None else fitted[0]
         print_json(SCHEMA, {**facts, "compared_to": other_facts, "tensors": tensors})
     else:
-        _print_screen(facts, other_facts, fitted, format if codes else None)
+        listed = [each for each in (format, other) if each is not None] if codes else []
+        _print_screen(facts, other_facts, fitted, listed)
 
 
 def _check_positive(option: str, value: float) -> None:
@@ -116,30 +117,30 @@ def _draw(format: FP8Format, other: FP8Format | None, path: Path) -> None:
     from altgrad_cli.reporting.pages.format.plot import draw_formats  # imports matplotlib
 
     write_whole(path, draw_formats([format] if other is None else [format, other]))
-    talk_console().print(f"plot: {path}", soft_wrap=True, markup=False)
+    talk_console().print(f"plot: {path}", soft_wrap=True)
 
 
 def _print_screen(
     facts: Mapping[str, Any],
     other: Mapping[str, Any] | None,
     fitted: tuple[list[dict[str, Any]], int] | None,
-    codes_of: FP8Format | None,
+    listed: list[FP8Format],
 ) -> None:
     from altgrad_cli.reporting.pages.format.sheet import equivalence_words, print_plainly, print_sheet
     from altgrad_cli.reporting.pages.format.tables import code_lines, comparison_table, fit_table
 
     console = data_console()
-    if other is None and fitted is None and codes_of is None:
+    if other is None and fitted is None and not listed:
         print_sheet(console, facts)
         return
-    console.print(facts["description"], style="bold", markup=False)
+    console.print(facts["description"], style="bold")
     if other is not None:
-        console.print(other["description"], style="bold", markup=False)
+        console.print(other["description"], style="bold")
         console.print()
         print_plainly(console, comparison_table(facts, other))
         if any(found["format"] == other["name"] for found in facts["equivalent_to"]):
             console.print()
-            console.print(equivalence_words(facts), markup=False)
+            console.print(equivalence_words(facts))
     if fitted is not None:
         fits, others = fitted
         console.print()
@@ -148,10 +149,12 @@ def _print_screen(
         beyond = [fit["name"] for fit in fits if fit["scale"] is None]
         if beyond:
             words = "no float32 carrier holds it, so no grid is measured"
-            console.print(f"beyond float32: {', '.join(beyond)} ({words})", markup=False)
-        console.print(_fit_note(facts, others), markup=False)
-    if codes_of is not None:
+            console.print(f"beyond float32: {', '.join(beyond)} ({words})")
+        console.print(_fit_note(facts, others))
+    for codes_of in listed:
         console.print()
+        if len(listed) > 1:
+            console.print(f"codes of {codes_of.name}", style="bold")
         for line in code_lines(codes_of):
             console.out(line, highlight=False)
 

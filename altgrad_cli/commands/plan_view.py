@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import typer
 from rich.table import Table
 from rich.text import Text
 
-from altgrad_cli.commands.console import data_console
+from altgrad_cli.commands.console import data_console, talk_console
 from altgrad_cli.commands.json_output import print_json
 
 TRAIN_SCHEMA = "altgrad.train-plan/1"
@@ -35,8 +36,8 @@ def show_train_plan(config: Any, folder: Path, *, as_json: bool) -> None:
             },
         )
         return
-    console = data_console()
-    console.print(Text(to_yaml(config)), soft_wrap=True)
+    typer.echo(to_yaml(config), nl=False)  # a file that train takes: all else goes to stderr
+    console = talk_console()
     console.print(Text(f"folder: {folder}"), soft_wrap=True)
     console.print(
         f"predicted stall of stored weights on {config.fp8_format}, first step / long run: "

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
 from altgrad_cli.commands.arguments import split_config_and_overrides
-from altgrad_cli.commands.console import data_console, talk_console
+from altgrad_cli.commands.console import Output, data_console, talk_console
 from altgrad_cli.commands.failures import COLLAPSED, FAILED, INTERRUPTED, OK
 from altgrad_cli.commands.json_output import print_json
 from altgrad_cli.commands.plan_view import show_sweep_plan
 from altgrad_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from altgrad_cli.sweeps.results import SweepRecord
+    from altgrad_cli.sweeps.specification import SweepSpec
 
 SCHEMA = "altgrad.sweep/1"
 
@@ -119,7 +124,8 @@ def sweep(
     if dry_run:
         show_sweep_plan(spec, folder, jobs, as_json=json)
         return OK
-    return _carry_out(spec, folder, jobs, new=resume is None, as_json=json, quiet=quiet, strict=strict)
+    output = Output(as_json=json, quiet=quiet, strict=strict)
+    return _run(spec, folder, jobs, output, new=resume is None)
 
 
 def available_cores() -> int:
@@ -127,7 +133,7 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _reopen(folder: Path, given: Sequence[str]) -> tuple[Any, Path]:
+def _reopen(folder: Path, given: Sequence[str]) -> tuple[SweepSpec, Path]:
     from altgrad_cli.sweeps.results import is_sweep, read_sweep
 
     if not is_sweep(folder):
@@ -140,14 +146,12 @@ def _reopen(folder: Path, given: Sequence[str]) -> tuple[Any, Path]:
         raise UsageError(
             f"a sweep goes on as it was specified; {', '.join(given)} cannot be added",
             where="--resume",
-            hint=f"altgrad sweep --resume {folder}",
+            hint=f"altgrad sweep --resume {shlex.quote(str(folder))}",
         )
     return read_sweep(folder).spec, folder
 
 
-def _carry_out(
-    spec: Any, folder: Path, jobs: int, *, new: bool, as_json: bool, quiet: bool, strict: bool
-) -> int:
+def _run(spec: SweepSpec, folder: Path, jobs: int, output: Output, *, new: bool) -> int:
     from altgrad_cli.commands.sweep_view import SweepView
     from altgrad_cli.runs.folder import create_folder
     from altgrad_cli.runs.loggers.warnings import warnings_as_lines
@@ -162,31 +166,47 @@ def _carry_out(
         create_folder(folder)
     executor = LocalExecutor(jobs)
     try:
-        with SweepView(console, quiet=quiet) as view:
+        with SweepView(console, quiet=output.quiet) as view:
             outcome = run_sweep(spec, folder, executor, view, on_failed=_failure_reporter(folder))
     finally:
         executor.close()
     record = outcome.record
     if spec.base.wandb.mode != "disabled" and not outcome.interrupted:
         _send_reports(record, view.note)
-    if as_json:
+    if output.as_json:
         comparisons = [found.to_json() for found in compare_seeds(record)]
         print_json(SCHEMA, {**record.to_json(), "comparisons": comparisons})
     else:
         _print_results(record)
     if outcome.interrupted or (record.unfinished and not outcome.errors):
-        console.print(Text(f"interrupted; to go on: altgrad sweep --resume {folder}"), soft_wrap=True)
+        console.print(
+            Text(f"interrupted; to go on: altgrad sweep --resume {shlex.quote(str(folder))}"), soft_wrap=True
+        )
         return INTERRUPTED
     if outcome.errors:
         for name, message in outcome.errors.items():
             console.print(Text(f"error: {name}: {message}"), soft_wrap=True)
-        console.print(Text(f"hint: altgrad sweep --resume {folder} tries again"), soft_wrap=True)
+        console.print(
+            Text(f"hint: altgrad sweep --resume {shlex.quote(str(folder))} tries again"), soft_wrap=True
+        )
         return FAILED
+    if not (output.quiet or output.as_json):
+        for command in _next_commands(folder):
+            console.print(f"next: {command}", soft_wrap=True)
     collapsed = any(f.record.outcome == "collapsed" for f in record.findings.values())
-    return COLLAPSED if strict and collapsed else OK
+    return COLLAPSED if output.strict and collapsed else OK
 
 
-def _prepare_corpus(spec: Any) -> None:
+def _next_commands(folder: Path) -> list[str]:
+    """The command lines that look further into a sweep that has ended."""
+    offline = sorted(folder.glob("*/wandb/offline-run-*"))
+    return [
+        f"altgrad report {shlex.quote(str(folder))}",
+        *(f"wandb sync {shlex.quote(str(p))}" for p in offline),
+    ]
+
+
+def _prepare_corpus(spec: SweepSpec) -> None:
     """Tokenize once, before the workers ask for it: a corpus that cannot be used ends the sweep here."""
     from altgrad_cli.subjects.corpus.corpus import load_corpus
 
@@ -204,7 +224,7 @@ def _failure_reporter(folder: Path) -> Callable[[Path, bool], object]:
     return report
 
 
-def _send_reports(record: Any, warn: Callable[[str], object]) -> None:
+def _send_reports(record: SweepRecord, warn: Callable[[str], object]) -> None:
     """Reports and comparison plots need the sweep's verdicts, so they follow their runs to W&B at the end."""
     from altgrad_cli.commands.run_reports import write_run_report
     from altgrad_cli.runs.folder import RunDirectory
@@ -218,7 +238,7 @@ def _send_reports(record: Any, warn: Callable[[str], object]) -> None:
                 listener.close()
 
 
-def _print_results(record: Any) -> None:
+def _print_results(record: SweepRecord) -> None:
     from altgrad_cli.commands.sweep_view import full_width, results_table, table_notes
 
     console = data_console()

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
 
 from altgrad_cli.commands.arguments import split_config_and_overrides
-from altgrad_cli.commands.console import data_console, talk_console
+from altgrad_cli.commands.console import Output, data_console, talk_console
 from altgrad_cli.commands.failures import COLLAPSED, INTERRUPTED, OK, exit_code_of
 from altgrad_cli.commands.json_output import print_json
 from altgrad_cli.commands.plan_view import show_train_plan
 from altgrad_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from altgrad_cli.config.run import TrainConfig
+    from altgrad_cli.runs.folder import RunDirectory
+    from altgrad_cli.runs.loggers.listener import Listener
+    from altgrad_cli.runs.record import RunRecord
+    from altgrad_cli.training.events import Event
 
 SCHEMA = "altgrad.train/1"
 
@@ -79,14 +87,13 @@ def train(
     overrides += [f"inject=[{','.join(repr(fault) for fault in inject)}]"] if inject else []
     overrides += [f"runtime.capture_at={capture_at}"] if capture_at else []
     overrides += [f"wandb.mode={wandb}"] if wandb else []
+    output = Output(as_json=json, quiet=quiet, strict=strict)
     if resume is not None:
         if out or name:
             raise UsageError(
                 "a resumed run keeps its folder", where="--resume", hint="leave out --out and --name"
             )
-        return _resume(
-            resume, config_name, overrides, dry_run=dry_run, as_json=json, quiet=quiet, strict=strict
-        )
+        return _resume(resume, config_name, overrides, output, dry_run=dry_run)
     config = load_config(config_name, overrides)
     stem = check_name(name) if name else safe_name(Path(config_name or "base").stem)
     if dry_run:
@@ -98,11 +105,32 @@ def train(
         directory = create_run(RUNS / stem, config, where="--name")
     else:
         directory = create_run(unused_path(RUNS, stem), config)
-    return _carry_out(config, directory, resume=False, as_json=json, quiet=quiet, strict=strict)
+    listeners = [_Announcement(config, directory)] if config_name is None and not quiet else []
+    return _train(config, directory, output, resume=False, listeners=listeners)
+
+
+class _Announcement:
+    """Says what a command line without a configuration does, before its first step and after every check."""
+
+    def __init__(self, config: TrainConfig, directory: RunDirectory) -> None:
+        corpus = config.data.path or config.data.hub or "the embedded legal text"
+        self._text = (
+            f"no config given, so this is base: {config.max_steps} steps of {config.fp8_format}"
+            f" {config.precision.regime} on {corpus}, into {directory.path} (Ctrl-C stops it;"
+            " altgrad configs lists others, --dry-run shows every key)"
+        )
+
+    def receive(self, event: Event) -> None:
+        """Speak once, at the start."""
+        if event.kind == "run_started":
+            talk_console().print(self._text, soft_wrap=True)
+
+    def close(self) -> None:
+        """Nothing to close."""
 
 
 def _resume(
-    path: Path, config_name: str | None, overrides: list[str], *, dry_run: bool, **options: bool
+    path: Path, config_name: str | None, overrides: list[str], output: Output, *, dry_run: bool
 ) -> int:
     from altgrad_cli.runs.folder import open_run
     from altgrad_cli.runs.log import has_ended
@@ -111,24 +139,27 @@ def _resume(
     directory = open_run(path)
     resumption = plan_resumption(directory, config_name, overrides)
     if dry_run:
-        show_train_plan(resumption.config, directory.path, as_json=options["as_json"])
+        show_train_plan(resumption.config, directory.path, as_json=output.as_json)
         return OK
     console = talk_console()
     if has_ended(path) and not resumption.changed:
         console.print(Text(f"{path} has ended; overrides would let it go on"), soft_wrap=True)
-        return _tell(directory, ended=True, faults=[], report=None, **_without_quiet(options))
-    if resumption.changed and not options["quiet"]:
+        return _conclude(directory, output, ended=True)
+    if resumption.changed and not output.quiet:
         changed = " ".join(resumption.changed)
         console.print(Text(f"from step {resumption.step} with {changed}"), soft_wrap=True)
     adopt(directory, resumption)
-    return _carry_out(resumption.config, directory, resume=True, **options)
+    return _train(resumption.config, directory, output, resume=True)
 
 
-def _without_quiet(options: Mapping[str, bool]) -> dict[str, bool]:
-    return {key: value for key, value in options.items() if key != "quiet"}
-
-
-def _carry_out(config: Any, directory: Any, *, resume: bool, as_json: bool, quiet: bool, strict: bool) -> int:
+def _train(
+    config: TrainConfig,
+    directory: RunDirectory,
+    output: Output,
+    *,
+    resume: bool,
+    listeners: Sequence[Listener] = (),
+) -> int:
     from altgrad_cli.commands.signals import RunSignals
     from altgrad_cli.runs.folder import discard_unstarted
     from altgrad_cli.runs.loggers.live import LiveView
@@ -137,8 +168,12 @@ def _carry_out(config: Any, directory: Any, *, resume: bool, as_json: bool, quie
     from altgrad_cli.runs.run import carry_out
 
     console = talk_console()
-    view = LiveView(console, config.max_steps, quiet=quiet)
-    listeners = [view, *wandb_listeners(config, directory, warn=lambda text: view.say(text, "yellow"))]
+    view = LiveView(console, config.max_steps, quiet=output.quiet)
+    listeners = [
+        *listeners,
+        view,
+        *wandb_listeners(config, directory, warn=lambda text: view.say(text, "yellow")),
+    ]
     reports: list[Path] = []
     faults: list[Exception] = []
 
@@ -168,35 +203,56 @@ def _carry_out(config: Any, directory: Any, *, resume: bool, as_json: bool, quie
             discard_unstarted(directory)
         raise
     report_path = reports[0] if reports else None
-    return _tell(
-        directory, ended=ended is not None, faults=faults, report=report_path, as_json=as_json, strict=strict
-    )
+    return _conclude(directory, output, ended=ended is not None, faults=faults, report=report_path)
 
 
-def _tell(
-    directory: Any, *, ended: bool, faults: list[Exception], report: Path | None, as_json: bool, strict: bool
+def _conclude(
+    directory: RunDirectory,
+    output: Output,
+    *,
+    ended: bool,
+    faults: Sequence[Exception] = (),
+    report: Path | None = None,
 ) -> int:
-    """Print what a run came to; the command's exit code."""
+    """Print what a run came to and what may come next; the command's exit code."""
     from altgrad_cli.runs.record import read_run
 
     summary = summarize(read_run(directory.path, layers=False))
     summary["failure_report"] = str(report) if report else None
-    if as_json:
+    if output.as_json:
         print_json(SCHEMA, summary)
     else:
         _print_result(summary)
     if not ended:
-        hint = f"interrupted; to go on: altgrad train --resume {directory.path}"
+        hint = f"interrupted; to go on: altgrad train --resume {shlex.quote(str(directory.path))}"
         talk_console().print(Text(hint), soft_wrap=True)
         return INTERRUPTED
+    if not (output.quiet or output.as_json):
+        for command in next_commands(directory.path):
+            talk_console().print(f"next: {command}", soft_wrap=True)
     if faults:
         return exit_code_of(faults[0])
-    if summary["outcome"] == "collapsed" or (strict and summary["alerts"]):
+    if summary["outcome"] == "collapsed" or (output.strict and summary["alerts"]):
         return COLLAPSED
     return OK
 
 
-def _write_report(config: Any, run_dir: Path) -> list[Path]:
+def next_commands(run_dir: Path) -> list[str]:
+    """The command lines that look further into a run that has ended."""
+    commands = [f"altgrad report {shlex.quote(str(run_dir))}"]
+    anomalies = sorted((run_dir / "checkpoints").glob("anomaly_step_*.pt"), key=_last_number)
+    if anomalies:
+        commands.append(f"altgrad diagnose-checkpoint {shlex.quote(str(anomalies[0]))}")
+    offline = sorted((run_dir / "wandb").glob("offline-run-*"))
+    return commands + [f"wandb sync {shlex.quote(str(path))}" for path in offline]
+
+
+def _last_number(path: Path) -> int:
+    digits = path.stem.rpartition("_")[2]
+    return int(digits) if digits.isdecimal() else 0
+
+
+def _write_report(config: TrainConfig, run_dir: Path) -> list[Path]:
     """The failure report of a run that may need one; a plain report where its plots go to W&B."""
     from altgrad_cli.commands.run_reports import write_run_report
     from altgrad_cli.reporting.pages.run.failure_report import write_failure_report
@@ -210,7 +266,7 @@ def _write_report(config: Any, run_dir: Path) -> list[Path]:
     return []
 
 
-def summarize(record: Any) -> dict[str, Any]:
+def summarize(record: RunRecord) -> dict[str, Any]:
     """What ``train --json`` prints about a run."""
     from altgrad_cli.sweeps.verdicts import judge_run
 

@@ -16,6 +16,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
 import tempfile
 import time
@@ -101,6 +102,21 @@ def unused_path(parent: Path, name: str) -> Path:
     return path
 
 
+def _another(path: Path, where: str) -> str:
+    """The option that names a folder which can be made in place of ``path``."""
+    if where == "--name":
+        return f"--name {unused_path(path.parent, path.name[:110]).name}"
+    whole = path.resolve()
+    of_system = whole.parts[1:2] in (("dev",), ("proc",), ("sys",)) or whole.parent == whole
+    if of_system or not os.access(whole.parent, os.W_OK):
+        beside = unused_path(RUNS, safe_name(whole.name))
+    elif path.name in ("", ".."):
+        beside = unused_path(whole.parent, whole.name)
+    else:
+        beside = unused_path(path.parent, path.name[:200])
+    return f"{where} {shlex.quote(str(beside))}"
+
+
 def create_folder(path: Path, where: str = "--out") -> Path:
     """Make ``path`` (or take it if it is an empty folder); UsageError where that is impossible.
 
@@ -111,7 +127,7 @@ def create_folder(path: Path, where: str = "--out") -> Path:
             raise UsageError(
                 f"{path} exists and is never overwritten",
                 where=where,
-                hint=f"name another folder: {where} {unused_path(path.parent, path.name)}",
+                hint=f"name another folder: {_another(path, where)}",
             )
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):

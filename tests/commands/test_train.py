@@ -172,7 +172,9 @@ def test_a_dry_run_prints_the_config_and_leaves_nothing(tiny: list[str], in_tmp_
     result = train(*tiny, "fp8_format=e7m0", "--dry-run")
     assert result.exit_code == 0, result.stderr
     assert "fp8_format: e7m0" in result.stdout.lower()
-    assert "predicted stall" in result.stdout
+    assert "predicted stall" in result.stderr
+    Path("mine.yaml").write_text(result.stdout)
+    assert train("mine.yaml", "--dry-run").stdout == result.stdout, "the output is a config"
     assert not Path("runs").exists()
     plan = json.loads(train(*tiny, "--dry-run", "--json").stdout)
     assert plan["config"]["max_steps"] == 8
