@@ -117,7 +117,7 @@ class _Announcement:
         self._text = (
             f"no config given, so this is base: {config.max_steps} steps of {config.fp8_format}"
             f" {config.precision.regime} on {corpus}, into {directory.path} (Ctrl-C stops it;"
-            " altgrad configs lists others, --dry-run shows every key)"
+            " --dry-run shows every key without training)"
         )
 
     def receive(self, event: Event) -> None:
