@@ -55,6 +55,8 @@ def test_the_folder_that_is_named_in_place_of_one_in_use_can_be_made(
     hint = hint_of(altgrad("train", *tiny, *options))
     named = shlex.split(hint.removeprefix("name another folder: "))
     assert named[0] == options[0]
+    if named[0] == "--out":  # looked at before it is followed: a wrong hint must not write into the system
+        assert Path(named[1]).resolve().is_relative_to(in_tmp_folder.parent)
     again = altgrad("train", *tiny, "-q", *named)
     assert again.exit_code == 0, again.stderr
 
