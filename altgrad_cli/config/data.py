@@ -31,10 +31,10 @@ class DataConfig:
     """Where tokens are cached; None: $ALTGRAD_CACHE, else the user's cache folder."""
 
     def __post_init__(self) -> None:
-        for key, place in (("path", self.path), ("hub", self.hub)):
-            if place == "":
+        for key in ("path", "hub", "text_field"):
+            if getattr(self, key) == "":
                 raise ConfigError(
-                    f"data.{key} is empty", where=f"data.{key}", hint="leave it out for the embedded corpus"
+                    f"data.{key} is empty", where=f"data.{key}", hint="leave it out, or say null"
                 )
         if self.path is not None and self.hub is not None:
             raise ConfigError(

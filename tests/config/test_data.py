@@ -41,7 +41,7 @@ def test_a_validation_fraction_leaves_text_on_both_sides(fraction: float) -> Non
         DataConfig(validation_fraction=fraction)
 
 
-@pytest.mark.parametrize("key", ["path", "hub"])
+@pytest.mark.parametrize("key", ["path", "hub", "text_field"])
 def test_an_empty_place_is_a_slip_and_not_the_working_directory(key: str) -> None:
     with pytest.raises(ConfigError, match=f"data.{key} is empty"):
         DataConfig(**{key: ""})

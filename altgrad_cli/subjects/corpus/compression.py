@@ -8,7 +8,7 @@ import io
 import lzma
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,25 +27,28 @@ class Compression:
     magic: re.Pattern[bytes]
     command: str
     """Decompresses standard input to standard output."""
-    open: Callable[[Path], Content]
+    open: Callable[..., Content]
+    """Takes the open compressed file."""
 
 
-def _open_zstd(path: Path) -> io.BufferedReader:
+def _open_zstd(file: Content) -> Content:
     """Through pyarrow, which brings the library along."""
     try:
         import pyarrow
     except ImportError as error:
         raise DataError(
             "reading .zst needs pyarrow, which is not installed",
-            where=str(path),
-            hint=f"pip install 'altgrad[parquet]', or: zstd -d {shlex.quote(str(path))}",
+            hint="pip install 'altgrad[parquet]', or unpack the file with zstd -d",
         ) from error
-    stream = pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd")
-    return io.BufferedReader(stream)
+    return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.PythonFile(file), "zstd"))
+
+
+def _open_gzip(file: Content) -> Content:
+    return gzip.GzipFile("", "rb", fileobj=file)
 
 
 COMPRESSIONS = (
-    Compression(".gz", "gzip", re.compile(rb"\x1f\x8b"), "gzip -dc", gzip.GzipFile),
+    Compression(".gz", "gzip", re.compile(rb"\x1f\x8b"), "gzip -dc", _open_gzip),
     Compression(".bz2", "bzip2", re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"), "bzip2 -dc", bz2.BZ2File),
     Compression(".xz", "xz", re.compile(rb"\xfd7zXZ\x00"), "xz -dc", lzma.LZMAFile),
     Compression(".zst", "zstd", re.compile(rb"\x28\xb5\x2f\xfd"), "zstd -dc", _open_zstd),
@@ -53,24 +56,28 @@ COMPRESSIONS = (
 _BY_SUFFIX = {compression.suffix: compression for compression in COMPRESSIONS}
 
 
-def compression_of(path: Path) -> Compression | None:
-    """How the file is compressed, by its name; None when it is not."""
-    return _BY_SUFFIX.get(path.suffix.lower())
+def compressions_of(path: Path) -> list[Compression]:
+    """How the file is compressed, by its name, the outermost first: mostly one way or none."""
+    layers = []
+    while (layer := _BY_SUFFIX.get(path.suffix.lower())) is not None:
+        layers.append(layer)
+        path = path.with_suffix("")
+    return layers
+
+
+def bare(path: Path) -> Path:
+    """``path`` without the suffixes of its compression."""
+    for _ in compressions_of(path):
+        path = path.with_suffix("")
+    return path
 
 
 def kind_of(path: Path) -> str:
     """The suffix in lower case that says what is in the file, under its compression: ``.jsonl``."""
-    return (Path(path.stem) if compression_of(path) else path).suffix.lower()
+    return bare(path).suffix.lower()
 
 
-def bare_stem(path: Path) -> str:
-    """The file's name without the suffixes of kind and compression."""
-    return Path(path.stem).stem if compression_of(path) else path.stem
-
-
-def feed(path: Path, command: str) -> str:
-    """A shell command that gives the file's decompressed content to ``command``."""
-    file, fitting = shlex.quote(str(path)), compression_of(path)
-    if fitting is None or fitting.command == command:
-        return f"{command} < {file}"
-    return f"{fitting.command} < {file} | {command}"
+def feed(path: Path, layers: Iterable[Compression], command: str = "cat") -> str:
+    """A shell command that takes the ``layers`` off the file and gives what is left to ``command``."""
+    first, *then = [layer.command for layer in layers] + ([] if command == "cat" else [command]) or ["cat"]
+    return " | ".join([f"{first} < {shlex.quote(str(path))}", *then])

@@ -1,15 +1,20 @@
 """What a file's bytes are, whatever its name says: disguises recognised, UTF-8 demanded.
 
-A file is opened by its name: ``law.jsonl.gz`` is JSON lines under gzip. Bytes that belong to another kind
+A file is read as its name says: ``law.jsonl.gz`` is JSON lines under gzip. Bytes that belong to another kind
 of file are refused with what they are and the command that makes them readable, because the other way to
 fail, guessing an encoding, trains on garbage.
 """
 
 from __future__ import annotations
 
+import lzma
 import re
 import shlex
 import stat
+import unicodedata
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from altgrad_cli.errors import DataError
@@ -17,21 +22,29 @@ from altgrad_cli.subjects.corpus.compression import (
     COMPRESSIONS,
     Compression,
     Content,
-    bare_stem,
-    compression_of,
+    bare,
+    compressions_of,
     feed,
     kind_of,
 )
 
 _UTF8_MARK = b"\xef\xbb\xbf"
 _HEAD_BYTES = 4096
+_MOST_LAYERS = 3
+"""Of compression that are looked under: a file can be made that decompresses to itself."""
 _NUL_RUN = 8
 """So many NUL characters in a row are no text: a hole in a file, numbers, another encoding."""
-
+_TEXT_KINDS = (".txt", ".json", ".jsonl", ".ndjson")
+_CONTROLS = bytes(set(range(32)) - set(b"\t\n\r\f\x1b"))
 
 _OTHER_KINDS: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
-    (re.compile(rb"PK\x03\x04"), "a zip archive", "unzip {file} -d {stem}, and give data.path={stem}"),
+    (
+        re.compile(rb"PK(\x03\x04|\x05\x06)"),
+        "a zip archive",
+        "unzip {file} -d {stem}, and give data.path={stem}",
+    ),
     (re.compile(rb"7z\xbc\xaf\x27\x1c"), "a 7z archive", "7z x -o{stem} {file}, and give data.path={stem}"),
+    (re.compile(rb"Rar!\x1a\x07"), "a rar archive", "unrar x {file} {stem}/, and give data.path={stem}"),
     (
         re.compile(rb".{257}ustar", re.DOTALL),
         "a tar archive",
@@ -39,8 +52,13 @@ _OTHER_KINDS: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
     ),
     (re.compile(rb"\x04\x22\x4d\x18"), "lz4-compressed", "lz4 -dc {file} > {stem}-plain{suffix}"),
     (re.compile(rb"PAR1"), "a Parquet file", "give it a name that ends in .parquet"),
-    (re.compile(rb"ARROW1"), "an Arrow file", "write its table as Parquet: pyarrow.parquet.write_table"),
+    (
+        re.compile(rb"ARROW1|\xff\xff\xff\xff.{3}\x00\x10\x00\x00\x00", re.DOTALL),
+        "Arrow, as `datasets` saves it",
+        "write it as Parquet: `datasets` has to_parquet(...), pyarrow has parquet.write_table(...)",
+    ),
     (re.compile(rb"%PDF-"), "a PDF", "pdftotext {file} {stem}.txt, and use that in its place"),
+    (re.compile(rb"\{\\rtf"), "a document in rich text (RTF)", "save it as plain text from a word processor"),
     (re.compile(rb"SQLite format 3\x00"), "an SQLite data base", "export its text as .jsonl"),
     (
         re.compile(rb"version https://git-lfs\.github\.com/spec/"),
@@ -56,40 +74,46 @@ _MARKS = (
 )
 
 
-def open_content(path: Path) -> Content:
+@contextmanager
+def open_content(path: Path) -> Iterator[Content]:
     """The decompressed bytes of a regular file, which are what the name says as far as their head tells.
 
-    Raises DataError for a pipe or a device, a compression that is not there, and another kind of content.
+    Raises DataError for a pipe or a device, for another kind of content, and, while it is open, for what the
+    operating system or the decompression has to say.
     """
-    refuse_special(path)
-    compression = compression_of(path)
-    content: Content = path.open("rb")
+    layers: list[Compression] = []
     try:
-        head = content.peek(_HEAD_BYTES)[:_HEAD_BYTES]
-        if compression is not None:
-            content.close()
-            if not compression.magic.match(head):
-                raise recognised(path, head) or _not_compressed(path, compression)
-            content = compression.open(path)
+        refuse_special(path)
+        with ExitStack() as opened:
+            content: Content = opened.enter_context(path.open("rb"))
             head = content.peek(_HEAD_BYTES)[:_HEAD_BYTES]
-        if (error := recognised(path, head)) is not None:
-            raise error
-    except BaseException:
-        content.close()
-        raise
-    return content
+            while len(layers) < _MOST_LAYERS and (layer := _compression_by_magic(head)) is not None:
+                layers.append(layer)
+                content = opened.push(layer.open(content))
+                head = content.peek(_HEAD_BYTES)[:_HEAD_BYTES]
+            _refuse_disguise(path, layers, head)
+            yield content
+    except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+        if isinstance(error, OSError) and (error.errno is not None or not layers):
+            raise unreadable(path, error) from error
+        raise DataError(
+            f"damaged or cut-off compressed data: {error}", where=str(path), hint="fetch the file again"
+        ) from error
 
 
-def _not_compressed(path: Path, compression: Compression) -> DataError:
-    return DataError(
-        f"the name ends in {compression.suffix}, but the content is not {compression.name}-compressed",
-        where=str(path),
-        hint=f"if it is plain {kind_of(path)}, call it {path.stem}; if it was cut off, fetch it again",
-    )
+def unreadable(path: Path, error: OSError) -> DataError:
+    """What the operating system said, with the path in question."""
+    return DataError(f"cannot read the corpus: {error.strerror or error}", where=str(path))
 
 
 def refuse_special(path: Path) -> None:
     """Raises DataError for what is no regular file: reading a pipe or a device may never end."""
+    if path.is_symlink() and not path.exists():
+        raise DataError(
+            f"a link to {path.readlink()}, which leads nowhere",
+            where=str(path),
+            hint="bring back what it leads to, or remove the link",
+        )
     mode = path.stat().st_mode
     if stat.S_ISREG(mode):
         return
@@ -101,89 +125,108 @@ def refuse_special(path: Path) -> None:
     )
 
 
-def recognised(path: Path, head: bytes) -> DataError | None:
-    """What the content really is, by its first bytes, and how to make it readable; None for what may be text.
+def _compression_by_magic(head: bytes) -> Compression | None:
+    return next((compression for compression in COMPRESSIONS if compression.magic.match(head)), None)
 
-    ``head`` is of the decompressed content where the file's name says a compression.
+
+def _refuse_disguise(path: Path, layers: Sequence[Compression], head: bytes) -> None:
+    """Raises DataError unless the content is what the file's name says.
+
+    ``layers`` are the compressions that the content has, the outermost first; ``head`` is what begins under
+    them.
     """
-    fitting = compression_of(path)
-    under = "" if fitting is None else f", under {fitting.name}"
-    for compression in COMPRESSIONS:
-        if compression.magic.match(head):
-            return DataError(
-                f"the content is {compression.name}-compressed{under}, which the name does not say",
-                where=str(path),
-                allowed=f"a name that ends in {compression.suffix}, or decompressed text",
-                hint=_unpacking(path, compression),
-            )
-    if kind_of(path) == ".parquet" and fitting is None and head.startswith(b"PAR1"):
-        return None
+    kind, named = kind_of(path), compressions_of(path)
+    stem = shlex.quote(bare(path).stem)
+    unpacked = f"unpack it, and use the result in its place: {feed(path, layers)} > {stem}-unpacked{kind}"
     for magic, what, remedy in _OTHER_KINDS:
-        if magic.match(head):
-            quoted = {"file": shlex.quote(str(path)), "stem": shlex.quote(bare_stem(path))}
-            return DataError(
-                f"the content is {what}{under}",
+        if magic.match(head) and (layers or (kind, what) != (".parquet", "a Parquet file")):
+            if layers and what != "a tar archive":  # which tar unpacks by itself
+                remedy = unpacked
+            raise DataError(
+                f"the content is {what}{_under(layers)}",
                 where=str(path),
-                hint=remedy.format(**quoted, suffix=kind_of(path)),
+                hint=remedy.format(file=shlex.quote(str(path)), stem=stem, suffix=kind),
             )
-    if kind_of(path) == ".parquet":
-        return None
+    if named and not layers:
+        raise DataError(
+            f"the name ends in {named[0].suffix}, but the content is not {named[0].name}-compressed",
+            where=str(path),
+            hint=f"if it is plain {kind}, call it {bare(path).name}; if it was cut off, fetch it again",
+        )
+    if layers != named:
+        fitting = bare(path).name + "".join(layer.suffix for layer in reversed(layers))
+        raise DataError(
+            f"the content is {layers[-1].name}-compressed{_under(layers[:-1])}, which the name does not say",
+            where=str(path),
+            hint=f"call it {fitting}: it is read as it is" if kind in _TEXT_KINDS else unpacked,
+        )
+    if kind == ".parquet":
+        return
     encoding = _wide_encoding(head)
     if encoding is not None:
-        return DataError(
+        raise DataError(
             f"the text is {encoding}, not UTF-8",
             where=str(path),
             allowed="UTF-8 text",
             hint=f"convert it, and use the result in its place: {_conversion(path, encoding)}",
         )
-    if _full_of_nul(head):
-        return DataError(
-            "binary data: it is full of NUL bytes",
+    if _is_binary(head):
+        raise DataError(
+            f"binary data: {_count_controls(head):,} of the first {len(head):,} bytes are control codes",
             where=str(path),
             allowed="UTF-8 text",
             hint="export the text from the program that wrote the file; no conversion of encodings helps",
         )
-    return None
 
 
-def _unpacking(path: Path, compression: Compression) -> str:
-    if compression_of(path) is None and kind_of(path) in (".txt", ".json", ".jsonl", ".ndjson"):
-        return f"call it {path.name}{compression.suffix}: it is read as it is"
-    once = f"{bare_stem(path)}-unpacked{kind_of(path)}{path.suffix if compression_of(path) else ''}"
-    command = f"{feed(path, compression.command)} > {shlex.quote(once)}"
-    return f"unpack it, and use the result in its place: {command}"
+def _under(layers: Sequence[Compression]) -> str:
+    return f", under {' and '.join(layer.name for layer in layers)}" if layers else ""
 
 
 def _conversion(path: Path, encoding: str) -> str:
-    converted = shlex.quote(f"{bare_stem(path)}-utf8{kind_of(path)}")
-    return f"{feed(path, f'iconv -f {encoding} -t UTF-8')} > {converted}"
+    converted = shlex.quote(f"{bare(path).stem}-utf8{kind_of(path)}")
+    return f"{feed(path, compressions_of(path), f'iconv -f {encoding} -t UTF-8')} > {converted}"
 
 
 def _wide_encoding(head: bytes) -> str | None:
-    """UTF-16 or UTF-32, by their byte order mark, else by where the zeros of Latin letters stand."""
+    """UTF-16 or UTF-32: by their byte order mark, else by which of them makes text of the bytes."""
     for mark, encoding in _MARKS:
         if head.startswith(mark):
             return encoding
-    if len(head) < 8 or b"\x00" not in head:
+    if not _count_controls(head):
         return None
     whole = head[: len(head) // 4 * 4]
-    nul = [whole[place::4].count(0) / (len(whole) // 4) for place in range(4)]
-    mostly = [share > 0.7 for share in nul]
-    rarely = [share < 0.1 for share in nul]
-    patterns = {
-        "UTF-32LE": (rarely[0], mostly[1], mostly[2], mostly[3]),
-        "UTF-32BE": (mostly[0], mostly[1], mostly[2], rarely[3]),
-        "UTF-16LE": (rarely[0], mostly[1], rarely[2], mostly[3]),
-        "UTF-16BE": (mostly[0], rarely[1], mostly[2], rarely[3]),
-    }
-    return next((encoding for encoding, fits in patterns.items() if all(fits)), None)
+    encodings = ("UTF-32LE", "UTF-32BE", "UTF-16LE", "UTF-16BE")
+    likely = {encoding: _text_score(whole.decode(encoding, errors="replace")) for encoding in encodings}
+    best = max(encodings, key=likely.__getitem__)
+    return best if likely[best] > 0 else None
 
 
-def _full_of_nul(content: bytes | str) -> bool:
+def _text_score(text: str) -> float:
+    """How much ``text`` is like text: its share of ASCII and of what parts words; 0 for what is none.
+
+    Any two bytes are some character. What tells the right order of them is that there are spaces or full
+    stops, and hardly a character without a use.
+    """
+    unused = sum(c == "\ufffd" or (unicodedata.category(c)[0] == "C" and c not in "\t\n\r") for c in text)
+    parted = sum(c in " \n\u3000\u3001\u3002\uff0c" for c in text)
+    if not text or unused * 50 > len(text) or (parted * 100 < len(text) and not text.isascii()):
+        return 0.0
+    return sum(c.isascii() or c in "\u3000\u3001\u3002\uff0c" for c in text) / len(text)
+
+
+def _count_controls(content: bytes) -> int:
+    """Bytes that no text has: NUL and control characters, apart from white space and escape."""
+    return len(content) - len(content.translate(None, _CONTROLS))
+
+
+def _is_binary(content: bytes) -> bool:
+    return _count_controls(content) * 20 > len(content) or _full_of_nul(content.decode("latin1"))
+
+
+def _full_of_nul(text: str) -> bool:
     """Whether there is a stretch of NUL, or more than one in a hundred."""
-    nul = b"\x00" if isinstance(content, bytes) else "\x00"
-    many = content.count(nul) * 100 > len(content)  # type: ignore[arg-type]
-    return many or nul * _NUL_RUN in content  # type: ignore[operator]
+    return text.count("\0") * 100 > len(text) or "\0" * _NUL_RUN in text
 
 
 def whole_text(text: str, where: str) -> str:
@@ -203,20 +246,25 @@ def whole_text(text: str, where: str) -> str:
     return text
 
 
-def decode(content: bytes, where: str, path: Path, offset: int = 0) -> str:
-    """``content`` of ``path`` as UTF-8, without its byte order mark; ``offset`` is where it begins."""
+def decode(content: bytes, where: str, path: Path | None = None, offset: int = 0) -> str:
+    """``content`` as UTF-8, without its byte order mark.
+
+    It begins at ``offset`` of the file ``path``, or is a value in a column of bytes where there is no path.
+    """
     mark = len(_UTF8_MARK) if offset == 0 and content.startswith(_UTF8_MARK) else 0
     try:
         return content[mark:].decode()
     except UnicodeDecodeError as error:
         place = mark + error.start
-        controls = sum(content.count(byte) for byte in range(32) if byte not in b"\t\n\r\f\x1b")
-        if controls * 20 > len(content):
-            hint = "this is binary data and not text in another encoding: export it as UTF-8 text"
-        elif kind_of(path) == ".parquet":
+        if path is None:
             hint = "decode the column with the encoding it was written in, and save it as text"
+        elif _is_binary(content):
+            hint = "this is binary data and not text in another encoding: export it as UTF-8 text"
         else:
-            hint = f"if it is Western European text, convert it: {_conversion(path, 'LATIN1')}"
+            hint = (
+                f"if it is Western European text, convert it: {_conversion(path, 'LATIN1')}; if not, with the"
+                " name of its own encoding"
+            )
         raise DataError(
             f"byte 0x{content[place]:02x} at offset {offset + place} is not UTF-8",
             where=where,

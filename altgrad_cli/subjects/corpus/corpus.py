@@ -22,10 +22,10 @@ from altgrad_cli.config.data import DataConfig, bpe_vocabulary_size
 from altgrad_cli.errors import DataError
 from altgrad_cli.subjects.corpus import token_cache
 from altgrad_cli.subjects.corpus.batches import TokenFile
+from altgrad_cli.subjects.corpus.content import unreadable
 from altgrad_cli.subjects.corpus.corpus_files import CorpusFile, find_files
 from altgrad_cli.subjects.corpus.documents import Documents, hold_out, load_documents
 from altgrad_cli.subjects.corpus.hub import fetch
-from altgrad_cli.subjects.corpus.readers import unreadable
 from altgrad_cli.subjects.corpus.records import Reading
 from altgrad_cli.subjects.corpus.token_cache import CachedTokens
 from altgrad_cli.subjects.corpus.tokenizers import Tokenizer, byte_tokenizer, gpt2_tokenizer, train_bpe

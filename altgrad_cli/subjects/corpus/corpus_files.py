@@ -11,14 +11,14 @@ import os
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from altgrad_cli.errors import DataError
-from altgrad_cli.subjects.corpus.compression import COMPRESSIONS, bare_stem, compression_of, kind_of
-from altgrad_cli.subjects.corpus.content import recognised, refuse_special
-from altgrad_cli.subjects.corpus.readers import READERS, can_read, unreadable
+from altgrad_cli.subjects.corpus.compression import COMPRESSIONS, bare, compressions_of, feed, kind_of
+from altgrad_cli.subjects.corpus.content import open_content, refuse_special, unreadable
+from altgrad_cli.subjects.corpus.readers import READERS, can_read
 from altgrad_cli.subjects.corpus.records import SPLIT_NAMES
 
 _SPLIT_NAME = re.compile(rf"({'|'.join(SPLIT_NAMES)})(?![a-z])", re.IGNORECASE)
@@ -31,6 +31,7 @@ _ALLOWED = (
     f"{', '.join(READERS)}, all but the last also with {', '.join(each.suffix for each in COMPRESSIONS)};"
     " or a folder of them"
 )
+_LONGEST_LINK = 256
 _log = logging.getLogger("altgrad_cli.data")
 
 
@@ -47,7 +48,7 @@ def find_files(path: Path) -> list[CorpusFile]:
     try:
         if path.is_dir():
             return _files_of_folder(path)
-        if not path.exists():
+        if not path.exists() and not path.is_symlink():
             raise DataError(
                 "no such file or folder",
                 where=str(path),
@@ -56,64 +57,54 @@ def find_files(path: Path) -> list[CorpusFile]:
         refuse_special(path)
         if not can_read(path):
             raise _no_corpus_file(path)
-        shard = _SHARD.fullmatch(bare_stem(path))
+        shard = _SHARD.fullmatch(bare(path).stem)
         if shard is not None and int(shard["shards"]) > 1:
+            shards = int(shard["shards"])
             _log.warning(
-                "%s is one of %d shards; data.path=%s takes all of them",
-                path.name,
-                int(shard["shards"]),
-                path.parent,
+                "%s is one of %d shards; data.path=%s takes all of them", path.name, shards, path.parent
             )
-        if _split_named_by(bare_stem(path)) != "train":
+        if _split_named_by(bare(path).stem) != "train":
             return [CorpusFile(path, None)]
-        beside = sorted(
+        beside = [
             file
-            for file in path.parent.iterdir()
+            for file in sorted(path.parent.iterdir())
             if can_read(file)
             and _family(file) == _family(path)
-            and _split_named_by(bare_stem(file)) == "validation"
+            and _split_named_by(bare(file).stem) == "validation"
             and not file.is_dir()
-        )
+        ]
         return [
             CorpusFile(path, "train"),
-            *(CorpusFile(file, "validation") for file in _one_of_each(beside, [])),
+            *(CorpusFile(file, "validation") for file in _one_of_each(beside, {})),
         ]
     except OSError as error:
         raise unreadable(Path(error.filename or path), error) from error
 
 
 def _no_corpus_file(path: Path) -> DataError:
-    compression = compression_of(path)
-    if compression is not None:
-        name = path.stem if kind_of(path) == "" else bare_stem(path)
-        return DataError(
-            f"the name does not say which kind of text is {compression.name}-compressed",
-            where=str(path),
-            allowed=_ALLOWED,
-            hint=f"call it {name}.txt{path.suffix} or {name}.jsonl{path.suffix}, whichever it is;"
-            f" else unpack it: {compression.command} < {shlex.quote(str(path))} > {shlex.quote(name)}",
-        )
-    with path.open("rb") as content:
-        archive = recognised(path, content.read(512))
-    return DataError(
-        "not a kind of file that a corpus can be read from" + (f": {archive.message}" if archive else ""),
-        where=str(path),
-        allowed=_ALLOWED,
-        hint=archive.hint if archive else "if it is one plain text, give it a name that ends in .txt",
-    )
+    """What to raise for a file whose name is of no kind that is read here."""
+    name, layers = bare(path).stem, compressions_of(path)
+    suffixes = "".join(layer.suffix for layer in reversed(layers))
+    hint = f"if it is one plain text, call it {name}.txt{suffixes}; if records, {name}.jsonl{suffixes}"
+    if layers:
+        hint += f"; else unpack it: {feed(path, layers)} > {shlex.quote(bare(path).name)}"
+    message = "not a kind of file that a corpus can be read from"
+    try:
+        with open_content(path):
+            return DataError(message, where=str(path), allowed=_ALLOWED, hint=hint)
+    except DataError as error:
+        return DataError(f"{message}: {error.message}", where=str(path), allowed=_ALLOWED, hint=error.hint)
 
 
 def _files_of_folder(folder: Path) -> list[CorpusFile]:
-    passed_over: list[str] = []
+    passed_over: dict[Path, str] = {}
     inside = _one_of_each(_walk(folder, passed_over), passed_over)
     if not inside:
         raise DataError(
             "the folder holds no corpus" + (f", only {_counted(passed_over)}" if passed_over else ""),
             where=str(folder),
             allowed=_ALLOWED,
-            hint="a data set saved by `datasets` is read after its own to_parquet(...)"
-            if any(name.endswith(".arrow") for name in passed_over)
-            else None,
+            hint=_no_corpus_file(next(iter(passed_over))).hint if passed_over else None,
         )
     named = [CorpusFile(file, _split_of_path(file.relative_to(folder))) for file in inside]
     kinds = Counter(_family(file.path) for file in named)
@@ -121,18 +112,17 @@ def _files_of_folder(folder: Path) -> list[CorpusFile]:
         # A kind of which there is a training split is the corpus; the rest says something about it.
         of_training = {_family(file.path) for file in named if file.split == "train"}
         if len(of_training) != 1:
-            largest = kinds.most_common(1)[0]
+            largest, count = kinds.most_common(1)[0]
             raise DataError(
                 f"the folder holds files of several kinds: {', '.join(sorted(kinds))}",
                 where=str(folder),
-                hint=f"move the {largest[1]} {largest[0]} files, or those of another kind, to a folder of"
-                " their own: all files there are read together",
+                hint=f"move the {count} {largest} files, or those of another kind, to a folder of their own:"
+                " all files there are read together",
             )
-        passed_over += [str(file.path) for file in named if _family(file.path) not in of_training]
-        named = [file for file in named if _family(file.path) in of_training]
+        passed_over |= {file.path: "" for file in named if _family(file.path) not in of_training}
     if any(file.split == "train" for file in named):
-        passed_over += [str(file.path) for file in named if file.split is None]
-        named = [file for file in named if file.split in ("train", "validation")]
+        passed_over |= {file.path: "" for file in named if file.split is None}
+        named = [file for file in named if file.path not in passed_over and file.split != "test"]
     else:
         named = [CorpusFile(file.path, None) for file in named]
     if passed_over:
@@ -146,34 +136,53 @@ def _family(path: Path) -> str:
     return next(kind for kind, reader in READERS.items() if reader is READERS[kind_of(path)])
 
 
-def _counted(names: Sequence[str]) -> str:
-    """``3 files (2 .csv, 1 .zip), the first is b.csv``."""
-    kinds = Counter("".join(Path(name).suffixes[-2:]) or "without a suffix" for name in names)
-    files = f"{len(names)} file{'s' if len(names) > 1 else ''}"
-    return f"{files} ({', '.join(f'{count} {kind}' for kind, count in kinds.items())}): {names[0]}" + (
-        ", ..." if len(names) > 1 else ""
+def _counted(passed_over: Mapping[Path, str]) -> str:
+    """``3 files (2 .csv, 1 .zip): b.csv, ...``, of a file that there is something to say about first."""
+    kinds = Counter("".join(file.suffixes[-2:]) or "without a suffix" for file in passed_over)
+    first, why = max(passed_over.items(), key=lambda item: bool(item[1]))
+    files = f"{len(passed_over)} file{'s' if len(passed_over) > 1 else ''}"
+    return (
+        f"{files} ({', '.join(f'{count} {kind}' for kind, count in kinds.items())}): {first}"
+        + (f" ({why})" if why else "")
+        + (", ..." if len(passed_over) > 1 else "")
     )
 
 
-def _one_of_each(files: Iterable[Path], passed_over: list[str]) -> list[Path]:
-    """The files that can be read, in the order given; of a file and its compressed copy the plain one.
+def _one_of_each(files: Iterable[Path], passed_over: dict[Path, str]) -> list[Path]:
+    """The files that can be read, each once, in the order given; of a compressed copy only the original.
 
-    Raises DataError for a pipe or a device among them.
+    Raises DataError for a pipe, a device or a link to nowhere among them.
     """
-    readable = []
+    readable: dict[tuple[object, ...], Path] = {}
     for file in files:
-        if can_read(file):
-            refuse_special(file)
-            readable.append(file)
-        else:
-            passed_over.append(str(file))
-    plain = {file for file in readable if compression_of(file) is None}
-    copies = {file for file in readable if compression_of(file) and file.with_suffix("") in plain}
-    passed_over += [str(file) for file in readable if file in copies]
-    return [file for file in readable if file not in copies]
+        if not can_read(file):
+            passed_over[file] = _written_link(file)
+            continue
+        refuse_special(file)
+        # Two names of one file are one file, unless they are names of two splits.
+        first = readable.setdefault((_identity(file), _split_named_by(bare(file).stem)), file)
+        if first != file:
+            passed_over[file] = f"the same file as {first}"
+        elif why := _written_link(file):
+            passed_over[file] = why
+    plain = {file for file in readable.values() if not compressions_of(file)}
+    for file in readable.values():
+        if compressions_of(file) and bare(file) in plain:
+            passed_over[file] = f"a copy of {bare(file).name}"
+    return [file for file in readable.values() if file not in passed_over]
 
 
-def _walk(folder: Path, passed_over: list[str]) -> Iterator[Path]:
+def _written_link(file: Path) -> str:
+    """What to say of a file that is only the path of another: so git writes a link where it may make none."""
+    if not file.is_file() or not 0 < file.stat().st_size < _LONGEST_LINK:
+        return ""
+    target = os.fsdecode(file.read_bytes())
+    if target.isprintable() and (file.parent / target).exists():
+        return f"a link to {target} that was copied as a text"
+    return ""
+
+
+def _walk(folder: Path, passed_over: dict[Path, str]) -> Iterator[Path]:
     """Every file below ``folder`` in a fixed order, hidden ones and metadata apart.
 
     Linked folders follow at the end. None is entered twice, and none that ``folder`` itself lies in.
@@ -190,7 +199,7 @@ def _walk(folder: Path, passed_over: list[str]) -> Iterator[Path]:
         start = waiting.pop(0)
         if _identity(start) in entered:
             if _identity(start) in above:
-                passed_over.append(f"{start} (a link to a folder above)")
+                passed_over[start] = "a link to a folder above"
             continue
         for root, folders, names in os.walk(start, onerror=fail):
             entered.add(_identity(Path(root)))
@@ -212,7 +221,7 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 def _split_of_path(relative: Path) -> str | None:
     """The split that a file's own name or else one of its folders is named for."""
-    for part in (bare_stem(relative), *reversed(relative.parent.parts)):
+    for part in (bare(relative).stem, *reversed(relative.parent.parts)):
         if (split := _split_named_by(part)) is not None:
             return split
     return None
@@ -227,7 +236,7 @@ def _split_named_by(name: str) -> str | None:
 def _say_missing_shards(files: Iterable[CorpusFile]) -> None:
     shards: dict[tuple[Path, str, int], set[int]] = {}
     for file in files:
-        if match := _SHARD.fullmatch(bare_stem(file.path)):
+        if match := _SHARD.fullmatch(bare(file.path).stem):
             place = (file.path.parent, match["split"], int(match["shards"]))
             shards.setdefault(place, set()).add(int(match["number"]))
     for (folder, split, count), present in shards.items():

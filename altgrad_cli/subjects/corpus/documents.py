@@ -65,7 +65,9 @@ def load_documents(files: Sequence[CorpusFile], reading: Reading, validation_fra
             raise DataError(
                 f"the {name} split is empty",
                 where=place,
-                hint="check the split's file" if split_given else "raise data.validation_fraction",
+                hint="check the split's file, and that not all records are of one split"
+                if split_given or not train + validation
+                else "raise data.validation_fraction",
             )
     without_text = len(documents) - len(with_text)
     for_testing = sum(split == "test" for _, split in with_text)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-import lzma
-import math
-import zlib
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from altgrad_cli.errors import DataError
-from altgrad_cli.subjects.corpus.compression import compression_of, kind_of
+from altgrad_cli.subjects.corpus.compression import compressions_of, kind_of
 from altgrad_cli.subjects.corpus.content import decode, open_content, whole_text
 from altgrad_cli.subjects.corpus.records import TEXT_FIELDS, Document, Reading, read_record
+
+_ONE_A_LINE = (
+    "these files have one record a line; if all of the file is one value, or a list of records, call it .json"
+)
+_ONE_VALUE = "a .json file is one record, a list of records, or one record a line, which `jq -c .` writes"
 
 
 def read_documents(path: Path, reading: Reading) -> Iterator[Document]:
@@ -21,33 +25,14 @@ def read_documents(path: Path, reading: Reading) -> Iterator[Document]:
 
     Raises DataError for a file that cannot be read, and for one of whose records none has the field.
     """
-    compression = compression_of(path)
     without_field: DataError | None = None
     field_seen = False
-    try:
-        for document in READERS[kind_of(path)](path, reading):
-            field_seen = field_seen or document.no_field is None
-            without_field = without_field or document.no_field
-            yield document
-    except (EOFError, zlib.error, lzma.LZMAError) as error:
-        raise _damaged(path, error) from error
-    except OSError as error:
-        if compression is not None and error.errno is None:
-            raise _damaged(path, error) from error
-        raise unreadable(path, error) from error
+    for document in READERS[kind_of(path)](path, reading):
+        field_seen = field_seen or document.no_field is None
+        without_field = without_field or document.no_field
+        yield document
     if without_field is not None and not field_seen:
         raise without_field
-
-
-def unreadable(path: Path, error: OSError) -> DataError:
-    """What the operating system said, with the path in question."""
-    return DataError(f"cannot read the corpus: {error.strerror or error}", where=str(path))
-
-
-def _damaged(path: Path, error: Exception) -> DataError:
-    return DataError(
-        f"damaged or cut-off compressed data: {error}", where=str(path), hint="fetch the file again"
-    )
 
 
 def read_text(path: Path, _: Reading) -> Iterator[Document]:
@@ -58,14 +43,14 @@ def read_text(path: Path, _: Reading) -> Iterator[Document]:
 
 
 def read_json_lines(path: Path, reading: Reading) -> Iterator[Document]:
-    """One record a line; blank lines are skipped."""
+    """One record a line; blank lines are skipped, and byte order marks, which joined files have inside."""
     offset = 0
     with open_content(path) as lines:
         for number, line in enumerate(lines, start=1):
             where = f"{path}:{number}"
-            if line.strip():
-                record = parse_json(decode(line, where, path, offset).rstrip(), where, reading)
-                yield _from_json(record, reading, where)
+            text = decode(line, where, path, offset).lstrip("\ufeff").rstrip()
+            if text:
+                yield _from_json(parse_json(text, where, reading, _ONE_A_LINE), reading, where)
             offset += len(line)
 
 
@@ -74,10 +59,12 @@ def read_json(path: Path, reading: Reading) -> Iterator[Document]:
     with open_content(path) as content:
         text = decode(content.read(), str(path), path)
     try:
-        parsed = parse_json(text, str(path), reading)
-    except DataError:
-        first, _, rest = text.lstrip().partition("\n")
-        if not rest.strip() or not is_json(first):
+        parsed = parse_json(text, str(path), reading, _ONE_VALUE) if text.strip() else []
+    except DataError as error:
+        cause = error.__cause__
+        if not isinstance(cause, json.JSONDecodeError) or cause.msg != "Extra data":
+            raise
+        if "\n" in text[: cause.pos].strip():  # the first value ends on another line than it began
             raise
         yield from read_json_lines(path, reading)
         return
@@ -97,32 +84,33 @@ def read_parquet(path: Path, reading: Reading) -> Iterator[Document]:
             where=str(path),
             hint="pip install 'altgrad[parquet]'",
         ) from error
-    try:
-        with open_content(path) as content, parquet.ParquetFile(content) as table:
-            fields = table.schema_arrow.names
-            wanted = _wanted(reading)
-            _refuse_twice([name for name in fields if name in wanted], str(path))
-            columns = [name for name in fields if name in wanted] or [
-                field.name
-                for field in table.schema_arrow
-                if str(field.type) in ("string", "large_string", "binary")
-            ][:1]  # what the hint names when there is no text where it is looked for
-            row = 0
-            for batch in table.iter_batches(columns=columns):
-                for record in batch.to_pylist() if columns else [{}]:
-                    row += 1
-                    plain = {name: _decoded(value, path, row) for name, value in record.items()}
-                    yield read_record(plain, reading, f"{path}: row {row}", fields)
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # the file system's word, not the format's
-        reason = str(error).strip().splitlines()[0]
-        raise DataError(f"not a Parquet file that can be read: {reason}", where=str(path)) from error
+    with open_content(path) as content:
+        try:
+            with parquet.ParquetFile(content) as table:
+                fields = table.schema_arrow.names
+                columns = [name for name in fields if name in _wanted(reading)]
+                _refuse_twice(columns, str(path))
+                row = 0
+                for batch in table.iter_batches(columns=columns or _columns_of_text(table.schema_arrow)):
+                    for record in batch.to_pylist():
+                        row += 1
+                        yield read_record(record, reading, f"{path}: row {row}", fields)
+                        if not columns:
+                            return  # its error names them, and no other row has more
+        except (pyarrow.ArrowException, OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the file system's word, not the format's
+            reason = str(error).strip().splitlines()[0]
+            raise DataError(
+                f"not a Parquet file that can be read: {reason}",
+                where=str(path),
+                hint="if it is of another kind, give it that suffix; if it was cut off, fetch it again",
+            ) from error
 
 
-def _decoded(value: object, path: Path, row: int) -> object:
-    """A value of a binary column as the text that its bytes are."""
-    return decode(value, f"{path}: row {row}", path) if isinstance(value, bytes) else value
+def _columns_of_text(schema: Any) -> list[str]:
+    """The columns of a pyarrow schema that may hold text, whatever their names."""
+    return [field.name for field in schema if re.search("string|binary", str(field.type))]
 
 
 READERS: Mapping[str, Callable[[Path, Reading], Iterable[Document]]] = {
@@ -137,15 +125,17 @@ READERS: Mapping[str, Callable[[Path, Reading], Iterable[Document]]] = {
 
 def can_read(path: Path) -> bool:
     """Whether the name is one of a kind of file that is read here."""
-    return kind_of(path) in READERS and (kind_of(path) != ".parquet" or compression_of(path) is None)
+    return kind_of(path) in READERS and (kind_of(path) != ".parquet" or not compressions_of(path))
 
 
-def parse_json(text: str, where: str, reading: Reading) -> object:
-    """The value ``text`` spells; DataError with the place where it stops being JSON."""
+def parse_json(text: str, where: str, reading: Reading, hint: str) -> object:
+    """The value ``text`` spells; DataError with the place where it stops being JSON, and ``hint``."""
     try:
         return json.loads(text, object_pairs_hook=partial(_object, where=where, reading=reading))
     except json.JSONDecodeError as error:
-        raise DataError(f"malformed JSON at column {error.colno}: {error.msg}", where=where) from error
+        raise DataError(
+            f"malformed JSON at column {error.colno}: {error.msg}", where=where, hint=hint
+        ) from error
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits, brackets 5,000 deep
         raise DataError(f"JSON that cannot be read: {error}", where=where) from error
 
@@ -173,21 +163,14 @@ def _wanted(reading: Reading) -> tuple[str, ...]:
     return TEXT_FIELDS if reading.text_field is None else (reading.text_field, "data_type")
 
 
-def is_json(text: str) -> bool:
-    """Whether ``text`` alone is a JSON value."""
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
 def _from_json(record: object, reading: Reading, where: str) -> Document:
     """The document in a JSON value; null is a record without text."""
     if record is None:
         return Document("", "")
     if not isinstance(record, dict):
-        raise DataError(f"a record is a JSON {type(record).__name__}, not an object", where=where)
-    # pandas writes its missing values as NaN where Python's json lets it.
-    absent = {key for key, value in record.items() if isinstance(value, float) and math.isnan(value)}
-    return read_record(record | dict.fromkeys(absent), reading, where)
+        raise DataError(
+            f"a record is a JSON {type(record).__name__}, not an object",
+            where=where,
+            hint='write each document as an object with a field for its text: {"text": "..."}',
+        )
+    return read_record(record, reading, where)

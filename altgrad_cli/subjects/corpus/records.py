@@ -11,12 +11,13 @@ The layout is told by the fields a record has, never by a file's name, unless ``
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from altgrad_cli.errors import DataError
-from altgrad_cli.subjects.corpus.content import whole_text
+from altgrad_cli.subjects.corpus.content import decode, whole_text
 
 TEXT_FIELDS = ("text", "header", "recitals", "main_body", "data_type")
 """All that is ever read from a record; a Parquet file's other columns stay on disk."""
@@ -90,15 +91,22 @@ def _join_parts(record: Mapping[str, object], where: str) -> str:
     """An EURLEX57K record's running text: header, recitals, the parts of the body, a line break between."""
     body = record.get("main_body") or []
     parts = [record.get("header"), record.get("recitals"), *(body if isinstance(body, list) else [body])]
-    return "\n".join(_text_of(part, "header, recitals or main_body", where) for part in parts)
+    return _text_of(parts, "header, recitals or main_body", where)
 
 
 def _text_of(value: object, field: str, where: str) -> str:
-    if value is None:
+    """The text in a value: of null, and of pandas' NaN for it, none; of a list, its parts, a line each."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
+    if isinstance(value, bytes):
+        return decode(value, where)
+    if isinstance(value, list):
+        return "\n".join(_text_of(part, field, where) for part in value)
     if not isinstance(value, str):
         raise DataError(
-            f"the field {field} holds {type(value).__name__}, not text", where=where, allowed="a string"
+            f"the field {field} holds {type(value).__name__}, not text",
+            where=where,
+            allowed="a string, or a list of strings",
         )
     return value
 
@@ -106,15 +114,14 @@ def _text_of(value: object, field: str, where: str) -> str:
 def _no_field(
     record: Mapping[str, object], reading: Reading, where: str, fields: Collection[str]
 ) -> DataError:
-    texts = {name: value for name, value in record.items() if isinstance(value, str)}
-    likely = max(texts, key=lambda name: len(texts[name]), default="NAME")
-    layouts = reading.text_field is None
-    missing = "with text" if layouts else reading.text_field
+    texts = {name: len(value) for name, value in record.items() if isinstance(value, str | bytes)}
+    likely = max(texts, key=texts.__getitem__, default=None)
+    named = reading.text_field
     return DataError(
-        f"no field {missing}; the fields are: {', '.join(fields) or 'none'}",
+        f"no field {named or 'with text'}; the fields are: {', '.join(fields) or 'none'}",
         where=where,
-        allowed="text, or header, recitals and main_body"
-        if reading.text_field is None
-        else ", ".join(fields),
-        hint=f"{shlex.quote(f'data.text_field={likely}')} reads the text from the field of that name",
+        allowed=", ".join(fields) if named else "text, or header, recitals and main_body",
+        hint="write the text of each document into a field of its record"
+        if likely is None
+        else f"{shlex.quote(f'data.text_field={likely}')} reads the text from the field of that name",
     )

@@ -10,9 +10,12 @@ import os
 import shutil
 import socket
 import subprocess
+import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy
 import pytest
 
 from altgrad_cli.config.data import DataConfig
@@ -95,29 +98,53 @@ def test_a_disguised_file_reads_under_the_name_that_the_hint_gives(field_cases: 
 # Encodings
 
 
+SCRIPTS = {
+    "latin": ROWS.decode(),
+    "digits": "1000 20 3000 400.00\n" * 40,
+    "greek": "Ο νόμος της Ένωσης εφαρμόζεται αμέσως.\n" * 20,
+    "cyrillic": "Законът на Съюза се прилага. " * 20,
+    "chinese": "法律适用于本联盟,自公布之日起施行。中华人民共和国。" * 20,
+    "one word": "law",
+}
+
+
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
-@pytest.mark.parametrize("name", ["law.txt", "law.jsonl", "law.json", "law.txt.gz"])
+@pytest.mark.parametrize("script", list(SCRIPTS))
+@pytest.mark.parametrize("name", ["law.txt", "law.jsonl", "law.txt.gz"])
 def test_wide_encodings_are_named_and_the_hint_converts_them(
-    tmp_path: Path, encoding: str, name: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, encoding: str, script: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    content = ROWS.decode().encode(encoding)
+    text = SCRIPTS[script]
+    content = text.encode(encoding)
     path = tmp_path / name
     path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
     error = refusal(path)
-    assert error.message.startswith("the text is UTF-")
+    named = error.message.removeprefix("the text is ").removesuffix(", not UTF-8")
+    assert named.lower() == (
+        encoding if len(encoding) < 7 else encoding.replace("-le", "le").replace("-be", "be")
+    )
     command = str(error.hint).partition("place: ")[2]
     monkeypatch.chdir(tmp_path)
     subprocess.run(["bash", "-c", command], check=True, timeout=20)
     converted = tmp_path / command.rpartition("> ")[2]
-    assert converted.read_bytes().removeprefix(b"\xef\xbb\xbf") == ROWS
+    assert converted.read_bytes().removeprefix(b"\xef\xbb\xbf") == text.encode()
 
 
 @pytest.mark.parametrize(
-    "content", [bytes(2000), b"law " * 100 + bytes(64) + b"law " * 100, b"\x00a\x01\x02" * 200]
+    "content",
+    [
+        bytes(2000),
+        b"law " * 100 + bytes(64) + b"law " * 100,
+        b"\x00a\x01\x02" * 200,
+        numpy.arange(50_000, dtype="<u2").tobytes(),
+        numpy.random.default_rng(0).standard_normal(500).astype("<f4").tobytes(),
+        numpy.random.default_rng(0).bytes(4000),
+    ],
 )
-def test_what_is_full_of_nul_is_no_text(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "law.txt").write_bytes(content)
-    assert "NUL" in refusal(tmp_path / "law.txt").message
+def test_numbers_and_holes_are_no_text(tmp_path: Path, content: bytes) -> None:
+    for name in ("law.txt", "law.jsonl"):
+        (tmp_path / name).write_bytes(content)
+        assert "binary data" in refusal(tmp_path / name).message
 
 
 def test_a_hole_far_into_a_file_and_nul_in_a_record(tmp_path: Path) -> None:
@@ -131,7 +158,8 @@ def test_a_hole_far_into_a_file_and_nul_in_a_record(tmp_path: Path) -> None:
 
 def test_binary_data_is_never_taken_for_latin_letters(tmp_path: Path) -> None:
     (tmp_path / "law.txt").write_bytes(bytes(number for number in range(1, 256)) * 20)
-    assert "binary data" in str(refusal(tmp_path / "law.txt").hint)
+    assert "binary data" in refusal(tmp_path / "law.txt").message
+    assert "no conversion of encodings helps" in str(refusal(tmp_path / "law.txt").hint)
     (tmp_path / "law.txt").write_bytes("loi d'été, publiée ".encode("latin1") * 20)
     assert "iconv -f LATIN1" in str(refusal(tmp_path / "law.txt").hint)
 
@@ -166,7 +194,9 @@ def test_compressed_files_are_read_disguised_and_damaged_ones_are_named(
     fitting.write_bytes(ROWS)
     assert f"call it law{kind}" in str(refusal(fitting).hint)
     fitting.write_bytes(PACKERS[suffix](packed))
-    assert "unpack it" in str(refusal(fitting).hint)
+    assert f"call it law{kind}{suffix}{suffix}: " in str(refusal(fitting).hint)
+    fitting.rename(tmp_path / f"law{kind}{suffix}{suffix}")
+    assert load(tmp_path / f"law{kind}{suffix}{suffix}") == expected
 
 
 def test_zstd_without_its_library_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,14 +205,50 @@ def test_zstd_without_its_library_names_the_remedy(tmp_path: Path, monkeypatch: 
     assert "zstd -d" in str(refusal(tmp_path / "law.jsonl.zst").hint)
 
 
-@pytest.mark.parametrize("name", ["law.txt", "law.jsonl", "law.parquet", "law.zip", "law.docx"])
-def test_archives_are_named(tmp_path: Path, name: str) -> None:
-    pytest.importorskip("pyarrow")
-    with zipfile.ZipFile(tmp_path / name, "w") as archive:
-        archive.writestr("law.txt", "law")
-    error = refusal(tmp_path / name)
-    assert "a zip archive" in error.message
-    assert "unzip" in str(error.hint)
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz", "tar.xz", "7z", "rar"])
+@pytest.mark.parametrize(
+    "name", ["law.txt", "law.jsonl", "law.parquet", "law.json.gz", "law.tgz", "law.bin", ""]
+)
+def test_archives_are_named_and_the_hint_unpacks_them(
+    tmp_path: Path, kind: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "acts.jsonl").write_bytes(ROWS)
+    path = tmp_path / (name or f"law.{kind}")
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.write(tmp_path / "acts.jsonl", "acts.jsonl")
+    elif kind in ("7z", "rar"):
+        path.write_bytes({"7z": b"7z\xbc\xaf\x27\x1c", "rar": b"Rar!\x1a\x07\x01\x00"}[kind] + bytes(40))
+    else:
+        with tarfile.open(path, f"w:{kind[4:]}") as archive:
+            archive.add(tmp_path / "acts.jsonl", "acts.jsonl")
+    error = refusal(path)
+    assert f"a {kind[:3]} archive" in error.message
+    if kind.startswith("tar"):
+        monkeypatch.chdir(tmp_path)
+        command, _, unpacked = str(error.hint).partition(", and give data.path=")
+        subprocess.run(["bash", "-c", command], check=True, timeout=20)
+        assert texts(load(tmp_path / unpacked)) == 20
+
+
+def test_what_else_lies_under_a_compression_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import ipc, parquet
+
+    table = pyarrow.table({"text": [f"act {number}" for number in range(20)]})
+    parquet.write_table(table, tmp_path / "plain.parquet")
+    packed = tmp_path / "law.parquet.gz"
+    packed.write_bytes(gzip.compress((tmp_path / "plain.parquet").read_bytes()))
+    error = refusal(packed)
+    assert "a Parquet file, under gzip" in error.message
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["bash", "-c", str(error.hint).partition("place: ")[2]], check=True, timeout=20)
+    assert texts(load(tmp_path / "law-unpacked.parquet")) == 20
+    for new in (ipc.new_file, ipc.new_stream):
+        for name in ("data.arrow", "law.txt"):
+            with new(str(tmp_path / name), table.schema) as arrow:
+                arrow.write_table(table)
+            assert "to_parquet" in str(refusal(tmp_path / name).hint)
 
 
 def test_a_pointer_of_git_lfs_is_no_text(tmp_path: Path) -> None:
@@ -234,6 +300,36 @@ def test_linked_folders_are_followed_once(tmp_path: Path, caplog: pytest.LogCapt
     assert "a link to a folder above" in caplog.text
 
 
+@pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to])
+def test_a_file_under_two_names_is_read_once(
+    tmp_path: Path, link: Callable[[Path, Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a.jsonl").write_bytes(ROWS)
+    link(tmp_path / "b.jsonl", tmp_path / "a.jsonl")
+    assert texts(load(tmp_path)) == 20
+    assert f"b.jsonl (the same file as {tmp_path / 'a.jsonl'})" in caplog.text
+
+
+@pytest.mark.parametrize("target", ["gone.jsonl", "law.jsonl"])
+def test_a_link_that_leads_nowhere_is_refused(tmp_path: Path, target: str) -> None:
+    (tmp_path / "law.jsonl").symlink_to(target)
+    for path in (tmp_path, tmp_path / "law.jsonl"):
+        assert refusal(path).message == f"a link to {target}, which leads nowhere"
+
+
+@pytest.mark.parametrize("name", ["more", "more.txt"])
+def test_a_link_that_was_copied_as_a_text_is_named(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    for number in range(2):
+        (tmp_path / "corpus" / f"{number}.txt").write_text(f"act {number}")
+    (tmp_path / "corpus" / name).write_text("../elsewhere")
+    assert texts(load(tmp_path / "corpus")) == 2
+    assert "a link to ../elsewhere that was copied as a text" in caplog.text
+
+
 def test_all_shards_of_a_split_stand_beside_metadata(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -281,6 +377,28 @@ def test_a_record_without_text_is_left_out_and_counted(
         caplog.clear()
         assert load_corpus(DataConfig(path=str(path)), 4).source.endswith("; 1 without text left out")
         assert "left out 1 documents without text" in caplog.text
+
+
+def test_lists_of_texts_are_joined_whatever_holds_them(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    rows = [["It was so.", f"Fact {number}."] for number in range(20)]
+    expected = sorted("\n".join(row) for row in rows)
+    (tmp_path / "law.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+    texts_ = pyarrow.array(rows)
+    in_bytes = pyarrow.array([[part.encode() for part in row] for row in rows])
+    by_language = pyarrow.array([{"en": row, "de": None} for row in rows])
+    for number, column in enumerate((texts_, in_bytes, by_language)):
+        parquet.write_table(pyarrow.table({"text": column}), tmp_path / f"{number}.parquet")
+    for name in ("law.jsonl", "0.parquet", "1.parquet", "2.parquet"):
+        documents = load(tmp_path / name)
+        assert sorted(documents.train + documents.validation) == expected
+
+
+def test_joined_files_keep_their_byte_order_marks_out_of_the_records(tmp_path: Path) -> None:
+    (tmp_path / "law.jsonl").write_bytes((b"\xef\xbb\xbf" + ROWS) * 2)
+    assert texts(load(tmp_path / "law.jsonl")) == 40
 
 
 @pytest.mark.parametrize("row", ['{"text": "a", "text": "b"}', '{"text": {"en": "a", "en": "b"}}'])

@@ -65,7 +65,7 @@ def test_json_that_python_gives_up_on(tmp_path: Path, content: bytes) -> None:
         ([1, 2], "a record is a JSON list, not an object"),
         ("text", "a record is a JSON str, not an object"),
         ({"text": 7}, "the field text holds int, not text"),
-        ({"text": {"en": ["a"]}}, "the field text holds list, not text"),
+        ({"text": {"en": ["a", {"b": 1}]}}, "the field text holds dict, not text"),
         ({"main_body": [1]}, "the field header, recitals or main_body holds int, not text"),
         ({"text": "\ud800"}, "half a surrogate pair at character 0: this is no Unicode text"),
     ],
