@@ -11,7 +11,6 @@ import random
 import resource
 import subprocess
 import sys
-import time
 import zipfile
 from collections import deque
 from pathlib import Path
@@ -252,12 +251,10 @@ def torment(path: Path, count: int, seed: int) -> None:
     for number in range(count):
         mutated = mutate(data, rng)
         victim.write_bytes(mutated)
-        started = time.monotonic()
         if not noticed(victim):
             # Only a forger who seals his file again can change what no content hash covers: circumstances.
             assert same_content(victim), number
             assert mutated.endswith(hashlib.sha256(mutated[:-64]).hexdigest().encode()), number
-        assert time.monotonic() - started < 5
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before  # kilobytes
     assert grown < 300_000
 

@@ -409,29 +409,3 @@ def test_every_example_of_the_help_runs(network: dict[str, torch.Tensor], in_tmp
         program, command, *arguments = line.split()
         assert (program, command) == ("altgrad", "inspect-format")
         assert run(*arguments).exit_code == 0
-
-
-# --- start-up -----------------------------------------------------------------------------------------
-
-
-def _cpu_seconds(*arguments: str, tries: int = 6) -> float:
-    """User and system time of a Python process, the least of a few: waiting for other work does not count."""
-    import resource
-
-    least = math.inf
-    for _ in range(tries):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL, timeout=60)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        least = min(least, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    return least
-
-
-def test_a_sheet_costs_at_most_a_quarter_second_over_importing_typer_and_rich() -> None:
-    base = _cpu_seconds("-c", "import typer, rich")
-    assert _cpu_seconds("-m", "altgrad_cli", "inspect-format", "E7M0") - base <= 0.25
-
-
-def test_the_clock_would_notice_a_slow_start() -> None:
-    base = _cpu_seconds("-c", "import typer, rich")
-    assert _cpu_seconds("-c", "import typer, rich, torch", tries=1) - base > 0.25

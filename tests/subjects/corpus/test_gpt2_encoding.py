@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,12 +60,10 @@ def test_a_cached_vocabulary_needs_no_network() -> None:
 
 
 def test_offline_without_a_cache_is_one_clear_error() -> None:
-    began = time.monotonic()
     with pytest.raises(
         DataError, match="GPT-2's vocabulary is not cached and cannot be downloaded"
     ) as refused:
         load_gpt2_encoding()
-    assert time.monotonic() - began < 5
     assert refused.value.hint is not None
     assert "TIKTOKEN_CACHE_DIR" in refused.value.hint
     assert "\n" not in refused.value.message
