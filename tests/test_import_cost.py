@@ -1,4 +1,4 @@
-"""``altgrad --help`` and ``altgrad inspect-format`` load nothing but the packages that typer and rich bring along.
+"""``altgrad --help`` and ``altgrad inspect-format`` load only what typer and rich bring along.
 
 How long that takes is measured by ``benchmarks/startup.py``.
 """
