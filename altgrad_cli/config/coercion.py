@@ -1,21 +1,22 @@
 """Builds any tree of frozen dataclasses from plain values, strictly: the declared type decides.
 
-A text becomes what its field declares (``6e-4`` a float, ``1_000`` an int, ``null`` None, ``a,b`` a tuple);
-a value that already has its type passes. An unknown key, a wrong type or a broken rule is a ConfigError
-that names the file and line, the key, what is allowed and the nearest known name.
+A text becomes what its field declares (``6e-4`` a float, ``1_000`` and ``1e3`` an int, ``null`` None, ``a,b``
+a tuple); a value that already has its type passes. An unknown key, a wrong type or a broken rule is a
+ConfigError that names the file and line, the key, what is allowed and the nearest known name.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import SequenceMatcher
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from functools import cache
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from altgrad_cli.config.field_types import SCALAR_READERS, describe, field_types
 from altgrad_cli.config.yaml_tree import COMMAND_LINE, ConfigTree, is_null_word, parse_flow
-from altgrad_cli.errors import AltgradError, ConfigError, UsageError, nearest
+from altgrad_cli.errors import ConfigError, UsageError, nearest
 
 T = TypeVar("T")
 
@@ -30,11 +31,14 @@ def to_plain(value: Any) -> Any:
     """The inverse of ``build``: dataclasses as dicts in field order, tuples as lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {item.name: to_plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): to_plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_plain(item) for item in value]
-    return value
+    return [to_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+@cache
+def field_types(cls: Any) -> dict[str, Any]:
+    """Name -> resolved type of every field of a dataclass that can be set, in order of declaration."""
+    resolved = get_type_hints(cls)
+    return {item.name: resolved[item.name] for item in dataclasses.fields(cls) if item.init}
 
 
 def dotted_keys(cls: Any) -> tuple[str, ...]:
@@ -56,14 +60,11 @@ def suggestion(key: str, known: Iterable[str]) -> str | None:
         if leaf == "".join(word[:1] for word in name.split("_")) and "_" in name:
             score = 0.95  # its initials
         else:
-            score = max(_similarity(key.lower(), candidate), _similarity(leaf, name) - 0.01)
+            whole, last = SequenceMatcher(None, key.lower(), candidate), SequenceMatcher(None, leaf, name)
+            score = max(whole.ratio(), last.ratio() - 0.01)
         if score > best_score:
             best, best_score = candidate, score
     return best
-
-
-def _similarity(one: str, other: str) -> float:
-    return SequenceMatcher(None, one, other).ratio()
 
 
 class _Builder:
@@ -75,93 +76,63 @@ class _Builder:
         hints = field_types(cls)
         arguments: dict[str, Any] = {}
         for name, value in values.items():
-            key = f"{prefix}{name}"
             if name not in hints:
-                raise self._unknown(key, name, hints, prefix)
-            arguments[name] = self.value(value, hints[name], key)
-        missing = [
-            item.name
-            for item in dataclasses.fields(cls)
-            if item.init
-            and item.name not in arguments
-            and item.default is dataclasses.MISSING
-            and item.default_factory is dataclasses.MISSING
-        ]
-        if missing:
-            where = self.tree.where(prefix.rstrip(".")) if prefix else None
-            raise ConfigError(f"the key {prefix}{missing[0]} is missing", where=where)
+                raise self._unknown(name, hints, prefix)
+            arguments[name] = self.value(value, hints[name], f"{prefix}{name}")
+        for item in dataclasses.fields(cls):
+            has_default = item.default is not item.default_factory  # of which one is always MISSING
+            if item.name in hints and item.name not in arguments and not has_default:
+                where = self.tree.where(prefix.rstrip(".")) if prefix else None
+                raise ConfigError(f"the key {prefix}{item.name} is missing", where=where)
         try:
             return cls(**arguments)
         except UsageError as error:
-            self._locate(error, hints, prefix)
+            error.where = self._places(error.where or prefix.rstrip("."), hints, prefix)
             raise
 
     def value(self, value: Any, hint: Any, key: str) -> Any:
-        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        origin, members = get_origin(hint), get_args(hint)
+        if dataclasses.is_dataclass(hint):
             return self._nested(value, hint, key)
-        origin = get_origin(hint)
-        if origin in (Union, types.UnionType):
-            return self._union(value, hint, key)
+        if origin in (Union, types.UnionType):  # of a type and None
+            try:
+                return None if value is None or is_null_word(value) else self.value(value, members[0], key)
+            except ConfigError as error:
+                if error.allowed == describe(members[0]):
+                    error.allowed = describe(hint)
+                raise
         if origin is Literal:
-            return self._literal(value, hint, key)
-        if origin in (tuple, list):
-            return self._sequence(value, hint, key)
-        if origin is dict or (isinstance(origin, type) and issubclass(origin, Mapping)):
-            return self._mapping(value, hint, key)
-        read = SCALAR_READERS.get(hint)
-        if read is None:
-            return value  # Any, or a type this loader has no rule for: the dataclass checks it
+            return self._word(value, members, hint, key)
+        if origin is tuple:
+            return self._tuple(value, members, hint, key)
         if isinstance(value, dict):
             raise self._refusal(value, hint, key, f"{key} is a single value, not a section")
-        result = None if isinstance(value, list | tuple) else read(value)
-        if result is None:
+        read = None if isinstance(value, list | tuple) else _READERS[hint](value)
+        if read is None:
             raise self._refusal(value, hint, key)
-        return result
+        return read
 
     def _nested(self, value: Any, hint: Any, key: str) -> Any:
         if value is None or (is_null_word(value) and self.tree.origins.get(key) != COMMAND_LINE):
             value = {}  # a section whose lines are all commented out
-        if isinstance(value, hint):
-            return value
         if not isinstance(value, Mapping):
-            keys = list(field_types(hint))
-            example = f"for example {key}.{keys[0]}=..." if keys else None
+            keys = ", ".join(field_types(hint))
             raise ConfigError(
                 f"{key} is a section, not a single value",
                 where=self.tree.where(key),
-                allowed=f"its keys: {', '.join(keys)}",
-                hint=example,
+                allowed=f"its keys: {keys}",
+                hint=f"for example {key}.{keys.partition(',')[0]}=...",
             )
         return self.section(hint, value, f"{key}.")
 
-    def _union(self, value: Any, hint: Any, key: str) -> Any:
-        options = get_args(hint)
-        if type(None) in options and (value is None or is_null_word(value)):
-            return None
-        remaining = [option for option in options if option is not type(None)]
-        for option in remaining:
-            try:
-                return self.value(value, option, key)
-            except ConfigError as error:
-                if error.allowed == describe(option):
-                    error.allowed = describe(hint)
-                if option is remaining[-1]:
-                    raise
-        raise AssertionError("a union has members")
-
-    def _literal(self, value: Any, hint: Any, key: str) -> Any:
-        words = get_args(hint)
+    def _word(self, value: Any, words: tuple[str, ...], hint: Any, key: str) -> Any:
         for word in words:
-            if value == word and type(value) is type(word):
+            if isinstance(value, str) and value.strip().lower() == word.lower():
                 return word
-        if isinstance(value, str):
-            for word in words:
-                if value.strip().lower() == str(word).lower():
-                    return word
-        guess = nearest(str(value), [str(word) for word in words])
+        guess = nearest(str(value), words)
         raise self._refusal(value, hint, key, hint_line=f"did you mean {guess}?" if guess else None)
 
-    def _sequence(self, value: Any, hint: Any, key: str) -> Any:
+    def _tuple(self, value: Any, members: tuple[Any, ...], hint: Any, key: str) -> Any:
         if isinstance(value, str):
             text = value.strip()
             if text.startswith(("[", "{")):
@@ -172,40 +143,23 @@ class _Builder:
                 value = [value]
         if not isinstance(value, list | tuple):
             raise self._refusal(value, hint, key)
-        members = get_args(hint)
-        kind = get_origin(hint)
-        if kind is list or (len(members) == 2 and members[1] is Ellipsis):
-            return kind(self.value(item, members[0], f"{key}.{n}") for n, item in enumerate(value))
+        if members[1:] == (Ellipsis,):
+            members = members[:1] * len(value)
         if len(value) != len(members):
             raise self._refusal(value, hint, key, f"{key} has {len(value)} values")
-        return tuple(
-            self.value(item, member, f"{key}.{n}")
-            for n, (item, member) in enumerate(zip(value, members, strict=True))
-        )
-
-    def _mapping(self, value: Any, hint: Any, key: str) -> Any:
-        if isinstance(value, str) and value.strip().startswith("{"):
-            value = parse_flow(value, self.tree.where(key))
-        if not isinstance(value, Mapping):
-            raise self._refusal(value, hint, key)
-        _, member = get_args(hint)
-        return {str(name): self.value(item, member, f"{key}.{name}") for name, item in value.items()}
+        each = enumerate(zip(value, members, strict=True))
+        return tuple(self.value(item, member, f"{key}.{number}") for number, (item, member) in each)
 
     def _refusal(
         self, value: Any, hint: Any, key: str, message: str | None = None, hint_line: str | None = None
     ) -> ConfigError:
         given = str(value) if isinstance(value, str) else value
-        return ConfigError(
-            message or f"{key} = {given!r} is not allowed",
-            where=self.tree.where(key),
-            allowed=describe(hint),
-            hint=hint_line,
-        )
+        message = message or f"{key} = {given!r} is not allowed"
+        return ConfigError(message, where=self.tree.where(key), allowed=describe(hint), hint=hint_line)
 
-    def _unknown(self, key: str, name: str, hints: Mapping[str, Any], prefix: str) -> ConfigError:
-        guess = suggestion(key, self.known)
-        if guess is None:
-            guess = suggestion(name, [f"{prefix}{known}" for known in hints])
+    def _unknown(self, name: str, hints: Mapping[str, Any], prefix: str) -> ConfigError:
+        key = f"{prefix}{name}"
+        guess = suggestion(key, self.known) or suggestion(name, [f"{prefix}{known}" for known in hints])
         return ConfigError(
             f"unknown key: {key}",
             where=self.tree.where(key),
@@ -213,12 +167,67 @@ class _Builder:
             hint=f"did you mean {guess}?" if guess else None,
         )
 
-    def _locate(self, error: AltgradError, hints: Mapping[str, Any], prefix: str) -> None:
-        """Turn the keys that a section's own rule names into their places, the command line's first.
+    def _places(self, keys: str, hints: Mapping[str, Any], prefix: str) -> str | None:
+        """Where the ``keys`` that a section's own rule names were set, those of the command line first.
 
         A rule does not know where its section stands in a list, so a key is looked for in the section first.
         """
-        keys = [part.strip() for part in (error.where or prefix.rstrip(".")).split(",")]
-        own = [f"{prefix}{leaf}" if (leaf := key.rpartition(".")[2]) in hints else key for key in keys]
-        own.sort(key=lambda key: not self.tree.where(key).startswith(COMMAND_LINE))
-        error.where = ", ".join(self.tree.where(key) for key in own) or None
+        own = [
+            f"{prefix}{leaf}" if (leaf := key.rpartition(".")[2]) in hints else key
+            for key in keys.split(", ")
+        ]
+        places = [self.tree.where(key) for key in own]
+        return ", ".join(sorted(places, key=lambda place: not place.startswith(COMMAND_LINE))) or None
+
+
+def describe(hint: Any) -> str:
+    """What a field of this type takes, in words."""
+    origin, members = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return f"{describe(members[0])}, or null"
+    if origin is Literal:
+        return ", ".join(members)
+    if origin is tuple and members[1:] == (Ellipsis,):
+        return f"a list, each: {describe(members[0])}"
+    if origin is tuple:
+        return f"{len(members)} values: {', '.join(describe(member) for member in members)}"
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return f"a section with the keys {', '.join(field_types(hint))}"
+    return _WORDS[hint]
+
+
+def _read_bool(value: Any) -> bool | None:
+    words = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+    return value if isinstance(value, bool) else words.get(str(value).strip().lower())
+
+
+def _read_int(value: Any) -> int | None:
+    if isinstance(value, str):
+        try:
+            return int(value)
+        except ValueError:
+            number = _read_float(value)  # 1e3 is a whole number too
+            return int(number) if number is not None and number.is_integer() else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _read_float(value: Any) -> float | None:
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (ValueError, OverflowError, TypeError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _read_text(value: Any) -> str | None:
+    half_a_pair = isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value)
+    return str(value) if isinstance(value, str) and not half_a_pair else None
+
+
+_READERS: dict[Any, Callable[[Any], Any]] = {
+    bool: _read_bool,
+    int: _read_int,
+    float: _read_float,
+    str: _read_text,
+}
+_WORDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text"}

@@ -21,8 +21,6 @@ from altgrad_cli.errors import ConfigError, nearest
 
 T = TypeVar("T")
 
-DEFAULT_CONFIG = "base"
-
 
 def load_config(name_or_path: str | None = None, overrides: Sequence[str] = ()) -> TrainConfig:
     """The training configuration that ``name_or_path`` (default ``base``) and the overrides describe.
@@ -30,7 +28,7 @@ def load_config(name_or_path: str | None = None, overrides: Sequence[str] = ()) 
     ``overrides`` are ``dotted.key=value``, split at the first ``=``; later ones win. Raises ConfigError (or
     another UsageError from a section's own rules) that says which file, line and key.
     """
-    return load_tree(TrainConfig, find_config(name_or_path or DEFAULT_CONFIG), overrides)
+    return load_tree(TrainConfig, find_config(name_or_path or "base"), overrides)
 
 
 def load_tree(cls: type[T], path: Path, overrides: Sequence[str] = ()) -> T:

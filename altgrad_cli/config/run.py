@@ -1,7 +1,7 @@
 """Everything a run depends on, as one frozen tree.
 
 The same tree gives the same bits: nothing outside it (cores, clock, environment) reaches the numbers.
-``config_loading`` turns YAML and ``key=value`` into it; this file says what is allowed.
+``loading`` turns YAML and ``key=value`` into it; this file says what is allowed.
 """
 
 from __future__ import annotations

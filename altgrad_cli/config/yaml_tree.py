@@ -60,40 +60,32 @@ class ConfigTree:
 
     def put(self, key: str, value: Any, origin: str) -> None:
         """Set one dotted key, creating the sections on its way."""
-        *sections, leaf = key.split(".")
-        node = self.values
-        for depth, section in enumerate(sections, 1):
-            below = node.get(section)
-            if not isinstance(below, dict):
-                below = node[section] = {}
-                self.origins[".".join(sections[:depth])] = origin
-            node = below
-        node[leaf] = value
-        self._forget(key)
-        self.origins[key] = origin
+        names = key.split(".")
+        for name in reversed(names):
+            value = {name: value}
+        origins = {".".join(names[:depth]): origin for depth in range(1, len(names) + 1)}
+        self.lay_over(ConfigTree(value, origins))
 
     def lay_over(self, upper: ConfigTree) -> None:
         """Merge ``upper`` into this tree; its values win."""
-        self._merge(self.values, upper.values, upper.origins, "")
 
-    def _merge(
-        self, lower: dict[str, Any], upper: Mapping[str, Any], origins: Mapping[str, str], prefix: str
-    ) -> None:
-        for name, value in upper.items():
-            key = f"{prefix}{name}"
-            if isinstance(value, dict) and isinstance(lower.get(name), dict):
-                self.origins.setdefault(key, origins[key])
-                self._merge(lower[name], value, origins, f"{key}.")
-                continue
-            if is_null_word(value) and isinstance(lower.get(name), dict):
-                continue  # a section whose lines are all commented out changes nothing
-            lower[name] = value
-            self._forget(key)
-            self.origins |= {k: v for k, v in origins.items() if k == key or k.startswith(f"{key}.")}
+        def merge(lower: dict[str, Any], values: Mapping[str, Any], prefix: str) -> None:
+            for name, value in values.items():
+                key = f"{prefix}{name}"
+                if isinstance(value, dict) and isinstance(lower.get(name), dict):
+                    self.origins.setdefault(key, upper.origins[key])
+                    merge(lower[name], value, f"{key}.")
+                    continue
+                emptied = is_null_word(value) and upper.origins[key] != COMMAND_LINE
+                if emptied and isinstance(lower.get(name), dict):
+                    continue  # a section whose lines are all commented out changes nothing
+                lower[name] = value
+                kept = {k: v for k, v in self.origins.items() if not f"{k}.".startswith(f"{key}.")}
+                self.origins = kept | {
+                    k: v for k, v in upper.origins.items() if f"{k}.".startswith(f"{key}.")
+                }
 
-    def _forget(self, key: str) -> None:
-        for stale in [k for k in self.origins if k.startswith(f"{key}.")]:
-            del self.origins[stale]
+        merge(self.values, upper.values, "")
 
 
 def read_tree(path: Path, find_base: Callable[[str, Path], Path]) -> ConfigTree:
@@ -229,12 +221,6 @@ def _read_text(path: Path) -> str:
             )
         # A pipe may be a shell's <(...), or one that nobody ever writes to.
         raw = _read_bytes(path) if path.is_file() else within(_PIPE_SECONDS, lambda: _read_bytes(path))
-    except FileNotFoundError:
-        raise ConfigError("there is no such configuration file", where=where) from None
-    except PermissionError:
-        raise ConfigError(
-            "the configuration file may not be read", where=where, hint="check its permissions"
-        ) from None
     except TimeoutError:
         raise ConfigError(
             f"not a regular file, and nobody wrote to it for {_PIPE_SECONDS:g} seconds", where=where

@@ -48,7 +48,6 @@ class Toy:
     steps: tuple[int, ...] = ()
     tags: tuple[str, ...] = ()
     rules: tuple[Rule, ...] = ()
-    by_layer: dict[str, float] = field(default_factory=dict)
     optimizer: Optimizer = field(default_factory=Optimizer)
 
 
@@ -143,14 +142,12 @@ def test_lists_and_comma_separated_texts(write: Write) -> None:
     assert load_tree(Toy, write(""), ["optimizer.betas=0.9,0.99"]).optimizer.betas == (0.9, 0.99)
 
 
-def test_rules_and_mappings(write: Write) -> None:
+def test_rules(write: Write) -> None:
     expected = (Rule(pattern="*.c_proj"), Rule(pattern="blocks.0.*", format="E5M2"))
     text = 'rules:\n- {pattern: "*.c_proj"}\n- pattern: blocks.0.*\n  format: E5M2\n'
     assert load_tree(Toy, write(text)).rules == expected
     override = 'rules=[{pattern: "*.c_proj"}, {pattern: blocks.0.*, format: E5M2}]'
     assert load_tree(Toy, write(""), [override]).rules == expected
-    assert load_tree(Toy, write('by_layer: {"a.*": 1e-3}\n')).by_layer == {"a.*": 1e-3}
-    assert load_tree(Toy, write(""), ["by_layer={a.b: 2}"]).by_layer == {"a.b": 2.0}
 
 
 def test_an_override_is_split_at_its_first_equals_sign(write: Write) -> None:
@@ -308,7 +305,7 @@ def test_bad_yaml_names_line_and_column(write: Write, text: str, place: str, wha
 def test_files_that_cannot_be_read(write: Write, tmp_path: Path) -> None:
     assert "UTF-8" in refused(write(b"label: \xff\n")).message
     assert load_tree(Toy, write(b"\xef\xbb\xbfseed: 5\n")).seed == 5
-    assert "no such" in refused(tmp_path / "gone.yaml").message
+    assert "No such file" in refused(tmp_path / "gone.yaml").message
     assert "larger than 1 MiB" in refused(write(b"#" * (1 << 20) + b"\n")).message
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "a.yaml").touch()
@@ -337,7 +334,7 @@ def test_permission_errors_are_one_message(write: Write, monkeypatch: pytest.Mon
     path = write("seed: 1\n")
     monkeypatch.setattr(Path, "open", refuse)
     error = refused(path)
-    assert error.message == "the configuration file may not be read"
+    assert error.message == "the configuration file cannot be read: Permission denied"
     assert error.where == "toy.yaml"
 
 
@@ -376,7 +373,6 @@ _toys = st.builds(
     steps=st.lists(st.integers(), max_size=3).map(tuple),
     tags=st.lists(_texts, max_size=3).map(tuple),
     rules=st.lists(st.builds(Rule, pattern=_texts, format=_texts), max_size=2).map(tuple),
-    by_layer=st.dictionaries(_texts.filter(bool), _floats, max_size=2),
     optimizer=st.builds(
         Optimizer,
         learning_rate=_floats.filter(lambda x: x > 0),
