@@ -147,7 +147,7 @@ def _resume(
         return _conclude(directory, output, ended=True)
     if resumption.changed and not output.quiet:
         changed = " ".join(resumption.changed)
-        console.print(Text(f"from step {resumption.step} with {changed}"), soft_wrap=True)
+        console.print(Text(f"after step {resumption.step} with {changed}"), soft_wrap=True)
     adopt(directory, resumption)
     return _train(resumption.config, directory, output, resume=True)
 

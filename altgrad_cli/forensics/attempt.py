@@ -10,13 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from altgrad_cli.config.precision import OPERAND_ROLES
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import AltgradError
 from altgrad_cli.forensics.scene import Scales, Scene, varied
-from altgrad_cli.rounding.quantize import STATS
 from altgrad_cli.subjects.corpus.batches import Batch
 from altgrad_cli.surgery.precision_plan import PrecisionPlan
+from altgrad_cli.training.origin import first_operand
 from altgrad_cli.training.state import TrainState
 from altgrad_cli.training.step import StepResult, compute_step
 from altgrad_cli.training.tracing import clip_like_engine, largest_overflow_rate
@@ -56,18 +55,6 @@ def _update_effect(state: TrainState, update: CandidateUpdate) -> tuple[float | 
     transfer = float(((after - before).double() * change.double()).sum()) / square
     stall = float((moved & (after == before)).sum()) / float(moved.sum())
     return transfer, stall
-
-
-def nonfinite_input(state: TrainState, result: StepResult) -> str | None:
-    """The first rounding that was given something non-finite, in words: forward in order, then backward."""
-    assert result.stats is not None
-    counts = torch.nan_to_num(result.stats[..., STATS.index("nonfinite")])
-    places = [(int(layer), OPERAND_ROLES[int(role)]) for layer, role in counts.nonzero().tolist()]
-    forward = [place for place in places if place[1] != "gradients"]
-    if not places:
-        return None
-    layer, role = forward[0] if forward else places[-1]
-    return f"{role} of {state.layer_names[layer]}"
 
 
 def attempt(
@@ -112,7 +99,9 @@ def _judge(
 ) -> Outcome:
     loss = float(result.loss)
     norm = float(torch.linalg.vector_norm(result.gradient))
-    stopped = nonfinite_input(state, result)
+    assert result.stats is not None
+    operand = first_operand(result.stats, state.plan, state.config.precision.overflow)
+    stopped = None if operand is None else f"{operand[1]} of {state.layer_names[operand[0]]}"
     if stopped is None and not math.isfinite(loss):
         stopped = "loss"
     if stopped is None and not bool(torch.isfinite(result.gradient).all()):

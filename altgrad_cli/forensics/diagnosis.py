@@ -36,11 +36,12 @@ from altgrad_cli.forensics.mechanism import (
     explain_nonfinite,
     explain_stall,
 )
-from altgrad_cli.forensics.provenance import FirstNonfinite, amax_suspects, find_first
+from altgrad_cli.forensics.provenance import amax_suspects, first_nonfinite_json
 from altgrad_cli.forensics.replay import Replay, not_run, replay
 from altgrad_cli.forensics.scene import Scene, rebuild
 from altgrad_cli.forensics.trace_again import trace_again
 from altgrad_cli.formats import parse_format
+from altgrad_cli.training.origin import FirstNonfinite, find_first
 from altgrad_cli.training.trace_record import TraceRecord, from_plain
 
 SCHEMA = "altgrad.diagnose-checkpoint/1"
@@ -172,7 +173,7 @@ def diagnose_evidence(evidence: Evidence, questions: Questions) -> dict[str, Any
         "run": None if evidence.run_folder is None else str(evidence.run_folder),
         "trust": trust_report(evidence),
         "failure": failure,
-        "first_nonfinite": None if first is None else first.to_json(scene.state, evidence.step),
+        "first_nonfinite": None if first is None else first_nonfinite_json(first, scene.state, evidence.step),
         "mechanism": mechanism.to_json(attribution),
         "amax_suspects": list(suspects),
         "lead_time": lead_time(history_of(evidence), evidence.step),
@@ -201,7 +202,7 @@ def _records(evidence: Evidence, scene: Scene) -> tuple[TraceRecord, ...]:
             return records
     if scene.batch is None:
         return ()
-    return from_plain(trace_again(scene))
+    return trace_again(scene)
 
 
 def _attribution(scene: Scene, seen: Examination) -> Attribution | None:

@@ -11,9 +11,9 @@ import torch
 
 from altgrad_cli.forensics.attempt import Outcome
 from altgrad_cli.forensics.evidence import Evidence
-from altgrad_cli.forensics.provenance import FirstNonfinite
 from altgrad_cli.forensics.scene import Scene
 from altgrad_cli.metrics.thresholds import COLLAPSE_STALL, COLLAPSE_TRANSFER, COLLAPSE_WINDOW
+from altgrad_cli.training.origin import FirstNonfinite
 from altgrad_cli.training.watch.collapse import Divergence, onset_words
 
 NONFINITE, STALL, DIVERGENCE, NONE = "nonfinite", "stall_collapse", "divergence", "none"
@@ -39,7 +39,7 @@ def classify(
     kind, step, trigger = NONE, evidence.step, "nothing in this step is out of order"
     if recorded.get("class") == NONFINITE or first is not None:
         kind = NONFINITE
-        trigger = _nonfinite_words(first) or str(recorded.get("trigger") or "a non-finite value")
+        trigger = first.words if first else str(recorded.get("trigger") or "a non-finite value")
     elif recorded.get("class") == STALL or since is not None or _stalls_now(now):
         kind = STALL
         onset, detected = recorded.get("stall_collapsed_at"), recorded.get("stall_detected_at")
@@ -86,13 +86,6 @@ def _divergence(evidence: Evidence) -> tuple[int, str] | None:
         return None
     words = f"the smoothed loss has been above {monitor.factor} times its best for {monitor.streak} steps"
     return evidence.step - monitor.streak, f"{words}, now {ratio:.2f} times"
-
-
-def _nonfinite_words(first: FirstNonfinite | None) -> str | None:
-    if first is None:
-        return None
-    record = first.record
-    return f"{record.role} of {record.module} became {record.value} in the {record.phase} phase"
 
 
 def stalled_since(history: Sequence[Mapping[str, Any]]) -> int | None:

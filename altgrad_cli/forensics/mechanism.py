@@ -15,10 +15,10 @@ from torch import Tensor
 
 from altgrad_cli.config.precision import ROLES, Role
 from altgrad_cli.forensics.attempt import Outcome, attempt
-from altgrad_cli.forensics.provenance import FirstNonfinite
 from altgrad_cli.forensics.scene import Scene
 from altgrad_cli.metrics.thresholds import FAITHFUL_FROM, MISLED_BELOW, STALLED_UP_TO, UNDERFLOWED_FROM
 from altgrad_cli.surgery.precision_plan import PrecisionPlan, without_rounding
+from altgrad_cli.training.origin import FirstNonfinite
 
 STAGE: dict[str, str] = {
     "weights": "forward precision",

@@ -1,17 +1,15 @@
-"""The first tensor that was not finite, in execution order: who produced it, and who passed it on."""
+"""The first tensor that was not finite as the diagnosis tells of it; and amax histories that were far off."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from altgrad_cli.formats import parse_format
+from altgrad_cli.training.origin import FirstNonfinite, Producer
 from altgrad_cli.training.state import TrainState
 from altgrad_cli.training.trace_record import TraceRecord
-
-Producer = Literal["rounding", "product", "data", "state", "optimizer", "unexplained"]
 
 PRODUCER_WORDS: dict[Producer, str] = {
     "rounding": "the rounding made it out of a finite value",
@@ -23,38 +21,28 @@ PRODUCER_WORDS: dict[Producer, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class FirstNonfinite:
-    """Where non-finite values began."""
-
-    record: TraceRecord
-    producer: Producer
-    input_finite: bool
-    passed_on: tuple[TraceRecord, ...]
-    """Records that were not finite after it, in order."""
-
-    def to_json(self, state: TrainState, step: int) -> dict[str, Any]:
-        """The ``first_nonfinite`` of the diagnosis."""
-        record = self.record
-        return {
-            "step": step,
-            "phase": record.phase,
-            "module": record.module,
-            "role": record.role,
-            "part": record.part or None,
-            "index": record.index,
-            "coordinates": _coordinates(record, state),
-            "value": record.value,
-            "count": record.nonfinite,
-            "value_before_rounding": record.before,
-            "scale": record.scale,
-            "format": record.format,
-            "code": _code(record),
-            "input_finite": self.input_finite,
-            "producer": self.producer,
-            "explanation": PRODUCER_WORDS[self.producer],
-            "passed_on": _places(self.passed_on),
-        }
+def first_nonfinite_json(first: FirstNonfinite, state: TrainState, step: int) -> dict[str, Any]:
+    """The ``first_nonfinite`` of the diagnosis."""
+    record = first.record
+    return {
+        "step": step,
+        "phase": record.phase,
+        "module": record.module,
+        "role": record.role,
+        "part": record.part or None,
+        "index": record.index,
+        "coordinates": _coordinates(record, state),
+        "value": record.value,
+        "count": record.nonfinite,
+        "value_before_rounding": record.before,
+        "scale": record.scale,
+        "format": record.format,
+        "code": _code(record),
+        "input_finite": first.input_finite,
+        "producer": first.producer,
+        "explanation": PRODUCER_WORDS[first.producer],
+        "passed_on": _places(first.passed_on),
+    }
 
 
 def _places(records: Sequence[TraceRecord]) -> list[dict[str, Any]]:
@@ -66,64 +54,6 @@ def _places(records: Sequence[TraceRecord]) -> list[dict[str, Any]]:
         {"phase": phase, "module": module, "role": role, "count": count}
         for (phase, module, role), count in places.items()
     ]
-
-
-def find_first(records: Sequence[TraceRecord]) -> FirstNonfinite | None:
-    """The first non-finite record of a trace, or None where all of it is finite."""
-    at = next((number for number, record in enumerate(records) if record.nonfinite), None)
-    if at is None:
-        return None
-    record = records[at]
-    producer = _producer(record, records[:at])
-    return FirstNonfinite(
-        record=record,
-        producer=producer,
-        # Everything before the first non-finite tensor was finite; only a state that was broken already had
-        # no finite input.
-        input_finite=producer != "state",
-        passed_on=tuple(later for later in records[at + 1 :] if later.nonfinite),
-    )
-
-
-def _producer(record: TraceRecord, earlier: Sequence[TraceRecord]) -> Producer:
-    if record.phase == "state":
-        return "state"
-    if record.part == "rounded":
-        return "rounding"
-    if record.part == "input":
-        return "product" if _may_overflow(record, earlier) else "unexplained"
-    if record.module == "wte" and record.role == "output":
-        return "data"
-    if record.phase == "optimizer":
-        return "optimizer" if _optimizer_may_overflow(record, earlier) else "unexplained"
-    return "product"
-
-
-_FLOAT32_ROOT = 1e15
-"""Products of finite float32 numbers below this stay finite."""
-
-
-def _may_overflow(record: TraceRecord, earlier: Sequence[TraceRecord]) -> bool:
-    """Whether an operation between the last seen tensors and this operand could have overflowed float32.
-
-    A gradient operand is the very tensor that was seen as the module's output gradient; a weight operand is
-    the parameter. Only activations have arithmetic (attention, GELU) before them that no hook sees.
-    """
-    if record.role != "activations":
-        return False
-    recent = [seen.amax for seen in earlier if seen.phase == "forward"][-4:]
-    return any(amax > _FLOAT32_ROOT for amax in recent)
-
-
-def _optimizer_may_overflow(record: TraceRecord, earlier: Sequence[TraceRecord]) -> bool:
-    """A gradient above 1e19 squares to inf; anything else in Adam is tame."""
-    mine = [seen.amax for seen in earlier if seen.module == record.module and seen.role == "weight_gradient"]
-    moments = [
-        seen.amax
-        for seen in earlier
-        if seen.module == record.module and seen.role in ("optimizer_state", "stored_weights")
-    ]
-    return any(amax > 1e18 for amax in mine + moments)
 
 
 def _coordinates(record: TraceRecord, state: TrainState) -> list[int] | None:

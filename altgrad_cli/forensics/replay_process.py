@@ -17,6 +17,7 @@ def main(arguments: list[str]) -> int:
     from altgrad_cli.forensics.trace_again import trace_again
     from altgrad_cli.training.environment import describe_environment
     from altgrad_cli.training.events import to_json_value
+    from altgrad_cli.training.trace_record import to_plain
 
     try:
         evidence = open_evidence(Path(arguments[0]))
@@ -29,7 +30,7 @@ def main(arguments: list[str]) -> int:
                 evidence, config=dataclasses.replace(evidence.config, runtime=runtime)
             )
         scene = rebuild(evidence)
-        records = trace_again(scene)
+        records = to_plain(trace_again(scene))
     except AltgradError as error:
         sys.stderr.write(f"{error.message}\n")
         return error.exit_code

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from altgrad_cli.errors import AltgradError
 from altgrad_cli.forensics.scene import Scene
+from altgrad_cli.training.trace_record import TraceRecord
 from altgrad_cli.training.tracing import trace_step
 
 
-def trace_again(scene: Scene) -> list[dict[str, Any]]:
+def trace_again(scene: Scene) -> tuple[TraceRecord, ...]:
     """The records of the scene's step, planted faults included.
 
     Raises:

@@ -8,7 +8,8 @@
     measuring                    from raw counts to named metrics
     monitors, watch              what is watched, and what is done about trouble
     snapshot, archive            the state as plain values, and what of it is kept when
-    tracing, trace_record, faults  a step tensor by tensor, and how failure is rehearsed
+    tracing, trace_record, origin  a step tensor by tensor, and what was not finite first
+    faults                       how failure is rehearsed
     describe, environment, allocator  what the run is, and what its bits may depend on
 
 A name is imported when it is first asked for: reading a configuration costs no torch, and names of a higher

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from torch import Tensor
 
 from altgrad_cli.checkpoints import retention
 from altgrad_cli.checkpoints.file import read_checkpoint, write_checkpoint
-from altgrad_cli.config.precision import Role
 from altgrad_cli.errors import CheckpointError, WriteError
 from altgrad_cli.subjects.corpus.batches import Batch
 from altgrad_cli.subjects.corpus.corpus import Corpus
@@ -25,6 +24,7 @@ from altgrad_cli.training.events import CheckpointSaved
 from altgrad_cli.training.faults import Faults
 from altgrad_cli.training.measuring.passes import Pulse
 from altgrad_cli.training.monitors import Monitors
+from altgrad_cli.training.origin import find_first, first_operand
 from altgrad_cli.training.snapshot import (
     batch_to_plain,
     named_gradient,
@@ -35,11 +35,12 @@ from altgrad_cli.training.snapshot import (
 )
 from altgrad_cli.training.state import TrainState
 from altgrad_cli.training.step import StepResult
+from altgrad_cli.training.trace_record import TraceRecord, to_plain
 from altgrad_cli.training.update import CandidateUpdate
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class PendingStep:
     """What is known of the step under way, before its update."""
 
     step: int
@@ -48,25 +49,30 @@ class Evidence:
     pulse: Pulse
     result: StepResult
     update: CandidateUpdate | None
+    trace: tuple[TraceRecord, ...] = ()
+    """The step tensor by tensor; made for one that was not finite."""
 
-    def where_nonfinite(self, layer_names: list[str]) -> str:
-        """In words, what was not finite first: quantiser inputs, loss, gradient or candidate weights."""
-        pulse = self.pulse
-        if pulse.nonfinite:
-            layer, role = min(pulse.nonfinite, key=_execution_order)
-            count, name = pulse.nonfinite[layer, role], layer_names[layer]
-            return f"{count} non-finite {role} entered the rounding of {name}"
-        if not math.isfinite(pulse.loss):
-            return f"the loss is {pulse.loss}"
-        if not math.isfinite(pulse.gradient_linf):
+    def traced(self, state: TrainState, faults: Faults) -> PendingStep:
+        """The same with its trace, where one can be made: a capture that fails costs no evidence."""
+        try:
+            return replace(self, trace=trace(state, self.batch, faults, self.step))
+        except Exception:  # noqa: BLE001  the anomaly checkpoint tries again, and says why there is none
+            return self
+
+    def origin(self, state: TrainState) -> str:
+        """In words, what was not finite first: as the diagnosis says it."""
+        first = find_first(self.trace)
+        if first is not None:
+            return first.words
+        assert self.result.stats is not None
+        operand = first_operand(self.result.stats, state.plan, state.config.precision.overflow)
+        if operand is not None:
+            return f"{operand[1]} of {state.layer_names[operand[0]]} were not finite"
+        if not math.isfinite(self.pulse.loss):
+            return f"the loss is {self.pulse.loss}"
+        if not math.isfinite(self.pulse.gradient_linf):
             return "the gradient is not finite"
         return "the updated weights are not finite"
-
-
-def _execution_order(place: tuple[int, Role]) -> tuple[bool, int]:
-    """Forward through the layers, then backward for the gradients."""
-    layer, role = place
-    return (True, -layer) if role == "gradients" else (False, layer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,18 +114,18 @@ class Archive:
         return self._saved(state.step, "best", write)
 
     def save_anomaly(
-        self, state: TrainState, monitors: Monitors, evidence: Evidence, trigger: str
+        self, state: TrainState, monitors: Monitors, pending: PendingStep, trigger: str
     ) -> CheckpointSaved:
         """Write the state before the step, its batch and gradient, a traced second run and the last steps."""
-        pulse = evidence.pulse
+        pulse = pending.pulse
         nonfinite = [
             {"layer": state.layer_names[layer], "role": role, "count": count}
             for (layer, role), count in pulse.nonfinite.items()
         ]
         failure = {
             "class": trigger,
-            "step": evidence.step,
-            "trigger": evidence.where_nonfinite(state.layer_names) if trigger == "nonfinite" else trigger,
+            "step": pending.step,
+            "trigger": pending.origin(state) if trigger == "nonfinite" else trigger,
             "loss": pulse.loss,
             "gradient_linf": pulse.gradient_linf,
             "nonfinite_inputs": nonfinite,
@@ -128,9 +134,11 @@ class Archive:
             "stall_detected_at": monitors.stall_collapse.detected,
         }
         sections: dict[str, Callable[[], Any]] = {
-            "batch": lambda: batch_to_plain(evidence.batch),
-            "gradient": lambda: named_gradient(state, evidence.result.gradient),
-            "trace": lambda: trace(state, evidence.batch, self.faults, evidence.step),
+            "batch": lambda: batch_to_plain(pending.batch),
+            "gradient": lambda: named_gradient(state, pending.result.gradient),
+            "trace": lambda: to_plain(
+                pending.trace or trace(state, pending.batch, self.faults, pending.step)
+            ),
             "history": lambda: list(monitors.history),
             **{name: _constant(value) for name, value in self._stated().items()},
         }
@@ -141,12 +149,12 @@ class Archive:
                 state,
                 monitors.state_dict,
                 failure=failure,
-                streams_before=evidence.streams_before,
+                streams_before=pending.streams_before,
                 sections=sections,
                 circumstances=self.circumstances,
             )
 
-        return self._saved(state.step, trigger, write)
+        return self._saved(pending.step, trigger, write)
 
     def _stated(self) -> dict[str, Any]:
         corpus, faults = self.corpus, self.faults
@@ -186,7 +194,7 @@ def _constant(value: object) -> Callable[[], object]:
     return lambda: value
 
 
-def trace(state: TrainState, batch: Batch, faults: Faults, step: int) -> list[dict[str, Any]]:
+def trace(state: TrainState, batch: Batch, faults: Faults, step: int) -> tuple[TraceRecord, ...]:
     """The step once more, with every tensor's amax, non-finite count and hash in execution order."""
     from altgrad_cli.training.tracing import trace_step
 

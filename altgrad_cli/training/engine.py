@@ -22,7 +22,7 @@ from altgrad_cli.subjects.corpus.batches import Batch, draw_batch
 from altgrad_cli.subjects.corpus.corpus import Corpus, load_corpus
 from altgrad_cli.surgery.precision_plan import plan_precision, without_rounding
 from altgrad_cli.training.allocator import keep_freed_memory
-from altgrad_cli.training.archive import Archive, Evidence, restore
+from altgrad_cli.training.archive import Archive, PendingStep, restore
 from altgrad_cli.training.describe import describe_start
 from altgrad_cli.training.events import (
     Alert,
@@ -159,8 +159,8 @@ def _take_step(run: Run) -> Iterator[Event]:
     if update is not None:
         update = run.faults.alter_update(state, update, number)
     finite = update is not None and update.finite
-    evidence = Evidence(number, batch, streams_before, pulse, result, update)
-    yield from _capture(run, evidence, finite)
+    pending = PendingStep(number, batch, streams_before, pulse, result, update)
+    yield from _capture(run, pending, finite)
     if update is not None and update.finite:
         # 8 measure the update
         if config.monitors.enabled:
@@ -212,7 +212,7 @@ def _take_step(run: Run) -> Iterator[Event]:
                 threshold=change.threshold,
                 state=change.state,
             )
-    yield from _shift_or_stop(run, evidence, finite, measured, rate)
+    yield from _shift_or_stop(run, pending, finite, measured, rate)
     yield from _evaluate_and_save(run)
 
 
@@ -254,11 +254,13 @@ def _commit(state: TrainState, result: StepResult, update: CandidateUpdate, puls
     state.streams.adopt_all(result.streams_after)
 
 
-def _capture(run: Run, evidence: Evidence, finite: bool) -> Iterator[Event]:
+def _capture(run: Run, pending: PendingStep, finite: bool) -> Iterator[Event]:
     """Write the state before the step, with what broke it; of a streak of non-finite steps, the first."""
-    requested = run.capture_requested() or evidence.step in run.config.runtime.capture_at
+    requested = run.capture_requested() or pending.step in run.config.runtime.capture_at
     if not finite and run.monitors.nonfinite.streak == 0:
         trigger = "nonfinite"
+        pending = pending.traced(run.state, run.faults)
+        run.monitors.nonfinite.origin = pending.origin(run.state)
     elif run.stall_collapsed:
         trigger = "stall_collapse"
     elif requested:
@@ -266,11 +268,11 @@ def _capture(run: Run, evidence: Evidence, finite: bool) -> Iterator[Event]:
     else:
         return
     if run.archive is not None:
-        yield run.archive.save_anomaly(run.state, run.monitors, evidence, trigger)
+        yield run.archive.save_anomaly(run.state, run.monitors, pending, trigger)
 
 
 def _shift_or_stop(
-    run: Run, evidence: Evidence, finite: bool, measured: Measurements, rate: float
+    run: Run, pending: PendingStep, finite: bool, measured: Measurements, rate: float
 ) -> Iterator[Event]:
     """The decisions that look back over steps: shift, non-finite stop, stall collapse, last step."""
     config, state, monitors = run.config, run.state, run.monitors
@@ -290,7 +292,7 @@ def _shift_or_stop(
     run.stall_collapsed = collapsed is not None
     if stop:
         first = number - monitors.nonfinite.streak + 1
-        where = evidence.where_nonfinite(state.layer_names)
+        where = monitors.nonfinite.origin or pending.origin(state)
         _end(
             run, "collapsed", f"non-finite from step {first}: {where}", {"class": "nonfinite", "step": first}
         )

@@ -30,7 +30,7 @@ from altgrad_cli.training.schedule import learning_rate_at
 from altgrad_cli.training.state import TrainState
 from altgrad_cli.training.step import StepResult, compute_step
 from altgrad_cli.training.streams import fork
-from altgrad_cli.training.trace_record import TraceRecord, record_of, to_plain
+from altgrad_cli.training.trace_record import TraceRecord, record_of
 from altgrad_cli.training.update import CandidateUpdate, candidate_update
 
 STEP_STREAMS = ("dropout", "rounding_operands", "rounding_update")
@@ -208,8 +208,8 @@ def _see_update(observer: _Observer, state: TrainState, update: CandidateUpdate)
 
 def trace_step(
     state: TrainState, batch: Batch, *, tap: Tap | None = None, faults: Faults | None = None
-) -> list[dict[str, Any]]:
-    """The records of the step that ``state`` stands before, as a payload keeps them.
+) -> tuple[TraceRecord, ...]:
+    """The records of the step that ``state`` stands before.
 
     Args:
         tap: that of the step itself.
@@ -224,7 +224,7 @@ def trace_step(
         adjust_gradient=lambda result: clip_like_engine(state, result),
         alter_update=None if faults is None else lambda update: faults.alter_update(state, update, number),
     )
-    return to_plain(trace.records)
+    return trace.records
 
 
 def clip_like_engine(state: TrainState, result: StepResult) -> None:

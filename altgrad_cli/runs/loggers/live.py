@@ -98,7 +98,7 @@ class LiveView:
 
     def _started(self, event: RunStarted) -> None:
         self._layers = event.layers
-        where = f" from step {event.step}" if event.resumed_from else ""
+        where = f" after step {event.step}" if event.resumed_from else ""
         self._say(f"{event.parameters:,} parameters, {len(event.layers)} linear layers, start{where}")
         if event.injections:
             self._say(f"with injected faults: {', '.join(event.injections)}", "yellow")

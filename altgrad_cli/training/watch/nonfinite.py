@@ -57,6 +57,8 @@ class NonfinitePolicy:
         self.patience = resolve_patience(policy, shift_enabled=shift_enabled, baseline=baseline)
         self.streak = 0
         self.total = 0
+        self.origin: str | None = None
+        """What was not finite first in the first step of the streak, in words; the engine says it."""
 
     def update(self, nonfinite: bool) -> bool:
         """Take in one step; True when the run has to stop."""
@@ -69,7 +71,8 @@ class NonfinitePolicy:
         self.streak = 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"streak": self.streak, "total": self.total}
+        return {"streak": self.streak, "total": self.total, "origin": self.origin}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.streak, self.total = int(state["streak"]), int(state["total"])
+        self.origin = state.get("origin")  # a checkpoint from before it was kept has none

@@ -73,11 +73,14 @@ def _file_words(document: Mapping[str, Any]) -> str:
         aside = f", {format_value(left_out)} more not judged" if left_out else ""
         tensors = "tensor" if judged == 1 else "tensors"
         return f"a {document['kind']} with {format_value(judged)} {tensors}{aside}"
-    timeline = " -> ".join(f"{name} from step {step}" for step, name in failure["formats"])
+    later = "".join(f" -> {name} after step {step}" for step, name in failure["formats"][1:])
+    formats = f"{failure['formats'][0][1]}{later}" if failure["formats"] else failure["format"]
     settings = (
         f"{failure['regime']}, {failure['rounding']}, {failure['overflow']}, scale {failure['scaling']}"
     )
-    return f"{timeline or failure['format']} ({settings}), before step {format_value(failure['captured_at'])}"
+    step = failure["captured_at"]
+    when = f"before step {step}" if document["trust"]["kind"] == "anomaly" else f"after step {step - 1}"
+    return f"{format_value(formats)} ({settings}), the state {when}"
 
 
 def _place(first: Mapping[str, Any]) -> str:
