@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from altgrad_cli.commands.console import printable
+from altgrad_cli.metrics.thresholds import END_WINDOW, SEED_SPREAD
 from altgrad_cli.sweeps.arms import Arm
 from altgrad_cli.sweeps.comparison import compare_seeds
 from altgrad_cli.sweeps.executors.local import Report
@@ -24,12 +25,10 @@ from altgrad_cli.training.watch.collapse import collapse_words
 _LINE_EVERY = 30.0
 """Seconds between two lines about a running arm where there is no terminal."""
 _HOW_TO_READ = (
-    "rho@step: share of the fp32 run's gain over the frozen control. Losses: nats per token; validation "
-    "with the rounded model. stall, tau: means over the last 20 steps. overflow, underflow: means over the "
-    "run, worst role."
+    "rho@step: share of the fp32 run's gain over the frozen control. Losses: nats per token, of the last "
+    "step and of the last evaluation with the rounded model. stall, tau: means over the last "
+    f"{END_WINDOW} steps. overflow, underflow: means over the run, worst role."
 )
-_CLOSE = 0.1
-"""Nats between the controls below which rho is mostly noise: seeds differ by some hundredths."""
 _GRADE_STYLES = {"trained": "green", "degraded": "yellow", "failed": "red"}
 
 
@@ -155,7 +154,7 @@ _COLUMNS: tuple[tuple[str, Callable[[Mapping[str, Any]], str], bool], ...] = (
     ("arm", lambda row: row["name"], True),
     ("format", lambda row: row["format"], False),
     ("outcome", lambda row: row["outcome"], False),
-    ("collapse", lambda row: _collapse(row) or "-", True),
+    ("collapse", lambda row: _collapse(row) or row["warning"] or "-", True),
     ("loss", lambda row: number(row["final_loss"], 3), False),
     ("val loss", lambda row: number(row["val_loss"], 3), True),
     ("rho", lambda row: _rho(row), True),
@@ -196,9 +195,8 @@ def table_notes(record: SweepRecord) -> list[str]:
     """What a reader of the table has to know."""
     notes = [_HOW_TO_READ]
     notes += [f"{equal}: one experiment under power-of-two scales." for equal in record.equivalences]
-    notes += close_controls(record)
     if len(record.spec.seeds) == 1:
-        notes.append("One seed: rho differs by about 0.04 between seeds.")
+        notes.append(f"One seed: rho differs by about {SEED_SPREAD} between seeds.")
     notes += [str(comparison) for comparison in compare_seeds(record)]
     for found in record.attributions():
         where = record.where(found.arm, found.stage, found.failing or "") if found.stage else None
@@ -211,32 +209,23 @@ def table_notes(record: SweepRecord) -> list[str]:
     return notes
 
 
-def close_controls(record: SweepRecord) -> list[str]:
-    """A warning for every pair of controls whose distance says little: rho divides by it."""
-    findings = record.findings
-    pairs = {tuple((result.arm.controls or {}).values()) for result in record.arms}
-    notes = []
-    for fp32, frozen in sorted(pairs):
-        if fp32 in findings and frozen in findings:
-            best, worst = (findings[name].record.validation.last() for name in (fp32, frozen))
-            if best is not None and worst is not None and worst - best < _CLOSE:
-                distance = f"{fp32} and {frozen} differ by {worst - best:.3f} nats only"
-                notes.append(f"{distance}: rho against them says little.")
-    return notes
-
-
 def verdict_words(row: Mapping[str, Any]) -> str:
-    """``failed (stalled)``, ``trained, borderline``; ``suspected: stalled`` without controls; else ``-``."""
+    """``failed (stalled)``, ``trained, borderline``, or why there is no verdict; ``-`` for an end of rho."""
     if row["verdict"] is None:
-        return f"suspected: {row['cause']}" if row["cause"] else "-"
+        if row["recovered_fraction"] is not None or row["no_verdict_because"] is None:
+            return "-"
+        suspected = f"; suspected: {row['cause']}" if row["cause"] else ""
+        return f"no verdict: {row['no_verdict_because']}{suspected}"
     words = row["verdict"] + (f" ({row['cause']})" if row["cause"] else "")
     return words + (", borderline" if row["borderline"] else "")
 
 
 def _ending(row: Mapping[str, Any]) -> str:
-    collapse = f" ({_collapse(row)})" if row["collapse_class"] else ""
+    words = _collapse(row) or row["warning"]
+    collapse = f" ({words})" if words else ""
     rho = f", rho {_rho(row)}" if row["recovered_fraction"] is not None else ""
-    verdict = f", {verdict_words(row)}" if row["verdict"] or row["cause"] else ""
+    words = verdict_words(row)
+    verdict = f", {words}" if words != "-" else ""
     return f"{row['outcome']}{collapse}: val loss {number(row['val_loss'], 3)}{rho}{verdict}"
 
 

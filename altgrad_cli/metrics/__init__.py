@@ -11,6 +11,7 @@ so a layer's rate and the run's rate are the same formula. Undefined (0/0) is No
     grid         Weights against the grid they live on: stiffness, alignment, ULP movement
     interval     The heavy measures of one layer, taken every ``diagnostic_interval`` steps
     layout       All linear weights in one flat buffer, and how sums over it become sums over layers and rows
+    noise        What of a difference between two arms is noise
     persistence  What lasts
     prediction   The stall to expect of real weights on a grid before a single step is taken
     rates        Rates from the counters that are taken where rounding happens (``quantization.quantize.STATS`

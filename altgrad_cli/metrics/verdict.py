@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from altgrad_cli.metrics.spec import MetricSpec, ratio
+from altgrad_cli.metrics.spec import MetricSpec
 from altgrad_cli.metrics.thresholds import (
     EDGE_WIDTH,
+    ENDS_APART_FROM,
     FAILED_BELOW,
     SATURATED_FROM,
     SLOWED_UP_TO,
@@ -20,6 +21,7 @@ from altgrad_cli.metrics.thresholds import (
 
 Grade = Literal["trained", "degraded", "failed"]
 Cause = Literal["nonfinite", "diverged", "underflowed", "saturated", "stalled", "slowed", "unexplained"]
+NO_CONTROLS = "no fp32 and frozen control of the same seed and settings"
 
 
 def perplexity(loss: float) -> float:
@@ -33,12 +35,19 @@ def perplexity(loss: float) -> float:
 def recovered_fraction(loss: float, *, frozen: float, fp32: float) -> float | None:
     """rho = (L_frozen - L) / (L_frozen - L_fp32), validation losses of the same seed at the same step.
 
-    1: as good as float32. 0: no better than leaving the linear layers frozen. None where the controls do not
-    differ, or one of them is not finite. A NaN loss gives NaN, an infinite one -inf.
+    1: as good as float32. 0: no better than leaving the linear layers frozen. None where that scale has no
+    length (``ends_fault``). A NaN loss gives NaN, an infinite one -inf.
     """
+    return None if ends_fault(frozen=frozen, fp32=fp32) else (frozen - loss) / (frozen - fp32)
+
+
+def ends_fault(*, frozen: float, fp32: float) -> str | None:
+    """Why no fraction of the way from ``frozen`` to ``fp32`` means anything, in words; None where it does."""
     if not (math.isfinite(frozen) and math.isfinite(fp32)):
-        return None
-    return ratio(frozen - loss, frozen - fp32)
+        return "a control is not finite"
+    if frozen - fp32 < ENDS_APART_FROM:
+        return f"fp32 and frozen are {frozen - fp32:.3f} nats apart, less than {ENDS_APART_FROM:g}"
+    return None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +73,7 @@ class Verdict:
     """The judgement of one run."""
 
     grade: Grade | None
-    """None without both controls."""
+    """None where rho is not known."""
     borderline: bool
     """rho lies within 0.05 of an edge between two grades."""
     cause: Cause | None
@@ -72,6 +81,8 @@ class Verdict:
     suspected: bool
     """True where the cause was found without a control that shows the run fell short at all."""
     recovered_fraction: float | None
+    open_because: str | None = None
+    """Why there is no grade, in words."""
 
 
 def _reaches(rates: Mapping[str, float | None], limit: float) -> bool:
@@ -97,12 +108,13 @@ def find_cause(evidence: Evidence) -> Cause:
     return "unexplained"
 
 
-def judge(rho: float | None, evidence: Evidence) -> Verdict:
+def judge(rho: float | None, evidence: Evidence, open_because: str = NO_CONTROLS) -> Verdict:
     """Grade a run by its recovered fraction and name the cause of anything below ``trained``.
 
     Args:
-        rho: ``recovered_fraction``; None where a control is missing, which leaves the grade open.
+        rho: ``recovered_fraction``; None leaves the grade open.
         evidence: what the run measured.
+        open_because: why there is no rho.
 
     A run that ended non-finite, or whose rho is NaN, failed whatever rho says.
     """
@@ -110,7 +122,12 @@ def judge(rho: float | None, evidence: Evidence) -> Verdict:
         cause = find_cause(evidence)
         known = None if cause == "unexplained" else cause
         return Verdict(
-            grade=None, borderline=False, cause=known, suspected=known is not None, recovered_fraction=None
+            grade=None,
+            borderline=False,
+            cause=known,
+            suspected=known is not None,
+            recovered_fraction=None,
+            open_because=open_because,
         )
     if evidence.nonfinite or math.isnan(rho) or rho < FAILED_BELOW:
         grade: Grade = "failed"
@@ -124,6 +141,20 @@ def judge(rho: float | None, evidence: Evidence) -> Verdict:
         suspected=False,
         recovered_fraction=rho,
     )
+
+
+def confirms_collapse(grade: Grade | None, *, at_onset: float | None, at_end: float | None) -> bool:
+    """Whether the end of a run confirms a stall collapse that was detected in it; if not, that was a warning.
+
+    Args:
+        grade: of the whole run. What failed is confirmed, what trained is not. None, without the controls
+            nothing tells what the linear layers learned from what the embeddings did: it stands as detected.
+        at_onset: validation loss of the deployed model where the collapse began.
+        at_end: the same at the end: a degraded run collapsed if it learned nothing more.
+    """
+    if grade == "degraded" and at_onset is not None and at_end is not None:
+        return not at_end < at_onset
+    return grade != "trained"
 
 
 OUTCOME_METRICS = (

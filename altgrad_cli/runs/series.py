@@ -46,6 +46,11 @@ class Series:
                 return None
         return None
 
+    def before(self, step: int) -> float | None:
+        """The newest value from before ``step``, or failing that the first one; None without any."""
+        earlier = [value for at, value in self if at < step]
+        return earlier[-1] if earlier else next(iter(self.values), None)
+
     def tail(self, count: int) -> list[float]:
         """The values of the last ``count`` steps measured."""
         return list(self.values[-count:])

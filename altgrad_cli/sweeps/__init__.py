@@ -10,5 +10,5 @@ plan           The arms of a sweep, as a pure function of what was asked and of 
 results        What lies in a sweep's folder
 retries        What a format's result calls for
 specification  What a sweep was asked to do
-verdicts       Holds a run's record against its controls: recovered fraction at a step, grade and cause
+verdicts       Holds a run's record against its controls: recovered fraction at a step, grade, cause, collapse
 """

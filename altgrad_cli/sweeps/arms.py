@@ -52,6 +52,7 @@ class Arm:
             "format": self.format,
             "regime": self.config.precision.regime,
             "seed": self.config.seed,
+            "controls": dict(self.controls or {}),
         }
 
 
@@ -61,7 +62,10 @@ def rules_alone(precision: PrecisionConfig) -> bool:
 
 
 def control_config(base: TrainConfig, regime: Regime) -> TrainConfig:
-    """The control of ``base``: the same run with nothing rounded but what ``regime`` names."""
+    """The control of ``base``: the same run with nothing rounded but what ``regime`` names.
+
+    Settings of ``base`` that ``noticed_by_control`` denies make no difference to it.
+    """
     return replace(
         base,
         fp8_format="E5M2",
@@ -69,6 +73,16 @@ def control_config(base: TrainConfig, regime: Regime) -> TrainConfig:
         enable_partition_clipping=False,
         enable_emergency_shift=False,
         inject=(),
+    )
+
+
+def noticed_by_control(key: str) -> bool:
+    """Whether the configuration key ``key`` makes another run of a control."""
+    return not key.startswith("precision.") and key not in (
+        "fp8_format",
+        "enable_partition_clipping",
+        "enable_emergency_shift",
+        "inject",
     )
 
 

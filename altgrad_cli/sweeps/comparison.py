@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
+from altgrad_cli.metrics.noise import Interval, paired_interval
 from altgrad_cli.sweeps.results import ArmResult, SweepRecord
-
-T_95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
-"""Two-sided 95 % points of Student's t by degrees of freedom; 2.0 beyond."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,17 +24,8 @@ class Comparison:
     """Mean recovered fraction."""
     rho_spread: float | None
     """Standard deviation of rho between seeds; None for fewer than two."""
-    difference: float | None
-    """Mean over seeds of (validation loss - validation loss of ``against``), nats; below 0 is better."""
-    half_width: float | None
-    """Half of the 95 % interval of that mean; None for fewer than two pairs."""
-
-    @property
-    def within_noise(self) -> bool | None:
-        """Whether the interval holds 0, so that the seeds alone may make the difference; None if unknown."""
-        if self.difference is None or self.half_width is None:
-            return None
-        return abs(self.difference) <= self.half_width
+    difference: Interval | None
+    """Over seeds: validation loss less that of ``against``, nats; below 0 is better."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -47,20 +35,19 @@ class Comparison:
             "seeds": self.seeds,
             "recovered_fraction": self.rho,
             "recovered_fraction_spread": self.rho_spread,
-            "val_loss_difference": self.difference,
-            "val_loss_difference_95": self.half_width,
-            "within_noise": self.within_noise,
+            "val_loss_difference": self.difference.mean if self.difference else None,
+            "val_loss_difference_95": self.difference.half_width if self.difference else None,
+            "within_noise": self.difference.within_noise if self.difference else None,
         }
 
     def __str__(self) -> str:
         rho = "-" if self.rho is None else f"{self.rho:.2f}"
         spread = "" if self.rho_spread is None else f" (spread {self.rho_spread:.2f})"
         text = f"{self.arm}: rho {rho}{spread} over {self.seeds} seeds"
-        if self.difference is None or self.half_width is None or self.arm == self.against:
+        gap = self.difference
+        if gap is None or gap.half_width is None or self.arm == self.against:
             return text
-        verdict = "inside the noise" if self.within_noise else "outside the noise"
-        pair = f"{self.difference:+.3f} +- {self.half_width:.3f} nats against {self.against}"
-        return f"{text}; {pair}: {verdict}"
+        return f"{text}; {gap.mean:+.3f} +- {gap.half_width:.3f} nats against {self.against}: {gap.words}"
 
 
 def compare_seeds(record: SweepRecord) -> list[Comparison]:
@@ -100,8 +87,7 @@ def _compare(name: str, runs: dict[int, ArmResult], other: str, others: dict[int
         seeds=len(findings),
         rho=fmean(rhos) if rhos else None,
         rho_spread=stdev(rhos) if len(rhos) > 1 and all(map(math.isfinite, rhos)) else None,
-        difference=fmean(differences) if differences else None,
-        half_width=_half_width(differences),
+        difference=paired_interval(differences),
     )
 
 
@@ -112,10 +98,3 @@ def _at_common_step(one: Any, other: Any) -> float | None:
         if opposite is not None:
             return float(loss - opposite)
     return None
-
-
-def _half_width(differences: Sequence[float]) -> float | None:
-    count = len(differences)
-    if count < 2 or not all(map(math.isfinite, differences)):
-        return None
-    return T_95.get(count - 1, 2.0) * stdev(differences) / math.sqrt(count)

@@ -208,8 +208,11 @@ def _write_verdict(run_dir: Path, finding: Finding) -> None:
     verdict = finding.judgement.verdict
     judged = {
         "run": directory.name,
-        "outcome": finding.record.outcome,
+        "outcome": finding.judgement.outcome,
+        "collapse": finding.judgement.collapse,
+        "warning": finding.judgement.warning,
         "verdict": verdict.grade,
+        "no_verdict_because": verdict.open_because,
         "cause": verdict.cause,
         "borderline": verdict.borderline,
         "recovered_fraction": verdict.recovered_fraction,

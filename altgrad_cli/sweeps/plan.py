@@ -55,13 +55,13 @@ def plan_sweep(spec: SweepSpec, findings: Mapping[str, Finding]) -> tuple[Arm, .
     """
     arms = _Collected()
     variations = list(spec.variations())
-    for variation in variations:
-        for regime in CONTROLS:
-            arms.add(_control(variation, regime))
+    controls = [_add_controls(arms, variation) for variation in variations]
     formats: list[Arm] = []
     skipped = {equal.second for equal in equivalences(spec)} if spec.skip_equivalent else set()
-    for variation in variations:
-        formats += [arms.add(_format_arm(variation, name)) for name in spec.order if name not in skipped]
+    for variation, ends in zip(variations, controls, strict=True):
+        formats += [
+            arms.add(_format_arm(variation, name, ends)) for name in spec.order if name not in skipped
+        ]
     for arm in {arm.name: arm for arm in formats}.values():
         finding = findings.get(arm.name)
         if spec.retries:
@@ -127,27 +127,37 @@ class _Collected:
         return arm
 
 
-def _control(variation: Variation, regime: str) -> Arm:
-    return Arm(
-        name=arm_name(regime, seed=variation.seed, settings=variation.control_settings),
-        kind="control",
-        config=control_config(variation.base, regime),  # type: ignore[arg-type]
-        controls=control_names(variation),
-        reason={
-            "fp32": "nothing rounded: the upper end of the recovered fraction",
-            "bf16": "BF16 operands on float32 masters, through the same code as the 8-bit formats",
-            "frozen": "linear layers never updated: the lower end of the recovered fraction",
-        }[regime],
+def _add_controls(arms: _Collected, variation: Variation) -> dict[str, str]:
+    """Add the controls of ``variation``; the names under which the two ends of rho are in the plan."""
+    names: dict[str, str] = {}
+    for regime, reason in _CONTROL_REASONS.items():
+        arm = Arm(
+            name=arm_name(regime, seed=variation.seed, settings=variation.control_settings),
+            kind="control",
+            config=control_config(variation.base, regime),
+            reason=reason,
+        )
+        names[regime] = arms.add(arm).name
+    ends = {regime: names[regime] for regime in ("fp32", "frozen")}
+    for name in names.values():
+        arms.by_name[name] = replace(arms.by_name[name], controls=ends)
+    return ends
+
+
+_CONTROL_REASONS = dict(
+    zip(
+        CONTROLS,
+        (
+            "nothing rounded: the upper end of the recovered fraction",
+            "linear layers never updated: the lower end of the recovered fraction",
+            "BF16 operands on float32 masters, through the same code as the 8-bit formats",
+        ),
+        strict=True,
     )
+)
 
 
-def control_names(variation: Variation) -> dict[str, str]:
-    """The names of the two ends of the recovered fraction for ``variation``."""
-    settings = variation.control_settings
-    return {r: arm_name(r, seed=variation.seed, settings=settings) for r in ("fp32", "frozen")}
-
-
-def _format_arm(variation: Variation, format_name: str) -> Arm:
+def _format_arm(variation: Variation, format_name: str, controls: Mapping[str, str]) -> Arm:
     precision = variation.base.precision
     regime = precision.regime
     rules_only = rules_alone(precision)  # then every format's arm is the same
@@ -157,6 +167,6 @@ def _format_arm(variation: Variation, format_name: str) -> Arm:
         name=arm_name(studied, regime, seed=variation.seed, settings=variation.named_settings),
         kind="format",
         config=config,
-        controls=control_names(variation),
+        controls=controls,
         reason="rounded by the rules alone" if rules_only else "the format in every linear layer",
     )

@@ -28,7 +28,7 @@ from altgrad_cli.sweeps.ablation.settle import (
 from altgrad_cli.sweeps.arms import Arm
 from altgrad_cli.sweeps.plan import Equivalence, Finding, equivalences, plan_sweep
 from altgrad_cli.sweeps.specification import SweepSpec
-from altgrad_cli.sweeps.verdicts import as_reference, judge_run
+from altgrad_cli.sweeps.verdicts import judge_run
 
 SCHEMA = "altgrad.sweep/1"
 
@@ -45,7 +45,7 @@ class ArmResult:
         """The arm's row, as ``sweep --json`` prints it. Null: not measured, or not finished."""
         arm = self.arm.to_json()
         row: dict[str, Any] = {
-            **{key: arm[key] for key in ("name", "kind", "retry_of", "format", "regime", "seed")},
+            **{key: arm[key] for key in ("name", "kind", "retry_of", "format", "regime", "seed", "controls")},
             **dict.fromkeys(_RESULT_KEYS),
             "outcome": "unfinished",
             "reason": self.arm.reason,
@@ -71,16 +71,18 @@ _RESULT_KEYS = (
     "underflow_rate",
     "nonfinite_steps",
     "verdict",
+    "no_verdict_because",
     "borderline",
     "cause",
+    "warning",
 )
 
 
 def _result_values(finding: Finding) -> dict[str, Any]:
     record, judgement = finding.record, finding.judgement
-    collapse = record.collapse or {}
+    collapse = judgement.collapse or {}
     return {
-        "outcome": record.outcome,
+        "outcome": judgement.outcome,
         "collapse_class": collapse.get("class"),
         "collapse_step": collapse.get("onset", collapse.get("step")),
         "collapse_detected": collapse.get("detected"),
@@ -94,8 +96,10 @@ def _result_values(finding: Finding) -> dict[str, Any]:
         "underflow_rate": record.worst_role("underflow_rate"),
         "nonfinite_steps": len(record.dropped_steps),
         "verdict": judgement.verdict.grade,
+        "no_verdict_because": judgement.verdict.open_because,
         "borderline": judgement.verdict.borderline,
         "cause": judgement.verdict.cause,
+        "warning": judgement.warning,
     }
 
 
@@ -165,10 +169,7 @@ def judge_records(arms: Sequence[Arm], records: Mapping[str, RunRecord]) -> dict
         if record is not None:
             controls = arm.controls or {}
             fp32, frozen = (records.get(controls.get(end, "")) for end in ("fp32", "frozen"))
-            judgement = judge_run(record, fp32, frozen)
-            if arm.name in controls.values():
-                judgement = as_reference(judgement)
-            findings[arm.name] = Finding(record, judgement)
+            findings[arm.name] = Finding(record, judge_run(record, fp32, frozen))
     return findings
 
 

@@ -13,7 +13,7 @@ from altgrad_cli.config.precision import Regime
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import ConfigError, UsageError
 from altgrad_cli.formats import parse_format
-from altgrad_cli.sweeps.arms import rules_alone
+from altgrad_cli.sweeps.arms import noticed_by_control, rules_alone
 
 DEFAULT_ORDER = ("E5M2", "E3M4", "E1M6", "E0M7", "E7M0")
 Setting = tuple[str, str]
@@ -106,7 +106,7 @@ class Variation:
     @property
     def control_settings(self) -> tuple[Setting, ...]:
         """The settings that a control notices: it rounds nothing of the format under study."""
-        return tuple(setting for setting in self.settings if not setting[0].startswith("precision."))
+        return tuple(setting for setting in self.settings if noticed_by_control(setting[0]))
 
     @property
     def named_settings(self) -> tuple[Setting, ...]:

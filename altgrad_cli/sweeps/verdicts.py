@@ -1,13 +1,23 @@
-"""Holds a run's record against its controls: recovered fraction at a step, grade and cause."""
+"""Holds a run's record against its controls: recovered fraction at a step, grade, cause, collapse."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 from altgrad_cli.config.precision import OPERAND_ROLES
-from altgrad_cli.metrics.verdict import Evidence, Verdict, judge, recovered_fraction
+from altgrad_cli.metrics.verdict import (
+    NO_CONTROLS,
+    Evidence,
+    Verdict,
+    confirms_collapse,
+    ends_fault,
+    judge,
+    recovered_fraction,
+)
 from altgrad_cli.runs.record import RunRecord
+from altgrad_cli.training.watch.collapse import collapse_words
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,6 +28,12 @@ class Judgement:
     step: int | None
     """The step whose validation losses gave rho; None without rho. Rho means nothing without it."""
     evidence: Evidence
+    outcome: str
+    """``RunRecord.outcome``, but not ``collapsed`` where the end of the run does not confirm it."""
+    collapse: dict[str, Any] | None
+    """``RunRecord.collapse`` where it is confirmed."""
+    warning: str | None = None
+    """A stall collapse that the end of the run does not confirm, in words."""
 
     @property
     def rho(self) -> float | None:
@@ -28,44 +44,49 @@ class Judgement:
 def judge_run(record: RunRecord, fp32: RunRecord | None, frozen: RunRecord | None) -> Judgement:
     """Judge ``record`` against controls of the same seed; without both the grade is None.
 
-    Rho is taken at the last step at which all three were evaluated.
+    Rho is taken at the last step at which all three were evaluated. A control that is an end of the scale
+    itself has rho 1 or 0 by definition, and no grade.
     """
-    step, rho = None, None
+    step, rho, fault = None, None, NO_CONTROLS
     if fp32 is not None and frozen is not None:
-        step, rho = last_recovered_fraction(record, fp32, frozen)
+        step, rho, fault = _last_recovered_fraction(record, fp32, frozen)
     evidence = gather_evidence(record)
-    verdict = judge(rho, evidence)
-    if rho is None and evidence.nonfinite and fp32 is not None and frozen is not None:
+    verdict = judge(rho, evidence, fault)
+    if record is fp32 or record is frozen:
+        verdict = Verdict(
+            grade=None,
+            borderline=False,
+            cause=None,
+            suspected=False,
+            recovered_fraction=rho,
+            open_because="an end of the scale of rho" if rho is not None else fault,
+        )
+    elif rho is None and evidence.nonfinite and fp32 is not None and frozen is not None:
         # It ended before the controls were first evaluated beside it: failed, with no fraction to tell.
         verdict = replace(judge(math.nan, evidence), recovered_fraction=None)
-    return Judgement(verdict=verdict, step=step, evidence=evidence)
+    outcome, collapse, warning = record.outcome, record.collapse, None
+    if collapse is not None and collapse["class"] == "stall_collapse":
+        at_onset = record.validation.before(collapse["onset"])
+        if not confirms_collapse(verdict.grade, at_onset=at_onset, at_end=record.validation.last()):
+            warning = f"{collapse_words(collapse)}, not confirmed by the end of the run"
+            outcome, collapse = "completed", None
+    return Judgement(
+        verdict=verdict, step=step, evidence=evidence, outcome=outcome, collapse=collapse, warning=warning
+    )
 
 
-def as_reference(judgement: Judgement) -> Judgement:
-    """The judgement of a control that defines the scale: rho is 1 or 0 by definition, and no grade."""
-    verdict = replace(judgement.verdict, grade=None, borderline=False, cause=None, suspected=False)
-    return replace(judgement, verdict=verdict)
-
-
-def recovered_fractions(record: RunRecord, fp32: RunRecord, frozen: RunRecord) -> list[tuple[int, float]]:
-    """(step, rho) at every step at which the run and both controls were evaluated."""
-    ends = {step: (loss, frozen.validation.at(step)) for step, loss in fp32.validation}
-    found = []
-    for step, loss in record.validation:
-        best, worst = ends.get(step, (None, None))
-        if best is not None and worst is not None:
-            rho = recovered_fraction(loss, frozen=worst, fp32=best)
-            if rho is not None:
-                found.append((step, rho))
-    return found
-
-
-def last_recovered_fraction(
+def _last_recovered_fraction(
     record: RunRecord, fp32: RunRecord, frozen: RunRecord
-) -> tuple[int | None, float | None]:
-    """The last (step, rho), or (None, None)."""
-    found = recovered_fractions(record, fp32, frozen)
-    return found[-1] if found else (None, None)
+) -> tuple[int | None, float | None, str]:
+    """(step, rho, "") at the last step at which all three were evaluated; (None, None, why) without one."""
+    for step, loss in reversed(list(record.validation)):
+        best, worst = fp32.validation.at(step), frozen.validation.at(step)
+        if best is not None and worst is not None:
+            fault = ends_fault(frozen=worst, fp32=best)
+            if fault is not None:
+                return None, None, f"{fault} at step {step}"
+            return step, recovered_fraction(loss, frozen=worst, fp32=best), ""
+    return None, None, "no evaluation in common with the controls"
 
 
 def gather_evidence(record: RunRecord) -> Evidence:

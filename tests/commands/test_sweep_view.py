@@ -84,12 +84,15 @@ def test_what_was_not_measured_is_a_dash(record: SweepRecord) -> None:
     [
         ({"verdict": "failed", "cause": "stalled", "borderline": True}, "failed (stalled), borderline"),
         ({"verdict": "trained", "cause": None, "borderline": False}, "trained"),
-        ({"verdict": None, "cause": "stalled", "borderline": False}, "suspected: stalled"),
-        ({"verdict": None, "cause": None, "borderline": False}, "-"),
+        ({"cause": "stalled", "no_verdict_because": "why"}, "no verdict: why; suspected: stalled"),
+        ({"no_verdict_because": "why"}, "no verdict: why"),
+        ({"recovered_fraction": 1.0, "no_verdict_because": "an end of the scale"}, "-"),
+        ({}, "-"),
     ],
 )
 def test_verdicts_in_words(row: dict[str, Any], words: str) -> None:
-    assert verdict_words(row) == words
+    missing = dict.fromkeys(("verdict", "cause", "borderline", "recovered_fraction", "no_verdict_because"))
+    assert verdict_words(missing | row) == words
 
 
 def test_figures() -> None:

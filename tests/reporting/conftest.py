@@ -8,6 +8,7 @@ import pytest
 
 from altgrad_cli.reporting.evidence.scope import Scope, gather
 from tests.reporting.recorded import record_sweep
+from tests.sweeps.conftest import write_log as write_log
 
 
 @pytest.fixture(scope="session")

@@ -139,7 +139,7 @@ def test_a_run_without_controls_is_only_suspected(tmp_path: Path) -> None:
     report = build_report([run])
     assert report.title == "Run report: alone"
     text = shown(report)
-    assert "**Verdict**: open" in text
+    assert "**Verdict**: no verdict: no fp32 and frozen control of the same seed and settings" in text
     assert "suspected cause: stalled" in text
     assert "it is open how much was lost" in text
     assert "was not tested" in text, "no stage is named without the runs that show it"
@@ -198,7 +198,9 @@ def test_seeds_are_compared_pair_by_pair(tmp_path: Path) -> None:
     report = build_report([record_sweep(tmp_path / "sweep", seeds=(42, 43, 44))])
     text = shown(report, "Recovered fraction")
     assert "`e5m2-uniform-seed42,e5m2-uniform-seed43,e5m2-uniform-seed44`" in text
-    assert "the same sign for every seed" in text
+    assert "`e5m2-uniform-seed42` minus `e7m0-uniform-seed42`" in text
+    assert "half of its Student-t interval" in text
+    assert "outside the noise" in text
     assert "Several seeds were run" in shown(report, "What these runs do not show")
 
 

@@ -45,16 +45,17 @@ def test_differences_are_paired_by_seed(write_log: WriteLog, tmp_path: Path) -> 
     differences = [-0.05, -0.04, -0.06]
     mean = sum(differences) / 3
     deviation = math.sqrt(sum((d - mean) ** 2 for d in differences) / 2)
-    assert found.difference == pytest.approx(mean)
-    assert found.half_width == pytest.approx(4.30 * deviation / math.sqrt(3))
-    assert found.within_noise is False
+    assert found.difference is not None
+    assert found.difference.mean == pytest.approx(mean)
+    assert found.difference.half_width == pytest.approx(4.30 * deviation / math.sqrt(3))
+    assert found.difference.within_noise is False
     assert found.rho == pytest.approx(1 - (2.35 + 2.46 + 2.24) / 3 + 2)
     assert "outside the noise" in str(found)
 
 
 def test_a_difference_that_changes_sign_is_inside_the_noise(write_log: WriteLog, tmp_path: Path) -> None:
     found = compare_seeds(sweep(write_log, tmp_path, {42: 2.45, 43: 2.44, 44: 2.30}))[1]
-    assert found.within_noise is True
+    assert found.difference is not None and found.difference.within_noise is True
     assert "inside the noise" in str(found)
 
 

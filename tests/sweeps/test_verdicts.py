@@ -5,7 +5,7 @@ import math
 import pytest
 
 from altgrad_cli.runs.record import read_run
-from altgrad_cli.sweeps.verdicts import as_reference, judge_run, recovered_fractions
+from altgrad_cli.sweeps.verdicts import judge_run
 from tests.sweeps.conftest import WriteLog
 
 FP32, FROZEN = {1: 2.8, 2: 2.4, 3: 2.0}, {1: 3.0, 2: 2.8, 3: 2.6}
@@ -27,15 +27,6 @@ def test_rho_is_taken_at_the_last_common_step_and_says_which(judged) -> None:  #
     assert judgement.rho == pytest.approx((2.8 - 2.6) / (2.8 - 2.4))
 
 
-def test_rho_at_every_common_step(write_log: WriteLog) -> None:
-    fp32, frozen = (
-        read_run(write_log("fp32", validation=FP32)),
-        read_run(write_log("frozen", validation=FROZEN)),
-    )
-    run = read_run(write_log("arm", validation={1: 2.9, 3: 2.3}))
-    assert recovered_fractions(run, fp32, frozen) == [(1, pytest.approx(0.5)), (3, pytest.approx(0.5))]
-
-
 @pytest.mark.parametrize(
     ("loss", "grade"),
     [(2.0, "trained"), (2.05, "trained"), (2.12, "degraded"), (2.5, "failed"), ("NaN", "failed")],
@@ -50,6 +41,7 @@ def test_without_a_control_the_grade_is_open_and_the_cause_suspected(write_log: 
     assert judgement.verdict.grade is None
     assert judgement.rho is None
     assert (judgement.verdict.cause, judgement.verdict.suspected) == ("stalled", True)
+    assert judgement.verdict.open_because == "no fp32 and frozen control of the same seed and settings"
 
 
 @pytest.mark.parametrize(
@@ -84,7 +76,7 @@ def test_a_divergence_counts_only_while_it_lasts(judged) -> None:  # type: ignor
 def test_a_control_is_the_scale_and_not_judged_on_it(write_log: WriteLog) -> None:
     fp32 = read_run(write_log("fp32", validation=FP32))
     frozen = read_run(write_log("frozen", validation=FROZEN))
-    judgement = as_reference(judge_run(frozen, fp32, frozen))
+    judgement = judge_run(frozen, fp32, frozen)
     assert judgement.rho == 0.0
     assert judgement.verdict.grade is None
 
@@ -95,3 +87,55 @@ def test_a_non_finite_control_gives_no_rho(write_log: WriteLog) -> None:
     judgement = judge_run(read_run(write_log("arm", validation={3: 2.0})), fp32, frozen)
     assert judgement.rho is None or math.isnan(judgement.rho)
     assert judgement.verdict.grade is None
+    assert judgement.verdict.open_because == "a control is not finite at step 3"
+
+
+@pytest.mark.parametrize(
+    ("frozen_loss", "reason"),
+    [
+        (2.022, "fp32 and frozen are 0.022 nats apart, less than 0.1 at step 3"),
+        (1.9, "fp32 and frozen are -0.100 nats apart, less than 0.1 at step 3"),
+        (2.11, None),
+    ],
+)
+def test_no_verdict_where_the_ends_of_rho_are_no_further_apart_than_seeds(
+    write_log: WriteLog, frozen_loss: float, reason: str | None
+) -> None:
+    """The last evaluation decides, whatever an earlier one had to say."""
+    fp32 = read_run(write_log("fp32", validation={2: 2.0, 3: 2.0}))
+    frozen = read_run(write_log("frozen", validation={2: 3.0, 3: frozen_loss}))
+    judgement = judge_run(read_run(write_log("arm", validation={2: 2.1, 3: 2.04})), fp32, frozen)
+    assert judgement.verdict.open_because == reason
+    assert (judgement.verdict.grade is None) == (judgement.rho is None) == (reason is not None)
+
+
+STALL = {"class": "stall_collapse", "step": 2, "detected": 3}
+
+
+@pytest.mark.parametrize(
+    ("validation", "grade", "confirmed"),
+    [
+        ({1: 2.9, 3: 2.03}, "trained", False),
+        ({1: 2.9, 3: 2.2}, "degraded", False),
+        ({1: 2.2, 3: 2.2}, "degraded", True),
+        ({1: 2.9, 3: 2.5}, "failed", True),
+    ],
+)
+def test_a_stall_collapse_is_confirmed_by_the_end_of_the_run_or_is_a_warning(
+    judged,  # type: ignore[no-untyped-def]
+    validation: dict[int, float],
+    grade: str,
+    confirmed: bool,
+) -> None:
+    judgement = judged(validation=validation, outcome="collapsed", collapse=STALL)
+    assert judgement.verdict.grade == grade
+    assert judgement.outcome == ("collapsed" if confirmed else "completed")
+    assert (judgement.collapse is not None) == (judgement.warning is None) == confirmed
+    if not confirmed:
+        words = "stall collapse from step 2, detected at step 3, not confirmed by the end of the run"
+        assert judgement.warning == words
+
+
+def test_without_controls_a_collapse_stands_as_it_was_detected(write_log: WriteLog) -> None:
+    run = read_run(write_log("arm", validation={1: 2.9, 3: 2.03}, outcome="collapsed", collapse=STALL))
+    assert judge_run(run, None, None).outcome == "collapsed"

@@ -22,7 +22,8 @@ ROW = "{}"
 """Stands in the source of a table's column for the label of the row."""
 
 _SOURCE = re.compile(
-    r"(?P<runs>[^:]+): (?:(?P<over>average|deviation|difference|lowest|highest|leader|number)(?: |$))?"
+    r"(?P<runs>[^:]+): "
+    r"(?:(?P<over>average|deviation|difference|paired|halfwidth|lowest|highest|leader|number)(?: |$))?"
     r"(?:(?P<quantity>[A-Za-z_][\w.]*)(?:\((?P<argument>[^()]+)\))?)?"
     r"(?:\[(?P<layer>[^\[\]]+)\])?(?:@(?P<first>\d+)(?:-(?P<last>\d+))?)?"
 )
@@ -43,7 +44,8 @@ class Source:
     """Steps ``first`` to ``last``, both included; None is the whole run."""
     over: str | None = None
     """How several runs become one: ``average``, ``deviation``, ``difference``, ``lowest``, ``highest``, the
-    ``number`` of the runs, or the ``leader``, the run with the highest value."""
+    ``number`` of the runs, or the ``leader``, the run with the highest value; ``paired``, the mean difference
+    of the first half of the runs and the second, run by run, and ``halfwidth``, half its 95 % interval."""
 
     def __str__(self) -> str:
         argument = f"({self.argument})" if self.argument else ""

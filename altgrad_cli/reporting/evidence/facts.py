@@ -132,8 +132,6 @@ FACTS: dict[str, Callable[[RunLog, Source], Any]] = {
     "seed": lambda log, _: log.record.seed,
     "steps": lambda log, _: log.last_step,
     "onset": _onset,
-    "outcome": lambda log, _: log.record.outcome,
-    "ended": lambda log, _: (log.record.collapse or {}).get("class") or log.record.outcome,
     "reason": lambda log, _: (log.record.ended or {}).get("reason"),
     "layers": lambda log, _: len(log.layer_names),
     "init_hash": lambda log, _: log.record.started.get("init_hash"),

@@ -8,6 +8,8 @@ RULES: dict[str, float | int] = {
     "trained.from": thresholds.TRAINED_FROM,
     "failed.below": thresholds.FAILED_BELOW,
     "borderline.width": thresholds.EDGE_WIDTH,
+    "seed.spread": thresholds.SEED_SPREAD,
+    "ends.apart": thresholds.ENDS_APART_FROM,
     "underflowed.from": thresholds.UNDERFLOWED_FROM,
     "saturated.from": thresholds.SATURATED_FROM,
     "stall.from": thresholds.STALL_FROM,

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from altgrad_cli.errors import UsageError
+from altgrad_cli.metrics.noise import paired_interval
 from altgrad_cli.metrics.verdict import recovered_fraction
 from altgrad_cli.reporting.blocks.notation import format_value
 from altgrad_cli.reporting.blocks.sources import Source, cited, parse_source
@@ -45,6 +46,8 @@ class ArmNote:
     kind: str
     retry_of: str | None = None
     reason: str = ""
+    controls: Mapping[str, str] | None = None
+    """``fp32`` and ``frozen`` -> the name of that control's run; None where the plan does not say."""
 
 
 @dataclass(slots=True)
@@ -70,7 +73,13 @@ class Evidence:
             ) from None
 
     def control(self, log: RunLog, regime: str) -> RunLog | None:
-        """The control of ``log`` in ``regime`` (fp32, frozen or bf16), or None."""
+        """The control of ``log`` in ``regime`` (fp32, frozen or bf16), or None.
+
+        The two ends are those of the sweep's plan; a run of no sweep is held against the first that fits.
+        """
+        note = self.notes.get(log.name)
+        if note is not None and note.controls and regime in note.controls:
+            return self.runs.get(note.controls[regime])
         key = pairing_key(log)
         return next(
             (run for run in self.runs.values() if run.control == regime and pairing_key(run) == key),
@@ -163,14 +172,26 @@ def _attributed_layers(evidence: Evidence, log: RunLog, source: Source) -> str |
     return ", ".join(found.layers) if found else None
 
 
+def _verdict(evidence: Evidence, log: RunLog, _: Source) -> str | None:
+    """The grade, or why there is none; None for an end of the scale."""
+    verdict = evidence.judgement(log).verdict
+    if verdict.grade is None and verdict.recovered_fraction is None:
+        return f"no verdict: {verdict.open_because}"
+    return verdict.grade
+
+
+def _ended(evidence: Evidence, log: RunLog, _: Source) -> str:
+    judgement = evidence.judgement(log)
+    return judgement.collapse["class"] if judgement.collapse else judgement.outcome
+
+
 _JUDGED: dict[str, Callable[[Evidence, RunLog, Source], Any]] = {
-    "verdict": lambda evidence, log, _: evidence.judgement(log).verdict.grade,
+    "outcome": lambda evidence, log, _: evidence.judgement(log).outcome,
+    "ended": _ended,
+    "warning": lambda evidence, log, _: evidence.judgement(log).warning,
+    "verdict": _verdict,
     "borderline": lambda evidence, log, _: evidence.judgement(log).verdict.borderline,
     "cause": lambda evidence, log, _: evidence.judgement(log).verdict.cause,
-    "verdict_studied": lambda evidence, log, _: (
-        None if log.control else evidence.judgement(log).verdict.grade
-    ),
-    "cause_studied": lambda evidence, log, _: None if log.control else evidence.judgement(log).verdict.cause,
     "recovered_fraction.step": lambda evidence, log, _: evidence.judgement(log).step,
     "controls": _controls,
     "attributed_stage": _attributed_stage,
@@ -201,6 +222,10 @@ def _over_runs(source: Source, values: Sequence[Any]) -> Any:
     if source.over == "difference":
         first, second = values
         return float(first - second)
+    if source.over in ("paired", "halfwidth"):
+        half = len(values) // 2
+        interval = paired_interval([a - b for a, b in zip(values[:half], values[half:], strict=True)])
+        return (interval.mean if source.over == "paired" else interval.half_width) if interval else None
     if source.over == "average":
         return math.fsum(values) / len(values) if all(map(math.isfinite, values)) else math.nan
     return statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else None

@@ -78,7 +78,8 @@ class Scope:
 
     def fell_short(self, log: RunLog) -> bool:
         """Whether a run failed: its verdict says so, or it collapsed."""
-        return self.evidence.judgement(log).verdict.grade == "failed" or log.record.outcome == "collapsed"
+        judgement = self.evidence.judgement(log)
+        return judgement.verdict.grade == "failed" or judgement.outcome == "collapsed"
 
     def note(self, log: RunLog) -> ArmNote:
         """What the sweep's plan says of ``log``."""
@@ -137,7 +138,12 @@ def _free_name(folder: Path, taken: Mapping[str, Path]) -> str:
 def _sweep_folders(path: Path, notes: dict[str, ArmNote]) -> list[Path]:
     """The folders of a sweep's runs that have begun, in the order of its plan."""
     rows: list[dict[str, Any]] = read_json(path / SWEEP).get("arms", [])
-    notes |= {row["name"]: ArmNote(row["kind"], row.get("retry_of"), row.get("reason") or "") for row in rows}
+    notes |= {
+        row["name"]: ArmNote(
+            row["kind"], row.get("retry_of"), row.get("reason") or "", row.get("controls") or None
+        )
+        for row in rows
+    }
     planned = [path / row["name"] for row in rows]
     others = sorted(p.parent for p in path.glob(f"*/{EVENTS}") if p.parent not in planned)
     return [folder for folder in [*planned, *others] if (folder / EVENTS).is_file()]

@@ -114,7 +114,8 @@ def test_controls_are_those_of_the_same_seed_and_settings(tmp_path: Path) -> Non
     other = gather([tmp_path / "sweep", tmp_path / "other"])
     assert other.evidence.control(other.evidence.run("other"), "fp32") is None, "another learning rate"
     assert other.evidence.judgement(other.evidence.run("other")).verdict.grade is None
-    assert other.evidence.value("other: verdict") is None
+    reason = "no fp32 and frozen control of the same seed and settings"
+    assert other.evidence.value("other: verdict") == f"no verdict: {reason}"
     assert other.evidence.value("other: recovered_fraction@120") is None
 
 
@@ -160,7 +161,7 @@ def test_facts(scope: Scope) -> None:
     assert value("e7m0-uniform-intervened: format") == "E7M0", "a shifted run keeps its first format"
     assert value("e7m0-uniform-intervened: formats") == "E7M0, E5M2 from step 40"
     assert value("e7m0-uniform-intervened: interventions(emergency_shift)") == 1
-    assert value("fp32: verdict_studied") is None
+    assert value("fp32: verdict") is None, "an end of the scale"
     assert value("e7m0-uniform: roles") == "WAGM"
     assert value("rule: stall_collapse.window") == 50
 

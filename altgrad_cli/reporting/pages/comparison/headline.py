@@ -16,19 +16,18 @@ def headline(scope: Scope) -> str:
     for log in scope.main_runs:
         n, verdict = scope.evidence.of(log), scope.evidence.judgement(log).verdict
         step = scope.evidence.judgement(log).step
-        rho = (
-            f"rho {n(f'recovered_fraction@{step}')} at step {n(f'step@{step}')}"
-            if step is not None
-            else "no controls"
-        )
         if verdict.grade is None:
-            line = f"- `{log.name}`: {n('outcome')}; verdict open ({rho})"
+            line = f"- `{log.name}`: {n('outcome')}; {n('verdict')}"
         else:
-            line = f"- `{log.name}`: **{n('verdict')}**, {rho}"
+            line = f"- `{log.name}`: **{n('verdict')}**"
+        if step is not None:
+            line += f", rho {n(f'recovered_fraction@{step}')} at step {n(f'step@{step}')}"
         if verdict.cause:
             line += f"; {n('cause')}: {CAUSES[verdict.cause]}"
-        if log.record.collapse:
+        if scope.evidence.judgement(log).collapse:
             line += f"; {collapse_sentence(scope, log)}"
+        elif scope.evidence.judgement(log).warning:
+            line += f"; warning: {n('warning')}"
         if verdict.borderline:
             line += "; borderline"
         if log.record.started.get("injections"):

@@ -38,15 +38,15 @@ def verdicts(scope: Scope) -> Section:
         [
             TableColumn("format", "{}: format_studied"),
             TableColumn("regime", "{}: regime"),
-            TableColumn("verdict", "{}: verdict_studied"),
-            TableColumn("cause", "{}: cause_studied"),
+            TableColumn("verdict", "{}: verdict"),
+            TableColumn("cause", "{}: cause"),
             TableColumn("ended", "{}: ended"),
             TableColumn("onset", "{}: onset"),
             TableColumn("detected", "{}: collapse.detected"),
             TableColumn("rho", "{}: recovered_fraction"),
             TableColumn("at step", "{}: recovered_fraction.step"),
             measured("{}: last(validation_loss)"),
-            measured("{}: end(loss)"),
+            measured("{}: last(loss)"),
             measured("{}: end(bit_stall_rate)"),
             measured("{}: end(update_transfer)"),
             measured("{}: worst_role(overflow_rate)"),
@@ -55,13 +55,15 @@ def verdicts(scope: Scope) -> Section:
         ],
     )
     key = (
-        f"Loss, bit-stall and tau are means over the last {scope.evidence.cite('rule: end.window')} steps; "
+        "Losses are those of the last step and of the last evaluation; bit-stall and tau are means over the "
+        f"last {scope.evidence.cite('rule: end.window')} steps; "
         "overflow and underflow are means over the run, pooled over the layers, of the role in which they "
         "are largest. rho is the recovered fraction of the validation loss between the frozen control "
         "(zero) and the fp32 control (one), at the step named; dropped steps are those whose update was "
         "not applied because something was not finite; trained from "
         f"{scope.evidence.cite('rule: trained.from')}, failed below "
-        f"{scope.evidence.cite('rule: failed.below')}."
+        f"{scope.evidence.cite('rule: failed.below')}; no verdict where the two controls are less than "
+        f"{scope.evidence.cite('rule: ends.apart')} nats apart."
     )
     return Section("Verdicts", (Text(headline(scope)), table, Text(key)))
 
@@ -221,12 +223,10 @@ def limits(scope: Scope) -> Section:
     if len({log.record.seed for log in scope.runs}) > 1:
         lines.insert(0, "- Several seeds were run; a difference smaller than their spread is noise.")
     else:
-        width = scope.evidence.cite("rule: borderline.width")
+        width = scope.evidence.cite("rule: seed.spread")
         lines.insert(
             0, f"- One seed ({n('seed')}): another may move rho by about {width}, and more now and then."
         )
-    if not all(scope.evidence.judgement(log).step for log in scope.main_runs):
-        lines.append("- Some runs have no fp32 and frozen control of the same seed: they get no verdict.")
     unfinished = [log for log in scope.runs if log.record.outcome == "unfinished"]
     if unfinished:
         lines.append(f"- Not finished: {', '.join(f'`{log.name}`' for log in unfinished)}.")

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from itertools import pairwise
 
+from altgrad_cli.metrics.noise import paired_interval
 from altgrad_cli.reporting.blocks.document import Block, Picture, Section, TableColumn, Text, make_table
 from altgrad_cli.reporting.evidence.columns import RunLog
 from altgrad_cli.reporting.evidence.runs import pairing_key
@@ -86,18 +87,18 @@ def _pairs(scope: Scope, groups: Sequence[Sequence[RunLog]], step: int) -> list[
         pairs = [(log, other) for log, other in pairs if pairing_key(log) == pairing_key(other)]
         if len(pairs) < 2:
             continue
-        sources = [f"{a.name},{b.name}: difference at(validation_loss)@{step}" for a, b in pairs]
-        values = [scope.evidence.value(source) for source in sources]
-        if any(value is None for value in values):
+        names = ",".join([log.name for log, _ in pairs] + [other.name for _, other in pairs])
+        loss = f"at(validation_loss)@{step}"
+        sources = [f"{a.name},{b.name}: difference {loss}" for a, b in pairs]
+        differences = [scope.evidence.value(source) for source in sources]
+        interval = paired_interval(differences) if None not in differences else None
+        if interval is None:
             continue
-        same_sign = all(value > 0 for value in values) or all(value < 0 for value in values)
-        said = (
-            "the same sign for every seed"
-            if same_sign
-            else "not the same sign for every seed: inside the noise"
-        )
-        numbers = ", ".join(scope.evidence.cite(source) for source in sources)
+        cite = scope.evidence.cite
+        numbers = ", ".join(map(cite, sources))
         lines.append(
-            f"- `{first[0].name}` minus `{second[0].name}`, validation loss seed by seed: {numbers}; {said}."
+            f"- `{first[0].name}` minus `{second[0].name}`, validation loss seed by seed: {numbers}; mean "
+            f"{cite(f'{names}: paired {loss}')}, half of its Student-t interval "
+            f"{cite(f'{names}: halfwidth {loss}')}: {interval.words}."
         )
     return [Text("\n".join(lines))] if lines else []

@@ -67,8 +67,10 @@ def summary(scope: Scope, log: RunLog) -> Section:
         lines.append(
             f"- **Faults were planted** in this run: {n('injections')}; it says nothing about the format."
         )
-    if log.record.collapse:
+    if judgement.collapse:
         lines.append(f"- **Collapse**: {collapse_sentence(scope, log)}.")
+    elif judgement.warning:
+        lines.append(f"- **Warning**: {n('warning')}.")
     lines.append(_losses(scope, log))
     if step is not None:
         lines.append(
@@ -125,7 +127,7 @@ def _verdict(scope: Scope, log: RunLog) -> str:
     n = scope.evidence.of(log)
     verdict = scope.evidence.judgement(log).verdict
     if verdict.grade is None:
-        text = "- **Verdict**: open, for a control of the same seed and settings is missing"
+        text = f"- **Verdict**: {n('verdict')}"
         return text + (f"; suspected cause: {n('cause')}: {CAUSES[verdict.cause]}." if verdict.cause else ".")
     text = f"- **Verdict**: **{n('verdict')}**"
     if verdict.borderline:

@@ -76,7 +76,7 @@ def limits(scope: Scope, log: RunLog) -> Section:
         ),
     ]
     if scope.evidence.judgement(log).step is None:
-        lines.append("- Without an fp32 and a frozen run of the same seed it is open how much was lost.")
+        lines.append("- Without rho it is open how much was lost.")
     return Section("What this run does not show", (Text("\n".join(lines)),))
 
 
