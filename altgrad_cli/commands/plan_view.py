@@ -107,19 +107,12 @@ def show_sweep_plan(spec: Any, folder: Path, jobs: int, *, as_json: bool) -> Non
 
 def config_listing(arms: Sequence[Any]) -> list[str]:
     """The resolved config of the first arm in full, and what is different in each other one."""
-    from altgrad_cli.config.loading import as_word, flat, resolve, to_yaml
+    from altgrad_cli.config.loading import changes, resolve, to_yaml
 
-    first = flat(resolve(arms[0].config))
-    lines = [
-        "",
-        f"config of {arms[0].name}:",
-        *(f"  {line}" for line in to_yaml(arms[0].config).splitlines()),
-    ]
-    for arm in arms[1:]:
-        different = [
-            f"{key}={as_word(value)}"
-            for key, value in flat(resolve(arm.config)).items()
-            if first.get(key) != value
-        ]
-        lines.append(f"config of {arm.name}: the same with {' '.join(different)}")
+    first, *others = arms
+    lines = ["", f"config of {first.name}:", *(f"  {line}" for line in to_yaml(first.config).splitlines())]
+    for arm in others:
+        different = changes(resolve(first.config), resolve(arm.config)).items()
+        words = " ".join(f"{key}={word}" for key, word in different)
+        lines.append(f"config of {arm.name}: the same with {words}")
     return lines

@@ -76,6 +76,13 @@ def as_word(value: Any) -> str:
     return str(value) if isinstance(value, str | float) else json.dumps(value)
 
 
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, str]:
+    """Dotted key -> word of every setting of ``after`` that ``before`` has not; both as ``resolve`` gives."""
+    known = {key: as_word(value) for key, value in flat(before).items()}
+    words = {key: as_word(value) for key, value in flat(after).items()}
+    return {key: word for key, word in words.items() if known.get(key) != word}
+
+
 def to_yaml(config: Any) -> str:
     """``config`` (any tree of dataclasses) as the text of a YAML file that reads back to an equal one."""
     # Non-ASCII is escaped: PyYAML folds some line separators away when it writes them as they are.

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from altgrad_cli.config.loading import as_word, flat, load_config, resolve, to_yaml
+from altgrad_cli.config.loading import changes, flat, load_config, resolve, to_yaml
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import CheckpointError, ConfigError
 from altgrad_cli.files import write_whole
@@ -44,23 +44,27 @@ def plan_resumption(
         ConfigError: the configuration differs from the checkpoint's in keys that no override names.
     """
     step, saved = _saved_config(directory)
-    before = flat(saved if saved is not None else resolve(directory.load_config()))
+    before = saved if saved is not None else resolve(directory.load_config())
     source = config_name or str(directory.config)
-    unsaid = _differing(before, flat(resolve(load_config(source))))
-    named = [override.partition("=")[0].strip() for override in overrides]
-    unsaid = [key for key in unsaid if not any(key == name or key.startswith(f"{name}.") for name in named)]
+    config = load_config(source)
+    named = tuple(override.partition("=")[0].strip() for override in overrides)
+    unsaid = {
+        key: word
+        for key, word in _changes(before, config).items()
+        if not any(f"{key}.".startswith(f"{name}.") for name in named)
+    }
     if unsaid:
-        now = flat(resolve(load_config(source)))
-        shown = ", ".join(f"{key} was {before.get(key)}" for key in unsaid[:5])
+        known = flat(before)
+        shown = ", ".join(f"{key} was {known.get(key)}" for key in list(unsaid)[:5])
         raise ConfigError(
             f"{source} is not the configuration of the run's checkpoint: {shown}",
             where=source,
             allowed="the same configuration, or every difference as an override",
-            hint="to go on with it: " + " ".join(f"{key}={as_word(now.get(key))}" for key in unsaid),
+            hint="to go on with it: " + " ".join(f"{key}={word}" for key, word in unsaid.items()),
         )
-    config = load_config(source, overrides)
-    after = flat(resolve(config))
-    changed = tuple(f"{key}={as_word(after[key])}" for key in _differing(before, after))
+    if overrides:
+        config = load_config(source, overrides)
+    changed = tuple(f"{key}={word}" for key, word in _changes(before, config).items())
     return Resumption(config=config, step=step, changed=changed)
 
 
@@ -86,13 +90,6 @@ def _saved_config(directory: RunDirectory) -> tuple[int, dict[str, Any] | None]:
     return int(payload["step"]), dict(saved)  # type: ignore[call-overload]
 
 
-def _differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    return [
-        key
-        for key in after
-        if not key.startswith(_HARMLESS) and _plain(before.get(key)) != _plain(after[key])
-    ]
-
-
-def _plain(value: Any) -> Any:
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+def _changes(before: Mapping[str, Any], config: TrainConfig) -> dict[str, str]:
+    changed = changes(before, resolve(config))
+    return {key: word for key, word in changed.items() if not key.startswith(_HARMLESS)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from altgrad_cli.config.loading import as_word, flat, resolve
+from altgrad_cli.config.loading import changes, resolve
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.reporting.blocks.document import Section, Text, Verbatim
 from altgrad_cli.reporting.evidence.scope import Scope
@@ -37,7 +37,6 @@ def sweep_command(path: Path) -> str:
     words += [] if spec.get("retries", True) else ["--no-retries"]
     words += ["--with-interventions"] if spec.get("with_interventions") else []
     words += ["--attribute"] if spec.get("attribute") else []
-    defaults = flat(resolve(TrainConfig()))
-    base = flat(spec.get("base", {}))
-    words += [f"{key}={as_word(value)}" for key, value in base.items() if value != defaults.get(key)]
+    changed = changes(resolve(TrainConfig()), spec.get("base", {}))
+    words += [f"{key}={word}" for key, word in changed.items()]
     return " ".join(map(shlex.quote, words))
