@@ -1,13 +1,14 @@
-"""Pictures: what they show against the log, and both ways of drawing them."""
+"""Pictures: what they show against the log, how they are drawn, and what the pointer finds in them."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
-import plotly.graph_objects as go
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,8 +20,7 @@ from altgrad_cli.reporting.blocks.thinning import bin_columns, nonfinite_points,
 from altgrad_cli.reporting.evidence.columns import log_of
 from altgrad_cli.reporting.evidence.scope import Scope
 from altgrad_cli.reporting.pages.comparison import loss_plots, plots
-from altgrad_cli.reporting.render.matplotlib_figures import draw
-from altgrad_cli.reporting.render.plotly_figures import describe
+from altgrad_cli.reporting.render.pictures import to_png, to_svg
 from altgrad_cli.reporting.report import report_on
 
 FLOATS = st.one_of(st.floats(-10, 10), st.just(math.nan))
@@ -40,20 +40,47 @@ def test_every_picture_is_there(all_figures: list[figures.Figure]) -> None:
     ]  # fmt: skip
 
 
-def test_pictures_are_png_and_the_same_each_time(all_figures: list[figures.Figure]) -> None:
+def test_pictures_are_drawn_the_same_each_time(all_figures: list[figures.Figure]) -> None:
     for figure in all_figures:
-        png = draw(figure)
+        png = to_png(figure)
         assert png.startswith(b"\x89PNG\r\n\x1a\n")
         assert len(png) > 5_000, figure.key
-    assert draw(all_figures[0]) == draw(all_figures[0])
+        svg, _ = to_svg(figure)
+        assert ElementTree.fromstring(svg).get("viewBox"), figure.key
+        assert figure.title in svg
+    assert to_png(all_figures[0]) == to_png(all_figures[0])
+    assert to_svg(all_figures[0]) == to_svg(all_figures[0])
 
 
-def test_plotly_accepts_every_description(all_figures: list[figures.Figure]) -> None:
-    """plotly's own validation refuses a property or a value that it does not know."""
-    for figure in all_figures:
-        go.Figure(describe(figure))
-    with pytest.raises(ValueError, match="colour"):
-        go.Figure({"data": [{"type": "scatter", "colour": "red"}]})
+def test_the_pointer_finds_what_is_drawn_there() -> None:
+    """Against the drawing itself: the path of the curve in the SVG has the very points that have words."""
+    x = np.array([1, 2, 4])
+    curve = figures.Curve("run", x, np.array([3.0, math.nan, 1.5]), "#123456")
+    svg, hover = to_svg(figures.LineFigure("k", "t", "step", "loss", (curve,)))
+    (path,) = re.findall(r'<path d="([^"]+)"[^>]*stroke: #123456', svg, flags=re.DOTALL)[:1]
+    drawn = [float(number) for number in re.findall(r"[\d.]+", path)]
+    box = [float(number) for number in (ElementTree.fromstring(svg).get("viewBox") or "").split()]
+    (first, last) = hover["points"]
+    assert [first[2], last[2]] == ["run\nstep 1: 3.0000", "run\nstep 4: 1.5000"]
+    assert (first[0] * box[2], first[1] * box[3]) == pytest.approx(drawn[:2], abs=0.1)
+    assert (last[0] * box[2], last[1] * box[3]) == pytest.approx(drawn[-2:], abs=0.1)
+
+
+def test_the_pointer_finds_every_cell_of_a_heat_map() -> None:
+    values = np.array([[0.5, math.nan, 0.25], [0.0, 1.0, math.nan]])
+    measured = np.array([[True, True, True], [True, True, False]])
+    long = figures.Panel("long", np.array([10.0, 20.0, 30.0]), ("a", "b"), values, measured)
+    short = figures.Panel("short", np.array([10.0]), ("a", "b"), values[:, :1], measured[:, :1])
+    _, hover = to_svg(figures.HeatFigure("k", "t", "step", "share", figures.RARE, (long, short)))
+    first, second = hover["grids"]
+    assert first["columns"] == [10, 20, 30]
+    assert [row.split() for row in first["values"]] == [["0.5", "NaN", "0.25"], ["0", "1", "–"]]
+    (left, top, right, bottom), (left_2, top_2, right_2, bottom_2) = first["box"], second["box"]
+    assert 0 < left < right < 1
+    assert 0 < top < bottom < top_2 < bottom_2 < 1
+    # The two panels share an axis from 5 to 35; the short run's only column ends half a step after its own.
+    assert (right_2 - left) / (right - left) == pytest.approx((10.5 - 5) / 30, abs=1e-3)
+    assert (left_2 - left) / (right - left) == pytest.approx((9.5 - 5) / 30, abs=1e-3)
 
 
 def test_a_loss_that_is_not_finite_is_drawn_where_it_broke_off(scope: Scope) -> None:
@@ -63,8 +90,7 @@ def test_a_loss_that_is_not_finite_is_drawn_where_it_broke_off(scope: Scope) -> 
     assert curve.x[-2:].tolist() == [69, 70]
     assert np.isnan(curve.y[-2:]).all()
     assert nonfinite_points(curve.x, curve.y).tolist() == [[69, curve.y[-3]], [70, curve.y[-3]]]
-    crosses = [trace for trace in describe(figure)["data"] if trace.get("marker", {}).get("symbol") == "x"]
-    assert [trace["x"] for trace in crosses] == [[69, 70]]
+    assert "loss not finite" in to_svg(figure)[0]
     marks = {mark.run: mark.x for mark in figure.marks}
     assert marks == {"e7m0-uniform": 80, "e3m4-uniform": 69}, "each collapse is marked where it was detected"
 
@@ -82,8 +108,9 @@ def test_a_heat_map_shows_the_log_and_what_is_missing(scope: Scope) -> None:
     assert cosine is not None
     assert np.isnan(cosine.panels[0].values[0, -2:]).all()
     assert cosine.panels[0].measured.all()
-    words = [trace["hovertemplate"] for trace in describe(cosine)["data"]]
-    assert any("not finite" in word for word in words)
+    svg, hover = to_svg(cosine)
+    assert "not finite" in svg
+    assert hover["grids"][0]["values"][0].split()[-2:] == ["NaN", "NaN"]
 
 
 def test_overflow_is_that_of_the_role_in_which_it_is_largest(tmp_path: Path) -> None:

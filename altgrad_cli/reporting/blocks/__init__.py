@@ -1,7 +1,7 @@
 """A report before it is rendered: sections, tables and figures as plain values.
 
 document  A report before it is rendered: sections of blocks, the same for Markdown, HTML and the terminal
-figures   What a picture shows, without how it is drawn: the same figure goes to matplotlib and to plotly
+figures   What a picture shows, without how it is drawn
 notation  How a value is written for a reader, the same in every table, sentence and picture
 palette   Colours that people with any colour vision can tell apart (Okabe and Ito, 2008)
 sources   Where a number comes from

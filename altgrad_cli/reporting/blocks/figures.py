@@ -1,4 +1,4 @@
-"""What a picture shows, without how it is drawn: the same figure goes to matplotlib and to plotly."""
+"""What a picture shows, without how it is drawn."""
 
 from __future__ import annotations
 
@@ -43,9 +43,6 @@ def _decades(values: Values) -> Values:
         return np.log10(values)
 
 
-SHARE = Scale(
-    "share", lambda values: values, 0.0, 1.0, ((0, "0"), (0.25, ".25"), (0.5, ".5"), (0.75, ".75"), (1, "1"))
-)
 NINES = Scale(
     "nines",
     _nines,
@@ -118,6 +115,12 @@ class Panel:
     mark: float | None = None
     """Step of a collapse."""
 
+    @property
+    def borders(self) -> tuple[float, float]:
+        """Where the first column begins and the last one ends: half a column beyond their steps."""
+        half = (self.x[-1] - self.x[0]) / (len(self.x) - 1) / 2 if len(self.x) > 1 else 0.5
+        return float(self.x[0] - half), float(self.x[-1] + half)
+
 
 @dataclass(frozen=True, slots=True)
 class HeatFigure:
@@ -129,7 +132,6 @@ class HeatFigure:
     unit: str
     scale: Scale
     panels: tuple[Panel, ...]
-    row_label: str = "layer"
 
 
 @dataclass(frozen=True, slots=True)

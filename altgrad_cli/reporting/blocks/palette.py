@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW = (
     "#0072B2",
     "#E69F00",
@@ -49,9 +47,3 @@ HEAT = (
     "#440154", "#482878", "#3E4A89", "#31688E", "#26828E", "#1F9E89", "#35B779", "#6DCD59", "#B4DE2C",
     "#FDE725",
 )  # fmt: skip
-
-
-def plotly_scale(colors: Iterable[str] = HEAT) -> list[list[object]]:
-    """``colors`` as a plotly colour scale."""
-    names = list(colors)
-    return [[round(index / (len(names) - 1), 4), name] for index, name in enumerate(names)]

@@ -1,7 +1,7 @@
 """A report as one HTML file that opens anywhere and asks nothing of any server.
 
-Style, script (plotly.js) and data are inlined; the page's own security policy forbids every request. Hovering
-over a number shows where it comes from.
+Style, script, pictures and data are inlined; the page's own security policy forbids every request. Hovering
+over a number shows where it comes from, and over a picture what stands there.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from altgrad_cli import __version__
 from altgrad_cli.files import write_whole
 from altgrad_cli.reporting.blocks.document import Block, Picture, Report, Section, Table, Text, Verbatim
 from altgrad_cli.reporting.blocks.sources import ROW
-from altgrad_cli.reporting.render.plotly_figures import describe
-from altgrad_cli.reporting.render.plotly_parts import CONFIG
+from altgrad_cli.reporting.render.hover import Hover
 
 _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
@@ -31,17 +30,15 @@ _VERDICTS = ("trained", "degraded", "failed", "collapsed", "completed", "stall_c
 
 def to_html(report: Report) -> str:
     """The whole page."""
-    from plotly.offline import get_plotlyjs
-
-    figures = {figure.key: describe(figure) for figure in _unique_figures(report)}
-    body = "\n".join(_section(section) for section in report.sections)
+    hovers: dict[str, Hover] = {}
+    body = "\n".join(_section(section, hovers) for section in report.sections)
     contents = "\n".join(
         f'<li><a href="#{_anchor(section.title)}">{html.escape(section.title)}</a></li>'
         for section in report.sections
         if section.level == 2
     )
     # "</" may not occur inside a script element.
-    data = json.dumps(figures, separators=(",", ":"), allow_nan=False).replace("</", "<\\/")
+    data = json.dumps(hovers, separators=(",", ":"), allow_nan=False).replace("</", "<\\/")
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -65,10 +62,8 @@ def to_html(report: Report) -> str:
 Hover over a number to see where it comes from.</p>
 {body}
 </main>
-<script>{get_plotlyjs()}</script>
 <script>
-const figures = {data};
-const config = {json.dumps(CONFIG)};
+const hovers = {data};
 {_asset("page.js")}
 </script>
 </body>
@@ -85,16 +80,12 @@ def _asset(name: str) -> str:
     return (files("altgrad_cli.reporting.render") / "assets" / name).read_text(encoding="utf-8").rstrip()
 
 
-def _unique_figures(report: Report) -> list:  # type: ignore[type-arg]
-    return list({figure.key: figure for figure in report.figures}.values())
-
-
 def _anchor(title: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 
-def _section(section: Section) -> str:
-    blocks = "\n".join(filter(None, map(_block, section.blocks)))
+def _section(section: Section, hovers: dict[str, Hover]) -> str:
+    blocks = "\n".join(filter(None, (_block(block, hovers) for block in section.blocks)))
     heading = f"h{section.level}"
     return (
         f'<section id="{_anchor(section.title)}">\n<{heading}>{html.escape(section.title)}</{heading}>\n'
@@ -102,21 +93,27 @@ def _section(section: Section) -> str:
     )
 
 
-def _block(block: Block) -> str:
+def _block(block: Block, hovers: dict[str, Hover]) -> str:
     if isinstance(block, Text):
         return _MARKDOWN.render(block.markdown).strip()
     if isinstance(block, Table):
         return _table(block)
     if isinstance(block, Picture):
-        figure = block.figure
-        caption = _MARKDOWN.renderInline(block.caption)
-        return (
-            f'<figure><figcaption class="title">{html.escape(figure.title)}</figcaption>'
-            f'<div class="plot" data-figure="{html.escape(figure.key)}" role="img" '
-            f'aria-label="{html.escape(figure.title)}"></div>'
-            f"<figcaption>{caption}</figcaption></figure>"
-        )
+        return _picture(block, hovers)
     return _verbatim(block)
+
+
+def _picture(block: Picture, hovers: dict[str, Hover]) -> str:
+    """The drawing with its caption; what the pointer finds in it goes into ``hovers``."""
+    from altgrad_cli.reporting.render.pictures import to_svg
+
+    figure = block.figure
+    drawing, hovers[figure.key] = to_svg(figure)
+    key, title = html.escape(figure.key), html.escape(figure.title)
+    return (
+        f'<figure><div class="scroll"><div class="plot" data-figure="{key}" role="img" aria-label="{title}">'
+        f"{drawing}</div></div><figcaption>{_MARKDOWN.renderInline(block.caption)}</figcaption></figure>"
+    )
 
 
 def _verbatim(block: Verbatim) -> str:

@@ -40,7 +40,7 @@ def write_markdown(report: Report, path: Path, *, pictures: bool = True) -> list
     Raises:
         WriteError: something cannot be written; then nothing is.
     """
-    from altgrad_cli.reporting.render.matplotlib_figures import draw
+    from altgrad_cli.reporting.render.pictures import to_png
 
     # The logs are named as seen from the report, so that both may be moved together.
     logs = tuple(Path(os.path.relpath(log, path.parent)).as_posix() for log in report.logs)
@@ -48,7 +48,7 @@ def write_markdown(report: Report, path: Path, *, pictures: bool = True) -> list
     drawn = picture_paths(report, path) if pictures else {}
     folder = _picture_folder(path).name if drawn else None
     files: dict[Path, str | bytes] = {path: to_markdown(report, folder)}
-    files |= {drawn[figure.key]: draw(figure) for figure in report.figures if figure.key in drawn}
+    files |= {drawn[figure.key]: to_png(figure) for figure in report.figures if figure.key in drawn}
     write_together(files)
     return list(files)
 

@@ -165,7 +165,7 @@ def code_map(runs: Sequence[RunLog], role: str = "stored_weights") -> figures.He
         return None
     title = f"Codes in use: {ROLE_NAMES.get(role, role)}, all layers"
     return figures.HeatFigure(
-        f"codes-{role}", title, STEP, "share of the values", figures.RARE, tuple(panels), "code"
+        f"codes-{role}", title, STEP, "share of the values", figures.RARE, tuple(panels)
     )
 
 

@@ -1,8 +1,12 @@
-"""Figures as PNG for Markdown, drawn with matplotlib and without pyplot's global state."""
+"""Figures drawn with matplotlib: PNG for Markdown, SVG for the page.
+
+Without pyplot, whose state is global.
+"""
 
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -17,6 +21,7 @@ from matplotlib.patches import Patch
 
 from altgrad_cli.reporting.blocks import figures, palette
 from altgrad_cli.reporting.blocks.thinning import nonfinite_points
+from altgrad_cli.reporting.render.hover import Hover, hover_of
 
 _HEAT = LinearSegmentedColormap.from_list("heat", palette.HEAT)
 DPI = 110
@@ -45,15 +50,28 @@ _STYLE = {
 }
 
 
-def draw(figure: figures.Figure) -> bytes:
-    """``figure`` as PNG."""
-    with rc_context(_STYLE):  # type: ignore[arg-type]
+def to_png(figure: figures.Figure) -> bytes:
+    """``figure`` as PNG; the same figure gives the same bytes: no software's name or date is inside."""
+    return _drawn(figure, "png", {"Software": None})[1]
+
+
+def to_svg(figure: figures.Figure) -> tuple[str, Hover]:
+    """``figure`` as an ``<svg>`` element as wide as what holds it, and what the pointer finds in it."""
+    canvas, data = _drawn(figure, "svg", dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    text = data.decode()
+    return re.sub(r' (?:width|height)="[\d.]+pt"', "", text[text.index("<svg") :], count=2), hover_of(
+        figure, canvas
+    )
+
+
+def _drawn(figure: figures.Figure, kind: str, metadata: dict[str, None]) -> tuple[Canvas, bytes]:
+    # The salt names what one drawing's parts refer to; several stand in one page.
+    with rc_context(_STYLE | {"svg.hashsalt": figure.key, "svg.fonttype": "none"}):  # type: ignore[arg-type]
         canvas = _DRAWERS[type(figure)](figure)
         FigureCanvasAgg(canvas)
         buffer = io.BytesIO()
-        # No software name or date inside: the same figure gives the same bytes.
-        canvas.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
-    return buffer.getvalue()
+        canvas.savefig(buffer, format=kind, dpi=DPI, metadata=metadata)
+    return canvas, buffer.getvalue()
 
 
 def _canvas(height: float) -> tuple[Canvas, Axes]:
@@ -103,14 +121,6 @@ def _draw_lines(figure: figures.LineFigure) -> Canvas:
     return canvas
 
 
-def _edges(x: figures.Values) -> figures.Values:
-    """Borders of columns that stand at ``x``."""
-    if len(x) == 1:
-        return np.array([x[0] - 0.5, x[0] + 0.5])
-    middles = (x[1:] + x[:-1]) / 2
-    return np.concatenate([[x[0] - (middles[0] - x[0])], middles, [x[-1] + (x[-1] - middles[-1])]])
-
-
 def _draw_heat(figure: figures.HeatFigure) -> Canvas:
     # Placed by hand, in inches: the automatic layout draws everything twice, and here that is seconds.
     heights = [_panel_height(len(panel.rows), alone=len(figure.panels) == 1) for panel in figure.panels]
@@ -127,6 +137,11 @@ def _draw_heat(figure: figures.HeatFigure) -> Canvas:
         images.append(_draw_panel(axes, figure.scale, panel, seen))
         if panel is not figure.panels[-1]:
             axes.tick_params(axis="x", labelbottom=False)
+    borders = [panel.borders for panel in figure.panels]
+    # The axis is shared, and each panel has set it to its own run's length.
+    canvas.axes[-1].set_xlim(min(first for first, _ in borders), max(last for _, last in borders))
+    if len({last for _, last in borders}) > 1:
+        seen.add("missing")
     canvas.axes[-1].set_xlabel(figure.x_label)
     canvas.suptitle(
         figure.title,
@@ -158,8 +173,7 @@ def _draw_panel(axes: Axes, scale: figures.Scale, panel: figures.Panel, seen: se
     """One heat map; ``seen`` collects which of the colours outside the scale occur."""
     nonfinite = panel.measured & np.isnan(panel.values)
     zero = panel.measured & (panel.values == 0) if scale is figures.RARE else np.zeros_like(nonfinite)
-    edges = _edges(panel.x)
-    extent = (edges[0], edges[-1], len(panel.rows) - 0.5, -0.5)
+    extent = (*panel.borders, len(panel.rows) - 0.5, -0.5)
     axes.set_facecolor(palette.MISSING)
     if not panel.measured.all():
         seen.add("missing")
