@@ -27,6 +27,8 @@ COMMANDS: dict[str, str] = {
     "inspect-format": "inspect_format:inspect_format",
     "diagnose-checkpoint": "diagnose_checkpoint:diagnose_checkpoint",
     "report": "report:report",
+    "ls": "ls:ls",
+    "configs": "configs:configs",
 }
 """Command -> ``module:function`` below ``altgrad_cli.commands``, in the order of ``altgrad --help``."""
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from altgrad_cli.commands.completion import complete_format
 from altgrad_cli.commands.console import data_console, talk_console
 from altgrad_cli.commands.json_output import print_json
 from altgrad_cli.files import check_outputs, write_whole
@@ -39,7 +40,12 @@ def diagnose_checkpoint(
     ] = None,
     format: Annotated[
         str | None,
-        typer.Option("--format", metavar="NAME", help="The format to judge a foreign state dict by."),
+        typer.Option(
+            "--format",
+            metavar="NAME",
+            help="The format to judge a foreign state dict by.",
+            autocompletion=complete_format,
+        ),
     ] = None,
     data: Annotated[
         str | None,

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from altgrad_cli.commands.completion import complete_format
 from altgrad_cli.commands.console import data_console, talk_console
 from altgrad_cli.commands.json_output import print_json
 from altgrad_cli.errors import UsageError
@@ -34,7 +35,8 @@ def inspect_format(
     name: Annotated[
         str,
         typer.Argument(
-            help="The format: ExMy with options (E3M4, E3M4:ieee, E4M3:fnuz, E3M4:bias=3), or BF16, FP16."
+            help="The format: ExMy with options (E3M4, E3M4:ieee, E4M3:fnuz, E3M4:bias=3), or BF16, FP16.",
+            autocompletion=complete_format,
         ),
     ],
     learning_rate: Annotated[
@@ -51,7 +53,13 @@ def inspect_format(
         bool, typer.Option("--codes", help="Print every code: bits, value, exact fraction.")
     ] = False,
     compare: Annotated[
-        str | None, typer.Option("--compare", metavar="NAME", help="Put a second format beside it.")
+        str | None,
+        typer.Option(
+            "--compare",
+            metavar="NAME",
+            help="Put a second format beside it.",
+            autocompletion=complete_format,
+        ),
     ] = None,
     on: Annotated[
         Path | None,

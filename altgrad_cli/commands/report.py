@@ -57,7 +57,7 @@ def report(
         return _verify(verify, folders or [], as_json=json)
     check_outputs(("--markdown", markdown), ("--html", html), force=force)
     from altgrad_cli.reporting.report import build_report
-    from altgrad_cli.sweeps.results import newest
+    from altgrad_cli.sweeps.listing import newest
 
     chosen = folders or [newest(Path.cwd())]
     built = build_report(chosen)

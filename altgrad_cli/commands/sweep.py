@@ -14,6 +14,7 @@ import typer
 from rich.text import Text
 
 from altgrad_cli.commands.arguments import split_config_and_overrides
+from altgrad_cli.commands.completion import complete_arguments, complete_axis, complete_format
 from altgrad_cli.commands.console import Output, data_console, talk_console
 from altgrad_cli.commands.failures import COLLAPSED, FAILED, INTERRUPTED, OK
 from altgrad_cli.commands.json_output import print_json
@@ -39,10 +40,19 @@ EXAMPLES = (
 def sweep(
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="CONFIG|KEY=VALUE", help="A shipped config or a file, and overrides."),
+        typer.Argument(
+            metavar="CONFIG|KEY=VALUE",
+            help="A shipped config (see altgrad configs) or a file, and overrides.",
+            autocompletion=complete_arguments,
+        ),
     ] = None,
     order: Annotated[
-        str | None, typer.Option(metavar="FORMATS", help="Formats, in the order in which they run.")
+        str | None,
+        typer.Option(
+            metavar="FORMATS",
+            help="Formats, in the order in which they run.",
+            autocompletion=complete_format,
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The sweep's folder (default: runs/sweep-DATE-TIME).")
@@ -58,7 +68,13 @@ def sweep(
         str | None, typer.Option(metavar="N,N", help="Repeat everything for these seeds.")
     ] = None,
     axes: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=A,B", help="A further axis; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=A,B",
+            help="A further axis; may be repeated.",
+            autocompletion=complete_axis,
+        ),
     ] = None,
     retries: Annotated[
         bool, typer.Option("--retries/--no-retries", help="Try formats again where they may hold.")

@@ -11,6 +11,7 @@ import typer
 from rich.text import Text
 
 from altgrad_cli.commands.arguments import split_config_and_overrides
+from altgrad_cli.commands.completion import complete_arguments
 from altgrad_cli.commands.console import Output, data_console, talk_console
 from altgrad_cli.commands.failures import COLLAPSED, INTERRUPTED, OK, exit_code_of
 from altgrad_cli.commands.json_output import print_json
@@ -41,7 +42,11 @@ EXAMPLES = (
 def train(
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="CONFIG|KEY=VALUE", help="A shipped config or a file, and overrides."),
+        typer.Argument(
+            metavar="CONFIG|KEY=VALUE",
+            help="A shipped config (see altgrad configs) or a file, and overrides.",
+            autocompletion=complete_arguments,
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The run's folder (default: runs/NAME).")

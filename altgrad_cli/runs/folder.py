@@ -203,6 +203,23 @@ def sole_writer(directory: RunDirectory, *, wait_seconds: float = 20.0) -> Itera
         os.close(folder)
 
 
+def is_being_written(path: Path) -> bool:
+    """Whether a process holds the run or sweep in ``path`` as its sole writer."""
+    try:
+        import fcntl
+
+        folder = os.open(path, os.O_RDONLY)
+    except (ImportError, OSError):
+        return False
+    try:
+        fcntl.flock(folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(folder)
+    return False
+
+
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write ``values`` so that a reader (or a crash) sees the old file or the new one, never half of it."""
     write_whole(path, json.dumps(to_json_value(values), indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -14,6 +14,7 @@ from typing import Any
 
 from altgrad_cli.errors import UsageError
 
+_TAIL_BYTES = 1 << 18
 Line = dict[str, Any]
 """One event as it stands in the file: ``{"event": kind, "step": n, ...}``, non-finite numbers as words."""
 
@@ -72,18 +73,33 @@ def cut_after(events: Path, step: int) -> int:
     return keep
 
 
-def has_ended(run_dir: Path) -> bool:
-    """Whether the log ends in a run's last event; reads the file's tail only."""
+def newest_first(run_dir: Path) -> Iterator[Line]:
+    """The events in the last 256 KiB of the log, newest first; a torn last line is passed over.
+
+    Raises:
+        UsageError: the log cannot be read, or a line of these is damaged.
+    """
     path = run_dir / "events.jsonl"
     try:
         with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - 65536))
-            tail = file.read()
-    except OSError:
-        return False
-    last = tail.rstrip(b"\n").rsplit(b"\n", 1)[-1] if tail.endswith(b"\n") else b""
+            start = max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES)
+            file.seek(start)
+            *whole, _ = file.read().split(b"\n")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}", where=str(path)) from None
+    for raw in reversed(whole[1:] if start else whole):
+        try:
+            line = json.loads(raw)
+        except (ValueError, RecursionError):
+            line = None
+        if not isinstance(line, dict):
+            raise UsageError(f"a damaged line near the end of {path}", where=str(path))
+        yield line
+
+
+def has_ended(run_dir: Path) -> bool:
+    """Whether the log ends in a run's last event; reads the file's tail only."""
     try:
-        return bool(json.loads(last).get("event") == "run_ended")
-    except (ValueError, AttributeError):
+        return next(newest_first(run_dir), {}).get("event") == "run_ended"
+    except UsageError:
         return False

@@ -6,6 +6,7 @@ comparison     Formats compared over several seeds
 engine         Carries a sweep out
 estimate       What a sweep will cost and what its formats will stall at
 executors      Who carries out the runs of a sweep
+listing        What lies in a folder: its runs and sweeps, newest first
 plan           The arms of a sweep, as a pure function of what was asked and of the results so far
 results        What lies in a sweep's folder
 retries        What a format's result calls for

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from altgrad_cli.errors import WriteError
 from altgrad_cli.files import write_whole
-from altgrad_cli.runs.folder import EVENTS, RunDirectory, create_run, read_json
+from altgrad_cli.runs.folder import EVENTS, RunDirectory, create_run, read_json, sole_writer
 from altgrad_cli.runs.log import has_ended
 from altgrad_cli.runs.record import RunRecord, read_run
 from altgrad_cli.sweeps.arms import Arm
@@ -75,8 +75,12 @@ def run_sweep(
             again when the whole sweep is (``final`` True).
 
     A KeyboardInterrupt asks the running arms to stop at the next step and returns.
+
+    Raises:
+        UsageError: another process carries out this sweep.
     """
-    return _Sweep(spec, folder, executor, watcher, on_failed).run()
+    with sole_writer(RunDirectory(folder), wait_seconds=0.0):
+        return _Sweep(spec, folder, executor, watcher, on_failed).run()
 
 
 @dataclass(slots=True)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from altgrad_cli.errors import UsageError
 from altgrad_cli.runs.folder import EVENTS, read_json, write_json
 from altgrad_cli.runs.folder import SWEEP as SWEEP
 from altgrad_cli.runs.log import has_ended
@@ -214,18 +213,3 @@ def write_sweep(record: SweepRecord, state: str) -> None:
 def is_sweep(path: Path) -> bool:
     """Whether ``path`` is a sweep's folder."""
     return (path / SWEEP).is_file()
-
-
-def newest(root: Path) -> Path:
-    """The run or sweep at most two levels below ``root`` that was written to last; else UsageError."""
-    found = [p.parent for pattern in ("*/", "*/*/") for p in root.glob(f"{pattern}{SWEEP}")]
-    inside = set(found)
-    found += [p.parent for p in root.glob(f"*/{EVENTS}")]
-    found += [p.parent for p in root.glob(f"*/*/{EVENTS}") if p.parent.parent not in inside]
-    if not found:
-        raise UsageError(f"no run below {root}", hint="altgrad train smoke makes one")
-    return max(found, key=_last_written)
-
-
-def _last_written(path: Path) -> float:
-    return max(p.stat().st_mtime for name in (SWEEP, EVENTS) if (p := path / name).exists())

@@ -16,6 +16,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from altgrad_cli.commands.app import app
+from altgrad_cli.runs.folder import RunDirectory, sole_writer
 
 KEYS = {
     *("name", "kind", "retry_of", "format", "regime", "seed", "outcome", "collapse_class", "collapse_step"),
@@ -106,6 +107,13 @@ def test_a_resumed_sweep_takes_no_other_specification(whole: tuple[Path, Result]
     result = sweep("--resume", str(whole[0]), "max_steps=9")
     assert result.exit_code == 2
     assert "max_steps=9" in result.stderr
+
+
+def test_a_sweep_that_is_being_carried_out_is_refused_at_once(whole: tuple[Path, Result]) -> None:
+    with sole_writer(RunDirectory(whole[0])):
+        result = sweep("--resume", str(whole[0]))
+    assert result.exit_code == 2
+    assert "another process is writing" in result.stderr
 
 
 def test_a_sweep_stopped_by_ctrl_c_goes_on_to_the_same_table(
