@@ -16,7 +16,7 @@ from altgrad_cli.formats import FP8Format
 from altgrad_cli.metrics.code_use import CODE_USE_COLUMNS, code_entropy, codes_used, measure_code_use
 from altgrad_cli.metrics.gradient import GRADIENT_COLUMNS, gradient_sparsity, measure_gradients
 from altgrad_cli.metrics.grid import grid_alignment_statistics, stiffness
-from altgrad_cli.metrics.rates import overflow_rate, pool_rounding, rounding_row, underflow_rate
+from altgrad_cli.metrics.rounding import overflow_rate, pool_rounding, rounding_row, underflow_rate
 from altgrad_cli.metrics.shadow import SHADOW_COLUMNS, gradient_cosine, gradient_sqnr, measure_shadow
 from altgrad_cli.metrics.update import UPDATE_COLUMNS, bit_stall_rate, measure_updates, update_transfer
 from altgrad_cli.metrics.update import zero_update_fraction as zero_updates

@@ -9,15 +9,13 @@ so a layer's rate and the run's rate are the same formula. Undefined (0/0) is No
     code_use     How much of a format's code space a tensor uses, from its histogram over the codes
     gradient     Norms, sparsity and non-finite values of the weight gradients, per layer and pooled
     grid         Weights against the grid they live on: stiffness, alignment, ULP movement
-    interval     The heavy measures of one layer, taken every ``diagnostic_interval`` steps
-    layout       All linear weights in one flat buffer, and how sums over it become sums over layers and rows
+    layer_sums   All linear weights in one flat buffer, and how sums over it become sums over layers and rows
     noise        What of a difference between two arms is noise
     persistence  What lasts
-    prediction   The stall to expect of real weights on a grid before a single step is taken
-    rates        Rates from the counters that are taken where rounding happens (``quantization.quantize.STATS`
+    rounding     Rates from the counters that are taken where rounding happens
     shadow       The rounded gradient against the float32 shadow: same batch, same stored weights, no rounding
     spec         One metric: name, unit, definition, pooling, the bad side, the level from which it warns
-    stall        The study's stall detector, literally: would the SGD step lr * grad move the rounded weight?
+    stall        The stall to expect before an update is made: of Adam, predicted, and of SGD, by the detector
     thresholds   Every threshold of a definition, once
     update       What the optimizer's update did to the weights: stall, flips, zero updates, transfer
     verdict      What a whole run came to

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from altgrad_cli.metrics.layout import FlatLayout
+from altgrad_cli.metrics.layer_sums import FlatLayout
 from altgrad_cli.metrics.spec import MetricSpec, Row, ratio
 from altgrad_cli.metrics.thresholds import DEAD_GRADIENT
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from altgrad_cli.metrics.layout import FlatLayout
+from altgrad_cli.metrics.layer_sums import FlatLayout
 from altgrad_cli.metrics.spec import Alert, MetricSpec
 from altgrad_cli.metrics.thresholds import DEAD_GRADIENT, PERSISTENCE_STEPS, REGION_FROM, REGION_STEPS
 

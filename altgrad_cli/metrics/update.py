@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from altgrad_cli.metrics.layout import FlatLayout, Group
+from altgrad_cli.metrics.layer_sums import FlatLayout, Group
 from altgrad_cli.metrics.persistence import PersistentStall
 from altgrad_cli.metrics.spec import Alert, MetricSpec, Row, ratio
 from altgrad_cli.metrics.thresholds import STALL_FROM

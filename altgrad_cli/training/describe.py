@@ -7,7 +7,7 @@ from typing import Any
 
 from altgrad_cli.config.loading import resolve
 from altgrad_cli.config.run import TrainConfig
-from altgrad_cli.metrics.prediction import first_step_stall_rate, predicted_stall_rate
+from altgrad_cli.metrics.stall import first_step_stall_rate, predicted_stall_rate
 from altgrad_cli.rounding.constants import Rounding
 from altgrad_cli.subjects.corpus.corpus import Corpus
 from altgrad_cli.training.environment import describe_environment

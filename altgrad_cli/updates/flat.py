@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from altgrad_cli.metrics.layout import FlatLayout
+from altgrad_cli.metrics.layer_sums import FlatLayout
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import torch
 
 from altgrad_cli.formats import FORMAT_REGISTRY
 from altgrad_cli.metrics.grid import (
+    INTERVAL_METRICS,
     code_distance,
     compute_stiffness_field,
     compute_ulp_distance,
@@ -17,14 +18,11 @@ from altgrad_cli.metrics.grid import (
     gradient_stiffness_correlation,
     grid_alignment_error,
     grid_alignment_statistics,
-    stiffness,
-    ulp_statistics,
-)
-from altgrad_cli.metrics.interval import (
-    INTERVAL_METRICS,
     measure_grid_alignment,
     measure_stiffness,
     measure_ulp,
+    stiffness,
+    ulp_statistics,
 )
 from altgrad_cli.rounding.quantize import round_to_grid
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from altgrad_cli.metrics.layout import FlatLayout
+from altgrad_cli.metrics.layer_sums import FlatLayout
 from altgrad_cli.metrics.persistence import DeadNeurons, PersistentStall, ZeroUpdateRegions
 from altgrad_cli.metrics.update import measure_updates
 

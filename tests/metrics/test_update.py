@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from altgrad_cli.formats import FORMAT_REGISTRY
-from altgrad_cli.metrics.layout import FlatLayout
+from altgrad_cli.metrics.layer_sums import FlatLayout
 from altgrad_cli.metrics.persistence import PersistentStall
 from altgrad_cli.metrics.spec import evaluate, pool
 from altgrad_cli.metrics.update import (
@@ -63,7 +63,7 @@ def step(request):
 @pytest.mark.parametrize("group", [1, 60, 10**6], ids=["layer by layer", "two groups", "one group"])
 @pytest.mark.parametrize("stored", [True, False])
 def test_counts_agree_with_a_loop(step, stored, group, monkeypatch):
-    monkeypatch.setattr("altgrad_cli.metrics.layout._CPU_GROUP", group)
+    monkeypatch.setattr("altgrad_cli.metrics.layer_sums._CPU_GROUP", group)
     _, layers, flat = step
     table, rows = measure_updates(FlatLayout(SHAPES), *flat, stored=stored)
     assert table.dtype == torch.float64

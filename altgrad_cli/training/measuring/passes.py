@@ -25,9 +25,9 @@ from altgrad_cli.metrics.gradient import (
     GRADIENT_METRICS,
     measure_gradients,
 )
-from altgrad_cli.metrics.layout import FlatLayout
+from altgrad_cli.metrics.layer_sums import FlatLayout
 from altgrad_cli.metrics.persistence import DeadNeurons
-from altgrad_cli.metrics.rates import ROUNDING_METRICS, pool_rounding, rounding_row
+from altgrad_cli.metrics.rounding import ROUNDING_METRICS, pool_rounding, rounding_row
 from altgrad_cli.metrics.shadow import SHADOW_COLUMNS, SHADOW_METRICS, measure_shadow
 from altgrad_cli.metrics.spec import MetricSpec, evaluate, pool
 from altgrad_cli.rounding.quantize import STATS

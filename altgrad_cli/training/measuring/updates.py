@@ -19,10 +19,9 @@ from altgrad_cli.metrics.code_use import (
     grid_histograms,
     measure_code_use,
 )
-from altgrad_cli.metrics.grid import stiffness
-from altgrad_cli.metrics.interval import measure_grid_alignment, measure_stiffness, measure_ulp
-from altgrad_cli.metrics.prediction import predicted_stall_rate
+from altgrad_cli.metrics.grid import measure_grid_alignment, measure_stiffness, measure_ulp, stiffness
 from altgrad_cli.metrics.spec import evaluate, pool, pool_values
+from altgrad_cli.metrics.stall import predicted_stall_rate
 from altgrad_cli.metrics.update import (
     MASTER_UPDATE_METRICS,
     SHARED_UPDATE_METRICS,

@@ -20,7 +20,7 @@ from altgrad_cli.checkpoints.named_tensors import (
 from altgrad_cli.errors import CheckpointError
 from altgrad_cli.formats import FP8Format
 from altgrad_cli.metrics.code_use import CODE_USE_COLUMNS, codes_used, measure_code_use
-from altgrad_cli.metrics.prediction import first_step_stall_rate, predicted_stall_rate
+from altgrad_cli.metrics.stall import first_step_stall_rate, predicted_stall_rate
 from altgrad_cli.rounding.codes import code_histogram
 from altgrad_cli.rounding.mode import round_to_grid
 from altgrad_cli.rounding.scaling import stored_weight_scale

@@ -14,7 +14,7 @@ from altgrad_cli.metrics.code_use import (
     grid_histograms,
     measure_code_use,
 )
-from altgrad_cli.metrics.rates import ROUNDING_METRICS, pool_rounding, rounding_row
+from altgrad_cli.metrics.rounding import ROUNDING_METRICS, pool_rounding, rounding_row
 from altgrad_cli.metrics.spec import evaluate
 from altgrad_cli.rounding.quantize import STATS, code_histogram, round_to_grid
 

@@ -1,4 +1,4 @@
-"""Rates from the counters that are taken where rounding happens (``quantization.quantize.STATS``)."""
+"""Rates from the counters that are taken where rounding happens (``altgrad_cli.rounding.quantize.STATS``)."""
 
 from __future__ import annotations
 
