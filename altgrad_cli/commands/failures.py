@@ -23,7 +23,6 @@ from altgrad_cli.errors import AltgradError, UsageError
 
 OK = 0
 FAILED = 1
-WRONG_USAGE = 2
 COLLAPSED = 3
 INTERRUPTED = 130
 

@@ -13,7 +13,6 @@ from altgrad_cli.config.precision import OPERAND_ROLES
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import AltgradError, CheckpointError
 from altgrad_cli.forensics.evidence import Evidence
-from altgrad_cli.rounding.scaling import scale_for
 from altgrad_cli.subjects.corpus.batches import Batch, TokenFile
 from altgrad_cli.subjects.corpus.corpus import Corpus, load_corpus
 from altgrad_cli.surgery.precision_plan import LayerPrecision, PrecisionPlan, plan_precision
@@ -176,28 +175,6 @@ def _random_batch(state: TrainState, tokens: TokenFile, seed: int) -> Batch:
 def plan_for(state: TrainState, config: TrainConfig, format_name: str) -> PrecisionPlan:
     """The plan of ``config`` with ``format_name`` under study; a finite format saturates."""
     return plan_precision(config.precision, format_name, state.layer_names)
-
-
-def scales_for(state: TrainState, plan: PrecisionPlan) -> Scales:
-    """Scales of the next pass under ``plan``, from the recorded amax histories wherever they exist."""
-    scaling = state.config.precision.scaling
-    scales: Scales = []
-    for layer, histories in zip(plan.layers, state.scales.histories, strict=True):
-        row: list[float | None] = []
-        for role, history in zip(OPERAND_ROLES, histories, strict=True):
-            fmt = layer.format_of(role)
-            if fmt is None or layer.recipe == "none":
-                row.append(1.0)
-            elif layer.recipe == "delayed" and history is not None and len(history):
-                row.append(
-                    scale_for(
-                        history.get_amax(), fmt, power_of_two=scaling.power_of_two, margin=scaling.margin
-                    )
-                )
-            else:
-                row.append(None)
-        scales.append(row)
-    return scales
 
 
 def in_bf16(plan: PrecisionPlan, names: Sequence[str]) -> PrecisionPlan:

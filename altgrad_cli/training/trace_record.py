@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from altgrad_cli.training.state import fingerprint
 
-Phase = str
-PHASES: tuple[Phase, ...] = ("state", "forward", "backward", "optimizer")
+Phase = Literal["state", "forward", "backward", "optimizer"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import get_args
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.subjects.corpus.batches import Batch
 from altgrad_cli.training.state import TrainState, build_state, fingerprint
 from altgrad_cli.training.step import compute_step
-from altgrad_cli.training.trace_record import PHASES, from_plain, record_of, to_plain
+from altgrad_cli.training.trace_record import Phase, from_plain, record_of, to_plain
 from altgrad_cli.training.tracing import clip_like_engine, trace_step, traced_step
 from altgrad_cli.training.update import candidate_update
 
@@ -62,7 +63,7 @@ def test_rounded_operands_are_those_of_the_step(tiny: Tiny, rounding: str) -> No
 def test_records_stand_in_execution_order(tiny: Tiny) -> None:
     state = built(tiny, "precision.regime=standard")
     records = traced_step(state, batch(), learning_rate=1e-3).records
-    phases = [PHASES.index(record.phase) for record in records]
+    phases = [get_args(Phase).index(record.phase) for record in records]
     assert phases == sorted(phases)
     order = [record.module for record in records if record.role == "activations" and record.part == "input"]
     assert order == state.layer_names

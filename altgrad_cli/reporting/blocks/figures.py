@@ -98,8 +98,6 @@ class LineFigure:
     y_label: str
     curves: tuple[Curve, ...]
     marks: tuple[Mark, ...] = ()
-    levels: tuple[tuple[float, str], ...] = ()
-    """Horizontal lines with a name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,11 +101,6 @@ def _draw_lines(figure: figures.LineFigure) -> Canvas:
     for mark in figure.marks:
         axes.axvline(mark.x, color=mark.color, linewidth=0.9, linestyle=":")
         axes.plot(mark.x, mark.y, "v", color=mark.color, markersize=9, markeredgecolor="white", zorder=6)
-    for level, name in figure.levels:
-        axes.axhline(level, color=palette.GREY, linewidth=0.8)
-        axes.annotate(
-            name, (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8
-        )
     axes.set(title=figure.title, xlabel=figure.x_label, ylabel=figure.y_label)
     axes.margins(x=0.01)
     handles = axes.get_legend_handles_labels()[0]

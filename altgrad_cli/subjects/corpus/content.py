@@ -140,12 +140,13 @@ def _refuse_disguise(path: Path, layers: Sequence[Compression], head: bytes) -> 
     unpacked = f"unpack it, and use the result in its place: {feed(path, layers)} > {stem}-unpacked{kind}"
     for magic, what, remedy in _OTHER_KINDS:
         if magic.match(head) and (layers or (kind, what) != (".parquet", "a Parquet file")):
-            if layers and what != "a tar archive":  # which tar unpacks by itself
-                remedy = unpacked
+            by_itself = not layers or what == "a tar archive"  # tar takes a compression off as well
             raise DataError(
                 f"the content is {what}{_under(layers)}",
                 where=str(path),
-                hint=remedy.format(file=shlex.quote(str(path)), stem=stem, suffix=kind),
+                hint=remedy.format(file=shlex.quote(str(path)), stem=stem, suffix=kind)
+                if by_itself
+                else unpacked,
             )
     if named and not layers:
         raise DataError(

@@ -237,13 +237,13 @@ def test_what_else_lies_under_a_compression_is_named(tmp_path: Path, monkeypatch
 
     table = pyarrow.table({"text": [f"act {number}" for number in range(20)]})
     parquet.write_table(table, tmp_path / "plain.parquet")
-    packed = tmp_path / "law.parquet.gz"
+    packed = tmp_path / "{law}.parquet.gz"
     packed.write_bytes(gzip.compress((tmp_path / "plain.parquet").read_bytes()))
     error = refusal(packed)
     assert "a Parquet file, under gzip" in error.message
     monkeypatch.chdir(tmp_path)
     subprocess.run(["bash", "-c", str(error.hint).partition("place: ")[2]], check=True, timeout=20)
-    assert texts(load(tmp_path / "law-unpacked.parquet")) == 20
+    assert texts(load(tmp_path / "{law}-unpacked.parquet")) == 20
     for new in (ipc.new_file, ipc.new_stream):
         for name in ("data.arrow", "law.txt"):
             with new(str(tmp_path / name), table.schema) as arrow:
