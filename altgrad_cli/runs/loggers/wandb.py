@@ -122,6 +122,8 @@ class WandbLogger:
             self._fail("did not finish in time; its last data may be missing there")
             self._process.kill()
             self._process.join()
+        elif self._process.exitcode:
+            self._fail("ended by itself; its last data may be missing there")
         self._process.close()
         self._events.cancel_join_thread()
         self._events.close()

@@ -13,6 +13,7 @@ from altgrad_cli.config.run import MonitorConfig, MonitorWindow, TrainConfig
 from altgrad_cli.errors import ConfigError
 from altgrad_cli.formats import parse_format
 from altgrad_cli.metrics.catalogue import spec_of
+from altgrad_cli.metrics.thresholds import REGION_STEPS
 from altgrad_cli.training.engine import train
 from altgrad_cli.training.events import InterventionApplied, StepCompleted
 from altgrad_cli.training.measuring.codes import CodeCensus
@@ -318,18 +319,26 @@ def test_tables_are_read_back_in_their_shapes() -> None:
     assert second[1] == [math.inf]
 
 
-def test_rows_that_never_update_are_added_over_the_layers(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_that_never_update_are_added_over_the_layers(tiny: Tiny) -> None:
+    """Layer k is given k + 1 rows that never move; in the others half of the weights with a gradient do."""
     state = build_state(tiny("fp8_format=E7M0"), 256)
     monitors = Monitors(state.config, state)
     assert monitors.regions is not None
-    monkeypatch.setattr(monitors.regions, "row_counts", lambda: torch.arange(1.0, 9.0))
-    monkeypatch.setattr(monitors.regions, "layer_fractions", lambda: torch.full((8,), 0.5))
+    weights = state.flat.linear_views(state.flat.values)[:8]  # without the head, which is not stored so
+    layer_of_row = [layer for layer, weight in enumerate(weights) for _ in range(len(weight))]
+    place = [row - layer_of_row.index(layer) for row, layer in enumerate(layer_of_row)]
+    stuck = [place[row] <= layer for row, layer in enumerate(layer_of_row)]
+    counts = torch.tensor([[100.0, 100.0 if still else 50.0] for still in stuck], dtype=torch.float64)
+    windows = [monitors.regions.advance(counts) for _ in range(REGION_STEPS)]
+    assert windows == [False] * (REGION_STEPS - 1) + [True]
     result = compute_step(state, random_batch())
     update = candidate_update(state, result.gradient, 1e-3)
     measured = Measurements()
     interval_diagnostics(state, result, update, monitors, measured, CodeCensus(state))
     assert measured.layers["zero_update_rows"][:8] == list(range(1, 9))
-    assert measured.metrics["zero_update_rows"] == 36
-    assert measured.metrics["zero_update_region_fraction"] == pytest.approx(0.5)
+    assert measured.metrics["zero_update_rows"] == sum(stuck)
+    shares = [(layer + 1 + 0.5 * (len(w) - layer - 1)) / len(w) for layer, w in enumerate(weights)]
+    assert measured.layers["zero_update_region_fraction"][:8] == pytest.approx(shares)
+    total = sum(weight.numel() for weight in weights)
+    pooled = sum(share * weight.numel() for share, weight in zip(shares, weights, strict=True)) / total
+    assert measured.metrics["zero_update_region_fraction"] == pytest.approx(pooled)
