@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console, Group
@@ -18,7 +19,7 @@ from altgrad_cli.commands.console import printable
 from altgrad_cli.metrics.thresholds import END_WINDOW, SEED_SPREAD
 from altgrad_cli.sweeps.arms import Arm
 from altgrad_cli.sweeps.comparison import compare_seeds
-from altgrad_cli.sweeps.executors.local import Report
+from altgrad_cli.sweeps.executors.messages import Progress, Report
 from altgrad_cli.sweeps.results import SweepRecord
 from altgrad_cli.training.watch.collapse import collapse_words
 
@@ -32,6 +33,32 @@ _HOW_TO_READ = (
 _GRADE_STYLES = {"trained": "green", "degraded": "yellow", "failed": "red"}
 
 
+@dataclass(slots=True)
+class _Running:
+    """An arm that is being carried out: where it stands, and since when this is watched."""
+
+    steps: int
+    next_line: float
+    progress: Progress = field(default_factory=Progress)
+    first_step: int | None = None
+    first_time: float = 0.0
+
+    def reached(self, progress: Progress) -> None:
+        self.progress = progress
+        if self.first_step is None:
+            self.first_step, self.first_time = progress.step, time.monotonic()
+
+    @property
+    def steps_taken(self) -> int:
+        return 0 if self.first_step is None else self.progress.step - self.first_step
+
+    def seconds_left(self) -> float | None:
+        taken = self.steps_taken
+        if taken <= 0:
+            return None
+        return (time.monotonic() - self.first_time) / taken * (self.steps - self.progress.step)
+
+
 class SweepView:
     """Watches a sweep and shows it: live on a terminal, as plain lines elsewhere, not at all when quiet."""
 
@@ -39,9 +66,8 @@ class SweepView:
         self._console = console
         self._quiet = quiet
         self._record: SweepRecord | None = None
-        self._running: dict[str, dict[str, Any]] = {}
+        self._running: dict[str, _Running] = {}
         self._told: set[str] = set()
-        self._next_line: dict[str, float] = {}
         self._began = time.monotonic()
         self._steps_finished = 0
         self._live: Live | None = None
@@ -72,38 +98,35 @@ class SweepView:
                 )
         for result in record.arms:
             if result.finding is not None:
-                shown = self._running.pop(result.arm.name, None)
-                if shown is not None:
-                    self._steps_finished += result.finding.record.last_step - shown.get("first_step", 0)
+                running = self._running.pop(result.arm.name, None)
+                if running is not None:
+                    self._steps_finished += result.finding.record.last_step - (running.first_step or 0)
                 if result.arm.name not in self._told and not first:
                     self.say(f"[{done}/{len(record.arms)}] {result.arm.name} {_ending(result.summary())}")
                 self._told.add(result.arm.name)
 
     def started(self, arm: Arm, *, resumed: bool) -> None:
         """An arm was started."""
-        self._running[arm.name] = {"steps": arm.config.max_steps, "began": time.monotonic()}
-        self._next_line[arm.name] = time.monotonic() + _LINE_EVERY
+        self._running[arm.name] = _Running(arm.config.max_steps, time.monotonic() + _LINE_EVERY)
         if self._live is None:
             self.say(f"{'continuing' if resumed else 'starting'} {arm.name}")
 
     def progressed(self, report: Report) -> None:
         """An arm got further, or has a warning."""
-        if "warning" in report.details:
-            if report.details["warning"] not in self._told:  # what every arm meets is said once
-                self._told.add(report.details["warning"])
-                self.say(f"{report.name}: {report.details['warning']}")
+        if report.kind == "warning" and report.message not in self._told:  # what every arm meets is said once
+            self._told.add(report.message)
+            self.say(f"{report.name}: {report.message}")
+        if report.progress is None or report.name not in self._running:
             return
-        shown = self._running.setdefault(report.name, {})
-        shown |= report.details
-        if "first_step" not in shown and "step" in shown:
-            shown |= {"first_step": shown["step"], "first_time": time.monotonic()}
+        running = self._running[report.name]
+        running.reached(report.progress)
         now = time.monotonic()
-        if self._live is None and now >= self._next_line.get(report.name, 0.0):
-            self._next_line[report.name] = now + _LINE_EVERY
-            left = _time_left(shown)
+        if self._live is None and now >= running.next_line:
+            running.next_line = now + _LINE_EVERY
+            left = running.seconds_left()
             self.say(
-                f"{report.name}: step {shown.get('step', 0)}/{shown.get('steps', '?')}, "
-                f"loss {number(shown.get('loss'), 3)}"
+                f"{report.name}: step {running.progress.step}/{running.steps}, "
+                f"loss {number(running.progress.loss, 3)}"
                 + (f", {duration(left)} left" if left is not None else "")
             )
 
@@ -121,15 +144,15 @@ class SweepView:
             return Group()
         done = sum(result.finding is not None for result in self._record.arms)
         table = Table.grid(padding=(0, 2, 0, 0))
-        for name, shown in list(self._running.items()):
-            left = _time_left(shown)
+        for name, running in list(self._running.items()):
+            left, progress = running.seconds_left(), running.progress
             table.add_row(
                 Text(name, "bold"),
-                ProgressBar(total=shown.get("steps", 1), completed=shown.get("step", 0), width=24),
-                f"{shown.get('step', 0)}/{shown.get('steps', '?')}",
-                f"loss {number(shown.get('loss'), 3)}",
-                f"val {number(shown.get('validation_loss'), 3)}",
-                f"stall {number(shown.get('bit_stall_rate'), 3)}",
+                ProgressBar(total=running.steps, completed=progress.step, width=24),
+                f"{progress.step}/{running.steps}",
+                f"loss {number(progress.loss, 3)}",
+                f"val {number(progress.validation_loss, 3)}",
+                f"stall {number(progress.bit_stall_rate, 3)}",
                 f"{duration(left)} left" if left is not None else "",
             )
         elapsed = time.monotonic() - self._began
@@ -142,11 +165,9 @@ class SweepView:
         """From the steps taken since this sweep was started, for the arms that are planned by now."""
         assert self._record is not None
         waiting = [result.arm for result in self._record.unfinished if result.arm.name not in self._running]
-        running = [
-            (s.get("steps", 0), s.get("step", 0), s.get("first_step", 0)) for s in self._running.values()
-        ]
-        left = sum(arm.config.max_steps for arm in waiting) + sum(steps - step for steps, step, _ in running)
-        taken = self._steps_finished + sum(step - first for _, step, first in running)
+        left = sum(arm.config.max_steps for arm in waiting)
+        left += sum(running.steps - running.progress.step for running in self._running.values())
+        taken = self._steps_finished + sum(running.steps_taken for running in self._running.values())
         return elapsed / taken * left if taken > 0 else None
 
 
@@ -260,10 +281,3 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def _time_left(shown: Mapping[str, Any]) -> float | None:
-    taken = shown.get("step", 0) - shown.get("first_step", 0)
-    if taken <= 0:
-        return None
-    return (time.monotonic() - shown["first_time"]) / taken * (shown["steps"] - shown["step"])

@@ -20,7 +20,8 @@ from altgrad_cli.runs.folder import EVENTS, RunDirectory, create_run, read_json,
 from altgrad_cli.runs.log import has_ended
 from altgrad_cli.runs.record import RunRecord, read_run
 from altgrad_cli.sweeps.arms import Arm
-from altgrad_cli.sweeps.executors.local import Executor, Report, Task
+from altgrad_cli.sweeps.executors.local import Executor
+from altgrad_cli.sweeps.executors.messages import Report, Task
 from altgrad_cli.sweeps.plan import Finding
 from altgrad_cli.sweeps.results import SweepRecord, assemble, write_sweep
 from altgrad_cli.sweeps.specification import SweepSpec
@@ -44,7 +45,7 @@ class Watcher(Protocol):
         """An arm was started."""
 
     def progressed(self, report: Report) -> None:
-        """An arm got further."""
+        """An arm got further, or has a warning."""
 
     def note(self, message: str) -> None:
         """Something the user should read."""
@@ -160,12 +161,11 @@ class _Sweep:
         return self._settle() if changed else record
 
     def _receive(self, report: Report) -> bool:
-        if report.kind == "progress":
+        if not report.is_last:
             self.watcher.progressed(report)
             return False
         self.running.discard(report.name)
-        where = report.details.get("where")
-        message = f"{report.details.get('message', '')}" + (f" ({where})" if where else "")
+        message = report.message
         if report.kind == "finished":
             self.records[report.name] = read_run(self.folder / report.name)
         elif report.kind == "failed":
@@ -227,6 +227,6 @@ def _write_verdict(run_dir: Path, finding: Finding) -> None:
 
 
 def _keep_traceback(run_dir: Path, report: Report) -> None:
-    if "traceback" in report.details and run_dir.is_dir():
+    if report.traceback and run_dir.is_dir():
         with suppress(WriteError):  # the disk may be full, and the arm's own error is already told
-            write_whole(run_dir / "traceback.txt", str(report.details["traceback"]))
+            write_whole(run_dir / "traceback.txt", report.traceback)

@@ -8,7 +8,7 @@ from functools import lru_cache
 from itertools import product
 from typing import Any
 
-from altgrad_cli.config.loading import from_plain, resolve, with_overrides
+from altgrad_cli.config.loading import flat, from_plain, resolve, with_overrides
 from altgrad_cli.config.precision import Regime
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import ConfigError, UsageError
@@ -49,6 +49,14 @@ class SweepSpec:
                 raise UsageError(f"{key} is an axis of its own", where=f"--set {key}", hint=f"use {option}")
             if not values:
                 raise UsageError(f"no value for {key}", where="--set", allowed="key=a,b")
+            single = [value for value in values if not value.startswith("[")]
+            if single and isinstance(flat(resolve(self.base)).get(key), list):
+                raise ConfigError(
+                    f"{key} is a list, and {single[0]} is none",
+                    where=f"--set {key}",
+                    allowed="lists in brackets, one for each run",
+                    hint=f"for one run: --set {key}=[{','.join(values)}]",
+                )
         self.variations()  # every combination obeys the rules of the configuration, or this raises
 
     @property
@@ -144,7 +152,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 
 
 def parse_axes(texts: Sequence[str]) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """``["learning_rate=2e-4,6e-4"]`` -> the axes, in order."""
+    """``["learning_rate=2e-4,6e-4", "optimizer.betas=[0.9,0.95],[0.9,0.99]"]`` -> the axes, in order."""
     axes = []
     for text in texts:
         key, equals, values = text.partition("=")
@@ -152,5 +160,25 @@ def parse_axes(texts: Sequence[str]) -> tuple[tuple[str, tuple[str, ...]], ...]:
             raise ConfigError(
                 f"not an axis: {text!r}", where="--set", allowed="--set learning_rate=2e-4,6e-4"
             )
-        axes.append((key.strip(), tuple(value.strip() for value in values.split(",") if value.strip())))
+        axes.append((key.strip(), _split(values)))
     return tuple(axes)
+
+
+def _split(text: str) -> tuple[str, ...]:
+    """The values between the commas that stand in no bracket."""
+    values, depth = [""], 0
+    for letter in text:
+        depth += (letter in "[{") - (letter in "]}")
+        if depth < 0:
+            break
+        if letter == "," and not depth:
+            values.append("")
+        else:
+            values[-1] += letter
+    if depth:
+        raise ConfigError(
+            f"a bracket without its other half: {text}",
+            where="--set",
+            allowed="--set optimizer.betas=[0.9,0.95],[0.9,0.99]",
+        )
+    return tuple(value.strip() for value in values if value.strip())

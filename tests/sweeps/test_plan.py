@@ -231,6 +231,15 @@ def test_what_the_command_line_says_is_parsed() -> None:
     assert parse_order("e5m2, E3M4:BIAS=3") == ("E5M2", "E3M4:bias=3")
     assert parse_seeds("42,43") == (42, 43)
     assert parse_axes(["learning_rate=2e-4,6e-4"]) == (("learning_rate", ("2e-4", "6e-4")),)
+    lists = parse_axes(["optimizer.betas=[0.9,0.95], [0.9,0.99]", "precision.rules=[{pattern: 'a,b'}],[]"])
+    assert [values for _, values in lists] == [("[0.9,0.95]", "[0.9,0.99]"), ("[{pattern: 'a,b'}]", "[]")]
+
+
+def test_an_axis_of_lists_gives_each_arm_its_own() -> None:
+    axes = parse_axes(["optimizer.betas=[0.9,0.95],[0.5,0.99]"])
+    arms = plan_sweep(spec(axes=axes), {})
+    assert {arm.config.optimizer.betas for arm in arms} == {(0.9, 0.95), (0.5, 0.99)}
+    assert len({arm.name for arm in arms}) == len(arms)
 
 
 @pytest.mark.parametrize(
@@ -240,6 +249,9 @@ def test_what_the_command_line_says_is_parsed() -> None:
         lambda: parse_seeds("42,x"),
         lambda: parse_seeds(""),
         lambda: parse_axes(["learning_rate"]),
+        lambda: parse_axes(["optimizer.betas=[0.9,0.95"]),
+        lambda: parse_axes(["optimizer.betas=0.9],[0.95"]),
+        lambda: spec(axes=parse_axes(["optimizer.betas=0.9,0.95"])),
         lambda: spec(order=()),
         lambda: spec(order=("E5M2", "E5M2")),
         lambda: spec(axes=(("seed", ("1",)),)),

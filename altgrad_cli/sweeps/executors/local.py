@@ -7,34 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, Literal, Protocol
+from typing import Protocol
 
+from altgrad_cli.sweeps.executors.messages import Report, Stop, Task
 from altgrad_cli.sweeps.executors.worker import work
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Task:
-    """One run to carry out, as plain values that can be sent anywhere."""
-
-    name: str
-    run_dir: str
-    """An existing folder with the run's ``config.yaml``."""
-    resume: bool
-    """Go on from its last checkpoint, if it has one."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Report:
-    """What an executor has to say about a task."""
-
-    name: str
-    kind: Literal["progress", "finished", "stopped", "failed", "died"]
-    """``failed``: the program raised an error; ``died``: the process that ran it is gone."""
-    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Executor(Protocol):
@@ -85,7 +64,7 @@ class LocalExecutor:
         worker.task = task
         # A worker that died at this moment is found by ``wait``, which reports its task as died.
         with contextlib.suppress(OSError):
-            worker.connection.send(("run", task.name, task.run_dir, task.resume))
+            worker.connection.send(task)
 
     def wait(self, timeout: float) -> list[Report]:
         connections = {worker.connection: worker for worker in self._workers}
@@ -102,7 +81,7 @@ class LocalExecutor:
     def stop(self) -> None:
         for worker in self._workers:
             with contextlib.suppress(OSError):
-                worker.connection.send(("stop",))
+                worker.connection.send(Stop())
 
     def close(self) -> None:
         for worker in self._workers:
@@ -129,11 +108,10 @@ class LocalExecutor:
         self._workers.append(worker)
         return worker
 
-    def _received(self, worker: _Worker, message: tuple[Any, ...]) -> Report:
-        kind, name, details = message
-        if kind != "progress":
+    def _received(self, worker: _Worker, report: Report) -> Report:
+        if report.is_last:
             worker.task = None
-        return Report(name=name, kind=kind, details=details)
+        return report
 
     def _buried(self, worker: _Worker) -> list[Report]:
         self._workers.remove(worker)
@@ -144,4 +122,4 @@ class LocalExecutor:
         if worker.task is None:
             return []
         how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
-        return [Report(name=worker.task.name, kind="died", details={"message": f"the worker process {how}"})]
+        return [Report(name=worker.task.name, kind="died", message=f"the worker process {how}")]

@@ -11,56 +11,56 @@ import signal
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+
+from altgrad_cli.sweeps.executors.messages import Progress, Report, Stop, Task
+from altgrad_cli.training.events import Evaluated, Event, StepCompleted
 
 _REPORT_EVERY = 0.25
 """Seconds between two progress messages."""
 
 
 def work(connection: Connection) -> None:
-    """Serve ``("run", name, run_dir, resume)`` messages until the other end closes."""
+    """Serve one ``Task`` after the other until the other end closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Several processes share the cores: the libraries below torch must not take them all.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with contextlib.suppress(EOFError, OSError):
         while True:
             message = connection.recv()
-            if message[0] == "run":
-                _, name, run_dir, resume = message
-                connection.send(_run(name, Path(run_dir), resume, connection))
+            if isinstance(message, Task):  # a Stop that comes after its task is over stops nothing
+                connection.send(_run(message, connection))
 
 
-def _run(name: str, run_dir: Path, resume: bool, connection: Connection) -> tuple[str, str, dict[str, Any]]:
+def _run(task: Task, connection: Connection) -> Report:
     from altgrad_cli.errors import AltgradError
     from altgrad_cli.runs.folder import RunDirectory
     from altgrad_cli.runs.loggers.wandb import wandb_circumstances, wandb_listeners
     from altgrad_cli.runs.loggers.warnings import warnings_as_lines
     from altgrad_cli.runs.run import carry_out
 
-    directory = RunDirectory(run_dir)
+    directory = RunDirectory(Path(task.run_dir))
     try:
         config = directory.load_config()
-        progress = _Progress(name, connection)
+        progress = _Progress(task.name, connection)
         with warnings_as_lines(progress.warn):
             ended = carry_out(
                 config,
                 directory,
                 [progress, *wandb_listeners(config, directory, warn=progress.warn)],
-                resume=resume,
+                resume=task.resume,
                 stop_requested=_stop_asker(connection),
                 circumstances=wandb_circumstances(config, directory),
             )
     except AltgradError as error:
-        return "failed", name, {"message": error.message, "where": error.where, "hint": error.hint}
+        where = f" ({error.where})" if error.where else ""
+        return Report(name=task.name, kind="failed", message=f"{error.message}{where}")
     except Exception as error:  # noqa: BLE001 - one arm's fault must not end the others
-        return (
-            "failed",
-            name,
-            {"message": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()},
-        )
-    return ("finished" if ended else "stopped"), name, {}
+        message = f"{type(error).__name__}: {error}"
+        return Report(name=task.name, kind="failed", message=message, traceback=traceback.format_exc())
+    return Report(name=task.name, kind="finished" if ended else "stopped")
 
 
 def _stop_asker(connection: Connection) -> Callable[[], bool]:
@@ -71,7 +71,7 @@ def _stop_asker(connection: Connection) -> Callable[[], bool]:
     def stop_requested() -> bool:
         nonlocal stopped
         try:
-            stopped = stopped or (connection.poll() and connection.recv()[0] == "stop")
+            stopped = stopped or (connection.poll() and isinstance(connection.recv(), Stop))
         except (EOFError, OSError):
             stopped = True
         return stopped
@@ -85,26 +85,33 @@ class _Progress:
     def __init__(self, name: str, connection: Connection) -> None:
         self._name, self._connection = name, connection
         self._next = 0.0
-        self._shown: dict[str, Any] = {}
+        self._progress = Progress()
 
-    def receive(self, event: Any) -> None:
-        if event.kind == "step":
-            names = ("loss", "tokens_per_second", "bit_stall_rate")
-            self._shown |= {"step": event.step} | {name: event.metrics.get(name) for name in names}
-        elif event.kind == "evaluated":
-            self._shown["validation_loss"] = event.validation_loss
-        if self._shown and time.monotonic() >= self._next:
+    def receive(self, event: Event) -> None:
+        if isinstance(event, StepCompleted):
+            self._progress = replace(
+                self._progress,
+                step=event.step,
+                loss=event.metrics.get("loss"),
+                bit_stall_rate=event.metrics.get("bit_stall_rate"),
+            )
+        elif isinstance(event, Evaluated):
+            self._progress = replace(self._progress, validation_loss=event.validation_loss)
+        if time.monotonic() >= self._next:
             self._next = time.monotonic() + _REPORT_EVERY
-            self._send(self._shown)
+            self._report_progress()
 
     def warn(self, message: str) -> None:
-        self._send({"warning": message})
+        self._send(Report(name=self._name, kind="warning", message=message))
 
     def close(self) -> None:
-        if self._shown:  # however short the run was, its last step is told
-            self._send(self._shown)
+        self._report_progress()  # however short the run was, its last step is told
 
-    def _send(self, details: dict[str, Any]) -> None:
+    def _report_progress(self) -> None:
+        if self._progress != Progress():
+            self._send(Report(name=self._name, kind="progress", progress=self._progress))
+
+    def _send(self, report: Report) -> None:
         # Without a parent the run goes on to the next step, where it is asked to stop.
         with contextlib.suppress(OSError):
-            self._connection.send(("progress", self._name, dict(details)))
+            self._connection.send(report)

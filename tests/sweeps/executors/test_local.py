@@ -13,7 +13,8 @@ import pytest
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.runs.folder import create_run
 from altgrad_cli.runs.log import has_ended
-from altgrad_cli.sweeps.executors.local import LocalExecutor, Report, Task
+from altgrad_cli.sweeps.executors.local import LocalExecutor
+from altgrad_cli.sweeps.executors.messages import Report, Task
 
 Tiny = Callable[..., TrainConfig]
 
@@ -49,7 +50,7 @@ def test_tasks_run_side_by_side_and_workers_are_used_again(
     assert executor.free_slots() == 2
     executor.start(task(tmp_path, "c", tiny("fp8_format=E7M0")))
     reports = until(executor, 1, "finished")
-    assert any(report.kind == "progress" and report.details.get("loss") for report in reports)
+    assert any(report.progress is not None and report.progress.loss for report in reports)
     assert all(has_ended(tmp_path / name) for name in "abc")
 
 
@@ -62,17 +63,17 @@ def test_a_fault_in_one_task_is_reported_and_ends_nothing_else(
     executor.start(broken)
     executor.start(task(tmp_path, "good", tiny()))
     reports = until(executor, 2, "finished", "failed")
-    ends = {report.name: report for report in reports if report.kind != "progress"}
+    ends = {report.name: report for report in reports if report.is_last}
     assert ends["good"].kind == "finished"
     assert ends["broken"].kind == "failed"
-    assert "no-such.txt" in str(ends["broken"].details)
+    assert "no-such.txt" in ends["broken"].message
 
 
 def test_a_killed_worker_takes_only_its_own_task(tmp_path: Path, tiny: Tiny, executor: LocalExecutor) -> None:
     executor.start(task(tmp_path, "killed", tiny("inject=kill@4")))
     executor.start(task(tmp_path, "good", tiny()))
     reports = until(executor, 2, "finished", "died")
-    ends = {report.name: report.kind for report in reports if report.kind != "progress"}
+    ends = {report.name: report.kind for report in reports if report.is_last}
     assert ends == {"killed": "died", "good": "finished"}
     assert executor.free_slots() == 2
 
