@@ -41,15 +41,15 @@ def round_stochastic_exact(
 ) -> float:
     """``x`` rounded to one of its two neighbours, decided by ``random_bits`` in [0, 2^bit_count).
 
-    As gfloat's ``RoundMode.Stochastic``: the place between the neighbours is rounded to ``bit_count``
-    bits (ties to even) and x goes away from zero where place + random_bits reaches 2^bit_count. A value
+    As gfloat's ``RoundMode.StochasticFast``: the place between the neighbours is rounded to ``bit_count``
+    bits (ties up) and x goes away from zero where place + random_bits reaches 2^bit_count. A value
     of the grid never moves. Specials, overflow and errors as in ``round_exact``; also raises
     ``FormatError`` for bits out of range.
     """
     one = 1 << bit_count
     if not 0 <= random_bits < one:
         raise FormatError(f"{random_bits} does not fit in {bit_count} random bits", allowed=f"0 to {one - 1}")
-    return _round(x, format, overflow, lambda place, code: round(place * one) + random_bits >= one)
+    return _round(x, format, overflow, lambda place, code: 2 * (place * one + random_bits) + 1 >= 2 * one)
 
 
 def _round(x: float, format: FP8Format, overflow: Overflow, goes_out: _Decision) -> float:

@@ -165,7 +165,7 @@ def _no_guards(guards: Sequence[object]) -> list[bool]:
 
 @lru_cache(maxsize=256)
 def _kernel(variant: _Variant) -> Kernel:
-    plan = plan_rounding(variant.format, None, variant.overflow, variant.rounding)
+    plan = plan_rounding(variant.format, None, variant.overflow)
     counted, in_place, power_of_two = variant.counted, variant.in_place, variant.power_of_two
     stochastic, device, trusting = variant.rounding == "stochastic", variant.device, variant.trusting
 

@@ -108,9 +108,7 @@ def _product_is_normal(format: FP8Format, divisor: float) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def plan_rounding(
-    format: FP8Format, scale: float | None, overflow: Overflow, rounding: Rounding = "nearest"
-) -> RoundingPlan:
+def plan_rounding(format: FP8Format, scale: float | None, overflow: Overflow) -> RoundingPlan:
     """The plan for a scale known on the host; ``scale=None`` for one that lives in a tensor.
 
     Raises:
@@ -120,8 +118,7 @@ def plan_rounding(
     overflow_value = _overflow_value(format, overflow)
     s = 1.0 if scale is None else check_scale(scale)
     m = format.mantissa_bits
-    # Stochastic rounding adds 16 bits below the quotient's integer part.
-    wide = (rounding == "stochastic" and m > 7) or (not format.is_uniform and format.emin < FLOAT32_EMIN)
+    wide = not format.is_uniform and format.emin < FLOAT32_EMIN
     fold = 0
     divisor: float | None = None
     uniform = format.is_uniform and not wide

@@ -74,7 +74,7 @@ def _random_work(random: Key | Tensor, index: int, start: int, space: Scratch) -
         bits = random[start : start + space.bits.numel()]
     else:
         bits = random_bits(index, random, space.bits, space.noise_bits)
-    return RandomWork(bits, space.noise, space.bits)
+    return RandomWork(bits, space.noise, space.whole, space.bits)
 
 
 def _divisor(plan: RoundingPlan, scale: Scale, device: torch.device) -> Scale | None:

@@ -67,12 +67,11 @@ def round_slice(
         x = torch.clamp(x, -plan.limit, plan.limit, out=out)
         magnitude_in_gap = False
     if plan.uniform:
-        _to_integers(x, out, random, traced)
+        _to_integers(x, out, plan, random)
     elif plan.wide:
         wide = x.double()
         wide_gap = torch.empty_like(wide)
-        wide_random = None if random is None else random.widened()
-        _round_to_gaps(wide, wide, wide_gap, wide_gap.view(torch.int64), plan, wide_random, False, traced)
+        _round_to_gaps(wide, wide, wide_gap, wide_gap.view(torch.int64), plan, random, False, traced)
         out.copy_(wide)
     else:
         last, factor = (factor, None) if plan.factor_folds and isinstance(factor, float) else (1.0, factor)
@@ -85,11 +84,15 @@ def round_slice(
         out.mul_(factor)
 
 
-def _to_integers(x: Tensor, out: Tensor, random: RandomWork | None, traced: bool) -> None:
+def _to_integers(x: Tensor, out: Tensor, plan: RoundingPlan, random: RandomWork | None) -> None:
     if random is None:
         torch.round(x, out=out)
-    else:
-        round_stochastically(x, out, random, traced=traced)
+    elif x.dtype == torch.float32:
+        round_stochastically(x, out, random, bounded=plan.saturate)
+    else:  # a float64 carrier holds a float32 divided by a power of two
+        narrow = x.float()
+        round_stochastically(narrow, narrow, random, bounded=plan.saturate)
+        out.copy_(narrow)
 
 
 def _round_to_gaps(
@@ -131,7 +134,7 @@ def _round_to_gaps(
         torch.div(x, gap, out=out).mul_(2.0**m)
     if random is None and plan.tie_parity is not None:
         _break_ties_by_code(out.view(carrier.integer), gap_bits, plan.tie_parity, carrier.mantissa)
-    _to_integers(out, out, random, traced)
+    _to_integers(out, out, plan, random)
     if in_one_pass:
         torch.addcmul(negative_zero(x.dtype, x.device), out, gap, value=2.0**-m * factor, out=out)
     else:

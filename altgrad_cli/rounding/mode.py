@@ -50,7 +50,7 @@ def round_to_grid(
     _check_tensors(x, out, stats, bits)
     if isinstance(scale, Tensor) and scale.device.type == "cpu":
         scale = float(scale)
-    plan = plan_rounding(format, None if isinstance(scale, Tensor) else float(scale), overflow, rounding)
+    plan = plan_rounding(format, None if isinstance(scale, Tensor) else float(scale), overflow)
     random: Key | Tensor | None = None
     if rounding == "stochastic":
         random = draw_key(generator) if bits is None else bits.reshape(-1)

@@ -21,15 +21,15 @@ _KEPT_SIZES = 64
 class Scratch:
     """Flat float32 buffers of one size, each beside its int32 view; what they are for is up to the user."""
 
-    __slots__ = ("bits", "gap", "gap_bits", "noise", "noise_bits")
+    __slots__ = ("bits", "gap", "gap_bits", "noise", "noise_bits", "whole")
 
     def __init__(self, size: int, device: torch.device) -> None:
         # A tensor born in inference mode could not be written to outside of it.
         with torch.inference_mode(False):
-            self.gap, self.noise, third = (_buffer(number, size, device) for number in range(3))
+            self.gap, self.noise, self.whole, fourth = (_buffer(number, size, device) for number in range(4))
             self.gap_bits = self.gap.view(torch.int32)
             self.noise_bits = self.noise.view(torch.int32)
-            self.bits = third.view(torch.int32)
+            self.bits = fourth.view(torch.int32)
 
 
 class _Store(threading.local):
@@ -53,7 +53,7 @@ def scratch(size: int, device: torch.device) -> Scratch:
 
 def workspace(like: Tensor) -> Tensor:
     """This thread's float32 tensor shaped as ``like``, for a result that is gone before the next call."""
-    return _buffer(3, like.numel(), like.device).view(like.shape)
+    return _buffer(4, like.numel(), like.device).view(like.shape)
 
 
 def _buffer(number: int, size: int, device: torch.device) -> Tensor:

@@ -1,9 +1,10 @@
 """Stochastic rounding and the random bits it consumes.
 
 A value between two neighbours goes away from zero with the probability of its place between them: the
-place is rounded to ``STOCHASTIC_BITS`` bits (ties to even), the random bits are added, and a carry moves it.
-This is gfloat's ``RoundMode.Stochastic``; a value of the grid never moves, and the mean is the value itself
-to within 2^-17 of a gap.
+place f in [0, 1) and a random number u, a multiple of 2^-``STOCHASTIC_BITS``, are added in float32, and a
+carry moves the value. With 24 bits for each, 2.3 becomes 2 + carry(0.3 + u), that is 3 in 30 % of the draws.
+This is gfloat's ``RoundMode.StochasticFast`` on 24 bits; a value of the grid never moves, and the mean is the
+value itself to within 2^-25 of a gap, so an update of 2^-24 of a gap still has its chance.
 
 The bits are a hash of a key and of the value's flat index. The key is drawn from a ``torch.Generator`` once
 a tensor, so a saved generator gives the rounding again, and slices, threads, devices and the compiled form
@@ -20,13 +21,13 @@ from torch import Tensor
 
 from altgrad_cli.rounding.scratch import SLICE, constant
 
-STOCHASTIC_BITS = 16
-"""Random bits a value consumes."""
+STOCHASTIC_BITS = 24
+"""Random bits a value consumes: as many as a float32 below 1 can hold without being rounded itself."""
 
 Key = tuple[int, int]
 
 # lowbias32 by Chris Wellons (hash-prospector, public domain): two rounds of xor-shift and multiply; the
-# third xor-shift is replaced by reading the upper half. The index is spread first by a Weyl constant.
+# third xor-shift is replaced by reading the upper bits. The index is spread first by a Weyl constant.
 _WEYL = 0x9E3779B1
 
 
@@ -35,7 +36,7 @@ def _signed(value: int) -> int:
     return (value + (1 << 31)) % (1 << 32) - (1 << 31)
 
 
-_MIXING = (0xFFFF, 0x1FFFF, 0x7FEB352D, _signed(0x846CA68B), 15, 16)
+_MIXING = (0xFFFF, 0x1FFFF, (1 << STOCHASTIC_BITS) - 1, 0x7FEB352D, _signed(0x846CA68B), 15, 16, 8)
 
 
 def draw_key(generator: torch.Generator | None) -> Key:
@@ -56,7 +57,7 @@ def _spread(index: Tensor) -> Tensor:
 
 
 def random_bits(first: int, key: Key, out: Tensor, scratch: Tensor) -> Tensor:
-    """Uniform integers in [0, 2^16) for the flat indices from ``first`` on, into int32 ``out``; eager."""
+    """Uniform integers in [0, 2^24) for the flat indices from ``first`` on, into int32 ``out``; eager."""
     count = out.numel()
     spread = _spread_indices(max(count, SLICE), out.device)[:count]
     torch.add(spread, _signed(first * _WEYL + key[0]), out=out)
@@ -70,38 +71,35 @@ def random_bits_traced(count: int, key: Tensor, device: torch.device) -> Tensor:
 
 
 def _mix(h: Tensor, scratch: Tensor, key: int | Tensor, *constants: Any) -> Tensor:
-    low_16, low_17, first, second, shift_15, shift_16 = constants
+    low_16, low_17, low_24, first, second, shift_15, shift_16, shift_8 = constants
     # int32 has no logical shift on every device: shift with the sign, then mask it off.
     torch.bitwise_right_shift(h, shift_16, out=scratch).bitwise_and_(low_16)
     h.bitwise_xor_(scratch).mul_(first).bitwise_xor_(key)
     torch.bitwise_right_shift(h, shift_15, out=scratch).bitwise_and_(low_17)
     h.bitwise_xor_(scratch).mul_(second)
-    return h.bitwise_right_shift_(shift_16).bitwise_and_(low_16)
+    return h.bitwise_right_shift_(shift_8).bitwise_and_(low_24)
 
 
 class RandomWork(NamedTuple):
-    """The random bits of a slice and buffers of its size; ``scratch`` may share the bits' memory."""
+    """The random bits of a slice and buffers of its size; ``sign`` may share the bits' memory."""
 
-    bits: Tensor  # integers in [0, 2^16)
-    noise: Tensor  # of the carrier's type
-    scratch: Tensor  # integers of its width
-
-    def widened(self) -> RandomWork:
-        """The same bits for a float64 carrier."""
-        noise = torch.empty(self.bits.shape, dtype=torch.float64, device=self.bits.device)
-        return RandomWork(self.bits, noise, torch.empty_like(noise, dtype=torch.int64))
+    bits: Tensor  # int32 in [0, 2^24)
+    noise: Tensor  # float32
+    whole: Tensor  # float32
+    sign: Tensor  # int32
 
 
-def round_stochastically(k: Tensor, out: Tensor, random: RandomWork, *, traced: bool = False) -> None:
-    """Round the float quotients ``k`` to integers, into ``out`` (which may be k).
+def round_stochastically(k: Tensor, out: Tensor, random: RandomWork, *, bounded: bool) -> None:
+    """Round the float32 quotients ``k`` to integers, into ``out`` (which may be k).
 
-    |k| * 2^16 must stay exact in k's type: |k| <= 2^8 in float32.
+    ``bounded`` says that no |k| is inf; else what lies beyond 2^23 becomes that, further out than any grid.
     """
-    bits, noise, scratch = random
-    sign: int | Tensor = torch.iinfo(scratch.dtype).min
-    if not traced:
-        sign = constant(int(sign), scratch.dtype)
+    bits, noise, whole, sign = random
     noise.copy_(bits)
-    torch.bitwise_and(k.view(scratch.dtype), sign, out=scratch)
-    torch.abs(k, out=out).mul_(2.0**STOCHASTIC_BITS).round_().add_(noise).mul_(2.0**-STOCHASTIC_BITS).floor_()
-    out.view(scratch.dtype).bitwise_or_(scratch)  # away from zero on both sides; keeps -0
+    torch.bitwise_and(k.view(torch.int32), torch.iinfo(torch.int32).min, out=sign)
+    torch.abs(k, out=out)
+    if not bounded:
+        out.clamp_max_(2.0**23)  # inf has no place between neighbours
+    torch.floor(out, out=whole)
+    out.sub_(whole).add_(noise, alpha=2.0**-STOCHASTIC_BITS).floor_().add_(whole)
+    out.view(torch.int32).bitwise_or_(sign)  # away from zero on both sides; keeps -0

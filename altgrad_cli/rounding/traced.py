@@ -14,7 +14,7 @@ from torch import Tensor
 
 from altgrad_cli.config.precision import OPERAND_ROLES
 from altgrad_cli.formats import FP8Format
-from altgrad_cli.rounding.constants import Overflow, Rounding, RoundingPlan, plan_rounding
+from altgrad_cli.rounding.constants import Overflow, RoundingPlan, plan_rounding
 from altgrad_cli.rounding.kernel import round_slice
 from altgrad_cli.rounding.scaling import scale_on_device
 from altgrad_cli.rounding.stochastic import RandomWork, random_bits_traced
@@ -48,7 +48,7 @@ def round_traced(
     random = None
     if key is not None:
         bits = random_bits_traced(x.numel(), key, x.device).view(x.shape)
-        random = RandomWork(bits, torch.empty_like(x), torch.empty_like(bits))
+        random = RandomWork(bits, torch.empty_like(x), torch.empty_like(x), torch.empty_like(bits))
     gap, grid = torch.empty_like(x), torch.empty_like(x)
     round_slice(scaled, grid, gap, gap.view(torch.int32), plan, None, None, random, traced=True)
     return Rounded(scaled, grid, grid * (scale[1] * unit))
@@ -143,7 +143,7 @@ class TracedRounding:
         scale = self._scales[layer, role]
         if slot.from_tensor:
             scale = self._own_scale(x, slot)
-        plan = traced_plan(slot.format, self._overflow, stochastic=key is not None)
+        plan = traced_plan(slot.format, self._overflow)
         value, counts = round_and_count(x, scale, plan, key, self._ones, power_of_two=self._power_of_two)
         self.counts.append(counts)
         if role == WEIGHTS:
@@ -156,8 +156,7 @@ class TracedRounding:
         return torch.stack((1 / scale if self._power_of_two else scale, scale))
 
 
-def traced_plan(format: FP8Format, overflow: Overflow, *, stochastic: bool) -> RoundingPlan:
+def traced_plan(format: FP8Format, overflow: Overflow) -> RoundingPlan:
     """The plan of a rounding whose scale is a tensor."""
-    rounding: Rounding = "stochastic" if stochastic else "nearest"
     has_specials = format.has_inf or format.has_nan
-    return plan_rounding(format, None, overflow if has_specials else "saturate", rounding)
+    return plan_rounding(format, None, overflow if has_specials else "saturate")

@@ -291,7 +291,7 @@ def find_pass(state: TrainState, plan: PrecisionPlan, scales: Scales, batch: Bat
                 return None
             if scale is not None and not _scale_fits(scale, fmt, scaling):
                 return None
-            if traced_plan(fmt, config.precision.overflow, stochastic=plan.stochastic_operands).wide:
+            if traced_plan(fmt, config.precision.overflow).wide:
                 return None
             slots.append(Slot(index, number, fmt, scale is None))
     return _compiled(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import gfloat
 import numpy as np
 import pytest
@@ -40,7 +42,7 @@ def test_it_is_gfloats_stochastic_mode_for_the_same_bits(format: FP8Format) -> N
         expected = gfloat.round_ndarray(
             gfloat_info(format),
             x.double().numpy(),
-            gfloat.RoundMode.Stochastic,
+            gfloat.RoundMode.StochasticFast,
             sat=True,
             srbits=bits.long().numpy(),
             srnumbits=STOCHASTIC_BITS,
@@ -109,6 +111,50 @@ def test_the_mean_is_the_value_and_the_result_a_neighbour(name: str, place: floa
     assert set(rounded.unique().tolist()) <= {low, low + gap}
     error = float((rounded.double() - float(np.float32(x))).mean()) / gap
     assert abs(error) < 3 * np.sqrt(place * (1 - place) / draws) + 2.0**-STOCHASTIC_BITS
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "gap", "units"),
+    [("E7M0", 1.0, 1.0, 154), ("E5M2", 0.0, 2.0**-16, 1), ("E0M7", -0.0, -1 / 128, (1 << 24) - 1)],
+)
+def test_over_all_random_bits_a_place_has_exactly_its_chance(
+    name: str, low: float, gap: float, units: int
+) -> None:
+    """A place of n / 2^24 moves the value for n of the 2^24 random bits, down to one of them."""
+    bits = torch.arange(1 << 24, dtype=torch.int32)
+    x = torch.full((1 << 24,), low + gap * units * 2.0**-24)
+    rounded = round_to_grid(x, parse_format(name), rounding="stochastic", bits=bits)
+    assert int((rounded == low + gap).sum()) == units
+    assert int((rounded == low).sum()) == (1 << 24) - units
+
+
+def _moved(place: float, draws: int, seed: int) -> int:
+    """In how many of ``draws`` draws a value that lies ``place`` of a gap above 0 moved."""
+    format, generator = parse_format("E5M2"), torch.Generator().manual_seed(seed)
+    x = torch.full((1 << 20,), place * format.smallest_positive)
+    return sum(
+        int((round_to_grid(x, format, rounding="stochastic", generator=generator) != 0).sum())
+        for _ in range(draws >> 20)
+    )
+
+
+def _assert_likely(moved: int, expected: float) -> None:
+    """``moved`` is no rarer than 1 in a million: the Poisson distribution is that of rare events."""
+    chances = [math.exp(k * math.log(expected) - expected - math.lgamma(k + 1)) for k in range(moved + 1)]
+    assert math.fsum(chances) > 1e-6
+    assert 1 - math.fsum(chances[:-1]) > 1e-6
+
+
+@pytest.mark.parametrize(("exponent", "draws"), [(-12, 1 << 20), (-17, 1 << 22), (-20, 1 << 24)])
+def test_a_small_update_happens_as_often_as_it_should(exponent: int, draws: int) -> None:
+    _assert_likely(_moved(2.0**exponent, draws, 23), draws * 2.0**exponent)
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("exponent", [-20, -22, -24])
+def test_an_update_of_a_16_millionth_of_a_gap_happens(exponent: int) -> None:
+    draws = 1 << 30
+    _assert_likely(_moved(2.0**exponent, draws, 24), draws * 2.0**exponent)
 
 
 def test_neighbouring_values_do_not_share_their_bits() -> None:
