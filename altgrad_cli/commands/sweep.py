@@ -190,7 +190,7 @@ def _run(spec: SweepSpec, folder: Path, jobs: int, output: Output, *, new: bool)
     if spec.base.wandb.mode != "disabled" and not outcome.interrupted:
         _send_reports(record, view.note)
     if output.as_json:
-        comparisons = [found.to_json() for found in compare_seeds(record)]
+        comparisons = [found.to_json() for found in compare_seeds(record.planned, record.findings)]
         print_json(SCHEMA, {**record.to_json(), "comparisons": comparisons})
     else:
         _print_results(record)

@@ -218,7 +218,7 @@ def table_notes(record: SweepRecord) -> list[str]:
     notes += [f"{equal}: one experiment under power-of-two scales." for equal in record.equivalences]
     if len(record.spec.seeds) == 1:
         notes.append(f"One seed: rho differs by about {SEED_SPREAD} between seeds.")
-    notes += [str(comparison) for comparison in compare_seeds(record)]
+    notes += [str(comparison) for comparison in compare_seeds(record.planned, record.findings)]
     for found in record.attributions():
         where = record.where(found.arm, found.stage, found.failing or "") if found.stage else None
         measured = f"; {where}" if where else ""

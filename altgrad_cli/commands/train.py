@@ -222,7 +222,7 @@ def _conclude(
     """Print what a run came to and what may come next; the command's exit code."""
     from altgrad_cli.runs.record import read_run
 
-    summary = summarize(read_run(directory.path, layers=False))
+    summary = summarize(read_run(directory.path, layer_metrics=()))
     summary["failure_report"] = str(report) if report else None
     if output.as_json:
         print_json(SCHEMA, summary)
@@ -263,7 +263,7 @@ def _write_report(config: TrainConfig, run_dir: Path) -> list[Path]:
     from altgrad_cli.reporting.pages.run.failure_report import write_failure_report
     from altgrad_cli.runs.record import read_run
 
-    summary = summarize(read_run(run_dir, layers=False))
+    summary = summarize(read_run(run_dir, layer_metrics=()))
     if summary["outcome"] == "collapsed" or summary["cause"]:
         return [write_failure_report(run_dir)]
     if config.wandb.mode != "disabled":

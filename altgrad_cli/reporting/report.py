@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from altgrad_cli.reporting.blocks.document import Report
-from altgrad_cli.reporting.evidence.columns import RunLog
 from altgrad_cli.reporting.evidence.scope import Scope, gather
 from altgrad_cli.reporting.pages.comparison.sections import comparison_sections
 from altgrad_cli.reporting.pages.run.failure_sections import failure_sections
+from altgrad_cli.runs.record import RunRecord
 
 
 def build_report(paths: Sequence[Path]) -> Report:
@@ -30,7 +30,7 @@ def report_on(scope: Scope) -> Report:
     return Report(f"Formats compared: {shown}", comparison_sections(scope), scope.logs)
 
 
-def run_report(scope: Scope, log: RunLog, logs: tuple[str, ...]) -> Report:
+def run_report(scope: Scope, log: RunRecord, logs: tuple[str, ...]) -> Report:
     """The report of one run; a failure report where it failed."""
     kind = "Failure report" if scope.fell_short(log) else "Run report"
     return Report(f"{kind}: {log.name}", failure_sections(scope, log), logs)

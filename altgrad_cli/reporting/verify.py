@@ -15,9 +15,9 @@ from pathlib import Path
 
 from altgrad_cli.errors import UsageError
 from altgrad_cli.reporting.blocks.sources import CITED, ROW, parse_source
+from altgrad_cli.reporting.evidence.facts import TEXTS
 from altgrad_cli.reporting.evidence.runs import Evidence
 from altgrad_cli.reporting.evidence.scope import Scope, gather
-from altgrad_cli.reporting.evidence.texts import TEXTS
 from altgrad_cli.reporting.render.markdown import CELLS, END, SEPARATOR, VERBATIM
 from altgrad_cli.runs.folder import EVENTS
 from altgrad_cli.sweeps.results import is_sweep

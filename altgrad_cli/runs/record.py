@@ -1,57 +1,64 @@
 """What a run's log says, as one record: the only place where tables, plans, verdicts and reports read from.
 
-The log is streamed once. Scalars are kept step by step, per-layer values as means over columns of steps,
-so a run of 100,000 steps fits in a few hundred megabytes.
+The log is streamed once into columns of eight bytes a value, so a run of 100,000 steps stays far below 2 GB
+as long as the layer metrics are limited to those that are read. Absent is None, never 0.
 """
 
 from __future__ import annotations
 
-import math
-from collections import deque
-from collections.abc import Callable, Iterator
+import statistics
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from altgrad_cli.config.precision import OPERAND_ROLES
+import numpy as np
+from numpy.typing import NDArray
+
+from altgrad_cli.config.precision import OPERAND_ROLES, Regime
 from altgrad_cli.metrics.thresholds import COLLAPSE_WINDOW, END_WINDOW
 from altgrad_cli.runs.log import Line, read_lines
-from altgrad_cli.runs.series import LayerSeries, Series
+from altgrad_cli.runs.series import GrowingLayers, GrowingSeries, LayerSeries, Series
 from altgrad_cli.training.events import from_json_value
 from altgrad_cli.training.watch.collapse import stall_onset
 
-_SNAPSHOTS = 5
 _MAX_LISTED = 10_000
+CONTROLS: tuple[Regime, ...] = ("fp32", "frozen", "bf16")
+"""Regimes of the controls, in the order in which they run: the two ends of rho, then the baseline.
+
+The two ends take half the time of the others, for they have no shadow. Side by side they leave two workers
+equally far; apart, one of them would be idle for the length of a control at the end.
+"""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class RunRecord:
-    """One run as its log tells it. Absent is None, never 0."""
+    """One run as its log tells it."""
 
     run_dir: Path
-    started: Line = field(default_factory=dict)
-    """The first ``run_started``, as it stands in the log."""
-    resumed: list[Line] = field(default_factory=list)
+    name: str
+    """That of its folder, or what a report calls it."""
+    started: Line
+    """The first ``run_started``, as it stands in the log; empty where there is none."""
+    resumed: Sequence[Line]
     """Every later ``run_started``: one a resumption, each with the configuration it went on with."""
-    metrics: dict[str, Series] = field(default_factory=dict)
-    layer_metrics: dict[str, LayerSeries] = field(default_factory=dict)
-    validation: Series = field(default_factory=Series)
+    steps: NDArray[np.int64]
+    metrics: Mapping[str, Series]
+    layer_metrics: Mapping[str, LayerSeries]
+    histograms: Mapping[str, Mapping[int, NDArray[np.int64]]]
+    """Role to step to counts (codes + NaN bin), added over the layers."""
+    validation: Series
     """Validation loss of the deployed (rounded) model."""
-    validation_master: Series = field(default_factory=Series)
-    alerts: list[Line] = field(default_factory=list)
-    interventions: list[Line] = field(default_factory=list)
-    checkpoints: list[Line] = field(default_factory=list)
-    snapshots: deque[Line] = field(default_factory=lambda: deque(maxlen=_SNAPSHOTS))
-    """The last steps that carry histograms, that is the last diagnostic intervals."""
-    dropped_steps: list[int] = field(default_factory=list)
+    validation_master: Series
+    alerts: Sequence[Line]
+    interventions: Sequence[Line]
+    checkpoints: Sequence[Line]
+    dropped_steps: Sequence[int]
     """Steps whose update was dropped because something was not finite."""
-    last_step: int = 0
-    ended: Line | None = None
-
-    @property
-    def name(self) -> str:
-        """The run's name: that of its folder."""
-        return self.run_dir.resolve().name
+    last_step: int
+    ended: Line | None
+    collapse: dict[str, Any] | None
+    """Class and step of a collapse; for a stall collapse ``onset`` and ``detected`` as well."""
 
     @property
     def resumptions(self) -> int:
@@ -65,9 +72,20 @@ class RunRecord:
         return config
 
     @property
+    def precision(self) -> dict[str, Any]:
+        """The precision of the configuration."""
+        precision: dict[str, Any] = self.config.get("precision") or {}
+        return precision
+
+    @property
     def layers(self) -> list[str]:
-        """Names of the linear layers, in the order of all per-layer values."""
+        """Names of the linear layers in execution order, that of all per-layer values."""
         return list(self.started.get("layers", ()))
+
+    @property
+    def injections(self) -> list[str]:
+        """The faults that were planted."""
+        return list(self.started.get("injections") or ())
 
     @property
     def seed(self) -> int | None:
@@ -87,7 +105,21 @@ class RunRecord:
     @property
     def regime(self) -> str | None:
         """The precision regime."""
-        return self.config.get("precision", {}).get("regime")
+        return self.precision.get("regime")
+
+    @property
+    def control(self) -> str | None:
+        """The control that this run is: ``fp32``, ``bf16`` or ``frozen``, and nothing but that.
+
+        None for a run under study, such as one of these regimes with a rule or with a planted fault.
+        """
+        exceptions = self.precision.get("rules") or self.precision.get("roles") or self.injections
+        return self.regime if self.regime in CONTROLS and not exceptions else None
+
+    @property
+    def has_rules(self) -> bool:
+        """Whether some layers are exceptions."""
+        return bool(self.precision.get("rules"))
 
     @property
     def outcome(self) -> str:
@@ -95,130 +127,171 @@ class RunRecord:
         return self.ended["outcome"] if self.ended else "unfinished"
 
     @property
-    def collapse(self) -> dict[str, Any] | None:
-        """Class and step of a collapse; for a stall collapse ``onset`` and ``detected`` as well.
-
-        A log written before the onset was kept names the first step of the window in which the collapse was
-        detected; its onset is then worked out from the steps, by the rule that finds it in training.
-        """
-        collapse: dict[str, Any] | None = self.ended.get("collapse") if self.ended else None
-        if collapse is None or collapse.get("class") != "stall_collapse":
-            return collapse
-        onset, detected = collapse.get("step"), collapse.get("detected")
-        if detected is None and onset is not None:
-            detected = onset + COLLAPSE_WINDOW - 1
-            onset = stall_onset(self._stall_steps(), detected) or onset
-        return collapse | {"onset": onset, "detected": detected}
-
-    def _stall_steps(self) -> Iterator[tuple[int, float | None, float | None]]:
-        transfer, stall = (self.metrics.get(name, Series()) for name in ("update_transfer", "bit_stall_rate"))
-        stalls = dict(stall)
-        return ((step, tau, stalls.get(step)) for step, tau in transfer)
-
-    @property
     def final_loss(self) -> float | None:
         """Training loss of the last step."""
-        series = self.metrics.get("loss")
-        return series.last() if series else None
+        return self.series("loss").last()
+
+    def series(self, metric: str) -> Series:
+        """A metric of the whole run, the validation losses included; empty where it never was measured."""
+        special = {"validation_loss": self.validation, "validation_loss_master": self.validation_master}
+        return special.get(metric) or self.metrics.get(metric) or Series()
 
     def end(self, metric: str) -> float | None:
         """Mean of a run metric over the last steps (``END_WINDOW``)."""
-        return _mean(self.metrics[metric].tail(END_WINDOW)) if metric in self.metrics else None
+        return _mean(self.series(metric).values[-END_WINDOW:])
 
     def mean(self, metric: str) -> float | None:
         """Mean of a run metric over all steps at which it was measured."""
-        return _mean(list(self.metrics[metric].values)) if metric in self.metrics else None
+        return _mean(self.series(metric).values)
 
     def median(self, metric: str) -> float | None:
         """Median of a run metric over all steps at which it was measured; None if any is non-finite."""
-        values = sorted(self.metrics[metric].values) if metric in self.metrics else []
-        if not values or not all(map(math.isfinite, values)):
-            return None
-        middle = len(values) // 2
-        return values[middle] if len(values) % 2 else (values[middle - 1] + values[middle]) / 2
+        values = self.series(metric).values
+        return statistics.median(values.tolist()) if len(values) and np.isfinite(values).all() else None
 
     def worst_role(self, metric: str) -> float | None:
         """The largest over the operand roles of a pooled rate's mean over the run, e.g. ``overflow_rate``."""
         rates = [rate for role in OPERAND_ROLES if (rate := self.mean(f"{metric}/{role}")) is not None]
         return max(rates, default=None)
 
+    def rows_between(self, first: int, last: int) -> slice:
+        """The rows of the steps ``first`` to ``last``, both included, in ``steps`` and the layer series."""
+        return slice(
+            int(np.searchsorted(self.steps, first)), int(np.searchsorted(self.steps, last, side="right"))
+        )
 
-def read_run(run_dir: Path, *, layers: bool = True) -> RunRecord:
-    """The record of the run in ``run_dir``; ``layers=False`` leaves the per-layer series out (faster)."""
-    return build_record(run_dir, read_lines(run_dir), layers=layers)
-
-
-def build_record(run_dir: Path, lines: Iterator[Line], *, layers: bool = True) -> RunRecord:
-    """The record that ``lines``, in the order of the log, add up to."""
-    record = RunRecord(run_dir)
-    for line in lines:
-        enter = _ENTER.get(line["event"])
-        if enter is not None:
-            enter(record, line)
-        if layers and line["event"] == "step":
-            _enter_layers(record, line)
-        record.last_step = max(record.last_step, line.get("step", 0))
-    return record
-
-
-def _started(record: RunRecord, line: Line) -> None:
-    if record.started:
-        record.resumed.append(line)
-    else:
-        record.started = line
-
-
-def _step(record: RunRecord, line: Line) -> None:
-    step = line["step"]
-    for name, value in line["metrics"].items():
-        if value is not None:
-            series = record.metrics.get(name)
-            if series is None:
-                series = record.metrics[name] = Series()
-            series.add(step, value)
-    if not line["committed"]:
-        record.dropped_steps.append(step)
-    if line.get("histograms"):
-        record.snapshots.append(line)
-
-
-def _enter_layers(record: RunRecord, line: Line) -> None:
-    step = line["step"]
-    for name, values in line["layers"].items():
-        series = record.layer_metrics.get(name)
+    def layer_means(
+        self, metric: str, first: int | None = None, last: int | None = None
+    ) -> list[float | None]:
+        """The mean of ``metric`` over the steps, for each layer; None where it was not measured."""
+        series = self.layer_metrics.get(metric)
         if series is None:
-            series = record.layer_metrics[name] = LayerSeries(len(values))
-        series.add(step, values)
+            return [None] * len(self.layers)
+        return series.means(slice(None) if first is None else self.rows_between(first, last or first))
 
 
-def _evaluated(record: RunRecord, line: Line) -> None:
-    record.validation.add(line["step"], line["validation_loss"])
-    record.validation_master.add(line["step"], line["validation_loss_master"])
+def read_run(
+    run_dir: Path, *, name: str | None = None, layer_metrics: Collection[str] | None = None
+) -> RunRecord:
+    """The record of the run in ``run_dir``; of the layers only ``layer_metrics``, or all where it is None.
+
+    Raises:
+        UsageError: there is no log, or a line of it is damaged.
+    """
+    return build_record(run_dir, read_lines(run_dir), name=name, layer_metrics=layer_metrics)
 
 
-def _ended(record: RunRecord, line: Line) -> None:
-    record.ended = line | {"collapse": from_json_value(line.get("collapse"))}
+def build_record(
+    run_dir: Path,
+    lines: Iterable[Line],
+    *,
+    name: str | None = None,
+    layer_metrics: Collection[str] | None = None,
+) -> RunRecord:
+    """The record that ``lines``, in the order of the log, add up to; they are gone through once."""
+    reading = _Reading(layer_metrics)
+    for line in lines:
+        reading.enter(line)
+    metrics = {metric: series.finish() for metric, series in reading.metrics.items()}
+    layers = {metric: series.finish(len(reading.steps)) for metric, series in reading.layer_metrics.items()}
+    started = reading.listed["run_started"]
+    return RunRecord(
+        run_dir=run_dir,
+        name=name or run_dir.resolve().name,
+        started=started[0] if started else {},
+        resumed=started[1:],
+        steps=np.array(reading.steps, dtype=np.int64),
+        metrics=metrics,
+        layer_metrics=layers,
+        histograms=reading.histograms,
+        validation=reading.validation.finish(),
+        validation_master=reading.validation_master.finish(),
+        alerts=reading.listed["alert"],
+        interventions=reading.listed["intervention"],
+        checkpoints=reading.listed["checkpoint"],
+        dropped_steps=reading.dropped_steps,
+        last_step=reading.last_step,
+        ended=reading.ended,
+        collapse=_collapse(reading.ended, metrics),
+    )
 
 
-def _listed(name: str) -> Callable[[RunRecord, Line], None]:
-    def enter(record: RunRecord, line: Line) -> None:
-        listed = getattr(record, name)
-        if len(listed) < _MAX_LISTED:
-            listed.append(line)
+@dataclass(slots=True)
+class _Reading:
+    """A record under construction."""
 
-    return enter
+    wanted: Collection[str] | None
+    steps: list[int] = field(default_factory=list)
+    metrics: dict[str, GrowingSeries] = field(default_factory=dict)
+    layer_metrics: dict[str, GrowingLayers] = field(default_factory=dict)
+    histograms: dict[str, dict[int, NDArray[np.int64]]] = field(default_factory=dict)
+    validation: GrowingSeries = field(default_factory=GrowingSeries)
+    validation_master: GrowingSeries = field(default_factory=GrowingSeries)
+    dropped_steps: list[int] = field(default_factory=list)
+    listed: dict[str, list[Line]] = field(
+        default_factory=lambda: {"run_started": [], "alert": [], "intervention": [], "checkpoint": []}
+    )
+    last_step: int = 0
+    ended: Line | None = None
+
+    def enter(self, line: Line) -> None:
+        """Take in one line of the log."""
+        kind, step = line["event"], line.get("step", 0)
+        self.last_step = max(self.last_step, step)
+        if kind == "step":
+            self._enter_step(step, line)
+        elif kind == "evaluated":
+            self.validation.add(step, line["validation_loss"])
+            self.validation_master.add(step, line["validation_loss_master"])
+        elif kind == "run_ended":
+            self.ended = line
+        elif kind in self.listed and len(self.listed[kind]) < _MAX_LISTED:
+            self.listed[kind].append(line)
+
+    def _enter_step(self, step: int, line: Line) -> None:
+        row = len(self.steps)
+        self.steps.append(step)
+        for metric, value in line["metrics"].items():
+            if value is not None:
+                if metric not in self.metrics:
+                    self.metrics[metric] = GrowingSeries()
+                self.metrics[metric].add(step, value)
+        for metric, values in line["layers"].items():
+            if self.wanted is None or metric in self.wanted:
+                if metric not in self.layer_metrics:
+                    self.layer_metrics[metric] = GrowingLayers(len(values))
+                self.layer_metrics[metric].add(row, values)
+        for role, tables in (line.get("histograms") or {}).items():
+            if any(tables):
+                self.histograms.setdefault(role, {})[step] = _sum_counts([t for t in tables if t])
+        if not line["committed"]:
+            self.dropped_steps.append(step)
 
 
-_ENTER: dict[str, Callable[[RunRecord, Line], None]] = {
-    "run_started": _started,
-    "step": _step,
-    "evaluated": _evaluated,
-    "alert": _listed("alerts"),
-    "intervention": _listed("interventions"),
-    "checkpoint": _listed("checkpoints"),
-    "run_ended": _ended,
-}
+def _sum_counts(tables: list[list[int]]) -> NDArray[np.int64]:
+    """Counts added over the layers of the commonest code count (the head's BF16 has codes of its own)."""
+    lengths = [len(table) for table in tables]
+    length = max(set(lengths), key=lengths.count)
+    return np.sum([table for table in tables if len(table) == length], axis=0, dtype=np.int64)
 
 
-def _mean(values: list[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+def _collapse(ended: Line | None, metrics: Mapping[str, Series]) -> dict[str, Any] | None:
+    """The collapse that a run ended in.
+
+    A log written before the onset was kept names the first step of the window in which a stall collapse was
+    detected; its onset is then worked out from the steps, by the rule that finds it in training.
+    """
+    collapse: dict[str, Any] | None = from_json_value(ended.get("collapse")) if ended else None
+    if collapse is None or collapse.get("class") != "stall_collapse":
+        return collapse
+    onset, detected = collapse.get("step"), collapse.get("detected")
+    if detected is None and onset is not None:
+        detected = onset + COLLAPSE_WINDOW - 1
+        stalls = dict(metrics.get("bit_stall_rate", Series()))
+        transfer = metrics.get("update_transfer", Series())
+        onset = stall_onset(((step, tau, stalls.get(step)) for step, tau in transfer), detected) or onset
+    return collapse | {"onset": onset, "detected": detected}
+
+
+def _mean(values: NDArray[np.float64]) -> float | None:
+    return float(values.mean()) if len(values) else None

@@ -1,109 +1,132 @@
-"""Columns that grow with a run but stay small: exact per step for scalars, averaged in time for layers."""
+"""Columns of numbers that a run's log adds up to: one number a step, or one a step and layer."""
 
 from __future__ import annotations
 
-import math
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from altgrad_cli.training.events import from_json_value
 
-MAX_COLUMNS = 512
-"""Layer series hold between half of this and this many time columns; more steps make a column wider."""
+CHUNK = 512
+"""Steps that wait as Python objects before they become arrays."""
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Series:
+    """One number a step, ascending by step. A step at which it was not measured is absent, never 0."""
+
+    steps: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    values: Floats = field(default_factory=lambda: np.empty(0))
+
+    @classmethod
+    def of(cls, pairs: Iterable[tuple[int, object]]) -> Series:
+        """The series of (step, value as it stands in a log); null is passed over."""
+        growing = GrowingSeries()
+        for step, value in pairs:
+            growing.add(step, value)
+        return growing.finish()
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[tuple[int, float]]:
+        return iter(zip(self.steps.tolist(), self.values.tolist(), strict=True))
+
+    def last(self) -> float | None:
+        """The newest value, or None."""
+        return float(self.values[-1]) if len(self) else None
+
+    def at(self, step: int) -> float | None:
+        """The value of ``step``, or None."""
+        row = int(np.searchsorted(self.steps, step))
+        return float(self.values[row]) if row < len(self) and self.steps[row] == step else None
+
+    def before(self, step: int) -> float | None:
+        """The newest value from before ``step``, or failing that the first one; None without any."""
+        row = max(0, int(np.searchsorted(self.steps, step)) - 1)
+        return float(self.values[row]) if len(self) else None
 
 
 @dataclass(slots=True)
-class Series:
-    """One number a step. A step at which it was not measured is absent, never 0."""
+class GrowingSeries:
+    """A series under construction: 16 bytes a value."""
 
     steps: array[int] = field(default_factory=lambda: array("q"))
     values: array[float] = field(default_factory=lambda: array("d"))
 
     def add(self, step: int, value: object) -> None:
         """Append one value as it stands in the log; null is passed over."""
-        number = from_json_value(value)
-        if number is not None:
+        if value is not None:
             self.steps.append(step)
-            self.values.append(float(number))
+            self.values.append(float(from_json_value(value)))
 
-    def __len__(self) -> int:
-        return len(self.steps)
+    def finish(self) -> Series:
+        """The whole series."""
+        return Series(np.array(self.steps, dtype=np.int64), np.array(self.values, dtype=np.float64))
 
-    def __iter__(self) -> Iterator[tuple[int, float]]:
-        return iter(zip(self.steps, self.values, strict=True))
 
-    def last(self) -> float | None:
-        """The newest value, or None."""
-        return self.values[-1] if self.values else None
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerSeries:
+    """A metric of all layers over the steps of a run: ``values`` (steps, layers), float64.
 
-    def at(self, step: int) -> float | None:
-        """The value of ``step``, or None."""
-        for index in range(len(self.steps) - 1, -1, -1):
-            if self.steps[index] == step:
-                return self.values[index]
-            if self.steps[index] < step:
-                return None
-        return None
+    It knows two kinds of absence apart: ``measured`` has the same shape; where it is False the value is NaN
+    and means nothing. A NaN that was measured is one.
+    """
 
-    def before(self, step: int) -> float | None:
-        """The newest value from before ``step``, or failing that the first one; None without any."""
-        earlier = [value for at, value in self if at < step]
-        return earlier[-1] if earlier else next(iter(self.values), None)
+    values: Floats
+    measured: NDArray[np.bool_]
 
-    def tail(self, count: int) -> list[float]:
-        """The values of the last ``count`` steps measured."""
-        return list(self.values[-count:])
+    def means(self, rows: slice = slice(None)) -> list[float | None]:
+        """Mean of each layer over ``rows``; None where nothing was measured, NaN where anything was NaN."""
+        values, measured = self.values[rows], self.measured[rows]
+        counts = measured.sum(axis=0)
+        sums = np.where(measured, values, 0.0).sum(axis=0)
+        return [float(total / n) if n else None for total, n in zip(sums, counts, strict=True)]
 
 
 @dataclass(slots=True)
-class LayerSeries:
-    """One metric of every layer over time, as means over equally wide columns of steps.
-
-    Column k of layer l is the mean over the measured steps in (k * width, (k + 1) * width]; None where no
-    step was measured. A non-finite value makes its column NaN: it is not averaged away.
-    """
+class GrowingLayers:
+    """A layer series under construction: full chunks as arrays, the newest steps as Python objects."""
 
     layers: int
-    width: int = 1
-    sums: list[list[float]] = field(default_factory=list)
-    counts: list[list[int]] = field(default_factory=list)
+    rows: int = 0
+    chunks: list[LayerSeries] = field(default_factory=list)
+    pending: list[Any] = field(default_factory=list)
 
-    def add(self, step: int, values: Sequence[object]) -> None:
-        """Enter one step's values, in the order of the layers."""
-        column = max(step - 1, 0) // self.width
-        while column >= MAX_COLUMNS:
-            self._widen()
-            column = max(step - 1, 0) // self.width
-        while len(self.sums) <= column:
-            self.sums.append([0.0] * self.layers)
-            self.counts.append([0] * self.layers)
-        sums, counts = self.sums[column], self.counts[column]
-        for layer, value in enumerate(values[: self.layers]):
-            if value is not None:
-                number = value if isinstance(value, float | int) else from_json_value(value)
-                sums[layer] += number if math.isfinite(number) else math.nan
-                counts[layer] += 1
+    def add(self, row: int, values: list[Any]) -> None:
+        """Enter the values of step number ``row``; the steps skipped since the last one were not measured."""
+        self._skip_to(row)
+        self.pending.append(values)
+        if len(self.pending) >= CHUNK:
+            self._flush()
 
-    def columns(self) -> list[tuple[int, list[float | None]]]:
-        """(last step of the column, mean of each layer or None), oldest first."""
-        return [
-            ((index + 1) * self.width, [s / n if n else None for s, n in zip(sums, counts, strict=True)])
-            for index, (sums, counts) in enumerate(zip(self.sums, self.counts, strict=True))
-        ]
+    def finish(self, rows: int) -> LayerSeries:
+        """The whole series, ``rows`` long."""
+        self._skip_to(rows)
+        self._flush()
+        if len(self.chunks) == 1:
+            return self.chunks[0]
+        return LayerSeries(
+            np.concatenate([chunk.values for chunk in self.chunks]),
+            np.concatenate([chunk.measured for chunk in self.chunks]),
+        )
 
-    def means(self) -> list[float | None]:
-        """The mean of each layer over the whole run."""
-        totals: list[float | None] = []
-        for layer in range(self.layers):
-            count = sum(row[layer] for row in self.counts)
-            totals.append(math.fsum(row[layer] for row in self.sums) / count if count else None)
-        return totals
+    def _skip_to(self, row: int) -> None:
+        self.pending.extend([[None] * self.layers] * (row - self.rows - len(self.pending)))
 
-    def _widen(self) -> None:
-        """Make each column twice as wide by adding neighbours."""
-        self.width *= 2
-        for table in (self.sums, self.counts):
-            for index in range(0, len(table) - 1, 2):
-                table[index] = [a + b for a, b in zip(table[index], table[index + 1], strict=True)]  # type: ignore[misc]
-            del table[1::2]
+    def _flush(self) -> None:
+        if not self.pending:
+            return
+        values = np.array(self.pending, dtype=np.float64)  # None and "NaN" both become nan here
+        measured = np.ones(values.shape, dtype=bool)
+        if np.isnan(values).any():
+            measured = np.array([[value is not None for value in row] for row in self.pending])
+        self.chunks.append(LayerSeries(values, measured))
+        self.rows += len(self.pending)
+        self.pending.clear()

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from altgrad_cli.config.precision import PrecisionConfig, Regime
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.runs.folder import safe_name
+from altgrad_cli.runs.record import CONTROLS
 
 ArmKind = Literal["control", "format", "retry", "intervened", "attribution", "rescue"]
-CONTROLS: tuple[Regime, ...] = ("fp32", "frozen", "bf16")
-"""Run first, in this order: the two ends of the recovered fraction, then the baseline.
-
-The two ends take half the time of the others, for they have no shadow. Side by side they leave two workers
-equally far; apart, one of them would be idle for the length of a control at the end.
-"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +27,7 @@ class Arm:
     reason: str = ""
     """Why it is in the plan, in words; for a retry, the evidence that it was chosen from."""
     controls: Mapping[str, str] | None = None
-    """``fp32`` and ``frozen`` -> the arm of that control with the same seed and settings."""
+    """``fp32``, ``frozen`` and ``bf16`` -> the arm of that control with the same seed and settings."""
 
     @property
     def format(self) -> str:
@@ -41,6 +36,18 @@ class Arm:
         if rules_alone(self.config.precision):
             return self.config.precision.rules[0].format
         return {"fp32": "FP32", "frozen": "FP32", "bf16": "BF16"}.get(regime, self.config.fp8_format)
+
+    @classmethod
+    def from_json(cls, name: str, config: TrainConfig, row: Mapping[str, Any]) -> Arm:
+        """The arm of a row of ``sweep.json``; its configuration lies in the folder of its run."""
+        return cls(
+            name=name,
+            kind=row["kind"],
+            config=config,
+            retry_of=row.get("retry_of"),
+            reason=row.get("reason") or "",
+            controls=row.get("controls") or None,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """What ``sweep.json`` says about the plan of this arm."""
@@ -74,6 +81,33 @@ def control_config(base: TrainConfig, regime: Regime) -> TrainConfig:
         enable_emergency_shift=False,
         inject=(),
     )
+
+
+def find_controls(config: TrainConfig, candidates: Iterable[Arm]) -> dict[str, str]:
+    """Regime -> the first of ``candidates`` that is that control of ``config``, without a plan.
+
+    What does not change the training (the machine, the logs, what is measured) may differ.
+    """
+    wanted = {_training(control_config(config, regime)): regime for regime in CONTROLS}
+    found: dict[str, str] = {}
+    for arm in candidates:
+        regime = wanted.get(_training(arm.config))
+        if regime is not None:
+            found.setdefault(regime, arm.name)
+    return found
+
+
+def _training(config: TrainConfig) -> TrainConfig:
+    """``config`` with what does not change the training put back to its default."""
+    kept = {field.name: getattr(config, field.name) for field in fields(config) if field.name in _TRAINING}
+    return TrainConfig(**kept)
+
+
+_TRAINING = (
+    *("seed", "batch_size", "learning_rate", "max_steps", "fp8_format"),
+    *("enable_emergency_shift", "enable_partition_clipping", "inject"),
+    *("model", "data", "precision", "optimizer"),
+)
 
 
 def noticed_by_control(key: str) -> bool:

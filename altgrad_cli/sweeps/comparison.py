@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
+from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.metrics.noise import Interval, paired_interval
-from altgrad_cli.sweeps.results import ArmResult, SweepRecord
+from altgrad_cli.runs.series import Series
+from altgrad_cli.sweeps.arms import Arm
+from altgrad_cli.sweeps.plan import Finding
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +30,10 @@ class Comparison:
     """Standard deviation of rho between seeds; None for fewer than two."""
     difference: Interval | None
     """Over seeds: validation loss less that of ``against``, nats; below 0 is better."""
+    step: int | None
+    """The last step at which all of these runs were evaluated, where the difference is taken."""
+    pairs: tuple[tuple[str, str], ...]
+    """The arms that are compared, seed by seed."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -35,6 +43,7 @@ class Comparison:
             "seeds": self.seeds,
             "recovered_fraction": self.rho,
             "recovered_fraction_spread": self.rho_spread,
+            "step": self.step,
             "val_loss_difference": self.difference.mean if self.difference else None,
             "val_loss_difference_95": self.difference.half_width if self.difference else None,
             "within_noise": self.difference.within_noise if self.difference else None,
@@ -50,51 +59,58 @@ class Comparison:
         return f"{text}; {gap.mean:+.3f} +- {gap.half_width:.3f} nats against {self.against}: {gap.words}"
 
 
-def compare_seeds(record: SweepRecord) -> list[Comparison]:
-    """Each format of a sweep with several seeds against the first one with the same settings."""
-    if len(record.spec.seeds) < 2:
+def seed_groups(arms: Iterable[Arm]) -> list[list[Arm]]:
+    """Arms that differ in nothing but their seed, in the order of their first."""
+    groups: dict[TrainConfig, list[Arm]] = {}
+    for arm in arms:
+        groups.setdefault(replace(arm.config, seed=0), []).append(arm)
+    return list(groups.values())
+
+
+def compare_seeds(arms: Iterable[Arm], findings: Mapping[str, Finding]) -> list[Comparison]:
+    """Each format that was run with several seeds against the first format with the same settings."""
+    groups = seed_groups(arm for arm in arms if arm.kind == "format")
+    if max(map(len, groups), default=0) < 2:
         return []
-    groups: dict[str, dict[int, ArmResult]] = {}
-    for result in record.arms:
-        if result.arm.kind == "format":
-            seed = result.arm.config.seed
-            groups.setdefault(result.arm.name.removesuffix(f"-seed{seed}"), {})[seed] = result
-    first = record.spec.order[0].lower().replace(":", "_")
-    comparisons = []
-    for name, runs in groups.items():
-        other = first + name[len(_format_part(runs)) :]
-        comparisons.append(_compare(name, runs, other, groups.get(other, {})))
-    return comparisons
+    first: dict[TrainConfig, list[Arm]] = {}
+    for group in groups:
+        first.setdefault(_settings(group), group)
+    return [_compare(group, first[_settings(group)], findings) for group in groups]
 
 
-def _format_part(runs: dict[int, ArmResult]) -> str:
-    return next(iter(runs.values())).arm.format.lower().replace(":", "_")
+def _settings(group: list[Arm]) -> TrainConfig:
+    """What a group shares with the same arm of another format."""
+    return replace(group[0].config, seed=0, fp8_format="E5M2")
 
 
-def _compare(name: str, runs: dict[int, ArmResult], other: str, others: dict[int, ArmResult]) -> Comparison:
-    findings = {seed: run.finding for seed, run in runs.items() if run.finding is not None}
-    rhos = [f.judgement.rho for f in findings.values() if f.judgement.rho is not None]
-    differences = []
-    for seed, finding in findings.items():
-        opposite = others[seed].finding if seed in others else None
-        if opposite is not None:
-            difference = _at_common_step(finding.record.validation, opposite.record.validation)
-            if difference is not None:
-                differences.append(difference)
+def _compare(group: list[Arm], others: list[Arm], findings: Mapping[str, Finding]) -> Comparison:
+    finished = [arm for arm in group if arm.name in findings]
+    rhos = [rho for arm in finished if (rho := findings[arm.name].judgement.rho) is not None]
+    by_seed = {arm.config.seed: arm for arm in others if arm.name in findings}
+    pairs = [(arm, by_seed[arm.config.seed]) for arm in finished if arm.config.seed in by_seed]
+    validations = [findings[arm.name].record.validation for pair in pairs for arm in pair]
+    step = last_common_step(validations)
+    losses = [validation.at(step) for validation in validations] if step is not None else []
+    differences = [
+        a - b for a, b in zip(losses[::2], losses[1::2], strict=True) if a is not None and b is not None
+    ]
     return Comparison(
-        arm=name,
-        against=other,
-        seeds=len(findings),
+        arm=_name(group[0]),
+        against=_name(others[0]),
+        seeds=len(finished),
         rho=fmean(rhos) if rhos else None,
         rho_spread=stdev(rhos) if len(rhos) > 1 and all(map(math.isfinite, rhos)) else None,
         difference=paired_interval(differences),
+        step=step,
+        pairs=tuple((arm.name, other.name) for arm, other in pairs),
     )
 
 
-def _at_common_step(one: Any, other: Any) -> float | None:
-    """Difference of two validation series at the last step that both have."""
-    for step, loss in reversed(list(one)):
-        opposite = other.at(step)
-        if opposite is not None:
-            return float(loss - opposite)
-    return None
+def _name(arm: Arm) -> str:
+    return arm.name.removesuffix(f"-seed{arm.config.seed}")
+
+
+def last_common_step(validations: Sequence[Series]) -> int | None:
+    """The last step at which all were evaluated; None without one."""
+    steps = [set(series.steps.tolist()) for series in validations]
+    return max(set.intersection(*steps), default=None) if steps else None

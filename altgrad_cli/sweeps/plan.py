@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.formats import parse_format
 from altgrad_cli.formats.equivalence import find_equivalents
-from altgrad_cli.runs.record import RunRecord
+from altgrad_cli.runs.record import CONTROLS, RunRecord
 from altgrad_cli.sweeps.ablation.layers import rescues
 from altgrad_cli.sweeps.ablation.places import Measured, measured
 from altgrad_cli.sweeps.ablation.roles import attribution_arms
-from altgrad_cli.sweeps.arms import CONTROLS, Arm, arm_name, control_config, rules_alone
+from altgrad_cli.sweeps.arms import Arm, arm_name, control_config, rules_alone
 from altgrad_cli.sweeps.retries import retry_arms
 from altgrad_cli.sweeps.specification import SweepSpec, Variation
 from altgrad_cli.sweeps.verdicts import Judgement
@@ -93,8 +93,9 @@ def equivalences(spec: SweepSpec) -> tuple[Equivalence, ...]:
 
 
 def measured_by_config(arms: Iterable[Arm], findings: Mapping[str, Finding]) -> dict[TrainConfig, Measured]:
-    """What the finished ``arms`` measured, by their configurations."""
-    return {arm.config: measured(findings[arm.name].record) for arm in arms if arm.name in findings}
+    """What the ``arms`` that have ended measured, by their configurations."""
+    finished = (arm for arm in arms if arm.name in findings and findings[arm.name].record.ended)
+    return {arm.config: measured(findings[arm.name].record) for arm in finished}
 
 
 def _add_rescues(arms: _Collected, arm: Arm, finding: Finding, findings: Mapping[str, Finding]) -> None:
@@ -128,7 +129,7 @@ class _Collected:
 
 
 def _add_controls(arms: _Collected, variation: Variation) -> dict[str, str]:
-    """Add the controls of ``variation``; the names under which the two ends of rho are in the plan."""
+    """Add the controls of ``variation``; the names under which they are in the plan."""
     names: dict[str, str] = {}
     for regime, reason in _CONTROL_REASONS.items():
         arm = Arm(
@@ -138,10 +139,9 @@ def _add_controls(arms: _Collected, variation: Variation) -> dict[str, str]:
             reason=reason,
         )
         names[regime] = arms.add(arm).name
-    ends = {regime: names[regime] for regime in ("fp32", "frozen")}
     for name in names.values():
-        arms.by_name[name] = replace(arms.by_name[name], controls=ends)
-    return ends
+        arms.by_name[name] = replace(arms.by_name[name], controls=names)
+    return names
 
 
 _CONTROL_REASONS = dict(

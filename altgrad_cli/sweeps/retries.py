@@ -119,8 +119,7 @@ def layers_at_fault(record: RunRecord, stage: Stage) -> list[LayerTrouble]:
 def _worst(record: RunRecord, layer: int, measures: list[tuple[str, float]]) -> LayerTrouble | None:
     worst = None
     for metric, threshold in measures:
-        series = record.layer_metrics.get(metric)
-        rate = series.means()[layer] if series is not None else None
+        rate = record.layer_means(metric)[layer]
         if rate is not None and rate > threshold and (worst is None or rate / threshold > worst.severity):
             worst = LayerTrouble(record.layers[layer], metric, rate, rate / threshold)
     return worst

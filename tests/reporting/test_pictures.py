@@ -17,11 +17,11 @@ from altgrad_cli.formats import parse_format
 from altgrad_cli.reporting.blocks import figures
 from altgrad_cli.reporting.blocks.palette import FORMAT_COLORS, color_of
 from altgrad_cli.reporting.blocks.thinning import bin_columns, nonfinite_points, smoothed, thin_curve
-from altgrad_cli.reporting.evidence.columns import log_of
 from altgrad_cli.reporting.evidence.scope import Scope
 from altgrad_cli.reporting.pages.comparison import loss_plots, plots
 from altgrad_cli.reporting.render.pictures import to_png, to_svg
 from altgrad_cli.reporting.report import report_on
+from altgrad_cli.runs.record import build_record
 
 FLOATS = st.one_of(st.floats(-10, 10), st.just(math.nan))
 
@@ -102,7 +102,7 @@ def test_a_heat_map_shows_the_log_and_what_is_missing(scope: Scope) -> None:
     (panel,) = figure.panels
     assert len(panel.rows) == 4, "the head was never measured, and fp32 has no stall at all"
     assert panel.mark == 80
-    column = log.layers["bit_stall_rate"]
+    column = log.layer_metrics["bit_stall_rate"]
     assert pytest.approx(column.values[:, :4]) == panel.values.T
     cosine = plots.cosine_heat([scope.evidence.run("e3m4-uniform")])
     assert cosine is not None
@@ -118,7 +118,7 @@ def test_overflow_is_that_of_the_role_in_which_it_is_largest(tmp_path: Path) -> 
     started = {"event": "run_started", "step": 0, "layers": ["a", "b"], "config": {"fp8_format": "E5M2"}}
     step = {"event": "step", "step": 1, "metrics": {}, "layers": layers, "committed": True, "format": "E5M2"}
     other = {**step, "step": 2, "layers": {**layers, "overflow_rate/gradients": [0.9, 0.2]}}
-    figure = plots.overflow_heat([log_of([started, step, other], tmp_path, name="run")])
+    figure = plots.overflow_heat([build_record(tmp_path, [started, step, other], name="run")])
     assert figure is not None
     assert figure.panels[0].values[0].tolist() == [0.5, 0.9]
     assert figure.panels[0].measured.tolist() == [[True, True], [False, True]]

@@ -99,7 +99,7 @@ def test_missing_is_a_dash_and_never_zero(failure: Report) -> None:
 def test_the_configuration_is_whole_and_can_be_read_back(failure: Report, sweep: Path) -> None:
     block = re.search(r"```yaml\n(.*?)```", to_markdown(failure, None), re.DOTALL)
     assert block is not None
-    assert yaml.safe_load(block[1]) == gather([sweep]).evidence.run("e7m0-uniform").record.config
+    assert yaml.safe_load(block[1]) == gather([sweep]).evidence.run("e7m0-uniform").config
 
 
 def test_the_advice_follows_from_the_cause_and_names_what_was_tested(failure: Report, sweep: Path) -> None:
@@ -198,7 +198,7 @@ def test_seeds_are_compared_pair_by_pair(tmp_path: Path) -> None:
     report = build_report([record_sweep(tmp_path / "sweep", seeds=(42, 43, 44))])
     text = shown(report, "Recovered fraction")
     assert "`e5m2-uniform-seed42,e5m2-uniform-seed43,e5m2-uniform-seed44`" in text
-    assert "`e5m2-uniform-seed42` minus `e7m0-uniform-seed42`" in text
+    assert "`e7m0-uniform-seed42` minus `e5m2-uniform-seed42`" in text
     assert "half of its Student-t interval" in text
     assert "outside the noise" in text
     assert "Several seeds were run" in shown(report, "What these runs do not show")

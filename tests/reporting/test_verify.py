@@ -155,4 +155,4 @@ def test_gathering_for_a_check_reads_only_the_metrics_named(tmp_path: Path, swee
 
     named = metrics_named(to_markdown(build_report([sweep / "e7m0-uniform"]), None))
     assert {"bit_stall_rate", "zero_update_fraction", "overflow_rate/gradients"} <= named
-    assert set(gather([sweep], layer_metrics=named).evidence.run("e7m0-uniform").layers) <= named
+    assert set(gather([sweep], layer_metrics=named).evidence.run("e7m0-uniform").layer_metrics) <= named

@@ -9,15 +9,15 @@ import pytest
 
 from altgrad_cli.config.loading import load_config
 from altgrad_cli.runs.record import RunRecord, read_run
-from altgrad_cli.sweeps.comparison import compare_seeds
-from altgrad_cli.sweeps.results import SweepRecord, assemble
+from altgrad_cli.sweeps.comparison import Comparison, compare_seeds
+from altgrad_cli.sweeps.results import assemble
 from altgrad_cli.sweeps.specification import SweepSpec
 from tests.sweeps.conftest import WriteLog
 
 E5M2 = {42: 2.40, 43: 2.50, 44: 2.30}
 
 
-def sweep(write_log: WriteLog, tmp_path: Path, e3m4: dict[int, float]) -> SweepRecord:
+def compared(write_log: WriteLog, tmp_path: Path, e3m4: dict[int, float]) -> list[Comparison]:
     spec = SweepSpec(base=load_config("base"), order=("E5M2", "E3M4"), seeds=tuple(e3m4), retries=False)
     records: dict[str, RunRecord] = {}
     for seed in e3m4:
@@ -29,13 +29,13 @@ def sweep(write_log: WriteLog, tmp_path: Path, e3m4: dict[int, float]) -> SweepR
         ):
             full = f"{name}-seed{seed}"
             records[full] = read_run(write_log(full, validation={3: loss}))
-    return assemble(tmp_path, spec, records)
+    record = assemble(tmp_path, spec, records)
+    return compare_seeds(record.planned, record.findings)
 
 
 def test_differences_are_paired_by_seed(write_log: WriteLog, tmp_path: Path) -> None:
     """Unpaired, the seeds' own spread (0.1) would hide a difference of 0.05 that every pair shows."""
-    record = sweep(write_log, tmp_path, {42: 2.35, 43: 2.46, 44: 2.24})
-    control, found = compare_seeds(record)
+    control, found = compared(write_log, tmp_path, {42: 2.35, 43: 2.46, 44: 2.24})
     assert (control.arm, found.arm, found.against, found.seeds) == (
         "e5m2-uniform",
         "e3m4-uniform",
@@ -54,10 +54,10 @@ def test_differences_are_paired_by_seed(write_log: WriteLog, tmp_path: Path) -> 
 
 
 def test_a_difference_that_changes_sign_is_inside_the_noise(write_log: WriteLog, tmp_path: Path) -> None:
-    found = compare_seeds(sweep(write_log, tmp_path, {42: 2.45, 43: 2.44, 44: 2.30}))[1]
+    found = compared(write_log, tmp_path, {42: 2.45, 43: 2.44, 44: 2.30})[1]
     assert found.difference is not None and found.difference.within_noise is True
     assert "inside the noise" in str(found)
 
 
 def test_one_seed_compares_nothing(write_log: WriteLog, tmp_path: Path) -> None:
-    assert compare_seeds(sweep(write_log, tmp_path, {42: 2.45})) == []
+    assert compared(write_log, tmp_path, {42: 2.45}) == []

@@ -1,110 +1,107 @@
-"""Facts about a run, by the names that sources use: what stands in its log beside the metrics."""
+"""Everything that a source can name of one run: reductions of its metrics, facts, keys of its mappings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
+import yaml
 
 from altgrad_cli.config.precision import REGIME_ROLES, ROLE_LETTERS
+from altgrad_cli.errors import UsageError
 from altgrad_cli.formats import parse_format
+from altgrad_cli.metrics import thresholds
 from altgrad_cli.reporting.blocks.sources import Source
-from altgrad_cli.reporting.evidence.columns import RunLog
-from altgrad_cli.reporting.evidence.reductions import series_of
-from altgrad_cli.sweeps.arms import CONTROLS
+from altgrad_cli.reporting.evidence.reductions import LAYER_REDUCTIONS, REDUCTIONS, reduce
+from altgrad_cli.runs.record import CONTROLS, RunRecord
 from altgrad_cli.training.watch.collapse import onset_words
 
 
-def _best(log: RunLog, metric: str) -> tuple[int, float] | None:
-    steps, values = series_of(log, metric)
-    finite = np.isfinite(values)
-    if not finite.any():
-        return None
-    row = int(np.argmin(np.where(finite, values, np.inf)))
-    return int(steps[row]), float(values[row])
+def _best(log: RunRecord, metric: str) -> tuple[int, float] | None:
+    finite = [(value, step) for step, value in log.series(metric) if math.isfinite(value)]
+    value, step = min(finite, default=(None, None))
+    return None if step is None or value is None else (step, value)
 
 
-def _best_step(log: RunLog, source: Source) -> int | None:
+def _best_step(log: RunRecord, source: Source) -> int | None:
     best = _best(log, source.argument or "validation_loss")
     return best[0] if best else None
 
 
-def _best_value(log: RunLog, source: Source) -> float | None:
+def _best_value(log: RunRecord, source: Source) -> float | None:
     best = _best(log, source.argument or "validation_loss")
     return best[1] if best else None
 
 
-def _count(items: list[dict[str, Any]], name: str | None) -> int:
+def _count(items: Sequence[dict[str, Any]], name: str | None) -> int:
     return sum(name is None or item.get("name") == name for item in items)
 
 
-def _timeline(log: RunLog, _: Source) -> str | None:
-    formats = log.record.formats
+def _timeline(log: RunRecord, _: Source) -> str | None:
+    formats = log.formats
     if not formats:
-        return log.record.format
+        return log.format
     return ", ".join(f"{name} from step {step}" if step else name for step, name in formats)
 
 
-def _grid(log: RunLog, _: Source) -> str | None:
-    return parse_format(log.record.format).describe() if log.record.format else None
+def _grid(log: RunRecord, _: Source) -> str | None:
+    return parse_format(log.format).describe() if log.format else None
 
 
-def _window(_: RunLog, source: Source) -> str | None:
+def _window(_: RunRecord, source: Source) -> str | None:
     if source.first is None:
         return None
     return f"{source.first}" if source.last in (None, source.first) else f"{source.first} to {source.last}"
 
 
-def _bound_clips(log: RunLog, _: Source) -> int:
-    return sum(bool((item.get("details") or {}).get("bound")) for item in log.record.interventions)
+def _bound_clips(log: RunRecord, _: Source) -> int:
+    return sum(bool((item.get("details") or {}).get("bound")) for item in log.interventions)
 
 
-def _first_alert(log: RunLog, source: Source) -> int | None:
-    raised = (item for item in log.record.alerts if item.get("state") == "raised")
+def _first_alert(log: RunRecord, source: Source) -> int | None:
+    raised = (item for item in log.alerts if item.get("state") == "raised")
     return next((item["step"] for item in raised if item.get("name") == source.argument), None)
 
 
-def _alerts_raised(log: RunLog, source: Source) -> int:
-    return sum(
-        item.get("state") == "raised" and item.get("name") == source.argument for item in log.record.alerts
-    )
+def _alerts_raised(log: RunRecord, source: Source) -> int:
+    return sum(item.get("state") == "raised" and item.get("name") == source.argument for item in log.alerts)
 
 
-def _alerting_layers(log: RunLog, source: Source) -> int:
-    alerts = log.record.alerts
+def _alerting_layers(log: RunRecord, source: Source) -> int:
+    alerts = log.alerts
     return len(
         {item["layer"] for item in alerts if item.get("name") == source.argument and item.get("layer")}
     )
 
 
-def _layers_in_bf16(log: RunLog, _: Source) -> str | None:
-    rules = (log.record.config.get("precision") or {}).get("rules") or ()
+def _layers_in_bf16(log: RunRecord, _: Source) -> str | None:
+    rules = log.precision.get("rules") or ()
     patterns = [rule["pattern"] for rule in rules if str(rule.get("format")).upper() == "BF16"]
     return ", ".join(patterns) or None
 
 
-def rounded_roles(log: RunLog) -> str:
+def rounded_roles(log: RunRecord) -> str:
     """The roles that a run rounds, as letters; with M on, W is the stored grid itself."""
-    precision = log.record.config.get("precision") or {}
+    precision = log.config.get("precision") or {}
     roles = precision.get("roles")
     chosen = REGIME_ROLES.get(precision.get("regime", "fp32"), ()) if roles is None else roles
     return "".join(letter for role, letter in ROLE_LETTERS.items() if role in chosen)
 
 
-def studied_format(log: RunLog) -> str | None:
+def studied_format(log: RunRecord) -> str | None:
     """The format that a run is about: its first, or that of its rules where nothing else is rounded."""
     if log.control:
         return "BF16" if log.control == "bf16" else "FP32"
-    rules = (log.record.config.get("precision") or {}).get("rules") or ()
-    if log.record.regime in CONTROLS and rules:
+    rules = log.precision.get("rules") or ()
+    if log.regime in CONTROLS and rules:
         return str(rules[0].get("format"))
-    return log.record.format
+    return log.format
 
 
-def _rules(log: RunLog, _: Source) -> str | None:
+def _rules(log: RunRecord, _: Source) -> str | None:
     """The layers that are exceptions, in words."""
-    rules = (log.record.config.get("precision") or {}).get("rules") or ()
+    rules = log.precision.get("rules") or ()
     words = []
     for rule in rules:
         roles = ", ".join(rule.get("roles") or ())
@@ -112,48 +109,105 @@ def _rules(log: RunLog, _: Source) -> str | None:
     return "; ".join(words) or None
 
 
-def _onset(log: RunLog, _: Source) -> str | None:
+def _onset(log: RunRecord, _: Source) -> str | None:
     """``from the start`` or ``from step 31``: where a collapse began."""
-    collapse = log.record.collapse
+    collapse = log.collapse
     return onset_words(collapse.get("onset", collapse.get("step"))) if collapse else None
 
 
-FACTS: dict[str, Callable[[RunLog, Source], Any]] = {
+FACTS: dict[str, Callable[[RunRecord, Source], Any]] = {
     "step": lambda _, source: source.first,
     "window": _window,
-    "format": lambda log, _: log.record.format,
+    "format": lambda log, _: log.format,
     "format_studied": lambda log, _: studied_format(log),
     "rules": _rules,
     "grid": _grid,
     "roles": lambda log, _: rounded_roles(log) or "none",
     "layers_in_bf16": _layers_in_bf16,
     "formats": _timeline,
-    "regime": lambda log, _: log.record.regime,
-    "seed": lambda log, _: log.record.seed,
+    "regime": lambda log, _: log.regime,
+    "seed": lambda log, _: log.seed,
     "steps": lambda log, _: log.last_step,
     "onset": _onset,
-    "reason": lambda log, _: (log.record.ended or {}).get("reason"),
-    "layers": lambda log, _: len(log.layer_names),
-    "init_hash": lambda log, _: log.record.started.get("init_hash"),
-    "parameters": lambda log, _: log.record.started.get("parameters"),
-    "dropped_steps": lambda log, _: len(log.record.dropped_steps),
-    "first_dropped_step": lambda log, _: next(iter(log.record.dropped_steps), None),
-    "resumptions": lambda log, _: log.record.resumptions,
+    "reason": lambda log, _: (log.ended or {}).get("reason"),
+    "layers": lambda log, _: len(log.layers),
+    "init_hash": lambda log, _: log.started.get("init_hash"),
+    "parameters": lambda log, _: log.started.get("parameters"),
+    "dropped_steps": lambda log, _: len(log.dropped_steps),
+    "first_dropped_step": lambda log, _: next(iter(log.dropped_steps), None),
+    "resumptions": lambda log, _: log.resumptions,
     "best_step": _best_step,
     "best": _best_value,
     "first_alert": _first_alert,
     "alerts_raised": _alerts_raised,
     "alerting_layers": _alerting_layers,
-    "interventions": lambda log, source: _count(log.record.interventions, source.argument),
+    "interventions": lambda log, source: _count(log.interventions, source.argument),
     "bound_clips": _bound_clips,
-    "injections": lambda log, _: ", ".join(log.record.started.get("injections") or ()) or None,
+    "injections": lambda log, _: ", ".join(log.injections) or None,
 }
 
-MAPPINGS: dict[str, Callable[[RunLog], Mapping[str, Any] | None]] = {
-    "config": lambda log: log.record.config,
-    "collapse": lambda log: log.record.collapse,
-    "corpus": lambda log: log.record.started.get("corpus"),
-    "environment": lambda log: log.record.started.get("environment"),
-    "predicted_stall": lambda log: log.record.started.get("predicted_stall"),
+MAPPINGS: dict[str, Callable[[RunRecord], Mapping[str, Any] | None]] = {
+    "config": lambda log: log.config,
+    "collapse": lambda log: log.collapse,
+    "corpus": lambda log: log.started.get("corpus"),
+    "environment": lambda log: log.started.get("environment"),
+    "predicted_stall": lambda log: log.started.get("predicted_stall"),
 }
 """``config.learning_rate`` and the like: a key of what the log keeps as a mapping."""
+
+
+def look_up(log: RunRecord, dotted: str) -> Any:
+    """The value of ``root.key.key``, None where there is none; UsageError where nothing is called so."""
+    root, _, rest = dotted.partition(".")
+    if root not in MAPPINGS:
+        raise UsageError(f"no quantity is called {dotted!r}", allowed=", ".join(sorted(known_quantities())))
+    value: Any = MAPPINGS[root](log)
+    for key in rest.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def known_quantities() -> list[str]:
+    """Every name that a source of a run may begin with."""
+    return [*REDUCTIONS, *LAYER_REDUCTIONS, *FACTS, *(f"{root}.<key>" for root in MAPPINGS)]
+
+
+def evaluate(log: RunRecord, source: Source) -> Any:
+    """The value of ``source`` in the run ``log``; quantities that need other runs are the evidence's."""
+    if source.quantity in REDUCTIONS:
+        return reduce(log, source)
+    if source.quantity in LAYER_REDUCTIONS:
+        return LAYER_REDUCTIONS[source.quantity](log, source)
+    if source.quantity in FACTS:
+        return FACTS[source.quantity](log, source)
+    return look_up(log, source.quantity)
+
+
+def configuration_text(log: RunRecord) -> str:
+    """The resolved configuration of a run as YAML, in the order of its keys."""
+    return yaml.safe_dump(dict(log.config), sort_keys=False, allow_unicode=True, width=100).rstrip()
+
+
+TEXTS = {"configuration": configuration_text}
+"""By the word that follows the run in the source of a verbatim block."""
+
+RULES: dict[str, float | int] = {
+    "trained.from": thresholds.TRAINED_FROM,
+    "failed.below": thresholds.FAILED_BELOW,
+    "borderline.width": thresholds.EDGE_WIDTH,
+    "seed.spread": thresholds.SEED_SPREAD,
+    "ends.apart": thresholds.ENDS_APART_FROM,
+    "underflowed.from": thresholds.UNDERFLOWED_FROM,
+    "saturated.from": thresholds.SATURATED_FROM,
+    "stall.from": thresholds.STALL_FROM,
+    "stalled.up_to": thresholds.STALLED_UP_TO,
+    "slowed.up_to": thresholds.SLOWED_UP_TO,
+    "stall_collapse.transfer": thresholds.COLLAPSE_TRANSFER,
+    "stall_collapse.stall": thresholds.COLLAPSE_STALL,
+    "stall_collapse.window": thresholds.COLLAPSE_WINDOW,
+    "end.window": thresholds.END_WINDOW,
+    "gradient_sparsity.below": thresholds.DEAD_GRADIENT,
+    "zero_update_region.from": thresholds.REGION_FROM,
+    "zero_update_region.window": thresholds.REGION_STEPS,
+}
+"""The constants of the definitions that a report quotes, by the name its sources use."""

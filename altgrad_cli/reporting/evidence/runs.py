@@ -1,17 +1,15 @@
-"""The runs of a report, which of them are each other's controls, and the one way to a number.
+"""The runs of a report, what they are in their sweep, and the one way to a number.
 
 Every number of a report is asked for by its source (``Evidence.cite``) and recomputed by the same source when
-the report is verified. Controls are found by the logs themselves: the fp32 and the frozen run that differ
-from a run in nothing but its precision.
+the report is verified. Arms, controls, verdicts and attributions are those of ``altgrad_cli.sweeps``.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from altgrad_cli.errors import UsageError
@@ -19,49 +17,30 @@ from altgrad_cli.metrics.noise import paired_interval
 from altgrad_cli.metrics.verdict import recovered_fraction
 from altgrad_cli.reporting.blocks.notation import format_value
 from altgrad_cli.reporting.blocks.sources import Source, cited, parse_source
-from altgrad_cli.reporting.evidence.columns import RunLog
-from altgrad_cli.reporting.evidence.places import noise_of, places_of
-from altgrad_cli.reporting.evidence.quantities import evaluate
-from altgrad_cli.reporting.evidence.reductions import series_of
-from altgrad_cli.reporting.evidence.rules import RULES
+from altgrad_cli.reporting.evidence.facts import RULES, evaluate
+from altgrad_cli.runs.record import RunRecord
 from altgrad_cli.sweeps.ablation.layers import LocalAttribution
-from altgrad_cli.sweeps.verdicts import Judgement, judge_run
+from altgrad_cli.sweeps.ablation.roles import Attribution, attribute, parts_of
+from altgrad_cli.sweeps.ablation.settle import attribute_layers, noise_of
+from altgrad_cli.sweeps.arms import Arm
+from altgrad_cli.sweeps.plan import Finding
+from altgrad_cli.sweeps.verdicts import Judgement
 
 RULE = "rule"
 """The name that stands for the definitions' constants where a source names a run."""
 
-_SAME_IN_A_CONTROL = ("seed", "batch_size", "learning_rate", "max_steps", "model", "data", "optimizer")
-
-
-def pairing_key(log: RunLog) -> str:
-    """What a run shares with its controls: seed, batches, model, schedule; everything but the precision."""
-    config = log.record.config
-    return json.dumps({key: config.get(key) for key in _SAME_IN_A_CONTROL}, sort_keys=True, default=str)
-
 
 @dataclass(frozen=True, slots=True)
-class ArmNote:
-    """What the plan of a sweep says about a run."""
-
-    kind: str
-    retry_of: str | None = None
-    reason: str = ""
-    controls: Mapping[str, str] | None = None
-    """``fp32`` and ``frozen`` -> the name of that control's run; None where the plan does not say."""
-
-
-@dataclass(slots=True)
 class Evidence:
-    """The logs that a report may quote."""
+    """The runs that a report may quote, the arms that they are, and the verdicts on them."""
 
-    runs: Mapping[str, RunLog]
+    runs: Mapping[str, RunRecord]
     """By the name that the report calls them."""
-    notes: Mapping[str, ArmNote] = field(default_factory=dict)
-    """What the plan of their sweep says of them; a run of no sweep has none."""
-    _judgements: dict[str, Judgement] = field(default_factory=dict)
-    _places: dict[str, list[LocalAttribution]] = field(default_factory=dict)
+    arms: Mapping[str, Arm]
+    """Of each run; none for a log whose configuration this version cannot read."""
+    findings: Mapping[str, Finding]
 
-    def run(self, name: str) -> RunLog:
+    def run(self, name: str) -> RunRecord:
         """The run of that name; UsageError where the report has none."""
         try:
             return self.runs[name]
@@ -72,43 +51,35 @@ class Evidence:
                 hint="name the folder of the sweep or run that the report was made of",
             ) from None
 
-    def control(self, log: RunLog, regime: str) -> RunLog | None:
-        """The control of ``log`` in ``regime`` (fp32, frozen or bf16), or None.
+    def control(self, log: RunRecord, regime: str) -> RunRecord | None:
+        """The control of ``log`` in ``regime`` (fp32, frozen or bf16), or None."""
+        arm = self.arms.get(log.name)
+        return self.runs.get((arm.controls or {}).get(regime, "")) if arm else None
 
-        The two ends are those of the sweep's plan; a run of no sweep is held against the first that fits.
-        """
-        note = self.notes.get(log.name)
-        if note is not None and note.controls and regime in note.controls:
-            return self.runs.get(note.controls[regime])
-        key = pairing_key(log)
-        return next(
-            (run for run in self.runs.values() if run.control == regime and pairing_key(run) == key),
-            None,
-        )
-
-    def judgement(self, log: RunLog) -> Judgement:
+    def judgement(self, log: RunRecord) -> Judgement:
         """Verdict, cause and recovered fraction of a run."""
-        if log.name not in self._judgements:
-            fp32, frozen = self.control(log, "fp32"), self.control(log, "frozen")
-            self._judgements[log.name] = judge_run(
-                log.record, fp32.record if fp32 else None, frozen.record if frozen else None
-            )
-        return self._judgements[log.name]
+        return self.findings[log.name].judgement
 
-    def places(self, log: RunLog) -> list[LocalAttribution]:
+    def parts(self, log: RunRecord) -> dict[str, RunRecord]:
+        """Role set (or rescue) -> the run that rounds just that, else like ``log``; itself included."""
+        arm = self.arms.get(log.name)
+        parts = parts_of(arm, self.arms.values()) if arm else {}
+        return {key: self.runs[part.name] for key, part in parts.items()}
+
+    def attribution(self, log: RunRecord) -> Attribution | None:
+        """Which stage fails in ``log``, by the runs that are there; None where there are none beside it."""
+        rho = {key: self.judgement(run).rho for key, run in self.parts(log).items()}
+        return attribute(log.name, rho) if len(rho) > 1 else None
+
+    def places(self, log: RunRecord) -> list[LocalAttribution]:
         """The roles in trouble in ``log``, layer by layer, with what their rescues show."""
-        if log.name not in self._places:
-            self._places[log.name] = places_of(self, log)
-        return self._places[log.name]
+        arm = self.arms.get(log.name)
+        return attribute_layers(arm, list(self.arms.values()), self.findings) if arm else []
 
-    def recovered_fraction(self, log: RunLog, step: int) -> float | None:
+    def recovered_fraction(self, log: RunRecord, step: int) -> float | None:
         """rho of ``log`` at ``step``; None without both controls or an evaluation there."""
-        losses = []
-        for run in (log, self.control(log, "frozen"), self.control(log, "fp32")):
-            steps, values = series_of(run, "validation_loss") if run else ((), ())
-            at = [value for s, value in zip(steps, values, strict=True) if s == step]
-            losses.append(float(at[0]) if at else None)
-        loss, frozen, fp32 = losses
+        runs = (log, self.control(log, "frozen"), self.control(log, "fp32"))
+        loss, frozen, fp32 = (run.validation.at(step) if run is not None else None for run in runs)
         if loss is None or frozen is None or fp32 is None:
             return None
         return recovered_fraction(loss, frozen=frozen, fp32=fp32)
@@ -143,36 +114,41 @@ class Evidence:
             source = parse_source(source)
         return cited(self.text(source), source)
 
-    def of(self, log: RunLog) -> Callable[[str], str]:
+    def of(self, log: RunRecord) -> Callable[[str], str]:
         """``cite`` for one run: ``of(log)("mean(loss)@1-50")``."""
         return lambda quantity: self.cite(f"{log.name}: {quantity}")
 
 
-def _controls(evidence: Evidence, log: RunLog, _: Source) -> str | None:
+def _controls(evidence: Evidence, log: RunRecord, _: Source) -> str | None:
     names = [run.name for regime in ("fp32", "frozen") if (run := evidence.control(log, regime))]
     return ", ".join(names) or None
 
 
-def _plan_reason(evidence: Evidence, log: RunLog, _: Source) -> str | None:
-    note = evidence.notes.get(log.name)
-    return note.reason or None if note else None
+def _plan_reason(evidence: Evidence, log: RunRecord, _: Source) -> str | None:
+    arm = evidence.arms.get(log.name)
+    return arm.reason or None if arm else None
 
 
-def _attributed(evidence: Evidence, log: RunLog, source: Source) -> LocalAttribution | None:
+def _loss_noise(evidence: Evidence, log: RunRecord, _: Source) -> float | None:
+    arm = evidence.arms.get(log.name)
+    return noise_of(arm, evidence.findings) if arm else None
+
+
+def _attributed(evidence: Evidence, log: RunRecord, source: Source) -> LocalAttribution | None:
     return next((a for a in evidence.places(log) if a.role == source.argument and a.confirmed), None)
 
 
-def _attributed_stage(evidence: Evidence, log: RunLog, source: Source) -> str | None:
+def _attributed_stage(evidence: Evidence, log: RunRecord, source: Source) -> str | None:
     found = _attributed(evidence, log, source)
     return found.stage if found else None
 
 
-def _attributed_layers(evidence: Evidence, log: RunLog, source: Source) -> str | None:
+def _attributed_layers(evidence: Evidence, log: RunRecord, source: Source) -> str | None:
     found = _attributed(evidence, log, source)
     return ", ".join(found.layers) if found else None
 
 
-def _verdict(evidence: Evidence, log: RunLog, _: Source) -> str | None:
+def _verdict(evidence: Evidence, log: RunRecord, _: Source) -> str | None:
     """The grade, or why there is none; None for an end of the scale."""
     verdict = evidence.judgement(log).verdict
     if verdict.grade is None and verdict.recovered_fraction is None:
@@ -180,12 +156,12 @@ def _verdict(evidence: Evidence, log: RunLog, _: Source) -> str | None:
     return verdict.grade
 
 
-def _ended(evidence: Evidence, log: RunLog, _: Source) -> str:
+def _ended(evidence: Evidence, log: RunRecord, _: Source) -> str:
     judgement = evidence.judgement(log)
     return judgement.collapse["class"] if judgement.collapse else judgement.outcome
 
 
-_JUDGED: dict[str, Callable[[Evidence, RunLog, Source], Any]] = {
+_JUDGED: dict[str, Callable[[Evidence, RunRecord, Source], Any]] = {
     "outcome": lambda evidence, log, _: evidence.judgement(log).outcome,
     "ended": _ended,
     "warning": lambda evidence, log, _: evidence.judgement(log).warning,
@@ -196,7 +172,7 @@ _JUDGED: dict[str, Callable[[Evidence, RunLog, Source], Any]] = {
     "controls": _controls,
     "attributed_stage": _attributed_stage,
     "attributed_layers": _attributed_layers,
-    "loss_noise": lambda evidence, log, _: noise_of(evidence, log),
+    "loss_noise": _loss_noise,
     "plan.reason": _plan_reason,
     "recovered_fraction": lambda evidence, log, source: evidence.recovered_fraction(
         log, source.first if source.first is not None else evidence.judgement(log).step or 0

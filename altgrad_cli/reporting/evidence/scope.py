@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from altgrad_cli.config.loading import from_plain
 from altgrad_cli.config.precision import OPERAND_ROLES
+from altgrad_cli.config.run import WandbConfig
 from altgrad_cli.errors import UsageError
-from altgrad_cli.reporting.evidence.columns import RunLog, read_log
-from altgrad_cli.reporting.evidence.runs import ArmNote, Evidence
+from altgrad_cli.reporting.evidence.runs import Evidence
 from altgrad_cli.runs.folder import EVENTS, SWEEP, read_json
-from altgrad_cli.sweeps.results import is_sweep
+from altgrad_cli.runs.record import RunRecord, read_run
+from altgrad_cli.sweeps.arms import Arm, find_controls
+from altgrad_cli.sweeps.plan import Finding
+from altgrad_cli.sweeps.results import is_sweep, judge_records
+from altgrad_cli.sweeps.verdicts import judge_run
 
 LAYER_METRICS = frozenset(
     {
@@ -48,43 +54,47 @@ class Scope:
     evidence: Evidence
     logs: tuple[str, ...]
     """Folders that were named, as a command line names them again."""
-    focus: RunLog | None = None
+    focus: RunRecord | None = None
     """The one run that the report is about; None for a comparison."""
 
     @property
-    def runs(self) -> list[RunLog]:
+    def runs(self) -> list[RunRecord]:
         """All runs."""
         return list(self.evidence.runs.values())
 
     @property
-    def controls(self) -> list[RunLog]:
+    def controls(self) -> list[RunRecord]:
         """The fp32, bf16 and frozen runs."""
         return [log for log in self.runs if log.control]
 
     @property
-    def subjects(self) -> list[RunLog]:
+    def subjects(self) -> list[RunRecord]:
         """The runs that are under study."""
         return [log for log in self.runs if not log.control]
 
     @property
-    def main_runs(self) -> list[RunLog]:
+    def main_runs(self) -> list[RunRecord]:
         """The runs under study less retries, interventions and the parts of an attribution."""
-        return [log for log in self.subjects if self.note(log).kind == "format"]
+        return [log for log in self.subjects if self.kind(log) == "format"]
 
     @property
-    def failed_runs(self) -> list[RunLog]:
+    def failed_runs(self) -> list[RunRecord]:
         """Main runs below ``trained`` by their verdict, or collapsed."""
         return [log for log in self.main_runs if self.fell_short(log)]
 
-    def fell_short(self, log: RunLog) -> bool:
+    def fell_short(self, log: RunRecord) -> bool:
         """Whether a run failed: its verdict says so, or it collapsed."""
         judgement = self.evidence.judgement(log)
         return judgement.verdict.grade == "failed" or judgement.outcome == "collapsed"
 
-    def note(self, log: RunLog) -> ArmNote:
-        """What the sweep's plan says of ``log``."""
-        kind = "control" if log.control else "format"
-        return self.evidence.notes.get(log.name, ArmNote(kind))
+    def arm(self, log: RunRecord) -> Arm | None:
+        """What ``log`` is in the plan of its sweep; of a run by itself, what it would be."""
+        return self.evidence.arms.get(log.name)
+
+    def kind(self, log: RunRecord) -> str:
+        """The kind of arm that ``log`` is."""
+        arm = self.arm(log)
+        return arm.kind if arm else "control" if log.control else "format"
 
 
 def shown_path(path: Path) -> str:
@@ -99,67 +109,96 @@ def gather(paths: Sequence[Path], layer_metrics: Collection[str] | None = LAYER_
     """The scope of a report on the runs and sweeps in ``paths``; one run alone is its focus.
 
     Raises:
-        UsageError: a path holds neither a run nor a sweep, or two runs would have one name.
+        UsageError: a path holds neither a run nor a sweep, or no run there has begun.
     """
-    folders: dict[str, Path] = {}
-    notes: dict[str, ArmNote] = {}
+    found: dict[str, _Found] = {}
     focus = None
     for path in paths:
         if is_sweep(path):
-            found = _sweep_folders(path, notes)
+            more = _runs_of_sweep(path)
         elif (path / EVENTS).is_file():
             focus = path.resolve().name if len(paths) == 1 else None
-            found = [*_relatives(path, notes), path] if focus else [path]
+            row = _rows(path.resolve().parent).get(path.resolve().name, {})
+            more = [*(_relatives(path) if focus else ()), _Found(path, row)]
         else:
             raise UsageError(
                 f"neither a run nor a sweep: {path}",
                 where=str(path),
                 allowed="a folder with events.jsonl or sweep.json",
             )
-        for folder in found:
-            name = _free_name(folder, folders)
-            folders[name] = folder
-    runs = {
-        name: read_log(folder, name=name, layer_metrics=layer_metrics) for name, folder in folders.items()
-    }
-    runs = {name: log for name, log in runs.items() if log.record.started}
+        for run in more:
+            found.setdefault(_free_name(run.folder, found), run)
+    runs = {name: read_run(run.folder, name=name, layer_metrics=layer_metrics) for name, run in found.items()}
+    runs = {name: log for name, log in runs.items() if log.started}
     if not runs:
         raise UsageError("no run has begun there yet", where=", ".join(map(str, paths)))
-    return Scope(Evidence(runs, notes), tuple(map(shown_path, paths)), runs.get(focus) if focus else None)
+    arms = _arms(runs, found)
+    return Scope(judged(runs, arms), tuple(map(shown_path, paths)), runs.get(focus) if focus else None)
 
 
-def _free_name(folder: Path, taken: Mapping[str, Path]) -> str:
+def judged(runs: Mapping[str, RunRecord], arms: Mapping[str, Arm]) -> Evidence:
+    """The evidence of ``runs``, each held against the controls of its arm."""
+    alone = {name: Finding(log, judge_run(log, None, None)) for name, log in runs.items()}
+    return Evidence(runs, arms, alone | judge_records(list(arms.values()), runs))
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A run's folder, and its row in ``sweep.json``; {} without one."""
+
+    folder: Path
+    row: Mapping[str, Any]
+
+
+def _rows(path: Path) -> dict[str, dict[str, Any]]:
+    """The rows of a sweep's plan by name, in its order; {} where ``path`` is no sweep."""
+    return {row["name"]: row for row in read_json(path / SWEEP).get("arms", [])} if is_sweep(path) else {}
+
+
+def _runs_of_sweep(path: Path) -> list[_Found]:
+    """The runs of a sweep that have begun, in the order of its plan; then those that it did not plan."""
+    rows = _rows(path)
+    others = sorted(p.parent.name for p in path.glob(f"*/{EVENTS}") if p.parent.name not in rows)
+    runs = [_Found(path / name, rows.get(name, {})) for name in [*rows, *others]]
+    return [run for run in runs if (run.folder / EVENTS).is_file()]
+
+
+def _relatives(path: Path) -> list[_Found]:
+    """Of the run's sweep: the controls, and the runs that were made because of this one."""
+    parent, name = path.resolve().parent, path.resolve().name
+    return [
+        run
+        for run in (_runs_of_sweep(parent) if is_sweep(parent) else ())
+        if run.folder.name != name
+        and run.row
+        and (run.row["kind"] in ("control", "attribution", "rescue") or run.row.get("retry_of") == name)
+    ]
+
+
+def _free_name(folder: Path, taken: Mapping[str, _Found]) -> str:
     name = folder.resolve().name
-    if name in taken and taken[name].resolve() != folder.resolve():
+    if name in taken and taken[name].folder.resolve() != folder.resolve():
         name = f"{folder.resolve().parent.name}/{name}"
     return name
 
 
-def _sweep_folders(path: Path, notes: dict[str, ArmNote]) -> list[Path]:
-    """The folders of a sweep's runs that have begun, in the order of its plan."""
-    rows: list[dict[str, Any]] = read_json(path / SWEEP).get("arms", [])
-    notes |= {
-        row["name"]: ArmNote(
-            row["kind"], row.get("retry_of"), row.get("reason") or "", row.get("controls") or None
-        )
-        for row in rows
+def _arms(runs: Mapping[str, RunRecord], found: Mapping[str, _Found]) -> dict[str, Arm]:
+    """What each run is: by the plan of its sweep, else by itself, with the first controls that fit."""
+    names = {found[name].folder.resolve(): name for name in runs}
+    arms = {}
+    for name, log in runs.items():
+        row, sweep = found[name].row, found[name].folder.resolve().parent
+        row = row or {"kind": "control" if log.control else "format"}
+        planned = {regime: names.get(sweep / other) for regime, other in (row.get("controls") or {}).items()}
+        with suppress(UsageError):  # a log of another version: its configuration cannot be compared
+            config = replace(from_plain(log.config, name), wandb=WandbConfig())
+            arms[name] = replace(
+                Arm.from_json(name, config, row),
+                retry_of=names.get(sweep / str(row.get("retry_of")), row.get("retry_of")),
+                controls={regime: other for regime, other in planned.items() if other is not None},
+            )
+    controls = [arm for arm in arms.values() if runs[arm.name].control]
+    return {
+        name: arm if arm.controls else replace(arm, controls=find_controls(arm.config, controls))
+        for name, arm in arms.items()
     }
-    planned = [path / row["name"] for row in rows]
-    others = sorted(p.parent for p in path.glob(f"*/{EVENTS}") if p.parent not in planned)
-    return [folder for folder in [*planned, *others] if (folder / EVENTS).is_file()]
-
-
-def _relatives(path: Path, notes: dict[str, ArmNote]) -> list[Path]:
-    """Of the run's sweep: the controls, and the runs that were made because of this one."""
-    parent = path.resolve().parent
-    if not is_sweep(parent):
-        return []
-    name = path.resolve().name
-    folders = _sweep_folders(parent, notes)
-    return [
-        folder
-        for folder in folders
-        if folder.name != name
-        and (note := notes.get(folder.name))
-        and (note.kind == "control" or note.retry_of == name or note.kind in ("attribution", "rescue"))
-    ]

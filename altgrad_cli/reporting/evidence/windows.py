@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from altgrad_cli.reporting.evidence.columns import RunLog
-from altgrad_cli.reporting.evidence.reductions import series_of
-from altgrad_cli.reporting.evidence.rules import RULES
+from altgrad_cli.reporting.evidence.facts import RULES
 from altgrad_cli.reporting.pages.comparison.plots import collapse_step
+from altgrad_cli.runs.record import RunRecord
 
 TREND = 5
 """Measurements that a trend shows."""
@@ -31,11 +30,11 @@ class Window:
         return f"@{self}"
 
 
-def telling_window(log: RunLog) -> Window:
+def telling_window(log: RunRecord) -> Window:
     """Where a run's trouble shows: the collapse window, the steps before a non-finite one, or the end."""
     length = int(RULES["stall_collapse.window"])
     step = collapse_step(log)
-    detected = (log.record.collapse or {}).get("detected")
+    detected = (log.collapse or {}).get("detected")
     if detected is not None:
         first = max(1, detected - length + 1)
         return Window(first, detected, "the window in which the collapse was detected")
@@ -44,10 +43,10 @@ def telling_window(log: RunLog) -> Window:
     return Window(max(1, log.last_step - length + 1), max(1, log.last_step), "the end of the run")
 
 
-def diagnostic_steps(log: RunLog) -> list[int]:
+def diagnostic_steps(log: RunRecord) -> list[int]:
     """The last ``TREND`` steps at which interval diagnostics were due, or failing those the evaluations."""
-    interval = int(log.record.config.get("diagnostic_interval") or 0)
+    interval = int(log.config.get("diagnostic_interval") or 0)
     due = [int(step) for step in log.steps if interval and step % interval == 0]
     if not due:
-        due = [int(step) for step in series_of(log, "validation_loss")[0] if step > 0]
+        due = [step for step, _ in log.validation if step > 0]
     return (due or [int(step) for step in log.steps])[-TREND:]

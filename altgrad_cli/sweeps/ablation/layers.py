@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from altgrad_cli.config.precision import Regime, Role
+from altgrad_cli.config.precision import Role
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.metrics.thresholds import EDGE_WIDTH
 from altgrad_cli.runs.series import Series
@@ -274,14 +274,6 @@ def loss_gain(validation: Series, rescue: Series) -> tuple[int, float] | tuple[N
         if other is not None:
             return step, math.inf if math.isnan(loss) and math.isfinite(other) else loss - other
     return None, None
-
-
-def paired_noise(validation_of: Callable[[Regime], Series | None]) -> float | None:
-    """``loss_noise`` by the evaluations of the three controls; None as soon as one of them is missing."""
-    fp32, bf16, frozen = validation_of("fp32"), validation_of("bf16"), validation_of("frozen")
-    if fp32 is None or bf16 is None or frozen is None:
-        return None
-    return loss_noise(fp32=fp32, bf16=bf16, frozen=frozen)
 
 
 def loss_noise(*, fp32: Series, bf16: Series, frozen: Series) -> float | None:

@@ -75,12 +75,10 @@ def measured(record: RunRecord) -> Measured:
     """What ``record`` holds of the layers."""
 
     def mean(metric: str) -> Values:
-        series = record.layer_metrics.get(metric)
-        return series.means() if series is not None else ()
+        return record.layer_means(metric) if metric in record.layer_metrics else ()
 
     def first(metric: str) -> Values:
-        series = record.layer_metrics.get(metric)
-        return series.columns()[0][1] if series is not None and series.sums else ()
+        return record.layer_means(metric, 1) if metric in record.layer_metrics else ()
 
     return Measured(tuple(record.layers), mean, first, record.validation)
 

@@ -176,15 +176,15 @@ class Attribution:
 
 def rho_by_roles(arm: Arm, arms: Sequence[Arm], rhos: Mapping[str, float | None]) -> dict[str, float | None]:
     """Recovered fraction of every part of ``arm``'s factorial; an arm shared with another part counts."""
-    by_config = {other.config: rhos.get(other.name) for other in arms}
-    found = {key: by_config.get(config) for key, config in _parts(arm).items()}
-    return {**found, role_letters(arm): rhos.get(arm.name)}
+    found = {key: rhos.get(part.name) for key, part in parts_of(arm, arms).items()}
+    return {**dict.fromkeys(_parts(arm)), **found}
 
 
-def part_of(arm: Arm, arms: Iterable[Arm], key: str) -> Arm | None:
-    """The run that shows part ``key`` (a role set, or a rescue) of ``arm``'s factorial."""
-    config = arm.config if key == role_letters(arm) else _parts(arm).get(key)
-    return next((other for other in arms if other.config == config), None)
+def parts_of(arm: Arm, arms: Iterable[Arm]) -> dict[str, Arm]:
+    """Role set (or rescue) -> the arm that rounds just that, else like ``arm``; ``arm`` itself included."""
+    by_config = {other.config: other for other in arms}
+    configs = {**_parts(arm), role_letters(arm): arm.config}
+    return {key: by_config[config] for key, config in configs.items() if config in by_config}
 
 
 def attribute(arm: str, rho: Mapping[str, float | None]) -> Attribution:

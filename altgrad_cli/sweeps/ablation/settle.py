@@ -6,13 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from altgrad_cli.config.precision import Regime
-from altgrad_cli.config.run import TrainConfig
-from altgrad_cli.runs.series import Series
-from altgrad_cli.sweeps.ablation.layers import LocalAttribution, attribute_places, paired_noise
-from altgrad_cli.sweeps.ablation.places import Measured, measured, unreached_layers
-from altgrad_cli.sweeps.ablation.roles import Attribution, Stage, attribute, part_of, rho_by_roles
-from altgrad_cli.sweeps.arms import Arm, control_config, rules_alone
+from altgrad_cli.runs.record import CONTROLS
+from altgrad_cli.sweeps.ablation.layers import LocalAttribution, attribute_places, loss_noise
+from altgrad_cli.sweeps.ablation.places import measured, unreached_layers
+from altgrad_cli.sweeps.ablation.roles import Attribution, Stage, attribute, parts_of, rho_by_roles
+from altgrad_cli.sweeps.arms import Arm, rules_alone
 from altgrad_cli.sweeps.plan import Finding, measured_by_config
 from altgrad_cli.sweeps.retries import STAGE_OPERANDS, layers_at_fault
 
@@ -66,7 +64,7 @@ def locate(
     Read from the run of ``arm_name``'s factorial that rounds the roles ``failing``: the smallest that fails.
     """
     arm = next(arm for arm in arms if arm.name == arm_name)
-    part = part_of(arm, arms, failing)
+    part = parts_of(arm, arms).get(failing)
     finding = findings.get(part.name) if part is not None else None
     troubles = layers_at_fault(finding.record, stage) if finding is not None else []
     if finding is None or not troubles:
@@ -96,20 +94,25 @@ def attribution_row(
 
 def local_attributions(arms: Sequence[Arm], findings: Mapping[str, Finding]) -> list[LocalAttribution]:
     """For each finished format arm with rules: the roles in trouble, layer by layer."""
-    by_config = measured_by_config(arms, findings)
     return [
         found
         for arm in arms
         if arm.kind == "format" and arm.config.precision.rules and arm.name in findings
-        for found in attribute_places(
-            arm.name, arm.config, by_config[arm.config], by_config.get, _noise(arm.config, by_config)
-        )
+        for found in attribute_layers(arm, arms, findings)
     ]
 
 
-def _noise(config: TrainConfig, by_config: Mapping[TrainConfig, Measured]) -> float | None:
-    def validation_of(regime: Regime) -> Series | None:
-        control = by_config.get(control_config(config, regime))
-        return control.validation if control is not None else None
+def attribute_layers(
+    arm: Arm, arms: Sequence[Arm], findings: Mapping[str, Finding]
+) -> list[LocalAttribution]:
+    """The roles in trouble in ``arm``, layer by layer, with what their rescues among ``arms`` show."""
+    run = measured(findings[arm.name].record)
+    lookup = measured_by_config(arms, findings).get
+    return attribute_places(arm.name, arm.config, run, lookup, noise_of(arm, findings))
 
-    return paired_noise(validation_of)
+
+def noise_of(arm: Arm, findings: Mapping[str, Finding]) -> float | None:
+    """``loss_noise`` by the evaluations of the controls of ``arm``; None where one of them is missing."""
+    controls = {regime: findings.get((arm.controls or {}).get(regime, "")) for regime in CONTROLS}
+    series = {regime: found.record.validation for regime, found in controls.items() if found is not None}
+    return loss_noise(**series) if len(series) == len(CONTROLS) else None

@@ -14,9 +14,7 @@ import pytest
 from altgrad_cli.config.precision import LayerRule, ScalingConfig
 from altgrad_cli.errors import UsageError
 from altgrad_cli.reporting.blocks.notation import MISSING
-from altgrad_cli.reporting.evidence.factorial import attribution_of, factorial
-from altgrad_cli.reporting.evidence.runs import Evidence
-from altgrad_cli.reporting.evidence.scope import Scope, gather
+from altgrad_cli.reporting.evidence.scope import Scope, gather, judged
 from altgrad_cli.reporting.pages.comparison.attribution_section import stage_sentence
 from tests.reporting.recorded import LAYERS, config, raw_steps, record, record_sweep
 
@@ -177,21 +175,20 @@ def test_the_stage_is_named_only_with_its_rescue(tmp_path: Path) -> None:
     sweep = record_sweep(tmp_path / "sweep")
     scope = gather([sweep])
     log = scope.evidence.run("e7m0-uniform")
-    assert {k: run.name for k, run in factorial(scope, log).items()} == {
+    assert {k: run.name for k, run in scope.evidence.parts(log).items()} == {
         "AGM": "e7m0-uniform",
         "stochastic": "e7m0-uniform-rescue-stochastic",
         "WA": "e7m0-uniform-only-wa",
         "WAG": "e7m0-uniform-only-wag",
     }
-    found = attribution_of(scope, log)
+    found = scope.evidence.attribution(log)
     assert found is not None
-    assert found[0].stage == "optimizer update"
+    assert found.stage == "optimizer update"
     left = {
         name: run for name, run in scope.evidence.runs.items() if "rescue" not in name and "wag" not in name
     }
-    without = Scope(Evidence(left, scope.evidence.notes), scope.logs)
-    found = attribution_of(without, log)
-    assert found is None or found[0].stage is None, "no rescue, no stage"
+    found = judged(left, {name: scope.evidence.arms[name] for name in left}).attribution(log)
+    assert found is None or found.stage is None, "no rescue, no stage"
 
 
 def test_a_forward_failure_is_confirmed_by_scales(tmp_path: Path) -> None:
@@ -208,18 +205,18 @@ def test_a_forward_failure_is_confirmed_by_scales(tmp_path: Path) -> None:
     scope = gather(
         [tmp_path / name for name in ("fp32", "frozen", "unscaled", "only-wa", "only-a", "scaled")]
     )
-    found = attribution_of(scope, scope.evidence.run("unscaled"))
+    found = scope.evidence.attribution(scope.evidence.run("unscaled"))
     assert found is not None
-    attribution, runs = found
-    assert {key: run.name for key, run in runs.items()} == {
+    unscaled = scope.evidence.run("unscaled")
+    assert {key: run.name for key, run in scope.evidence.parts(unscaled).items()} == {
         "AGM": "unscaled",
         "WA": "only-wa",
         "A": "only-a",
         "scaled": "scaled",
     }
-    assert attribution.stage == "forward precision"
-    assert attribution.confirmed_by == "scaled"
-    assert "by scales that follow the tensors" in stage_sentence(scope, *found)
+    assert found.stage == "forward precision"
+    assert found.confirmed_by == "scaled"
+    assert "by scales that follow the tensors" in stage_sentence(scope, found)
 
 
 def test_a_stage_that_costs_something_is_told_with_its_own_runs(tmp_path: Path) -> None:
@@ -235,9 +232,9 @@ def test_a_stage_that_costs_something_is_told_with_its_own_runs(tmp_path: Path) 
     arm("wag", 3.5, regime="standard")
     arm("scaled", 2.0, recipe="delayed", roles=("weights", "activations"))
     scope = gather([tmp_path / name for name in ("fp32", "frozen", "unscaled", "wa", "wag", "scaled")])
-    found = attribution_of(scope, scope.evidence.run("unscaled"))
+    found = scope.evidence.attribution(scope.evidence.run("unscaled"))
     assert found is not None
-    text = re.sub(r"</?span[^>]*>", "", stage_sentence(scope, *found))
+    text = re.sub(r"</?span[^>]*>", "", stage_sentence(scope, found))
     assert "the **gradient fidelity** fails" in text
     assert "The forward precision costs something too: rho is 0.7" in text
     assert "with that undone (`scaled`)" in text

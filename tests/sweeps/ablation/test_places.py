@@ -30,10 +30,7 @@ def run(**metrics: list[float | None]) -> Measured:
 
 
 def series(**losses_by_step: float) -> Series:
-    made = Series()
-    for step, loss in losses_by_step.items():
-        made.add(int(step[1:]), loss)
-    return made
+    return Series.of((int(step[1:]), loss) for step, loss in losses_by_step.items())
 
 
 @pytest.mark.parametrize(
@@ -102,8 +99,7 @@ def of_four(loss: float, underflow: list[float], error: list[float]) -> Measured
         "gradient_norm_ratio": [1 - wrong for wrong in error],
         "gradient_cosine": [1.0] * 4,
     }
-    validation = Series()
-    validation.add(10, loss)
+    validation = Series.of([(10, loss)])
 
     def mean(metric: str) -> list[float | None]:
         return metrics.get(metric, [])

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from altgrad_cli.reporting.blocks.document import Block, Section, TableColumn, Text, make_table, measured
-from altgrad_cli.reporting.evidence.columns import RunLog
-from altgrad_cli.reporting.evidence.factorial import attribution_of
-from altgrad_cli.reporting.evidence.rules import RULES
+from altgrad_cli.reporting.evidence.facts import RULES
 from altgrad_cli.reporting.evidence.scope import Scope
 from altgrad_cli.reporting.pages.comparison.places_section import places_blocks
+from altgrad_cli.runs.record import RunRecord
 from altgrad_cli.sweeps.ablation.roles import (
     FACTORIAL,
     FULL,
@@ -21,9 +20,10 @@ from altgrad_cli.sweeps.ablation.roles import (
 )
 
 
-def stage_sentence(scope: Scope, found: Attribution, runs: Mapping[str, RunLog]) -> str:
+def stage_sentence(scope: Scope, found: Attribution) -> str:
     """What the factorial says about ``found.arm``, and which rescue confirms it."""
     log = scope.evidence.run(found.arm)
+    runs = scope.evidence.parts(log)
     n = scope.evidence.of(log)
     if found.stage is None:
         return (
@@ -44,7 +44,7 @@ def stage_sentence(scope: Scope, found: Attribution, runs: Mapping[str, RunLog])
     )
 
 
-def _also(scope: Scope, other: Contribution, runs: Mapping[str, RunLog]) -> str:
+def _also(scope: Scope, other: Contribution, runs: Mapping[str, RunRecord]) -> str:
     """A stage that costs something without making the run fail."""
     failing, rescue = runs[other.failing], runs[other.confirmed_by]
     f, r = scope.evidence.of(failing), scope.evidence.of(rescue)
@@ -74,7 +74,7 @@ _TROUBLE: dict[Stage, tuple[tuple[str, str], ...]] = {
 """Stage -> the layer metrics that show its trouble, and the rule from which on they do."""
 
 
-def _measured_in(scope: Scope, stage: Stage, failing: RunLog) -> str:
+def _measured_in(scope: Scope, stage: Stage, failing: RunRecord) -> str:
     """What the layers of the run ``failing`` measured of its trouble; nothing where no limit is crossed."""
     f = scope.evidence.of(failing)
     found = []
@@ -102,10 +102,9 @@ def attribution_section(scope: Scope) -> Section | None:
     every run with rules."""
     blocks: list[Block] = []
     for log in scope.failed_runs:
-        found = attribution_of(scope, log)
-        if found is None:
+        attribution, runs = scope.evidence.attribution(log), scope.evidence.parts(log)
+        if attribution is None:
             continue
-        attribution, runs = found
         order = [letters for letters in (*FACTORIAL, SCALED, STOCHASTIC) if letters in runs]
         table = make_table(
             scope.evidence,
@@ -122,7 +121,7 @@ def attribution_section(scope: Scope) -> Section | None:
                 TableColumn("cause", "{}: cause"),
             ],
         )
-        blocks += [Text(stage_sentence(scope, attribution, runs)), table]
+        blocks += [Text(stage_sentence(scope, attribution)), table]
     if blocks:
         blocks.append(
             Text(

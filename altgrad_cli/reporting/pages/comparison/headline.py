@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from altgrad_cli.reporting.evidence.columns import RunLog
-from altgrad_cli.reporting.evidence.reductions import series_of
 from altgrad_cli.reporting.evidence.scope import Scope
 from altgrad_cli.reporting.pages.run.failure_sections import CAUSES, collapse_sentence
+from altgrad_cli.runs.record import RunRecord
 
 
 def headline(scope: Scope) -> str:
@@ -30,7 +29,7 @@ def headline(scope: Scope) -> str:
             line += f"; warning: {n('warning')}"
         if verdict.borderline:
             line += "; borderline"
-        if log.record.started.get("injections"):
+        if log.injections:
             line += f"; faults were planted: {n('injections')}"
         lines.append(line + ".")
     lines += _twins(scope)
@@ -49,8 +48,8 @@ def _twins(scope: Scope) -> list[str]:
     lines = []
     for index, first in enumerate(scope.main_runs):
         for second in scope.main_runs[index + 1 :]:
-            same = np.array_equal(series_of(first, "loss")[1], series_of(second, "loss")[1], equal_nan=True)
-            if same and first.record.format != second.record.format:
+            same = np.array_equal(first.series("loss").values, second.series("loss").values, equal_nan=True)
+            if same and first.format != second.format:
                 lines.append(
                     f"- `{first.name}` and `{second.name}` have the same loss at every step: under these "
                     "scales the two formats are one grid."
@@ -58,12 +57,12 @@ def _twins(scope: Scope) -> list[str]:
     return lines
 
 
-def _is_control_format(scope: Scope, log: RunLog) -> bool:
+def _is_control_format(scope: Scope, log: RunRecord) -> bool:
     """Whether ``log`` is E5M2 under the same settings as another format of this report."""
 
-    def settings(run: RunLog) -> dict[str, object]:
-        return {key: value for key, value in run.record.config.items() if key != "fp8_format"}
+    def settings(run: RunRecord) -> dict[str, object]:
+        return {key: value for key, value in run.config.items() if key != "fp8_format"}
 
-    return log.record.format == "E5M2" and any(
+    return log.format == "E5M2" and any(
         settings(other) == settings(log) and other is not log for other in scope.main_runs
     )

@@ -9,27 +9,26 @@ import numpy as np
 from altgrad_cli.metrics.thresholds import FAILED_BELOW, TRAINED_FROM
 from altgrad_cli.reporting.blocks import figures
 from altgrad_cli.reporting.blocks.thinning import smoothed, thin_curve
-from altgrad_cli.reporting.evidence.columns import RunLog
-from altgrad_cli.reporting.evidence.reductions import series_of
 from altgrad_cli.reporting.evidence.runs import Evidence
 from altgrad_cli.reporting.pages.comparison.plots import STEP, collapse_step, run_color
+from altgrad_cli.runs.record import RunRecord
 
 LOSS = "loss (nats per token)"
 FEW = 3
 """Runs up to which the raw losses are drawn too."""
 
 
-def loss_figure(runs: Sequence[RunLog], minor: Collection[str] = ()) -> figures.LineFigure | None:
+def loss_figure(runs: Sequence[RunRecord], minor: Collection[str] = ()) -> figures.LineFigure | None:
     """Training loss, smoothed over about ten steps; of few runs the raw values too, pale; NaN is a cross.
 
     Runs named in ``minor`` are drawn thin. A collapse is marked at its step.
     """
     curves: list[figures.Curve] = []
     for log in runs:
-        steps, values = series_of(log, "loss")
-        if len(steps):
-            x, y = thin_curve(steps, smoothed(values))
-            faint = thin_curve(steps, values)[1] if len(runs) <= FEW else None
+        series = log.series("loss")
+        if len(series):
+            x, y = thin_curve(series.steps, smoothed(series.values))
+            faint = thin_curve(series.steps, series.values)[1] if len(runs) <= FEW else None
             curves.append(
                 figures.Curve(
                     log.name,
@@ -48,27 +47,26 @@ def loss_figure(runs: Sequence[RunLog], minor: Collection[str] = ()) -> figures.
     return figures.LineFigure("loss", "Training loss", STEP, LOSS, tuple(curves), tuple(marks))
 
 
-def _is_dashed(log: RunLog, y: figures.Values, before: Sequence[figures.Curve]) -> bool:
+def _is_dashed(log: RunRecord, y: figures.Values, before: Sequence[figures.Curve]) -> bool:
     """Whether a curve shares its colour with an earlier one, or lies exactly on it: so both are seen."""
     color = run_color(log)
     return any(curve.color == color or np.array_equal(y, curve.y, equal_nan=True) for curve in before)
 
 
-def _mark(log: RunLog, curve: figures.Curve) -> figures.Mark:
+def _mark(log: RunRecord, curve: figures.Curve) -> figures.Mark:
     step = collapse_step(log) or 0
     level = curve.y[np.isfinite(curve.y) & (curve.x <= step)]
-    kind = (log.record.collapse or {}).get("class", "collapse")
+    kind = (log.collapse or {}).get("class", "collapse")
     y = float(level[-1]) if len(level) else 0.0
     return figures.Mark(step, y, f"{log.name}: {kind}, step {step}", curve.color, log.name)
 
 
-def validation_figure(runs: Sequence[RunLog], minor: Collection[str] = ()) -> figures.LineFigure | None:
+def validation_figure(runs: Sequence[RunRecord], minor: Collection[str] = ()) -> figures.LineFigure | None:
     """Validation loss of the deployed model of all runs; those named in ``minor`` are drawn thin."""
     curves: list[figures.Curve] = []
     for log in runs:
-        steps, values = series_of(log, "validation_loss")
-        if len(steps):
-            x, y = thin_curve(steps, values)
+        if len(log.validation):
+            x, y = thin_curve(log.validation.steps, log.validation.values)
             dashed = _is_dashed(log, y, curves)
             curves.append(figures.Curve(log.name, x, y, run_color(log), dashed, None, log.name in minor))
     if not curves:
@@ -78,7 +76,7 @@ def validation_figure(runs: Sequence[RunLog], minor: Collection[str] = ()) -> fi
 
 
 def recovery_figure(
-    evidence: Evidence, groups: Sequence[tuple[str, Sequence[RunLog], int]]
+    evidence: Evidence, groups: Sequence[tuple[str, Sequence[RunRecord], int]]
 ) -> figures.SpreadFigure | None:
     """Recovered fraction of groups of runs (the seeds of one arm), each at the step given with it."""
     rows = []

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from altgrad_cli.reporting.blocks.document import Block, TableColumn, Text, make_table, measured
-from altgrad_cli.reporting.evidence.columns import RunLog
-from altgrad_cli.reporting.evidence.places import runs_by_config
 from altgrad_cli.reporting.evidence.scope import Scope
+from altgrad_cli.runs.record import RunRecord
 from altgrad_cli.sweeps.ablation.layers import LocalAttribution
 
 _MEASURES = {
@@ -29,7 +28,7 @@ _METRICS = {
 """What a table shows of a loss, here and in the rescue."""
 
 
-def places_blocks(scope: Scope, log: RunLog) -> list[Block]:
+def places_blocks(scope: Scope, log: RunRecord) -> list[Block]:
     """What is known of ``log``, a run with rules: one part for each role that is in trouble somewhere."""
     found = scope.evidence.places(log)
     if not found:
@@ -37,7 +36,7 @@ def places_blocks(scope: Scope, log: RunLog) -> list[Block]:
     return [block for attribution in found for block in _blocks(scope, log, attribution)]
 
 
-def _nothing(scope: Scope, log: RunLog) -> str:
+def _nothing(scope: Scope, log: RunRecord) -> str:
     cite = scope.evidence.cite
     return (
         f"In `{log.name}` (exceptions: {scope.evidence.of(log)('rules')}) nothing is named: in no layer does "
@@ -46,8 +45,15 @@ def _nothing(scope: Scope, log: RunLog) -> str:
     )
 
 
-def _blocks(scope: Scope, log: RunLog, found: LocalAttribution) -> list[Block]:
-    rescue = runs_by_config(scope.evidence).get(found.rescued)
+def _blocks(scope: Scope, log: RunRecord, found: LocalAttribution) -> list[Block]:
+    rescue = next(
+        (
+            scope.evidence.run(arm.name)
+            for arm in scope.evidence.arms.values()
+            if found.finished and arm.config == found.rescued
+        ),
+        None,
+    )
     sentence = _sentence(scope, log, found, rescue)
     layers = dict.fromkeys(
         [*(place.layer for place in found.places), *(loss.layer for loss in found.given_back)]
@@ -61,7 +67,7 @@ def _blocks(scope: Scope, log: RunLog, found: LocalAttribution) -> list[Block]:
     return [Text(sentence), make_table(scope.evidence, "layer", layers, columns)]
 
 
-def _sentence(scope: Scope, log: RunLog, found: LocalAttribution, rescue: RunLog | None) -> str:
+def _sentence(scope: Scope, log: RunRecord, found: LocalAttribution, rescue: RunRecord | None) -> str:
     n = scope.evidence.of(log)
     role = found.role.replace("_", " ")
     shown = [place for place in found.places if not place.hidden]
@@ -98,7 +104,7 @@ def _sentence(scope: Scope, log: RunLog, found: LocalAttribution, rescue: RunLog
     return text + _loss(scope, log, found, rescue)
 
 
-def _loss(scope: Scope, log: RunLog, found: LocalAttribution, rescue: RunLog) -> str:
+def _loss(scope: Scope, log: RunRecord, found: LocalAttribution, rescue: RunRecord) -> str:
     if found.loss_step is None:
         return "The two have no evaluation in common."
     step = found.loss_step
@@ -110,5 +116,5 @@ def _loss(scope: Scope, log: RunLog, found: LocalAttribution, rescue: RunLog) ->
     return f"{text}, {verdict} noise makes of it ({scope.evidence.of(log)('loss_noise')})."
 
 
-def _step(scope: Scope, log: RunLog, step: int) -> str:
+def _step(scope: Scope, log: RunRecord, step: int) -> str:
     return scope.evidence.of(log)(f"step@{step}")

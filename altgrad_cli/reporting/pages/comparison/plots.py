@@ -13,8 +13,9 @@ from altgrad_cli.reporting.blocks import figures
 from altgrad_cli.reporting.blocks.notation import format_value, short_layer
 from altgrad_cli.reporting.blocks.palette import color_of
 from altgrad_cli.reporting.blocks.thinning import MAX_POINTS, bin_columns
-from altgrad_cli.reporting.evidence.columns import Column, RunLog
 from altgrad_cli.reporting.evidence.facts import studied_format
+from altgrad_cli.runs.record import RunRecord
+from altgrad_cli.runs.series import LayerSeries
 
 STEP = "training step"
 ROLE_NAMES = {
@@ -25,46 +26,52 @@ ROLE_NAMES = {
 }
 
 
-def run_color(log: RunLog) -> str:
+def run_color(log: RunRecord) -> str:
     """The colour of a run: that of its format."""
     return color_of(studied_format(log) or "", log.control)
 
 
-def collapse_step(log: RunLog) -> int | None:
+def collapse_step(log: RunRecord) -> int | None:
     """The step at which a run's collapse was detected or, of a non-finite one, began; None without one."""
-    collapse = log.record.collapse or {}
+    collapse = log.collapse or {}
     step = collapse.get("detected", collapse.get("step"))
     return int(step) if step is not None else None
 
 
 def layer_heat(
-    runs: Sequence[RunLog], metrics: Sequence[str], *, key: str, title: str, unit: str, scale: figures.Scale
+    runs: Sequence[RunRecord],
+    metrics: Sequence[str],
+    *,
+    key: str,
+    title: str,
+    unit: str,
+    scale: figures.Scale,
 ) -> figures.HeatFigure | None:
     """The largest of ``metrics`` by layer and step, a panel a run; None where no run measured any of them."""
     panels = []
     for log in runs:
-        column = _largest([log.layers[metric] for metric in metrics if metric in log.layers])
+        column = _largest([log.layer_metrics[metric] for metric in metrics if metric in log.layer_metrics])
         if column is None or not column.measured.any():
             continue
         shown = np.asarray(column.measured.any(axis=0))
         x, values, measured = bin_columns(log.steps, column.values[:, shown], column.measured[:, shown])
-        names = tuple(short_layer(name) for name, seen in zip(log.layer_names, shown, strict=True) if seen)
+        names = tuple(short_layer(name) for name, seen in zip(log.layers, shown, strict=True) if seen)
         panels.append(
             figures.Panel(panel_title(log), x.astype(float), names, values, measured, collapse_step(log))
         )
     return figures.HeatFigure(key, title, STEP, unit, scale, tuple(panels)) if panels else None
 
 
-def _largest(columns: Sequence[Column]) -> Column | None:
+def _largest(columns: Sequence[LayerSeries]) -> LayerSeries | None:
     """Of columns of one shape the largest value measured, cell by cell; NaN stays NaN."""
     if len(columns) < 2:
         return columns[0] if columns else None
     low = np.array([np.where(column.measured, column.values, -np.inf) for column in columns])
     measured = np.any([column.measured for column in columns], axis=0)
-    return Column(np.where(measured, low.max(axis=0), np.nan), measured)
+    return LayerSeries(np.where(measured, low.max(axis=0), np.nan), measured)
 
 
-def stall_heat(runs: Sequence[RunLog]) -> figures.HeatFigure | None:
+def stall_heat(runs: Sequence[RunRecord]) -> figures.HeatFigure | None:
     """Bit-stall by layer and step, of the runs that store their weights on the grid."""
     return layer_heat(
         runs,
@@ -76,7 +83,7 @@ def stall_heat(runs: Sequence[RunLog]) -> figures.HeatFigure | None:
     )
 
 
-def overflow_heat(runs: Sequence[RunLog]) -> figures.HeatFigure | None:
+def overflow_heat(runs: Sequence[RunRecord]) -> figures.HeatFigure | None:
     """Overflow by layer and step, of the role in which it is largest."""
     return layer_heat(
         runs,
@@ -88,7 +95,7 @@ def overflow_heat(runs: Sequence[RunLog]) -> figures.HeatFigure | None:
     )
 
 
-def underflow_heat(runs: Sequence[RunLog]) -> figures.HeatFigure | None:
+def underflow_heat(runs: Sequence[RunRecord]) -> figures.HeatFigure | None:
     """Underflow by layer and step, of the role in which it is largest."""
     return layer_heat(
         runs,
@@ -100,7 +107,7 @@ def underflow_heat(runs: Sequence[RunLog]) -> figures.HeatFigure | None:
     )
 
 
-def cosine_heat(runs: Sequence[RunLog]) -> figures.HeatFigure | None:
+def cosine_heat(runs: Sequence[RunRecord]) -> figures.HeatFigure | None:
     """Cosine of the weight gradient and its float32 shadow by layer and step."""
     return layer_heat(
         runs,
@@ -112,9 +119,9 @@ def cosine_heat(runs: Sequence[RunLog]) -> figures.HeatFigure | None:
     )
 
 
-def panel_title(log: RunLog) -> str:
+def panel_title(log: RunRecord) -> str:
     """A run's name and the grid it means."""
-    return f"{log.name}: {_describe(log.record.format)}"
+    return f"{log.name}: {_describe(log.format)}"
 
 
 def _describe(name: str | None) -> str:
@@ -127,7 +134,7 @@ def code_order(count: int) -> NDArray[np.int64]:
     return np.concatenate([np.arange(count - 1, half - 1, -1), np.arange(half)])
 
 
-def code_map(runs: Sequence[RunLog], role: str = "stored_weights") -> figures.HeatFigure | None:
+def code_map(runs: Sequence[RunRecord], role: str = "stored_weights") -> figures.HeatFigure | None:
     """Share of a role's values on each code, over the steps at which the codes were counted.
 
     A run is drawn as long as it had its first format: after a shift the codes mean other numbers.
@@ -137,11 +144,9 @@ def code_map(runs: Sequence[RunLog], role: str = "stored_weights") -> figures.He
         snapshots = log.histograms.get(role)
         if not snapshots:
             continue
-        fmt = parse_format(log.record.format or "E5M2")
+        fmt = parse_format(log.format or "E5M2")
         size = 2**fmt.width + 1
-        shift = min(
-            (step for step, name in log.record.formats if name != log.record.format), default=math.inf
-        )
+        shift = min((step for step, name in log.formats if name != log.format), default=math.inf)
         steps = [step for step, counts in sorted(snapshots.items()) if len(counts) == size and step <= shift]
         if not steps:
             continue
@@ -175,11 +180,14 @@ def _code_label(fmt: FP8Format, code: int) -> str:
     return f"{negative}{format_value(abs(fmt.to_real(code)))} · 0x{code:02x}"
 
 
-def prediction_figure(runs: Sequence[RunLog]) -> figures.CloudFigure | None:
+def prediction_figure(runs: Sequence[RunRecord]) -> figures.CloudFigure | None:
     """Bit-stall predicted from the weights against the one measured, a point a layer and interval."""
     clouds = []
     for log in runs:
-        predicted, measured = log.layers.get("predicted_stall_rate"), log.layers.get("bit_stall_rate")
+        predicted, measured = (
+            log.layer_metrics.get("predicted_stall_rate"),
+            log.layer_metrics.get("bit_stall_rate"),
+        )
         if predicted is None or measured is None:
             whole = _whole_prediction(log)
             if whole is not None:
@@ -190,7 +198,7 @@ def prediction_figure(runs: Sequence[RunLog]) -> figures.CloudFigure | None:
         if not len(rows):
             continue
         names = tuple(
-            f"{short_layer(log.layer_names[layer])}, step {log.steps[row]}"
+            f"{short_layer(log.layers[layer])}, step {log.steps[row]}"
             for row, layer in zip(rows, layers, strict=True)
         )
         clouds.append(
@@ -210,10 +218,10 @@ def prediction_figure(runs: Sequence[RunLog]) -> figures.CloudFigure | None:
     )
 
 
-def _whole_prediction(log: RunLog) -> figures.Cloud | None:
+def _whole_prediction(log: RunRecord) -> figures.Cloud | None:
     """The whole run as one point: what its initial weights predicted, and the bit-stall at its end."""
-    predicted = (log.record.started.get("predicted_stall") or {}).get("long_run")
-    measured = log.record.end("bit_stall_rate")
+    predicted = (log.started.get("predicted_stall") or {}).get("long_run")
+    measured = log.end("bit_stall_rate")
     if predicted is None or measured is None:
         return None
     return figures.Cloud(

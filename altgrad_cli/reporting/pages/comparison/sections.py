@@ -13,17 +13,17 @@ from altgrad_cli.reporting.blocks.document import (
     make_table,
     measured,
 )
-from altgrad_cli.reporting.evidence.columns import RunLog
 from altgrad_cli.reporting.evidence.scope import Scope, shown_path
 from altgrad_cli.reporting.pages.comparison import loss_plots, plots
 from altgrad_cli.reporting.pages.comparison.attribution_section import attribution_section
 from altgrad_cli.reporting.pages.comparison.headline import headline
 from altgrad_cli.reporting.pages.comparison.reproduction import reproduction
-from altgrad_cli.reporting.pages.comparison.seeds import seed_groups, spread_section
+from altgrad_cli.reporting.pages.comparison.seeds import runs_by_arm, spread_section
 from altgrad_cli.reporting.pages.comparison.sweet_spot import sweet_spot
 from altgrad_cli.reporting.pages.run.failure_sections import attribution, summary
 from altgrad_cli.reporting.pages.run.failure_tables import layer_rates
 from altgrad_cli.reporting.pages.run.recommendations import recommendation
+from altgrad_cli.runs.record import RunRecord
 
 MAX_PANELS = 6
 """Runs whose heat maps are drawn in a comparison; the rest have them in their own reports."""
@@ -70,7 +70,7 @@ def verdicts(scope: Scope) -> Section:
 
 def losses(scope: Scope) -> Section | None:
     """Loss of all runs."""
-    minor = {log.name for log in scope.runs if scope.note(log).kind not in ("control", "format")}
+    minor = {log.name for log in scope.runs if scope.kind(log) not in ("control", "format")}
     found = [
         (
             loss_plots.loss_figure(scope.runs, minor),
@@ -121,7 +121,7 @@ def codes(scope: Scope) -> Section | None:
 
 def predicted_stall(scope: Scope) -> Section | None:
     """The bit-stall expected before training against the one measured."""
-    runs = [log for log in scope.subjects if log.record.started.get("predicted_stall")]
+    runs = [log for log in scope.subjects if log.started.get("predicted_stall")]
     if not runs:
         return None
     table = make_table(
@@ -157,32 +157,33 @@ def predicted_stall(scope: Scope) -> Section | None:
 def failures(scope: Scope) -> list[Section]:
     """The failure report of each failing format in short; the whole one is that of the run."""
     sections = []
-    for log in _first_seed(scope.failed_runs):
+    for log in _first_seed(scope, scope.failed_runs):
         blocks: list[Block] = []
         for make in (summary, attribution, layer_rates, recommendation):
             section = make(scope, log)
             if section is not None:
                 blocks += [Text(f"**{section.title}**"), *section.blocks]
-        note = f"The whole report of this run: `altgrad report {shown_path(log.record.run_dir)}`."
+        note = f"The whole report of this run: `altgrad report {shown_path(log.run_dir)}`."
         sections.append(Section(f"Failure report: {log.name}", (*blocks, Text(note))))
     return sections
 
 
-def _first_seed(runs: list[RunLog]) -> list[RunLog]:
+def _first_seed(scope: Scope, runs: list[RunRecord]) -> list[RunRecord]:
     """One run of each arm: where an arm was run with several seeds, the first."""
-    return [group[0] for _, group in seed_groups(runs)]
+    return [group[0] for group in runs_by_arm(scope, runs)]
 
 
 def retries(scope: Scope) -> Section | None:
     """The runs that followed from a result, and why; and those that an intervention was armed in."""
-    followed = [log for log in scope.subjects if scope.note(log).kind in ("retry", "intervened")]
+    followed = [log for log in scope.subjects if scope.kind(log) in ("retry", "intervened")]
     runs = followed + [log for log in scope.subjects if log not in followed and _is_armed(log)]
     if not runs:
         return None
     lines = []
     for log in followed:
-        why = scope.note(log).reason and f": {scope.evidence.of(log)('plan.reason')}"
-        lines.append(f"- `{log.name}` follows `{scope.note(log).retry_of}`{why}.")
+        arm = scope.evidence.arms[log.name]
+        why = arm.reason and f": {scope.evidence.of(log)('plan.reason')}"
+        lines.append(f"- `{log.name}` follows `{arm.retry_of}`{why}.")
     table = make_table(
         scope.evidence,
         "run",
@@ -202,8 +203,8 @@ def retries(scope: Scope) -> Section | None:
     return Section("Retries and interventions", (*([Text("\n".join(lines))] if lines else []), table))
 
 
-def _is_armed(log: RunLog) -> bool:
-    config = log.record.config
+def _is_armed(log: RunRecord) -> bool:
+    config = log.config
     return bool(config.get("enable_emergency_shift") or config.get("enable_partition_clipping"))
 
 
@@ -220,14 +221,14 @@ def limits(scope: Scope) -> Section:
             "small they are on hardware."
         ),
     ]
-    if len({log.record.seed for log in scope.runs}) > 1:
+    if len({log.seed for log in scope.runs}) > 1:
         lines.insert(0, "- Several seeds were run; a difference smaller than their spread is noise.")
     else:
         width = scope.evidence.cite("rule: seed.spread")
         lines.insert(
             0, f"- One seed ({n('seed')}): another may move rho by about {width}, and more now and then."
         )
-    unfinished = [log for log in scope.runs if log.record.outcome == "unfinished"]
+    unfinished = [log for log in scope.runs if log.outcome == "unfinished"]
     if unfinished:
         lines.append(f"- Not finished: {', '.join(f'`{log.name}`' for log in unfinished)}.")
     return Section("What these runs do not show", (Text("\n".join(lines)),))

@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from itertools import pairwise
 
-from altgrad_cli.metrics.noise import paired_interval
 from altgrad_cli.reporting.blocks.document import Block, Picture, Section, TableColumn, Text, make_table
-from altgrad_cli.reporting.evidence.columns import RunLog
-from altgrad_cli.reporting.evidence.runs import pairing_key
 from altgrad_cli.reporting.evidence.scope import Scope
 from altgrad_cli.reporting.pages.comparison import loss_plots
-
-_NOT_PART_OF_AN_ARM = ("seed", "wandb")
-
-
-def seed_groups(runs: Sequence[RunLog]) -> list[tuple[str, list[RunLog]]]:
-    """Runs that differ in nothing but their seed, under the name of the first."""
-    groups: dict[str, list[RunLog]] = {}
-    for log in runs:
-        config = {key: value for key, value in log.record.config.items() if key not in _NOT_PART_OF_AN_ARM}
-        groups.setdefault(json.dumps(config, sort_keys=True, default=str), []).append(log)
-    return [(members[0].name, members) for members in groups.values()]
+from altgrad_cli.runs.record import RunRecord
+from altgrad_cli.sweeps.comparison import compare_seeds, last_common_step, seed_groups
 
 
-def _common_step(scope: Scope, runs: Sequence[RunLog]) -> int | None:
-    """The latest step at which every run has a recovered fraction."""
-    steps = [scope.evidence.judgement(log).step for log in runs]
-    return None if not steps or None in steps else min(step for step in steps if step is not None)
+def runs_by_arm(scope: Scope, runs: Sequence[RunRecord]) -> list[list[RunRecord]]:
+    """Runs that differ in nothing but their seed; one whose configuration cannot be read stands alone."""
+    arms = [arm for log in runs if (arm := scope.arm(log)) is not None]
+    alone = [[log] for log in runs if scope.arm(log) is None]
+    return [[scope.evidence.run(arm.name) for arm in group] for group in seed_groups(arms)] + alone
 
 
 def spread_section(scope: Scope) -> Section | None:
@@ -39,9 +26,9 @@ def spread_section(scope: Scope) -> Section | None:
         if log.control not in ("fp32", "frozen") and scope.evidence.judgement(log).step
     ]
     groups = [
-        (name, members, step)
-        for name, members in seed_groups(candidates)
-        if (step := _common_step(scope, members)) is not None
+        (members[0].name, members, step)
+        for members in runs_by_arm(scope, candidates)
+        if (step := last_common_step([log.validation for log in members])) is not None
     ]
     figure = loss_plots.recovery_figure(scope.evidence, groups)
     if figure is None:
@@ -54,10 +41,10 @@ def spread_section(scope: Scope) -> Section | None:
     several = [(members, step) for _, members, step in groups if len(members) > 1]
     for step in sorted({step for _, step in several}, reverse=True):
         blocks += _seed_table(scope, [members for members, at in several if at == step], step)
-    return Section("Recovered fraction", tuple(blocks))
+    return Section("Recovered fraction", (*blocks, *_differences(scope)))
 
 
-def _seed_table(scope: Scope, groups: Sequence[Sequence[RunLog]], step: int) -> list[Block]:
+def _seed_table(scope: Scope, groups: Sequence[Sequence[RunRecord]], step: int) -> list[Block]:
     labels = [",".join(log.name for log in members) for members in groups]
     table = make_table(
         scope.evidence,
@@ -75,30 +62,22 @@ def _seed_table(scope: Scope, groups: Sequence[Sequence[RunLog]], step: int) -> 
     )
     n = scope.evidence.of(groups[0][0])
     text = f"At step {n(f'step@{step}')}; the deviation is the sample standard deviation over the seeds."
-    return [Text(text), table, *_pairs(scope, groups, step)]
+    return [Text(text), table]
 
 
-def _pairs(scope: Scope, groups: Sequence[Sequence[RunLog]], step: int) -> list[Block]:
-    """Arm against arm, seed by seed: is the difference outside the noise?"""
+def _differences(scope: Scope) -> list[Block]:
+    """Format against format, seed by seed: is the difference outside the noise?"""
+    evidence, cite = scope.evidence, scope.evidence.cite
     lines = []
-    for first, second in pairwise(groups):
-        by_seed = {log.record.seed: log for log in second}
-        pairs = [(log, by_seed[log.record.seed]) for log in first if log.record.seed in by_seed]
-        pairs = [(log, other) for log, other in pairs if pairing_key(log) == pairing_key(other)]
-        if len(pairs) < 2:
+    for found in compare_seeds(evidence.arms.values(), evidence.findings):
+        if found.difference is None or found.difference.half_width is None or found.arm == found.against:
             continue
-        names = ",".join([log.name for log, _ in pairs] + [other.name for _, other in pairs])
-        loss = f"at(validation_loss)@{step}"
-        sources = [f"{a.name},{b.name}: difference {loss}" for a, b in pairs]
-        differences = [scope.evidence.value(source) for source in sources]
-        interval = paired_interval(differences) if None not in differences else None
-        if interval is None:
-            continue
-        cite = scope.evidence.cite
-        numbers = ", ".join(map(cite, sources))
+        loss = f"at(validation_loss)@{found.step}"
+        names = ",".join([arm for arm, _ in found.pairs] + [other for _, other in found.pairs])
+        numbers = ", ".join(cite(f"{arm},{other}: difference {loss}") for arm, other in found.pairs)
         lines.append(
-            f"- `{first[0].name}` minus `{second[0].name}`, validation loss seed by seed: {numbers}; mean "
-            f"{cite(f'{names}: paired {loss}')}, half of its Student-t interval "
-            f"{cite(f'{names}: halfwidth {loss}')}: {interval.words}."
+            f"- `{found.pairs[0][0]}` minus `{found.pairs[0][1]}`, validation loss seed by seed: {numbers}; "
+            f"mean {cite(f'{names}: paired {loss}')}, half of its Student-t interval "
+            f"{cite(f'{names}: halfwidth {loss}')}: {found.difference.words}."
         )
     return [Text("\n".join(lines))] if lines else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from altgrad_cli.reporting.blocks.document import Block, Section, TableColumn, Text, make_table
 from altgrad_cli.reporting.blocks.notation import layer_type
 from altgrad_cli.reporting.evidence.scope import Scope
-from altgrad_cli.reporting.pages.comparison.seeds import seed_groups
+from altgrad_cli.reporting.pages.comparison.seeds import runs_by_arm
 
 _MEASURES = (
     (
@@ -21,14 +21,14 @@ _MEASURES = (
 
 def sweet_spot(scope: Scope) -> Section | None:
     """For each kind of layer, the measures of every format side by side and the format that leads."""
-    runs = [members[0] for _, members in seed_groups(scope.main_runs)]
+    runs = [members[0] for members in runs_by_arm(scope, scope.main_runs)]
     if len(runs) < 2:
         return None
-    types = list(dict.fromkeys(layer_type(name) for name in runs[0].layer_names))
+    types = list(dict.fromkeys(layer_type(name) for name in runs[0].layers))
     names = ",".join(log.name for log in runs)
     blocks: list[Block] = []
     for metric, words in _MEASURES:
-        measured = [log for log in runs if metric in log.layers]
+        measured = [log for log in runs if metric in log.layer_metrics]
         kinds = [
             kind
             for kind in types

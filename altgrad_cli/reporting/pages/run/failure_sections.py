@@ -6,10 +6,7 @@ from collections.abc import Callable
 
 from altgrad_cli.config.precision import REGIME_ROLES
 from altgrad_cli.reporting.blocks.document import Block, Section, Text, make_table, measured
-from altgrad_cli.reporting.evidence.columns import RunLog
-from altgrad_cli.reporting.evidence.factorial import attribution_of
 from altgrad_cli.reporting.evidence.facts import rounded_roles
-from altgrad_cli.reporting.evidence.reductions import series_of
 from altgrad_cli.reporting.evidence.scope import Scope
 from altgrad_cli.reporting.evidence.windows import telling_window
 from altgrad_cli.reporting.pages.comparison.attribution_section import stage_sentence
@@ -31,6 +28,7 @@ from altgrad_cli.reporting.pages.run.run_sections import (
     reproduction,
     warnings,
 )
+from altgrad_cli.runs.record import RunRecord
 
 CAUSES = {
     "nonfinite": "a value stopped being finite",
@@ -44,7 +42,7 @@ CAUSES = {
 """What a cause means, in words."""
 
 
-def summary(scope: Scope, log: RunLog) -> Section:
+def summary(scope: Scope, log: RunRecord) -> Section:
     """What was run, how it ended, and how far it is from its controls."""
     n = scope.evidence.of(log)
     judgement = scope.evidence.judgement(log)
@@ -61,9 +59,9 @@ def summary(scope: Scope, log: RunLog) -> Section:
         ),
         _outcome(scope, log),
     ]
-    if (log.record.config.get("precision") or {}).get("rules"):
+    if log.precision.get("rules"):
         lines.append(f"- **Exceptions**: {n('rules')}.")
-    if log.record.started.get("injections"):
+    if log.injections:
         lines.append(
             f"- **Faults were planted** in this run: {n('injections')}; it says nothing about the format."
         )
@@ -81,49 +79,44 @@ def summary(scope: Scope, log: RunLog) -> Section:
     return Section("Summary", (Text("\n".join(lines)),))
 
 
-def _outcome(scope: Scope, log: RunLog) -> str:
+def _outcome(scope: Scope, log: RunRecord) -> str:
     """How the run ended; the reason of a stall collapse is the collapse, which has a line of its own."""
     n = scope.evidence.of(log)
-    is_stall = (log.record.collapse or {}).get("class") == "stall_collapse"
+    is_stall = (log.collapse or {}).get("class") == "stall_collapse"
     return f"- **Outcome**: {n('outcome')}" + ("." if is_stall else f": {n('reason')}.")
 
 
-def collapse_sentence(scope: Scope, log: RunLog) -> str:
+def collapse_sentence(scope: Scope, log: RunRecord) -> str:
     """``stall_collapse from the start, detected at step 150``; a non-finite one is detected as it begins."""
     n = scope.evidence.of(log)
     words = f"{n('collapse.class')} {n('onset')}"
-    has_detection = (log.record.collapse or {}).get("detected") is not None
+    has_detection = (log.collapse or {}).get("detected") is not None
     return f"{words}, detected at step {n('collapse.detected')}" if has_detection else words
 
 
-def _losses(scope: Scope, log: RunLog) -> str:
+def _losses(scope: Scope, log: RunRecord) -> str:
     n = scope.evidence.of(log)
     text = f"- **Loss**: training {n(f'at(loss)@{log.last_step}')} at step {n(f'step@{log.last_step}')}"
-    steps, _ = series_of(log, "validation_loss")
-    if len(steps):
-        last = int(steps[-1])
+    if len(log.validation):
+        last = int(log.validation.steps[-1])
         text += (
             f"; validation {n(f'at(validation_loss)@{last}')} at step {n(f'step@{last}')}, "
             f"best {n('best(validation_loss)')} at step {n('best_step(validation_loss)')}"
         )
         for regime in ("fp32", "bf16", "frozen"):
             control = scope.evidence.control(log, regime)
-            if (
-                control is not None
-                and control is not log
-                and last in series_of(control, "validation_loss")[0]
-            ):
+            if control is not None and control is not log and control.validation.at(last) is not None:
                 text += (
                     f"; control `{control.name}` {scope.evidence.of(control)(f'at(validation_loss)@{last}')}"
                 )
-    collapse = log.record.collapse or {}
+    collapse = log.collapse or {}
     onset = collapse.get("onset", collapse.get("step"))
     if onset and onset > 1:
         text += f"; training loss just before the collapse {n(f'at(loss)@{onset - 1}')}"
     return text + "."
 
 
-def _verdict(scope: Scope, log: RunLog) -> str:
+def _verdict(scope: Scope, log: RunRecord) -> str:
     n = scope.evidence.of(log)
     verdict = scope.evidence.judgement(log).verdict
     if verdict.grade is None:
@@ -137,7 +130,7 @@ def _verdict(scope: Scope, log: RunLog) -> str:
     return f"{text}. Controls: {n('controls')}."
 
 
-def attribution(scope: Scope, log: RunLog) -> Section:
+def attribution(scope: Scope, log: RunRecord) -> Section:
     """The evidence for the cause, and which stage fails by the runs that switch the roles on and off."""
     n = scope.evidence.of(log)
     window = telling_window(log)
@@ -154,7 +147,7 @@ def attribution(scope: Scope, log: RunLog) -> Section:
             f"{n(f'mean(gradient_sqnr){over}')} dB (a cosine alone convicts no format);"
         ),
         f"- updates dropped for a non-finite value: {n('dropped_steps')}"
-        + (f", the first at step {n('first_dropped_step')}." if log.record.dropped_steps else "."),
+        + (f", the first at step {n('first_dropped_step')}." if log.dropped_steps else "."),
     ]
     roles = make_table(
         scope.evidence,
@@ -181,9 +174,9 @@ def attribution(scope: Scope, log: RunLog) -> Section:
     return Section("Attribution", (*blocks, *_stage(scope, log)))
 
 
-def _stage(scope: Scope, log: RunLog) -> tuple[Block, ...]:
+def _stage(scope: Scope, log: RunRecord) -> tuple[Block, ...]:
     places = tuple(places_blocks(scope, log)) if log.has_rules else ()
-    found = attribution_of(scope, log)
+    found = scope.evidence.attribution(log)
     if found is None and places:
         return places
     if found is None:
@@ -193,10 +186,10 @@ def _stage(scope: Scope, log: RunLog) -> tuple[Block, ...]:
                 "tested by runs that switch the roles on one by one; `altgrad sweep --attribute` makes them."
             ),
         )
-    return (Text(stage_sentence(scope, *found)), *places)
+    return (Text(stage_sentence(scope, found)), *places)
 
 
-RunSection = Callable[[Scope, RunLog], Section | None]
+RunSection = Callable[[Scope, RunRecord], Section | None]
 FAILURE_SECTIONS: tuple[RunSection, ...] = (
     summary,
     attribution,
@@ -217,6 +210,6 @@ FAILURE_SECTIONS: tuple[RunSection, ...] = (
 """The sections of a failure report, in order. To add one, write its function and place it here."""
 
 
-def failure_sections(scope: Scope, log: RunLog) -> tuple[Section, ...]:
+def failure_sections(scope: Scope, log: RunRecord) -> tuple[Section, ...]:
     """All sections that have something to say about ``log``."""
     return tuple(section for make in FAILURE_SECTIONS if (section := make(scope, log)) is not None)

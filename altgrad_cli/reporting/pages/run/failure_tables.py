@@ -16,17 +16,16 @@ from altgrad_cli.reporting.blocks.document import (
     make_table,
     measured,
 )
-from altgrad_cli.reporting.evidence.columns import RunLog
-from altgrad_cli.reporting.evidence.reductions import layer_means
-from altgrad_cli.reporting.evidence.rules import RULES
+from altgrad_cli.reporting.evidence.facts import RULES
 from altgrad_cli.reporting.evidence.scope import Scope
 from altgrad_cli.reporting.evidence.windows import Window, diagnostic_steps, telling_window
 from altgrad_cli.reporting.pages.comparison import loss_plots, plots
+from altgrad_cli.runs.record import RunRecord
 
 
 def _layer_table(
     scope: Scope,
-    log: RunLog,
+    log: RunRecord,
     window: Window,
     quantities: Sequence[str],
     layers: Sequence[str] | None = None,
@@ -35,16 +34,16 @@ def _layer_table(
     return make_table(
         scope.evidence,
         "layer",
-        log.layer_names if layers is None else layers,
+        log.layers if layers is None else layers,
         [measured(f"{log.name}: {quantity}[{{}}]{window.range}") for quantity in quantities],
     )
 
 
-def _over(scope: Scope, log: RunLog, window: Window) -> str:
+def _over(scope: Scope, log: RunRecord, window: Window) -> str:
     return f"Means over steps {scope.evidence.of(log)(f'window{window.range}')} ({window.what})."
 
 
-def pictures(scope: Scope, log: RunLog) -> Section | None:
+def pictures(scope: Scope, log: RunRecord) -> Section | None:
     """Loss beside the controls, and bit-stall, overflow and shadow cosine by layer and step."""
     controls = [run for regime in ("fp32", "frozen") if (run := scope.evidence.control(log, regime))]
     found: list[tuple[figures.Figure | None, str]] = [
@@ -63,7 +62,7 @@ def pictures(scope: Scope, log: RunLog) -> Section | None:
     return Section("Course of the run", tuple(blocks)) if blocks else None
 
 
-def gradient_sparsity(scope: Scope, log: RunLog) -> Section | None:
+def gradient_sparsity(scope: Scope, log: RunRecord) -> Section | None:
     """Share of near-zero gradients, for the whole network and layer by layer."""
     n, window = scope.evidence.of(log), telling_window(log)
     table = _layer_table(
@@ -87,19 +86,17 @@ def gradient_sparsity(scope: Scope, log: RunLog) -> Section | None:
     return Section("Gradient sparsity", (Text(text), table))
 
 
-def zero_update_regions(scope: Scope, log: RunLog) -> Section | None:
+def zero_update_regions(scope: Scope, log: RunRecord) -> Section | None:
     """The layers in which weights with a gradient do not move."""
     n = scope.evidence.of(log)
     window = telling_window(log)
     if window.last - window.first + 1 > REGION_STEPS:
         window = Window(window.last - REGION_STEPS + 1, window.last, window.what)
-    means = layer_means(log, "zero_update_fraction", window.first, window.last)
+    means = log.layer_means("zero_update_fraction", window.first, window.last)
     if all(mean is None for mean in means):
         return None
     frozen = [
-        name
-        for name, mean in zip(log.layer_names, means, strict=True)
-        if mean is not None and mean >= REGION_FROM
+        name for name, mean in zip(log.layers, means, strict=True) if mean is not None and mean >= REGION_FROM
     ]
     threshold = scope.evidence.cite("rule: zero_update_region.from")
     quantity = f"layers_at_least(zero_update_fraction>={RULES['zero_update_region.from']}){window.range}"
@@ -115,7 +112,7 @@ def zero_update_regions(scope: Scope, log: RunLog) -> Section | None:
     return Section("Zero-update regions", tuple(blocks))
 
 
-def layer_rates(scope: Scope, log: RunLog) -> Section | None:
+def layer_rates(scope: Scope, log: RunRecord) -> Section | None:
     """Stall, overflow and underflow of every layer."""
     window = telling_window(log)
     columns = [
@@ -134,7 +131,7 @@ def layer_rates(scope: Scope, log: RunLog) -> Section | None:
     return Section("Overflow and stall by layer", (Text(text), table))
 
 
-def code_use(scope: Scope, log: RunLog) -> Section | None:
+def code_use(scope: Scope, log: RunRecord) -> Section | None:
     """How much of the format's codes is in use."""
     n, window = scope.evidence.of(log), telling_window(log)
     table = _layer_table(
@@ -163,7 +160,7 @@ def code_use(scope: Scope, log: RunLog) -> Section | None:
     return Section("Use of the codes", tuple(blocks)) if blocks else None
 
 
-def diagnostic_trend(scope: Scope, log: RunLog) -> Section | None:
+def diagnostic_trend(scope: Scope, log: RunRecord) -> Section | None:
     """The run's main measures at its last five diagnostic steps."""
     steps = diagnostic_steps(log)
     if not steps:
@@ -192,12 +189,12 @@ def diagnostic_trend(scope: Scope, log: RunLog) -> Section | None:
     )
 
 
-def predicted_stall(scope: Scope, log: RunLog) -> Section | None:
+def predicted_stall(scope: Scope, log: RunRecord) -> Section | None:
     """The bit-stall that was to be expected before training, and the one that was measured."""
-    if not log.record.started.get("predicted_stall"):
+    if not log.started.get("predicted_stall"):
         return None
     n = scope.evidence.of(log)
-    warmup = int((log.record.config.get("optimizer") or {}).get("warmup_steps") or 0)
+    warmup = int((log.config.get("optimizer") or {}).get("warmup_steps") or 0)
     first = min(warmup + 1, log.last_step)
     last = min(first + int(RULES["stall_collapse.window"]) - 1, log.last_step)
     after = f"@{first}-{last}" if last > first else f"@{first}"

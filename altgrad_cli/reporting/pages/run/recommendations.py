@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from altgrad_cli.reporting.blocks.document import Section, Text
-from altgrad_cli.reporting.evidence.columns import RunLog
-from altgrad_cli.reporting.evidence.factorial import factorial
 from altgrad_cli.reporting.evidence.reductions import ranked_layers
 from altgrad_cli.reporting.evidence.scope import Scope
 from altgrad_cli.reporting.evidence.windows import telling_window
+from altgrad_cli.runs.record import RunRecord
 from altgrad_cli.sweeps.ablation.roles import SCALED, STOCHASTIC
 
 _ADVICE = {
@@ -73,7 +72,7 @@ _WORST = {
 """The metric by which layers are worst, for each cause."""
 
 
-def recommendation(scope: Scope, log: RunLog) -> Section | None:
+def recommendation(scope: Scope, log: RunRecord) -> Section | None:
     """Advice by the measured cause; where a run has tested it, with what that run measured."""
     cause = scope.evidence.judgement(log).verdict.cause
     if cause is None:
@@ -86,22 +85,23 @@ def recommendation(scope: Scope, log: RunLog) -> Section | None:
     return Section("Recommendation", (Text("\n".join(lines)),))
 
 
-def _tested(scope: Scope, log: RunLog) -> list[str]:
+def _tested(scope: Scope, log: RunRecord) -> list[str]:
     """What the runs that undo one thing measured, best first."""
     step = scope.evidence.judgement(log).step
     if step is None:
         return []
     tests = [
         run
-        for letters, run in factorial(scope, log).items()
+        for letters, run in scope.evidence.parts(log).items()
         if letters in (STOCHASTIC, SCALED, "WAG") and run is not log
     ]
     tests += [
         run
         for run in scope.subjects
-        if scope.note(run).retry_of == log.name
+        if (arm := scope.evidence.arms.get(run.name)) is not None
+        and arm.retry_of == log.name
         and run not in tests
-        and scope.note(run).kind in ("retry", "intervened")
+        and scope.kind(run) in ("retry", "intervened")
     ]
     found = [(scope.evidence.recovered_fraction(run, step), run) for run in tests]
     lines = []
@@ -115,7 +115,7 @@ def _tested(scope: Scope, log: RunLog) -> list[str]:
     return lines
 
 
-def _worst_layers(scope: Scope, log: RunLog, cause: str) -> str | None:
+def _worst_layers(scope: Scope, log: RunRecord, cause: str) -> str | None:
     metric = _WORST.get(cause)
     window = telling_window(log)
     layers = ranked_layers(log, metric, window.first, window.last)[:3] if metric else []

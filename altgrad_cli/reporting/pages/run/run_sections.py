@@ -5,14 +5,14 @@ from __future__ import annotations
 import shlex
 
 from altgrad_cli.reporting.blocks.document import Section, TableColumn, Text, Verbatim, make_table
-from altgrad_cli.reporting.evidence.columns import RunLog
+from altgrad_cli.reporting.evidence.facts import configuration_text
 from altgrad_cli.reporting.evidence.scope import Scope, shown_path
-from altgrad_cli.reporting.evidence.texts import configuration_text
+from altgrad_cli.runs.record import RunRecord
 
 
-def warnings(scope: Scope, log: RunLog) -> Section | None:
+def warnings(scope: Scope, log: RunRecord) -> Section | None:
     """Which thresholds were crossed, and when first: how long before the end it could have been seen."""
-    names = list(dict.fromkeys(item["name"] for item in log.record.alerts))
+    names = list(dict.fromkeys(item["name"] for item in log.alerts))
     if not names:
         return None
     table = make_table(
@@ -28,13 +28,13 @@ def warnings(scope: Scope, log: RunLog) -> Section | None:
     return Section("Warnings", (table,))
 
 
-def interventions(scope: Scope, log: RunLog) -> Section:
+def interventions(scope: Scope, log: RunRecord) -> Section:
     """Which interventions were armed, how often they acted, and whether that made a difference."""
     n = scope.evidence.of(log)
     lines = []
     armed = (
-        log.record.config.get("enable_emergency_shift"),
-        log.record.config.get("enable_partition_clipping"),
+        log.config.get("enable_emergency_shift"),
+        log.config.get("enable_partition_clipping"),
     )
     if armed[0]:
         lines.append(
@@ -48,17 +48,17 @@ def interventions(scope: Scope, log: RunLog) -> Section:
         )
     if not any(armed):
         lines.append("- No intervention was armed: this is the format by itself.")
-    rescales = sum(item.get("name") == "rescale" for item in log.record.interventions)
+    rescales = sum(item.get("name") == "rescale" for item in log.interventions)
     if rescales:
         lines.append(f"- Stored weights were put on a new scale {n('interventions(rescale)')} times.")
-    if log.record.started.get("injections"):
+    if log.injections:
         lines.append(
             f"- **Planted faults**: {n('injections')}. What follows from them says nothing about the format."
         )
     return Section("Interventions", (Text("\n".join(lines)),))
 
 
-def limits(scope: Scope, log: RunLog) -> Section:
+def limits(scope: Scope, log: RunRecord) -> Section:
     """What this one run cannot show."""
     n = scope.evidence.of(log)
     lines = [
@@ -80,20 +80,18 @@ def limits(scope: Scope, log: RunLog) -> Section:
     return Section("What this run does not show", (Text("\n".join(lines)),))
 
 
-def configuration(_: Scope, log: RunLog) -> Section:
+def configuration(_: Scope, log: RunRecord) -> Section:
     """The resolved configuration."""
     text = configuration_text(log)
     return Section("Configuration", (Verbatim(text, "yaml", f"{log.name}: configuration"),))
 
 
-def reproduction(scope: Scope, log: RunLog) -> Section:
+def reproduction(scope: Scope, log: RunRecord) -> Section:
     """The commands that make the run and this report again, and open its checkpoint."""
-    folder = shlex.quote(shown_path(log.record.run_dir))
+    folder = shlex.quote(shown_path(log.run_dir))
     commands = [f"altgrad train {folder}/config.yaml --out {folder}-again", f"altgrad report {folder}"]
     anomalies = [
-        item
-        for item in log.record.checkpoints
-        if item.get("reason") not in ("regular", "best") and item.get("path")
+        item for item in log.checkpoints if item.get("reason") not in ("regular", "best") and item.get("path")
     ]
     if anomalies:
         name = str(anomalies[0]["path"]).replace("\\", "/").rpartition("/")[2]

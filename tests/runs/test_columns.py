@@ -8,31 +8,31 @@ import numpy as np
 import pytest
 
 from altgrad_cli.errors import UsageError
-from altgrad_cli.reporting.evidence import columns
-from altgrad_cli.reporting.evidence.columns import log_of, read_log
+from altgrad_cli.runs import series
+from altgrad_cli.runs.record import build_record, read_run
 from tests.reporting.recorded import LAYERS, config, raw_steps, record
 
 
 def test_every_layer_value_is_the_one_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against a plain loop over the parsed lines; chunks so small that every column crosses their borders."""
-    monkeypatch.setattr(columns, "CHUNK", 7)
+    monkeypatch.setattr(series, "CHUNK", 7)
     run_dir = record(
         tmp_path / "run", config(), floor=2.5, stall=0.9, transfer=0.1, nonfinite_at=(5, 9), steps=60
     )
-    log = read_log(run_dir)
+    log = read_run(run_dir)
     lines = raw_steps(run_dir)
     names = {name for line in lines for name in line["layers"]}
-    assert set(log.layers) == names
+    assert set(log.layer_metrics) == names
     for name in names:
         for row, line in enumerate(lines):
             expected = line["layers"].get(name, [None] * len(LAYERS))
             for layer, value in enumerate(expected):
-                measured = log.layers[name].measured[row, layer]
+                measured = log.layer_metrics[name].measured[row, layer]
                 assert measured == (value is not None), (name, row, layer)
                 if value == "NaN":
-                    assert math.isnan(log.layers[name].values[row, layer])
+                    assert math.isnan(log.layer_metrics[name].values[row, layer])
                 elif value is not None:
-                    assert log.layers[name].values[row, layer] == value
+                    assert log.layer_metrics[name].values[row, layer] == value
 
 
 def test_null_and_nan_are_told_apart() -> None:
@@ -49,7 +49,7 @@ def test_null_and_nan_are_told_apart() -> None:
         }
         for i, row in enumerate(values)
     ]
-    column = log_of(lines, Path("run"), name="run").layers["m"]
+    column = build_record(Path("run"), lines).layer_metrics["m"]
     assert column.measured.tolist() == [[False, True], [True, True], [False, False]]
     assert math.isnan(column.values[0, 1])
     assert column.values[1].tolist() == [1.5, math.inf]
@@ -57,9 +57,9 @@ def test_null_and_nan_are_told_apart() -> None:
 
 def test_only_the_asked_for_layer_metrics_are_kept(tmp_path: Path) -> None:
     run_dir = record(tmp_path / "run", config(), floor=2.5, stall=0.9, transfer=0.1, steps=10)
-    log = read_log(run_dir, layer_metrics={"gradient_norm", "no such metric"})
-    assert set(log.layers) == {"gradient_norm"}
-    assert len(log.record.metrics["loss"]) == 10
+    log = read_run(run_dir, layer_metrics={"gradient_norm", "no such metric"})
+    assert set(log.layer_metrics) == {"gradient_norm"}
+    assert len(log.metrics["loss"]) == 10
 
 
 def test_histograms_are_added_over_the_layers(tmp_path: Path) -> None:
@@ -67,12 +67,12 @@ def test_histograms_are_added_over_the_layers(tmp_path: Path) -> None:
     line = raw_steps(run_dir)[19]
     tables = [table for table in line["histograms"]["gradients"] if table]
     assert len(tables) == len(LAYERS) - 1
-    counts = read_log(run_dir).histograms["gradients"][20]
+    counts = read_run(run_dir).histograms["gradients"][20]
     assert counts.tolist() == [sum(column) for column in zip(*tables, strict=True)]
 
 
 def test_rows_between_includes_both_ends(tmp_path: Path) -> None:
-    log = read_log(record(tmp_path / "run", config(), floor=2.5, steps=30))
+    log = read_run(record(tmp_path / "run", config(), floor=2.5, steps=30))
     assert log.steps[log.rows_between(5, 8)].tolist() == [5, 6, 7, 8]
     assert log.steps[log.rows_between(29, 99)].tolist() == [29, 30]
     assert log.last_step == 30
@@ -83,12 +83,12 @@ def test_a_torn_last_line_is_passed_over_and_a_damaged_one_named(tmp_path: Path)
     events = run_dir / "events.jsonl"
     with events.open("a") as file:
         file.write('{"event": "step", "st')
-    assert read_log(run_dir).last_step == 10
+    assert read_run(run_dir).last_step == 10
     lines = events.read_text().splitlines()
     lines[3] = lines[3][:50]
     events.write_text("\n".join(lines) + "\n")
     with pytest.raises(UsageError, match="line 4"):
-        read_log(run_dir)
+        read_run(run_dir)
 
 
 @pytest.mark.parametrize(
@@ -109,9 +109,9 @@ def test_memory_stays_small_for_long_runs(tmp_path: Path, steps: int) -> None:
         file.writelines(f'{{"event": "step", "step": {step}, {step_line}\n' for step in range(1, steps + 1))
     code = (
         "import resource, sys; from pathlib import Path\n"
-        "from altgrad_cli.reporting.evidence.columns import read_log\n"
+        "from altgrad_cli.runs.record import read_run\n"
         "base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "log = read_log(Path(sys.argv[1]), layer_metrics={f'm{i}' for i in range(20)})\n"
+        "log = read_run(Path(sys.argv[1]), layer_metrics={f'm{i}' for i in range(20)})\n"
         "print(log.last_step, base, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
     result = subprocess.run(
@@ -128,7 +128,7 @@ def test_memory_stays_small_for_long_runs(tmp_path: Path, steps: int) -> None:
 
 def test_empty_chunks_give_an_empty_column() -> None:
     started = {"event": "run_started", "step": 0, "layers": ["a"], "config": {}}
-    log = log_of([started], Path("run"), name="run")
-    assert log.layers == {}
+    log = build_record(Path("run"), [started])
+    assert log.layer_metrics == {}
     assert log.last_step == 0
     assert isinstance(log.steps, np.ndarray)
