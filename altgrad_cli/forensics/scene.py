@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from altgrad_cli.config.precision import OPERAND_ROLES
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import AltgradError, CheckpointError
 from altgrad_cli.forensics.evidence import Evidence
-from altgrad_cli.subjects.corpus.batches import Batch, TokenFile
+from altgrad_cli.subjects.corpus.batches import Batch
 from altgrad_cli.subjects.corpus.corpus import Corpus, load_corpus
 from altgrad_cli.surgery.precision_plan import LayerPrecision, PrecisionPlan, plan_precision
 from altgrad_cli.training.faults import Faults, resolve_injections
@@ -165,7 +166,7 @@ def another_batch(scene: Scene) -> Batch | None:
     return _random_batch(scene.state, scene.corpus.train, seed=scene.step)
 
 
-def _random_batch(state: TrainState, tokens: TokenFile, seed: int) -> Batch:
+def _random_batch(state: TrainState, tokens: np.ndarray, seed: int) -> Batch:
     from altgrad_cli.subjects.corpus.batches import draw_batch
 
     generator = torch.Generator().manual_seed(1_000_003 + seed)

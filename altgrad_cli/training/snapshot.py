@@ -25,6 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,7 +38,7 @@ from altgrad_cli.errors import CheckpointError
 from altgrad_cli.formats import parse_format
 from altgrad_cli.rounding.quantize import encode, round_to_grid
 from altgrad_cli.rounding.scaling import stored_weight_scale
-from altgrad_cli.subjects.corpus.batches import Batch, TokenFile, draw_batch
+from altgrad_cli.subjects.corpus.batches import Batch, draw_batch
 from altgrad_cli.surgery.precision_plan import plan_precision
 from altgrad_cli.training.environment import describe_environment
 from altgrad_cli.training.state import TrainState, fresh_scales
@@ -239,7 +240,7 @@ def _restore_stored_scale(
         state.stored_scales[index] = scale
 
 
-def next_batch(state: TrainState, tokens: TokenFile) -> Batch:
+def next_batch(state: TrainState, tokens: np.ndarray) -> Batch:
     """The batch that the next step will draw; the stream stays where it is."""
     twin = fork(state.streams["data"])
     return draw_batch(tokens, state.config.batch_size, state.config.model.block_size, twin)

@@ -4,22 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class TokenFile:
-    """One split of a corpus: token ids, 1-D, unsigned, usually a read-only memory map."""
-
-    tokens: np.ndarray
-    path: Path | None = None
-    """The cache file behind the memory map; None when the tokens live in memory only."""
-
-    def __len__(self) -> int:
-        return len(self.tokens)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,7 +21,7 @@ class Batch:
     """Position of each row's first token in its split."""
 
 
-def draw_batch(tokens: TokenFile, batch_size: int, block_size: int, generator: torch.Generator) -> Batch:
+def draw_batch(tokens: np.ndarray, batch_size: int, block_size: int, generator: torch.Generator) -> Batch:
     """A batch at uniformly drawn offsets; two generators in equal states draw equal batches.
 
     The draw is one call on the CPU generator, so it depends on neither the device nor the precision
@@ -45,8 +32,8 @@ def draw_batch(tokens: TokenFile, batch_size: int, block_size: int, generator: t
     return batch_at(tokens, offsets, block_size)
 
 
-def batch_at(tokens: TokenFile, offsets: Sequence[int], block_size: int) -> Batch:
+def batch_at(tokens: np.ndarray, offsets: Sequence[int], block_size: int) -> Batch:
     """The batch whose rows start at ``offsets``: how a recorded batch is replayed."""
-    windows = np.stack([tokens.tokens[offset : offset + block_size + 1] for offset in offsets])
+    windows = np.stack([tokens[offset : offset + block_size + 1] for offset in offsets])
     pairs = torch.from_numpy(windows.astype(np.int64))  # (batch, block + 1)
     return Batch(x=pairs[:, :-1].contiguous(), y=pairs[:, 1:].contiguous(), offsets=tuple(offsets))

@@ -21,7 +21,6 @@ from torch import Tensor
 from altgrad_cli.config.data import DataConfig, bpe_vocabulary_size
 from altgrad_cli.errors import DataError
 from altgrad_cli.subjects.corpus import token_cache
-from altgrad_cli.subjects.corpus.batches import TokenFile
 from altgrad_cli.subjects.corpus.content import unreadable
 from altgrad_cli.subjects.corpus.corpus_files import CorpusFile, find_files
 from altgrad_cli.subjects.corpus.documents import Documents, hold_out, load_documents
@@ -38,8 +37,10 @@ _log = logging.getLogger("altgrad_cli.data")
 class Corpus:
     """Two splits of token ids and what they stand for."""
 
-    train: TokenFile
-    validation: TokenFile
+    train: np.ndarray
+    """Token ids, 1-D, unsigned; a read-only memory map of the cache file where there is one."""
+    validation: np.ndarray
+    """The same."""
     tokenizer: str
     """``bytes``, ``gpt2`` or ``bpe:N`` as configured."""
     vocab_size: int
@@ -80,11 +81,10 @@ def load_corpus(config: DataConfig, block_size: int) -> Corpus:
     if about["without_text"]:
         place = config.path or config.hub
         _log.warning("%s: left out %d documents without text", place, about["without_text"])
-    mapped = path if isinstance(tokens.train, np.memmap) else None
     tokenizer = _tokenizer_from_json(about["tokenizer"])
     return Corpus(
-        train=TokenFile(tokens.train, mapped),
-        validation=TokenFile(tokens.validation, mapped),
+        train=tokens.train,
+        validation=tokens.validation,
         tokenizer=tokenizer.name,
         vocab_size=tokenizer.vocab_size,
         fingerprint=about["fingerprint"],

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from altgrad_cli.subjects.corpus.batches import TokenFile, batch_at, draw_batch
+from altgrad_cli.subjects.corpus.batches import batch_at, draw_batch
 
-TOKENS = TokenFile(np.arange(1000, 1100, dtype=np.uint16))
+TOKENS = np.arange(1000, 1100, dtype=np.uint16)
 
 
 def test_rows_are_consecutive_tokens_and_targets_are_one_token_later() -> None:
@@ -19,13 +19,13 @@ def test_rows_are_consecutive_tokens_and_targets_are_one_token_later() -> None:
 
 def test_every_offset_that_leaves_a_whole_row_occurs_and_no_other() -> None:
     generator = torch.Generator().manual_seed(0)
-    tokens = TokenFile(np.arange(12, dtype=np.uint16))
+    tokens = np.arange(12, dtype=np.uint16)
     offsets = {offset for _ in range(60) for offset in draw_batch(tokens, 4, 8, generator).offsets}
     assert offsets == {0, 1, 2, 3}  # 8 inputs and 1 target fit four times into 12 tokens
 
 
 def test_the_shortest_corpus_has_one_batch() -> None:
-    batch = draw_batch(TokenFile(np.arange(9, dtype=np.uint16)), 2, 8, torch.Generator())
+    batch = draw_batch(np.arange(9, dtype=np.uint16), 2, 8, torch.Generator())
     assert batch.offsets == (0, 0)
 
 
@@ -50,5 +50,5 @@ def test_a_recorded_batch_can_be_made_again_from_its_offsets() -> None:
 
 
 def test_tokens_above_the_signed_16_bit_range_survive() -> None:
-    tokens = TokenFile(np.array([65_535, 40_000, 50_256], np.uint16))
+    tokens = np.array([65_535, 40_000, 50_256], np.uint16)
     assert batch_at(tokens, [0], 2).y.tolist() == [[40_000, 50_256]]
