@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -12,14 +11,15 @@ from torch import Tensor
 
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import AltgradError
-from altgrad_cli.forensics.scene import Scales, Scene, varied
+from altgrad_cli.forensics.scene import Scene, varied
+from altgrad_cli.metrics.shadow import SHADOW_COLUMNS, gradient_cosine, measure_shadow
+from altgrad_cli.metrics.spec import pool
 from altgrad_cli.subjects.corpus.batches import Batch
+from altgrad_cli.surgery.linear import Scales
 from altgrad_cli.surgery.precision_plan import PrecisionPlan
-from altgrad_cli.training.origin import first_operand
+from altgrad_cli.training.measuring.updates import read_update
 from altgrad_cli.training.state import TrainState
-from altgrad_cli.training.step import StepResult, compute_step
-from altgrad_cli.training.tracing import clip_like_engine, largest_overflow_rate
-from altgrad_cli.training.update import CandidateUpdate, candidate_update
+from altgrad_cli.training.step import Step, compute_step
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,27 +34,11 @@ class Outcome:
     gradient_norm: float | None = None
     overflow_rate: float | None = None
     transfer: float | None = None
-    """tau of the blocks' linear weights: 0 frozen, 1 faithful."""
+    """tau of the stored weights: 0 frozen, 1 faithful; float32 masters are."""
     stall: float | None = None
     """Share of updated weights whose stored value did not change."""
     cosine: float | None = None
     """Cosine of the gradient and its float32 shadow."""
-
-
-@torch.no_grad()
-def _update_effect(state: TrainState, update: CandidateUpdate) -> tuple[float | None, float | None]:
-    """(tau, stall) over the blocks' linear weights."""
-    end = state.flat.linear_end
-    before = state.flat.values[:end]
-    change = update.wide[:end] - before
-    after = update.wide[:end] if update.rounded is None else update.rounded
-    moved = change != 0
-    square = float(change.double().square().sum())
-    if square == 0 or not math.isfinite(square):
-        return None, None
-    transfer = float(((after - before).double() * change.double()).sum()) / square
-    stall = float((moved & (after == before)).sum()) / float(moved.sum())
-    return transfer, stall
 
 
 def attempt(
@@ -65,7 +49,6 @@ def attempt(
     scales: Callable[[TrainState], Scales] | None = None,
     batch: Batch | None = None,
     learning_rate: float | None = None,
-    clip: float | None = None,
     shadow: Tensor | None = None,
     faults: bool = True,
 ) -> Outcome:
@@ -73,7 +56,6 @@ def attempt(
 
     Args:
         scales: makes the scales of the pass; None takes those of the amax histories.
-        clip: L2 norm to which the gradient is scaled down before the update.
         shadow: the float32 gradient to compare with.
         faults: whether planted faults strike again, as they did in the step.
     """
@@ -81,60 +63,41 @@ def attempt(
     if used is None:
         raise AltgradError("the step cannot be repeated without its batch", where=scene.batch_origin)
     with varied(scene, config=config, plan=plan) as state:
-        chosen = scales(state) if scales is not None else state.scales.current(state.plan, state.config)
-        striking = scene.faults.active(state, scene.step) if faults else nullcontext(None)
-        with striking as tap:
-            result = compute_step(state, used, scales=chosen, tap=tap)
-        return _judge(scene, state, result, learning_rate, clip, shadow, faults)
+        step = compute_step(
+            state,
+            used,
+            learning_rate=learning_rate,
+            scales=None if scales is None else scales(state),
+            faults=scene.faults if faults else None,
+        )
+        transfer, stall = _update_effect(state, step)
+        norm = step.clip.norm
+        return Outcome(
+            survives=step.finite,
+            stopped_by=None if step.finite else step.first_nonfinite(state),
+            loss=step.summary.loss,
+            gradient_norm=float(torch.linalg.vector_norm(step.result.gradient)) if norm is None else norm,
+            overflow_rate=step.summary.overflow_rate,
+            transfer=transfer,
+            stall=stall,
+            cosine=_cosine(state, step, shadow),
+        )
 
 
-def _judge(
-    scene: Scene,
-    state: TrainState,
-    result: StepResult,
-    learning_rate: float | None,
-    clip: float | None,
-    shadow: Tensor | None,
-    faults: bool,
-) -> Outcome:
-    loss = float(result.loss)
-    norm = float(torch.linalg.vector_norm(result.gradient))
-    assert result.stats is not None
-    operand = first_operand(result.stats, state.plan, state.config.precision.overflow)
-    stopped = None if operand is None else f"{operand[1]} of {state.layer_names[operand[0]]}"
-    if stopped is None and not math.isfinite(loss):
-        stopped = "loss"
-    if stopped is None and not bool(torch.isfinite(result.gradient).all()):
-        stopped = "gradient"
-    transfer = stall = None
-    if stopped is None:
-        clip_like_engine(state, result)
-        if clip is not None and norm > clip:
-            result.gradient.mul_(clip / norm)
-        update = candidate_update(state, result.gradient, learning_rate or scene.learning_rate)
-        if faults:
-            update = scene.faults.alter_update(state, update, scene.step)
-        if update.finite:
-            transfer, stall = _update_effect(state, update)
-        else:
-            stopped = "updated weights"
-    return Outcome(
-        survives=stopped is None,
-        stopped_by=stopped,
-        loss=loss,
-        gradient_norm=norm,
-        overflow_rate=largest_overflow_rate(result),
-        transfer=transfer,
-        stall=stall,
-        cosine=_cosine(result.gradient, shadow),
-    )
+def _update_effect(state: TrainState, step: Step) -> tuple[float | None, float | None]:
+    """(tau, stall) as the engine measures them: over the stored weights that live on a grid."""
+    if not step.finite:
+        return None, None
+    read_update(state, step)
+    metrics = step.summary.measured.metrics
+    if state.plan.stores_weights:
+        return metrics["update_transfer"], metrics["bit_stall_rate"]
+    return (1.0, 0.0) if metrics["update_norm"] else (None, None)  # float32 masters take all of it
 
 
-def _cosine(gradient: Tensor, shadow: Tensor | None) -> float | None:
+def _cosine(state: TrainState, step: Step, shadow: Tensor | None) -> float | None:
     if shadow is None:
         return None
-    scale = float(torch.linalg.vector_norm(gradient)) * float(torch.linalg.vector_norm(shadow))
-    if scale == 0 or not math.isfinite(scale):
-        return None
-    # Two sums of float32 squares can make it exceed 1 by an ulp.
-    return max(-1.0, min(1.0, float(torch.dot(gradient.double(), shadow.double())) / scale))
+    sums = measure_shadow(state.flat.layout(blocks_only=False), step.result.gradient, shadow).tolist()
+    cosine = gradient_cosine(pool(SHADOW_COLUMNS, sums))
+    return None if cosine is None or math.isnan(cosine) else cosine

@@ -12,8 +12,9 @@ from altgrad_cli.config.precision import ROLES, Recipe
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import AltgradError, ConfigError
 from altgrad_cli.forensics.attempt import Outcome, attempt
-from altgrad_cli.forensics.scene import Scales, Scene, another_batch, plan_for
+from altgrad_cli.forensics.scene import Scene, another_batch, plan_for
 from altgrad_cli.formats import parse_format
+from altgrad_cli.surgery.linear import Scales
 from altgrad_cli.surgery.precision_plan import without_rounding
 from altgrad_cli.training.state import TrainState
 
@@ -79,9 +80,9 @@ def remedies(scene: Scene, shadow: Tensor | None) -> Iterator[Counterfactual]:
                 override,
                 config=changed,
             )
-    yield _try(
-        scene, shadow, "update", "gradient clipped to norm 1", ("optimizer.gradient_clip=1.0",), clip=1.0
-    )
+    clipped = replace(config, optimizer=replace(config.optimizer, gradient_clip=1.0))
+    override = ("optimizer.gradient_clip=1.0",)
+    yield _try(scene, shadow, "update", "gradient clipped to norm 1", override, config=clipped)
     tenth = scene.learning_rate / 10
     yield _try(
         scene,

@@ -10,22 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from altgrad_cli.config.precision import OPERAND_ROLES, Role
+from altgrad_cli.config.precision import OPERAND_ROLES
 from altgrad_cli.forensics.scene import Scene
 from altgrad_cli.formats import FP8Format
 from altgrad_cli.metrics.code_use import CODE_USE_COLUMNS, code_entropy, codes_used, measure_code_use
-from altgrad_cli.metrics.gradient import GRADIENT_COLUMNS, gradient_sparsity, measure_gradients
 from altgrad_cli.metrics.grid import grid_alignment_statistics, stiffness
-from altgrad_cli.metrics.rounding import overflow_rate, pool_rounding, rounding_row, underflow_rate
-from altgrad_cli.metrics.shadow import SHADOW_COLUMNS, gradient_cosine, gradient_sqnr, measure_shadow
-from altgrad_cli.metrics.update import UPDATE_COLUMNS, bit_stall_rate, measure_updates, update_transfer
-from altgrad_cli.metrics.update import zero_update_fraction as zero_updates
+from altgrad_cli.metrics.persistence import DeadNeurons
 from altgrad_cli.rounding.quantize import code_histogram, round_to_grid
 from altgrad_cli.rounding.scaling import stored_weight_scale
+from altgrad_cli.training.measuring.passes import Measurements, read_pass
+from altgrad_cli.training.measuring.updates import read_update
+from altgrad_cli.training.passes.eager import shadow_pass
 from altgrad_cli.training.state import TrainState
-from altgrad_cli.training.step import StepResult, compute_step, shadow_step
-from altgrad_cli.training.tracing import clip_like_engine
-from altgrad_cli.training.update import candidate_update
+from altgrad_cli.training.step import compute_step
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +46,46 @@ def examine(scene: Scene) -> Examination:
     bad = sum(row["nonfinite_weights"] for row in rows)
     if scene.batch is None:
         return Examination(_worst_first(rows), None, {}, bad)
-    with scene.faults.active(state, scene.step) as tap:
-        result = compute_step(state, scene.batch, tap=tap)
-    reference = shadow_step(state, scene.batch)
-    shadow = reference.gradient if bool(torch.isfinite(reference.gradient).all()) else None
-    _add_rounding(rows, result)
-    _add_gradient(rows, state, result, shadow)
-    _add_update(rows, scene, result)
-    bad += sum(row["nonfinite_inputs"] or 0 for row in rows) + int((~torch.isfinite(result.gradient)).sum())
-    bad += int(not math.isfinite(float(result.loss)))
-    return Examination(_worst_first(rows), shadow, _zeroed(state, result), bad)
+    reference = shadow_pass(state, scene.batch)
+    finite = bool(torch.isfinite(reference.gradient).all())
+    step = compute_step(
+        state,
+        scene.batch,
+        faults=scene.faults,
+        read=lambda result: read_pass(
+            state,
+            result,
+            reference if finite else None,
+            DeadNeurons(state.flat.layout(blocks_only=False)),
+        ),
+    )
+    if step.finite:
+        read_update(state, step)
+    measured = step.summary.measured
+    for index, row in enumerate(rows):
+        _add_measured(row, index, measured)
+    bad += sum(row["nonfinite_inputs"] or 0 for row in rows)
+    bad += int((~torch.isfinite(step.result.gradient)).sum()) + int(not math.isfinite(step.summary.loss))
+    zeroed: dict[str, float | None] = {
+        role: measured.metrics.get(f"underflow_rate/{role}") for role in OPERAND_ROLES
+    }
+    return Examination(_worst_first(rows), reference.gradient if finite else None, zeroed, bad)
+
+
+def _add_measured(row: dict[str, Any], index: int, measured: Measurements) -> None:
+    """Put what the step measured of layer number ``index`` into its row."""
+    for name in ("amax", "overflow_rate", "underflow_rate"):
+        values = {role: _value(measured, f"{name}/{role}", index) for role in OPERAND_ROLES}
+        row[name] = {role: value for role, value in values.items() if value is not None}
+    counts = [_value(measured, f"nonfinite_inputs/{role}", index) for role in OPERAND_ROLES]
+    row["nonfinite_inputs"] = int(sum(count or 0 for count in counts))
+    for name in LAYER_METRICS:
+        row[name] = _value(measured, name, index)
+
+
+def _value(measured: Measurements, name: str, index: int) -> float | None:
+    values = measured.layers.get(name)
+    return None if values is None else values[index]
 
 
 def _weight_row(state: TrainState, index: int) -> dict[str, Any]:
@@ -77,11 +104,7 @@ def _weight_row(state: TrainState, index: int) -> dict[str, Any]:
     return row | weight_measures(weight, fmt, scale)
 
 
-_MEASURED = (
-    "amax",
-    "overflow_rate",
-    "underflow_rate",
-    "nonfinite_inputs",
+LAYER_METRICS = (
     "bit_stall_rate",
     "zero_update_fraction",
     "update_transfer",
@@ -89,6 +112,8 @@ _MEASURED = (
     "gradient_sqnr",
     "gradient_cosine",
 )
+"""What a row takes over from the measurements of the step as it is."""
+_MEASURED = ("amax", "overflow_rate", "underflow_rate", "nonfinite_inputs", *LAYER_METRICS)
 
 
 def grid_of_weights(state: TrainState, index: int, weight: Tensor) -> tuple[FP8Format | None, float | None]:
@@ -138,72 +163,6 @@ def weight_measures(weight: Tensor, fmt: FP8Format | None, scale: float | None) 
         use = dict(zip(CODE_USE_COLUMNS, counted, strict=True))
         measures |= {"codes_used": codes_used(use), "code_entropy": code_entropy(use)}
     return measures
-
-
-def _add_rounding(rows: list[dict[str, Any]], result: StepResult) -> None:
-    assert result.stats is not None
-    for row, table in zip(rows, result.stats.tolist(), strict=True):
-        by_role = {
-            role: rounding_row(values)
-            for role, values in zip(OPERAND_ROLES, table, strict=True)
-            if not math.isnan(values[1])
-        }
-        row["amax"] = {role: counts["amax"] for role, counts in by_role.items()}
-        row["overflow_rate"] = {role: overflow_rate(counts) for role, counts in by_role.items()}
-        row["underflow_rate"] = {role: underflow_rate(counts) for role, counts in by_role.items()}
-        row["nonfinite_inputs"] = int(sum(counts["nonfinite"] for counts in by_role.values()))
-
-
-def _add_gradient(
-    rows: list[dict[str, Any]], state: TrainState, result: StepResult, shadow: Tensor | None
-) -> None:
-    layout = state.flat.layout(blocks_only=True)
-    end = state.flat.linear_end
-    gradient = result.gradient[:end].contiguous()
-    raw, _ = measure_gradients(layout, gradient)
-    for row, values in zip(rows, raw.tolist(), strict=False):
-        row["gradient_sparsity"] = gradient_sparsity(dict(zip(GRADIENT_COLUMNS, values, strict=True)))
-    if shadow is None:
-        return
-    compared = measure_shadow(layout, gradient, shadow[:end].contiguous())
-    for row, values in zip(rows, compared.tolist(), strict=False):
-        sums = dict(zip(SHADOW_COLUMNS, values, strict=True))
-        row["gradient_sqnr"] = gradient_sqnr(sums)
-        row["gradient_cosine"] = gradient_cosine(sums)
-
-
-def _add_update(rows: list[dict[str, Any]], scene: Scene, result: StepResult) -> None:
-    state = scene.state
-    if not bool(torch.isfinite(result.gradient).all()):
-        return
-    clip_like_engine(state, result)
-    update = scene.faults.alter_update(
-        state, candidate_update(state, result.gradient, scene.learning_rate), scene.step
-    )
-    if not update.finite:
-        return
-    end = state.flat.linear_end
-    before = state.flat.values[:end]
-    change = update.wide[:end] - before
-    after = update.wide[:end] if update.rounded is None else update.rounded
-    stored = [state.stored_format(index) is not None for index in range(state.flat.linear_count)]
-    layout = state.flat.layout(blocks_only=True)
-    raw, _ = measure_updates(layout, before, after, change, result.gradient[:end].contiguous(), stored=stored)
-    for row, values, on_grid in zip(rows, raw.tolist(), stored, strict=False):
-        counts = dict(zip(UPDATE_COLUMNS, values, strict=True))
-        row["zero_update_fraction"] = zero_updates(counts)
-        if on_grid:
-            row["bit_stall_rate"] = bit_stall_rate(counts)
-            row["update_transfer"] = update_transfer(counts)
-
-
-def _zeroed(state: TrainState, result: StepResult) -> dict[str, float | None]:
-    assert result.stats is not None
-    roles: list[Role] = list(OPERAND_ROLES)
-    return {
-        role: underflow_rate(pool_rounding(result.stats[:, index].tolist()))
-        for index, role in enumerate(roles)
-    }
 
 
 def _worst_first(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

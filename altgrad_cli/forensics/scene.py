@@ -27,8 +27,6 @@ from altgrad_cli.training.state import (
     fresh_scales,
 )
 
-Scales = list[list[float | None]]
-
 _MOST_THREADS = 1024
 _MOST_LOGITS = 1 << 31
 

@@ -16,5 +16,4 @@ def trace_again(scene: Scene) -> tuple[TraceRecord, ...]:
     """
     if scene.batch is None:
         raise AltgradError("the step cannot be repeated without its batch", where=scene.batch_origin)
-    with scene.faults.active(scene.state, scene.step) as tap:
-        return trace_step(scene.state, scene.batch, tap=tap, faults=scene.faults)
+    return trace_step(scene.state, scene.batch, faults=scene.faults).records

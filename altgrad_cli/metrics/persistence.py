@@ -29,7 +29,7 @@ class PersistentStall:
     """
 
     def __init__(self, layout: FlatLayout, like: Tensor) -> None:
-        self._layout = layout
+        self.layout = layout
         self.pushed = torch.zeros_like(like)
         self.age = torch.zeros_like(like)
 
@@ -50,7 +50,7 @@ class PersistentStall:
     def rates(self, gaps: Tensor, *, steps: int = PERSISTENCE_STEPS) -> Tensor:
         """Share of persistently stalled weights, float64 (layers,); ``gaps``: u(w) of every weight, flat."""
         stuck = ((self.pushed > gaps / 2) & (self.age >= steps)).double()
-        return torch.stack([layer.mean() for layer in self._layout.views(stuck)])
+        return torch.stack([layer.mean() for layer in self.layout.views(stuck)])
 
     def reset(self) -> None:
         """Forget everything, as after a shift of the format."""
@@ -74,7 +74,7 @@ class DeadNeurons:
     """
 
     def __init__(self, layout: FlatLayout, *, steps: int = PERSISTENCE_STEPS) -> None:
-        self._layout = layout
+        self.layout = layout
         self._steps = steps
         self.streak = torch.zeros_like(layout.layer_of_row, dtype=torch.int32)
 
@@ -89,7 +89,7 @@ class DeadNeurons:
     def counts(self) -> Tensor:
         """Number of dead rows, float64 (layers,)."""
         dead = (self.streak >= self._steps).double()
-        return self._layout.layer_sums(dead.unsqueeze(1))[:, 0]
+        return self.layout.layer_sums(dead.unsqueeze(1))[:, 0]
 
     def reset(self) -> None:
         """Start all streaks again."""
@@ -114,7 +114,7 @@ class ZeroUpdateRegions:
     """
 
     def __init__(self, layout: FlatLayout, *, steps: int = REGION_STEPS) -> None:
-        self._layout = layout
+        self.layout = layout
         self._window = steps
         rows = layout.layer_of_row
         self._sums = torch.zeros(len(rows), 2, dtype=torch.float64, device=rows.device)
@@ -137,13 +137,13 @@ class ZeroUpdateRegions:
 
     def layer_fractions(self) -> Tensor:
         """The same pooled over the rows of each layer, float64 (layers,)."""
-        totals = self._layout.layer_sums(self._last)
+        totals = self.layout.layer_sums(self._last)
         return totals[:, 1] / totals[:, 0]
 
     def row_counts(self) -> Tensor:
         """Number of zero-update rows in each layer in the last complete window, float64 (layers,)."""
         stuck = (self.row_fractions() >= REGION_FROM).double()
-        return self._layout.layer_sums(stuck.unsqueeze(1))[:, 0]
+        return self.layout.layer_sums(stuck.unsqueeze(1))[:, 0]
 
     def reset(self) -> None:
         """Start a new window; the last complete one stays."""

@@ -36,6 +36,8 @@ Observer = Callable[[int, int, Tensor, FP8Format, float | Tensor], None]
 """(layer index, operand role, operand before rounding, grid, scale): sees what is about to be rounded."""
 
 Scale = float | Tensor
+Scales = Sequence[Sequence[float | None]]
+"""Of each layer's W, A and G, decided before the pass; None takes it from the tensor."""
 
 
 class OperandRounding:

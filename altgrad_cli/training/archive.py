@@ -6,9 +6,7 @@ the run.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +16,11 @@ from torch import Tensor
 from altgrad_cli.checkpoints import retention
 from altgrad_cli.checkpoints.file import read_checkpoint, write_checkpoint
 from altgrad_cli.errors import CheckpointError, WriteError
-from altgrad_cli.subjects.corpus.batches import Batch
 from altgrad_cli.subjects.corpus.corpus import Corpus
 from altgrad_cli.training.events import CheckpointSaved
 from altgrad_cli.training.faults import Faults
-from altgrad_cli.training.measuring.passes import Pulse
 from altgrad_cli.training.monitors import Monitors
-from altgrad_cli.training.origin import find_first, first_operand
+from altgrad_cli.training.origin import find_first
 from altgrad_cli.training.snapshot import (
     batch_to_plain,
     named_gradient,
@@ -34,45 +30,31 @@ from altgrad_cli.training.snapshot import (
     write_anomaly,
 )
 from altgrad_cli.training.state import TrainState
-from altgrad_cli.training.step import StepResult
+from altgrad_cli.training.step import Step
 from altgrad_cli.training.trace_record import TraceRecord, to_plain
-from altgrad_cli.training.update import CandidateUpdate
+from altgrad_cli.training.tracing import trace_step
 
 
 @dataclass(frozen=True, slots=True)
 class PendingStep:
     """What is known of the step under way, before its update."""
 
-    step: int
-    batch: Batch
+    step: Step
     streams_before: dict[str, Tensor]
-    pulse: Pulse
-    result: StepResult
-    update: CandidateUpdate | None
     trace: tuple[TraceRecord, ...] = ()
     """The step tensor by tensor; made for one that was not finite."""
 
     def traced(self, state: TrainState, faults: Faults) -> PendingStep:
         """The same with its trace, where one can be made: a capture that fails costs no evidence."""
         try:
-            return replace(self, trace=trace(state, self.batch, faults, self.step))
+            return replace(self, trace=trace_step(state, self.step.batch, faults=faults).records)
         except Exception:  # noqa: BLE001  the anomaly checkpoint tries again, and says why there is none
             return self
 
     def origin(self, state: TrainState) -> str:
         """In words, what was not finite first: as the diagnosis says it."""
         first = find_first(self.trace)
-        if first is not None:
-            return first.words
-        assert self.result.stats is not None
-        operand = first_operand(self.result.stats, state.plan, state.config.precision.overflow)
-        if operand is not None:
-            return f"{operand[1]} of {state.layer_names[operand[0]]} were not finite"
-        if not math.isfinite(self.pulse.loss):
-            return f"the loss is {self.pulse.loss}"
-        if not math.isfinite(self.pulse.gradient_linf):
-            return "the gradient is not finite"
-        return "the updated weights are not finite"
+        return f"{self.step.first_nonfinite(state)} not finite" if first is None else first.words
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,27 +99,28 @@ class Archive:
         self, state: TrainState, monitors: Monitors, pending: PendingStep, trigger: str
     ) -> CheckpointSaved:
         """Write the state before the step, its batch and gradient, a traced second run and the last steps."""
-        pulse = pending.pulse
+        step = pending.step
+        summary = step.summary
         nonfinite = [
             {"layer": state.layer_names[layer], "role": role, "count": count}
-            for (layer, role), count in pulse.nonfinite.items()
+            for (layer, role), count in summary.nonfinite.items()
         ]
         failure = {
             "class": trigger,
-            "step": pending.step,
+            "step": step.number,
             "trigger": pending.origin(state) if trigger == "nonfinite" else trigger,
-            "loss": pulse.loss,
-            "gradient_linf": pulse.gradient_linf,
+            "loss": summary.loss,
+            "gradient_linf": summary.gradient_linf,
             "nonfinite_inputs": nonfinite,
             "format": state.format,
             "stall_collapsed_at": monitors.stall_collapse.onset,
             "stall_detected_at": monitors.stall_collapse.detected,
         }
         sections: dict[str, Callable[[], Any]] = {
-            "batch": lambda: batch_to_plain(pending.batch),
-            "gradient": lambda: named_gradient(state, pending.result.gradient),
+            "batch": lambda: batch_to_plain(step.batch),
+            "gradient": lambda: named_gradient(state, step.result.gradient),
             "trace": lambda: to_plain(
-                pending.trace or trace(state, pending.batch, self.faults, pending.step)
+                pending.trace or trace_step(state, step.batch, faults=self.faults).records
             ),
             "history": lambda: list(monitors.history),
             **{name: _constant(value) for name, value in self._stated().items()},
@@ -154,7 +137,7 @@ class Archive:
                 circumstances=self.circumstances,
             )
 
-        return self._saved(pending.step, trigger, write)
+        return self._saved(step.number, trigger, write)
 
     def _stated(self) -> dict[str, Any]:
         corpus, faults = self.corpus, self.faults
@@ -192,14 +175,6 @@ class Archive:
 
 def _constant(value: object) -> Callable[[], object]:
     return lambda: value
-
-
-def trace(state: TrainState, batch: Batch, faults: Faults, step: int) -> tuple[TraceRecord, ...]:
-    """The step once more, with every tensor's amax, non-finite count and hash in execution order."""
-    from altgrad_cli.training.tracing import trace_step
-
-    with faults.active(state, step) if faults.due(step) else nullcontext() as tap:
-        return trace_step(state, batch, tap=tap, faults=faults)
 
 
 def restore(state: TrainState, path: Path, corpus: Corpus) -> Mapping[str, Any]:

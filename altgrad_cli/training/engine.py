@@ -34,15 +34,14 @@ from altgrad_cli.training.events import (
 )
 from altgrad_cli.training.faults import Faults, resolve_injections
 from altgrad_cli.training.measuring.codes import CodeCensus
-from altgrad_cli.training.measuring.passes import Measurements, Pulse, read_pass
+from altgrad_cli.training.measuring.passes import PassSummary, read_pass
 from altgrad_cli.training.measuring.updates import add_rescale_flips, interval_diagnostics, read_update
 from altgrad_cli.training.monitors import Monitors
-from altgrad_cli.training.schedule import learning_rate_at
+from altgrad_cli.training.passes.eager import PassResult, evaluation_loss, shadow_pass
 from altgrad_cli.training.snapshot import grid_changed
 from altgrad_cli.training.state import TrainState, build_state, encode_stored_weights, fresh_scales
-from altgrad_cli.training.step import StepResult, compute_step, evaluation_loss, shadow_step
+from altgrad_cli.training.step import Step, commit_step, compute_step, update_norm
 from altgrad_cli.training.streams import fork
-from altgrad_cli.training.update import CandidateUpdate, candidate_update, commit, re_encode
 from altgrad_cli.training.watch.collapse import collapse_words, is_full_speed
 
 
@@ -140,44 +139,34 @@ def _take_step(run: Run) -> Iterator[Event]:
     # 1 batch
     batch = draw_batch(run.corpus.train, config.batch_size, config.model.block_size, state.streams["data"])
     batch = run.faults.alter_batch(batch, number)
-    # 2 forward, 3 backward
+    # 2 forward, 3 backward, 4 measure, 5 decide, 6 act, 7 candidate update: nothing has happened yet
     census = CodeCensus(state) if due else None
-    with run.faults.active(state, number) as tap:
-        result = compute_step(
-            state, batch, out=state.flat.gradient, count=run.count, tap=tap, observer=census
-        )
-    shadow = shadow_step(state, batch, run.shadow_buffer) if run.shadow_buffer is not None else None
-    # 4 measure
-    pulse = read_pass(state, result, shadow, monitors.layout, monitors.dead)
-    measured = pulse.measured
-    # 5 decide, 6 act: whatever changes the gradient does so before the update
-    rate = learning_rate_at(config, number)
-    if pulse.finite:
-        yield from _clip(run, pulse, result, rate, number)
-    # 7 candidate update, committed unless something is not finite
-    update = candidate_update(state, result.gradient, rate) if pulse.finite else None
-    if update is not None:
-        update = run.faults.alter_update(state, update, number)
-    finite = update is not None and update.finite
-    pending = PendingStep(number, batch, streams_before, pulse, result, update)
-    yield from _capture(run, pending, finite)
-    if update is not None and update.finite:
-        # 8 measure the update
-        if config.monitors.enabled:
-            read_update(state, result, update, monitors, measured)
-            if census is not None:
-                interval_diagnostics(state, result, update, monitors, measured, census)
-        flips = re_encode(state, update)
-        if flips and config.monitors.enabled:
-            add_rescale_flips(state, flips, measured)
-        _commit(state, result, update, pulse)
-    else:
-        state.streams.adopt_all(result.streams_after)
-    state.step = number
+    step = compute_step(
+        state,
+        batch,
+        faults=run.faults,
+        clipper=monitors.clipper,
+        read=lambda result: _read(run, batch, result),
+        out=state.flat.gradient,
+        count=run.count,
+        observer=census,
+    )
+    update, measured, finite = step.update, step.summary.measured, step.finite
+    yield from _report_clip(run, step)
+    pending = PendingStep(step, streams_before)
+    yield from _capture(run, pending)
+    # 8 measure the update; commit it unless something is not finite
+    if update is not None and finite and config.monitors.enabled:
+        read_update(state, step, monitors.persistence, monitors.regions)
+        if census is not None:
+            interval_diagnostics(state, step, census, monitors.persistence, monitors.regions)
+    flips = commit_step(state, step)
+    if flips and config.monitors.enabled:
+        add_rescale_flips(state, flips, measured)
 
     # 9 decide to stop, emit
     metrics = measured.metrics
-    metrics["learning_rate"] = rate
+    metrics["learning_rate"] = step.learning_rate
     metrics["tokens_per_second"] = batch.x.numel() / (time.perf_counter() - started)
     monitors.history.append({"step": number, **metrics})
     shown = measured.restricted(config.monitors, number, state.layer_names)
@@ -189,7 +178,7 @@ def _take_step(run: Run) -> Iterator[Event]:
         format=state.format,
         histograms=census.histograms() if census is not None else {},
     )
-    if update is not None and update.finite:
+    if update is not None and finite:
         for rescale in update.rescales:
             yield InterventionApplied(
                 step=number,
@@ -202,7 +191,7 @@ def _take_step(run: Run) -> Iterator[Event]:
                 },
             )
     if config.monitors.enabled:
-        for change in monitors.alert_changes(measured, pulse.loss, state.layer_names):
+        for change in monitors.alert_changes(measured, step.summary.loss, state.layer_names):
             yield Alert(
                 step=number,
                 name=change.kind,
@@ -212,52 +201,40 @@ def _take_step(run: Run) -> Iterator[Event]:
                 threshold=change.threshold,
                 state=change.state,
             )
-    yield from _shift_or_stop(run, pending, finite, measured, rate)
+    yield from _shift_or_stop(run, pending)
     yield from _evaluate_and_save(run)
 
 
-def _clip(run: Run, pulse: Pulse, result: StepResult, rate: float, number: int) -> Iterator[Event]:
-    """Clip the gradient in place where the config or the range clipper asks for it, and say what it did."""
-    config, state, clipper = run.config, run.state, run.monitors.clipper
-    if config.optimizer.gradient_clip is not None:
-        norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.optimizer.gradient_clip)
-        pulse.measured.metrics["gradient_clip_norm"] = float(norm)
-    if clipper is None:
-        return
-    without = None
-    if pulse.overflow_rate >= clipper.overflow_threshold:
-        without = _update_norm(state, candidate_update(state, result.gradient, rate))
-    if clipper.clip_if_needed(state.model, pulse.overflow_rate):
+def _read(run: Run, batch: Batch, result: PassResult) -> PassSummary:
+    """Read a pass, and its float32 shadow where the run has one."""
+    shadow = shadow_pass(run.state, batch, run.shadow_buffer) if run.shadow_buffer is not None else None
+    return read_pass(run.state, result, shadow, run.monitors.dead)
+
+
+def _report_clip(run: Run, step: Step) -> Iterator[Event]:
+    """Say what clipping did to the gradient, and through it to the update."""
+    clipper, clip = run.monitors.clipper, step.clip
+    if clip.norm is not None:
+        step.summary.measured.metrics["gradient_clip_norm"] = clip.norm
+    if clipper is not None and clip.range_clipped:
         yield InterventionApplied(
-            step=number,
+            step=step.number,
             name="range_clip",
             details={
-                "overflow_rate": pulse.overflow_rate,
+                "overflow_rate": step.summary.overflow_rate,
                 "gradient_norm": clipper.last_norm,
                 "clip_threshold": clipper.clip_threshold,
                 "bound": clipper.last_bound,
-                "update_norm_without": without,
-                "update_norm_with": _update_norm(state, candidate_update(state, result.gradient, rate)),
+                "update_norm_without": clip.update_norm_without,
+                "update_norm_with": None if step.update is None else update_norm(run.state, step.update),
             },
         )
 
 
-def _update_norm(state: TrainState, update: CandidateUpdate) -> float | None:
-    if not update.finite:
-        return None
-    return float(torch.linalg.vector_norm(update.wide - state.flat.values))
-
-
-def _commit(state: TrainState, result: StepResult, update: CandidateUpdate, pulse: Pulse) -> None:
-    commit(state, update)
-    state.scales.update(pulse.amax)
-    state.streams.adopt_all(result.streams_after)
-
-
-def _capture(run: Run, pending: PendingStep, finite: bool) -> Iterator[Event]:
+def _capture(run: Run, pending: PendingStep) -> Iterator[Event]:
     """Write the state before the step, with what broke it; of a streak of non-finite steps, the first."""
-    requested = run.capture_requested() or pending.step in run.config.runtime.capture_at
-    if not finite and run.monitors.nonfinite.streak == 0:
+    requested = run.capture_requested() or pending.step.number in run.config.runtime.capture_at
+    if not pending.step.finite and run.monitors.nonfinite.streak == 0:
         trigger = "nonfinite"
         pending = pending.traced(run.state, run.faults)
         run.monitors.nonfinite.origin = pending.origin(run.state)
@@ -271,13 +248,12 @@ def _capture(run: Run, pending: PendingStep, finite: bool) -> Iterator[Event]:
         yield run.archive.save_anomaly(run.state, run.monitors, pending, trigger)
 
 
-def _shift_or_stop(
-    run: Run, pending: PendingStep, finite: bool, measured: Measurements, rate: float
-) -> Iterator[Event]:
+def _shift_or_stop(run: Run, pending: PendingStep) -> Iterator[Event]:
     """The decisions that look back over steps: shift, non-finite stop, stall collapse, last step."""
     config, state, monitors = run.config, run.state, run.monitors
-    number = state.step
-    stall, transfer = measured.metrics.get("bit_stall_rate"), measured.metrics.get("update_transfer")
+    step, number = pending.step, pending.step.number
+    metrics, finite, rate = step.summary.measured.metrics, step.finite, step.learning_rate
+    stall, transfer = metrics.get("bit_stall_rate"), metrics.get("update_transfer")
     stop = monitors.nonfinite.update(not finite)
     window = monitors.stall_window.update(
         stall if finite else None, warmed_up=number > config.optimizer.warmup_steps

@@ -168,10 +168,13 @@ class Faults:
 
     @contextmanager
     def active(self, state: TrainState, step: int) -> Iterator[Tap | None]:
-        """Inside the block the faults of the pass are live; yields the tap to hand to ``compute_step``."""
+        """Inside the block the faults of the pass are live; yields the tap to hand to ``run_pass``.
+
+        What looks at the pass by hooks of its own sees what was struck.
+        """
         due = self.due(step)
         hooks = [
-            state.model.wte.register_forward_hook(self._embedding_hook(injection))
+            state.model.wte.register_forward_hook(self._embedding_hook(injection), prepend=True)
             for injection in due
             if injection.module == DATA and injection.kind in ("nan", "inf", "spike")
         ]

@@ -11,12 +11,11 @@ from collections import deque
 from typing import Any
 
 from altgrad_cli.config.run import TrainConfig
-from altgrad_cli.formats import parse_format
 from altgrad_cli.metrics.persistence import DeadNeurons, PersistentStall, ZeroUpdateRegions
 from altgrad_cli.training.measuring.passes import Measurements, check_windows
 from altgrad_cli.training.state import TrainState
 from altgrad_cli.training.watch.alerts import AlertChange, Alerts
-from altgrad_cli.training.watch.clipping import PartitionRelativeClipper
+from altgrad_cli.training.watch.clipping import clipper_for
 from altgrad_cli.training.watch.collapse import Divergence, RisingLoss, StallCollapse
 from altgrad_cli.training.watch.fallback import EmergencyMantissaShift, StallWindow
 from altgrad_cli.training.watch.nonfinite import NonfinitePolicy, is_baseline
@@ -38,13 +37,11 @@ class Monitors:
         check_windows(config.monitors, state.layer_names)
         on = config.monitors.enabled
         stored = on and state.plan.stores_weights
-        self.layout = state.flat.layout(blocks_only=False)
-        self.blocks = state.flat.layout(blocks_only=True)
-        """Places in the flat buffers: of all parameters, and of the blocks' linear weights."""
-        self.dead = DeadNeurons(self.layout) if on else None
+        blocks = state.flat.layout(blocks_only=True)
+        self.dead = DeadNeurons(state.flat.layout(blocks_only=False)) if on else None
         weights = state.flat.values[: state.flat.linear_end]
-        self.persistence = PersistentStall(self.blocks, weights) if stored else None
-        self.regions = ZeroUpdateRegions(self.blocks) if stored else None
+        self.persistence = PersistentStall(blocks, weights) if stored else None
+        self.regions = ZeroUpdateRegions(blocks) if stored else None
         self.alerts = Alerts()
         self.stall_collapse = StallCollapse()
         self.divergence = Divergence()
@@ -136,10 +133,3 @@ _WATCHERS = (
     "clipper",
     "shift",
 )
-
-
-def clipper_for(config: TrainConfig, format_name: str) -> PartitionRelativeClipper | None:
-    """The range clipper for the format in force, or None where it is off."""
-    if not config.enable_partition_clipping:
-        return None
-    return PartitionRelativeClipper(parse_format(format_name), base_clip=config.partition_clip_base)

@@ -1,200 +1,160 @@
-"""One forward and backward pass, as a function that can be called again.
+"""One training step, as a function that can be called again, and its commit.
 
-``compute_step`` changes nothing in the state: it draws from forks of the random streams and reports what the
-amax histories should see. The engine commits those after its decision. The float32 shadow, the traced second
-run of a failing step, replay and what-if are the same function called with another plan or tap.
-
-With ``runtime.compile`` the pass is one compiled graph (``training.compiled_pass``), except for passes with
-a tap, the shadow and evaluations: these are eager, and their sums can differ from the graph's in the last
-bits.
+``compute_step`` changes nothing in the state: a pass draws from forks of the random streams, the update lies
+beside the weights. The engine's step, the traced second run of a failing one, replay, what-if and the layer
+table of a diagnosis are this function, each with its variation.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from altgrad_cli.config.precision import OPERAND_ROLES
 from altgrad_cli.rounding.statistics import Counters
 from altgrad_cli.subjects.corpus.batches import Batch
-from altgrad_cli.subjects.gpt.model import cross_entropy
-from altgrad_cli.surgery.linear import Observer, OperandRounding, Scale, Tap
-from altgrad_cli.surgery.precision_plan import PrecisionPlan, without_rounding
-from altgrad_cli.training.compiled_pass import CompiledPass, find_pass
+from altgrad_cli.surgery.linear import Observer, Scales, Tap
+from altgrad_cli.training.faults import Faults
+from altgrad_cli.training.measuring.passes import PassSummary, read_pass
+from altgrad_cli.training.origin import first_operand
+from altgrad_cli.training.passes.eager import PassResult, run_pass
+from altgrad_cli.training.schedule import learning_rate_at
 from altgrad_cli.training.state import TrainState
-from altgrad_cli.training.streams import fork
+from altgrad_cli.training.update import CandidateUpdate, candidate_update, commit, re_encode
+from altgrad_cli.training.watch.clipping import PartitionRelativeClipper, clipper_for, scale_to_norm
 
 
 @dataclass(frozen=True, slots=True)
-class StepResult:
-    """What one pass gave; tensors stay on the device, nothing was waited for."""
+class ClipOutcome:
+    """What clipping did to the gradient of a step."""
 
-    loss: Tensor
-    """0-d, nats per token."""
-    gradient: Tensor
-    """Flat, aligned with ``FlatParameters.values``."""
-    stats: Tensor | None
-    """(layers, 3, len(STATS)) float64; NaN rows where nothing was rounded; None when not counted."""
-    scales_used: dict[tuple[int, int], Scale]
-    """(layer, operand role) -> s of Q(x) = s * round(x / s)."""
-    rounded_weights: dict[int, Tensor]
-    """Q(W) by layer number, where the weight operand was rounded."""
-    streams_after: dict[str, torch.Generator]
-    """Forks of the streams the pass drew from, where it left them."""
+    norm: float | None = None
+    """L2 norm before ``optimizer.gradient_clip``; None where no limit is set."""
+    range_clipped: bool = False
+    """The range clipper acted, whether its threshold bound or not."""
+    update_norm_without: float | None = None
+    """L2 norm of the update had the range clipper not acted; None where it did not, or where not finite."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step that has not happened yet."""
+
+    number: int
+    batch: Batch
+    learning_rate: float
+    result: PassResult
+    """The pass; its gradient is clipped."""
+    summary: PassSummary
+    clip: ClipOutcome
+    update: CandidateUpdate | None
+    """None where the pass was not finite."""
+
+    @property
+    def finite(self) -> bool:
+        """Whether loss, gradient, every quantiser input and the updated weights are finite."""
+        return self.update is not None and self.update.finite
+
+    def first_nonfinite(self, state: TrainState) -> str:
+        """Of a step that is not finite, the part that was so first, as far as counts can tell."""
+        assert self.result.stats is not None
+        operand = first_operand(self.result.stats, state.plan, state.config.precision.overflow)
+        if operand is not None:
+            return f"{operand[1]} of {state.layer_names[operand[0]]}"
+        if not math.isfinite(self.summary.loss):
+            return "loss"
+        return "gradient" if self.update is None else "updated weights"
 
 
 def compute_step(
     state: TrainState,
     batch: Batch,
     *,
-    plan: PrecisionPlan | None = None,
-    scales: list[list[float | None]] | None = None,
+    learning_rate: float | None = None,
+    scales: Scales | None = None,
+    faults: Faults | None = None,
+    clipper: PartitionRelativeClipper | None = None,
+    read: Callable[[PassResult], PassSummary] | None = None,
     out: Tensor | None = None,
-    count: Counters | None = "all",
-    tap: Tap | None = None,
+    count: Counters = "all",
+    look: Tap | None = None,
     observer: Observer | None = None,
-) -> StepResult:
-    """Loss and gradient of ``batch`` at the state's weights, every operand rounded by ``plan``.
+) -> Step:
+    """The step that ``state`` stands before, up to the update that it proposes.
 
     Args:
-        plan: None takes the state's own.
-        scales: None takes those of the state's amax histories.
-        out: where the flat gradient goes; None makes a new tensor.
-        count: what to count where rounding happens; a compiled pass counts everything.
-        tap: sees every operand before it is rounded and may replace it.
-        observer: sees every operand with its grid and scale.
+        learning_rate: None takes that of the schedule.
+        scales: of the operands; None takes those of the amax histories.
+        faults: planted ones, that strike the pass and the candidate; None plants none.
+        clipper: the range clipper that counts what it does; None takes a fresh one where the config has one.
+        read: reads the pass before anything is done about it; None reads what the decision needs.
+        out, count, observer: as for ``run_pass``.
+        look: sees every operand before it is rounded, struck ones as they are.
     """
-    config = state.config
-    plan = plan or state.plan
-    scales = scales if scales is not None else state.scales.current(plan, config)
-    if config.runtime.compile and tap is None:
-        compiled = find_pass(state, plan, scales, batch)
-        if compiled is not None:
-            if observer is not None:
-                # The graph shows no operand to Python: the observer watches an eager pass whose results are
-                # dropped. Its sums can differ from the graph's in the last bits; the training step stays
-                # the same whether it is watched or not.
-                _eager_step(state, batch, plan, scales, None, count=None, tap=None, observer=observer)
-            return _compiled_step(state, batch, compiled, plan, scales, out)
-    return _eager_step(state, batch, plan, scales, out, count=count, tap=tap, observer=observer)
+    number = state.step + 1
+    rate = learning_rate_at(state.config, number) if learning_rate is None else learning_rate
+    faults = faults or Faults((), state.config.seed)
+    # 2 forward, 3 backward
+    with faults.active(state, number) as tap:
+        taps = [one for one in (tap, look) if one is not None]
+        result = run_pass(
+            state, batch, scales=scales, out=out, count=count, tap=_in_turn(taps), observer=observer
+        )
+    # 4 measure
+    summary = read(result) if read is not None else read_pass(state, result)
+    if not summary.finite:
+        return Step(number, batch, rate, result, summary, ClipOutcome(), None)
+    # 5 decide, 6 act: whatever changes the gradient does so before the update
+    clip = _clip(state, summary, result, rate, clipper or clipper_for(state.config, state.format))
+    # 7 candidate update
+    update = faults.alter_update(state, candidate_update(state, result.gradient, rate), number)
+    return Step(number, batch, rate, result, summary, clip, update)
 
 
-def _streams(state: TrainState, plan: PrecisionPlan) -> dict[str, torch.Generator]:
-    """Forks of the streams that a pass draws from."""
-    drawn: dict[str, torch.Generator] = {}
-    if state.config.model.dropout > 0:
-        drawn["dropout"] = fork(state.streams["dropout"])
-    if plan.stochastic_operands:
-        drawn["rounding_operands"] = fork(state.streams["rounding_operands"])
-    return drawn
+def commit_step(state: TrainState, step: Step) -> dict[int, float]:
+    """Make the step happen, or let go of its update where that is not finite.
+
+    Returns the share of weights that a new scale of the stored weights re-encoded, by layer.
+    """
+    flips: dict[int, float] = {}
+    if step.update is not None and step.finite:
+        flips = re_encode(state, step.update)
+        commit(state, step.update)
+        state.scales.update(step.summary.amax)
+    state.streams.adopt_all(step.result.streams_after)
+    state.step = step.number
+    return flips
 
 
-def _compiled_step(
+def update_norm(state: TrainState, update: CandidateUpdate) -> float | None:
+    """L2 norm of the change that ``update`` makes to all parameters, unrounded; None where not finite."""
+    return float(torch.linalg.vector_norm(update.wide - state.flat.values)) if update.finite else None
+
+
+def _in_turn(taps: list[Tap]) -> Tap | None:
+    if len(taps) < 2:
+        return taps[0] if taps else None
+    first, second = taps
+    return lambda layer, role, x: second(layer, role, first(layer, role, x))
+
+
+def _clip(
     state: TrainState,
-    batch: Batch,
-    compiled: CompiledPass,
-    plan: PrecisionPlan,
-    scales: list[list[float | None]],
-    out: Tensor | None,
-) -> StepResult:
-    drawn = _streams(state, plan)
-    found = compiled.run(
-        state.flat.values,
-        batch,
-        scales,
-        rounding_stream=drawn.get("rounding_operands"),
-        dropout_stream=drawn.get("dropout"),
-    )
-    used: dict[tuple[int, int], Scale] = {
-        (index, number): scale
-        for index, layer in enumerate(plan.layers)
-        for number, role in enumerate(OPERAND_ROLES)
-        if layer.format_of(role) and (scale := scales[index][number]) is not None
-    }
-    return StepResult(
-        loss=found.loss,
-        gradient=found.gradient if out is None else out.copy_(found.gradient),
-        stats=found.stats,
-        scales_used={**used, **found.scales_taken},
-        rounded_weights=found.rounded_weights,
-        streams_after=drawn,
-    )
-
-
-def _eager_step(
-    state: TrainState,
-    batch: Batch,
-    plan: PrecisionPlan,
-    scales: list[list[float | None]],
-    out: Tensor | None,
-    *,
-    count: Counters | None,
-    tap: Tap | None,
-    observer: Observer | None,
-) -> StepResult:
-    config = state.config
-    drawn = _streams(state, plan)
-    rounding = OperandRounding(
-        plan,
-        config.precision.scaling,
-        scales,
-        overflow=config.precision.overflow,
-        count=count,
-        generator=drawn.get("rounding_operands"),
-        device=state.device,
-        tap=tap,
-        observer=observer,
-    )
-    parameters = dict(state.model.named_parameters())
-    ordered = [parameters[name] for name in state.flat.names]
-    state.model.dropout_source.generator = drawn.get("dropout")
-    with state.slot.use(rounding):
-        loss = cross_entropy(state.model(batch.x.to(state.device)), batch.y.to(state.device))
-        gradients = torch.autograd.grad(loss, ordered)
-    state.model.dropout_source.generator = None
-    flat = torch.empty_like(state.flat.values) if out is None else out
-    torch.cat([gradient.reshape(-1) for gradient in gradients], out=flat)
-    return StepResult(
-        loss=loss.detach(),
-        gradient=flat,
-        stats=rounding.stats,
-        scales_used=rounding.scales_used,
-        rounded_weights=rounding.rounded_weights,
-        streams_after=drawn,
-    )
-
-
-def shadow_step(state: TrainState, batch: Batch, out: Tensor | None = None) -> StepResult:
-    """The float32 shadow: same batch, same stored weights, same random draws, every rounding bypassed.
-
-    Always eager: compiled it would save 7 % of a pass, and cost a second compilation.
-    """
-    plan = without_rounding(state.plan)
-    scales = state.scales.current(plan, state.config)
-    return _eager_step(state, batch, plan, scales, out, count=None, tap=None, observer=None)
-
-
-@torch.no_grad()
-def evaluation_loss(state: TrainState, batches: list[Batch], plan: PrecisionPlan | None = None) -> Tensor:
-    """Mean validation loss (0-d) of the deployed model, or of the model under ``plan``.
-
-    Reads the amax histories and writes none; draws from no stream.
-    """
-    config = state.config
-    plan = plan or state.plan
-    evaluated = OperandRounding(
-        plan,
-        config.precision.scaling,
-        state.scales.current(plan, config),
-        overflow=config.precision.overflow,
-        # A deployed model rounds its operands to nearest, so that its loss is a number and not a draw.
-        device=state.device,
-        deterministic=True,
-    )
-    total = torch.zeros((), dtype=torch.float64, device=state.device)
-    with state.slot.use(evaluated):
-        for batch in batches:
-            total += cross_entropy(state.model(batch.x.to(state.device)), batch.y.to(state.device)).double()
-    return total / len(batches)
+    summary: PassSummary,
+    result: PassResult,
+    rate: float,
+    clipper: PartitionRelativeClipper | None,
+) -> ClipOutcome:
+    """Clip the gradient in place where the config or the range clipper asks for it."""
+    limit = state.config.optimizer.gradient_clip
+    gradients = state.flat.model_views(result.gradient)
+    norm = None if limit is None else scale_to_norm(gradients, limit)
+    without = None
+    if clipper is not None:
+        if clipper.acts_at(summary.overflow_rate):
+            without = update_norm(state, candidate_update(state, result.gradient, rate))
+        return ClipOutcome(norm, clipper.clip(gradients, summary.overflow_rate), without)
+    return ClipOutcome(norm)

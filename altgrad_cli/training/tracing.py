@@ -1,6 +1,6 @@
 """A step run once more with every tensor looked at: what was not finite, where first, and a hash of each.
 
-The traced pass is ``compute_step`` itself, seen through module hooks, gradient hooks and the rounding tap; so
+The traced step is ``compute_step`` itself, seen through module hooks, gradient hooks and the rounding tap; so
 its trace is the trace of the step it repeats. Records stand in execution order:
 
     state      what goes in: batch, random streams, parameters, Adam's moments, amax histories
@@ -11,7 +11,7 @@ its trace is the trace of the step it repeats. Records stand in execution order:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,16 +19,13 @@ import torch
 from torch import Tensor
 
 from altgrad_cli.config.precision import HEAD, OPERAND_ROLES, Role
-from altgrad_cli.rounding.quantize import STATS, round_to_grid
+from altgrad_cli.rounding.quantize import round_to_grid
 from altgrad_cli.rounding.scaling import current_scale
 from altgrad_cli.subjects.corpus.batches import Batch
-from altgrad_cli.surgery.linear import Tap
-from altgrad_cli.surgery.precision_plan import PrecisionPlan
+from altgrad_cli.surgery.linear import Scales
 from altgrad_cli.training.faults import Faults
-from altgrad_cli.training.monitors import clipper_for
-from altgrad_cli.training.schedule import learning_rate_at
 from altgrad_cli.training.state import TrainState
-from altgrad_cli.training.step import StepResult, compute_step
+from altgrad_cli.training.step import Step, compute_step
 from altgrad_cli.training.streams import fork
 from altgrad_cli.training.trace_record import TraceRecord, record_of
 from altgrad_cli.training.update import CandidateUpdate, candidate_update
@@ -39,23 +36,21 @@ STEP_STREAMS = ("dropout", "rounding_operands", "rounding_update")
 
 @dataclass(frozen=True, slots=True)
 class StepTrace:
-    """The records of one step, and what it gave."""
+    """The records of one step, and the step."""
 
     records: tuple[TraceRecord, ...]
-    result: StepResult
-    update: CandidateUpdate | None
+    step: Step
 
 
 class _Observer:
     """Collects records from the hooks and the tap of one pass."""
 
-    def __init__(
-        self, state: TrainState, plan: PrecisionPlan, scales: Sequence[Sequence[float | None]]
-    ) -> None:
+    def __init__(self, state: TrainState, scales: Scales) -> None:
         self.records: list[TraceRecord] = []
-        self._state, self._plan, self._scales = state, plan, scales
+        self._state, self._layers, self._scales = state, state.plan.layers, scales
         # Stochastic operands are rounded here a second time, in step with the pass and from the same stream.
-        self._generator = fork(state.streams["rounding_operands"]) if plan.stochastic_operands else None
+        stochastic = state.plan.stochastic_operands
+        self._generator = fork(state.streams["rounding_operands"]) if stochastic else None
 
     def see(self, tensor: Tensor, **where: Any) -> None:
         self.records.append(record_of(tensor, **where))
@@ -63,12 +58,12 @@ class _Observer:
     def operand(self, layer: int, role: Role, x: Tensor) -> None:
         where: dict[str, Any] = {
             "phase": "backward" if role == "gradients" else "forward",
-            "module": self._plan.layers[layer].name,
+            "module": self._layers[layer].name,
             "role": role,
         }
         given = record_of(x, **where, part="input")
         self.records.append(given)
-        fmt = self._plan.layers[layer].format_of(role)
+        fmt = self._layers[layer].format_of(role)
         if fmt is None:
             return
         config = self._state.config.precision
@@ -91,33 +86,20 @@ class _Observer:
         self.records.append(record)
 
 
-def traced_step(
+def trace_step(
     state: TrainState,
     batch: Batch,
     *,
-    learning_rate: float | None,
-    tap: Tap | None = None,
-    plan: PrecisionPlan | None = None,
-    scales: list[list[float | None]] | None = None,
-    adjust_gradient: Callable[[StepResult], object] | None = None,
-    alter_update: Callable[[CandidateUpdate], CandidateUpdate] | None = None,
+    learning_rate: float | None = None,
+    scales: Scales | None = None,
+    faults: Faults | None = None,
 ) -> StepTrace:
-    """``compute_step`` and the candidate update, with a record of every tensor; the state is not changed.
-
-    Args:
-        learning_rate: of the update; None leaves the optimizer phase out.
-        tap: replaces operands before they are rounded and seen (planted faults).
-        plan, scales: as for ``compute_step``.
-        adjust_gradient: what happens in place to the flat gradient before the update (clipping).
-        alter_update: what happens to the candidate (planted faults).
-    """
-    plan = plan or state.plan
-    scales = scales if scales is not None else state.scales.current(plan, state.config)
-    observer = _Observer(state, plan, scales)
+    """``compute_step`` with a record of every tensor; its arguments mean the same."""
+    scales = scales if scales is not None else state.scales.current(state.plan, state.config)
+    observer = _Observer(state, scales)
     _see_inputs(observer, state, batch)
 
-    def seen(layer: int, role: Role, x: Tensor) -> Tensor:
-        x = x if tap is None else tap(layer, role, x)
+    def look(layer: int, role: Role, x: Tensor) -> Tensor:
         observer.operand(layer, role, x)
         return x
 
@@ -130,20 +112,17 @@ def traced_step(
     for name, parameter in state.model.named_parameters():
         handles.append(parameter.register_hook(_gradient_hook(observer, owner.get(name, _module_of(name)))))
     try:
-        result = compute_step(state, batch, plan=plan, scales=scales, tap=seen)
+        step = compute_step(
+            state, batch, learning_rate=learning_rate, scales=scales, faults=faults, look=look
+        )
     finally:
         for handle in handles:
             handle.remove()
-    _place_loss(observer, result.loss)
-    update = None
-    if learning_rate is not None:
-        if adjust_gradient is not None:
-            adjust_gradient(result)
-        update = candidate_update(state, result.gradient, learning_rate)
-        if alter_update is not None:
-            update = alter_update(update)
-        _see_update(observer, state, update)
-    return StepTrace(tuple(observer.records), result, update)
+    _place_loss(observer, step.result.loss)
+    # What a pass that is not finite would have written is never computed in training; a trace shows it.
+    update = step.update or candidate_update(state, step.result.gradient, step.learning_rate)
+    _see_update(observer, state, update)
+    return StepTrace(tuple(observer.records), step)
 
 
 def _module_of(parameter: str) -> str:
@@ -204,53 +183,3 @@ def _see_update(observer: _Observer, state: TrainState, update: CandidateUpdate)
         for name, view, begin in zip(flat.names, flat.views(buffer), flat.bounds, strict=False):
             if begin >= start:  # the frozen control's block moments are never computed
                 observer.see(view, phase="optimizer", module=_module_of(name), role=role, part=part)
-
-
-def trace_step(
-    state: TrainState, batch: Batch, *, tap: Tap | None = None, faults: Faults | None = None
-) -> tuple[TraceRecord, ...]:
-    """The records of the step that ``state`` stands before.
-
-    Args:
-        tap: that of the step itself.
-        faults: those of the run, so that a struck update is struck again.
-    """
-    number = state.step + 1
-    trace = traced_step(
-        state,
-        batch,
-        learning_rate=learning_rate_at(state.config, number),
-        tap=tap,
-        adjust_gradient=lambda result: clip_like_engine(state, result),
-        alter_update=None if faults is None else lambda update: faults.alter_update(state, update, number),
-    )
-    return trace.records
-
-
-def clip_like_engine(state: TrainState, result: StepResult) -> None:
-    """Clip the flat gradient of ``result`` in place where the config or the range clipper would."""
-    limits = []
-    if state.config.optimizer.gradient_clip is not None:
-        limits.append(state.config.optimizer.gradient_clip)
-    clipper = clipper_for(state.config, state.format)
-    if clipper is not None and largest_overflow_rate(result) >= clipper.overflow_threshold:
-        limits.append(clipper.clip_threshold)
-    if not limits or not bool(torch.isfinite(result.gradient).all()):
-        return
-    # torch sums a norm tensor by tensor, in the order of the parameters: so does this.
-    by_name = dict(zip(state.flat.names, state.flat.views(result.gradient), strict=True))
-    ordered = [by_name[name] for name, _ in state.model.named_parameters()]
-    for limit in limits:
-        norm = torch.nn.utils.get_total_norm(ordered)
-        factor = torch.clamp(limit / (norm + 1e-6), max=1.0)
-        for gradient in ordered:
-            gradient.mul_(factor)
-
-
-def largest_overflow_rate(result: StepResult) -> float:
-    """Largest overflow rate of any layer and operand role in this pass."""
-    if result.stats is None:
-        return 0.0
-    counted = result.stats[..., STATS.index("count")]
-    rates = result.stats[..., STATS.index("overflow")] / counted
-    return float(torch.where(counted > 0, rates, 0.0).max())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,8 @@ class FlatParameters:
     """How many of the parameters are linear weights of the blocks."""
     matrix_end: int
     """Where the matrices end: weight decay acts before it."""
+    model_order: tuple[int, ...]
+    """Number of each of the model's parameters, as the model lists them."""
 
     @property
     def linear_end(self) -> int:
@@ -38,8 +41,7 @@ class FlatParameters:
     def layout(self, *, blocks_only: bool) -> FlatLayout:
         """Where the blocks' linear weights lie, or all parameters (a vector is one row)."""
         shapes = self.shapes[: self.linear_count] if blocks_only else self.shapes
-        rows = [shape if len(shape) > 1 else (1, *shape) for shape in shapes]
-        return FlatLayout(rows, device=self.values.device)
+        return _layout(shapes, self.values.device)
 
     def views(self, buffer: Tensor) -> list[Tensor]:
         """``buffer`` (aligned with ``values``) cut into one tensor a parameter, in its shape."""
@@ -48,10 +50,20 @@ class FlatParameters:
             for start, end, shape in zip(self.bounds, self.bounds[1:], self.shapes, strict=False)
         ]
 
+    def model_views(self, buffer: Tensor) -> list[Tensor]:
+        """The same in the model's own order, in which torch adds up a norm."""
+        views = self.views(buffer)
+        return [views[number] for number in self.model_order]
+
     def linear_views(self, buffer: Tensor) -> list[Tensor]:
         """The same for the blocks' linear weights only."""
         bounds, shapes = self.bounds, self.shapes[: self.linear_count]
         return [buffer[bounds[i] : bounds[i + 1]].view(shape) for i, shape in enumerate(shapes)]
+
+
+@lru_cache(maxsize=8)
+def _layout(shapes: tuple[tuple[int, ...], ...], device: torch.device) -> FlatLayout:
+    return FlatLayout([shape if len(shape) > 1 else (1, *shape) for shape in shapes], device=device)
 
 
 def flatten(model: nn.Module, linear_names: Sequence[str]) -> FlatParameters:
@@ -74,6 +86,7 @@ def flatten(model: nn.Module, linear_names: Sequence[str]) -> FlatParameters:
         bounds=tuple(bounds),
         linear_count=len(linear),
         matrix_end=bounds[len(linear) + len(matrices)],
+        model_order=tuple(map(order.index, parameters)),
     )
     for name, value, gradient in zip(order, flat.views(values), flat.views(flat.gradient), strict=True):
         parameters[name].data = value

@@ -12,7 +12,7 @@ import torch
 from altgrad_cli.checkpoints.file import read_checkpoint, write_checkpoint
 from altgrad_cli.forensics.evidence import Evidence, open_evidence
 from altgrad_cli.forensics.replay import Replay, replay
-from altgrad_cli.training import step
+from altgrad_cli.training.passes import eager
 from tests.forensics.conftest import Capture, captured
 
 SETTINGS = (
@@ -64,7 +64,7 @@ def test_every_regime_is_reproduced(capture: Capture, regime: str) -> None:
 def test_a_replay_of_a_compiled_run_says_that_it_is_of_the_eager_form(
     capture: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(step, "find_pass", lambda *arguments: None)  # spares the test the compiler
+    monkeypatch.setattr(eager, "find_pass", lambda *arguments: None)  # spares the test the compiler
     result = replayed(capture("runtime.compile=true", "runtime.capture_at=3"))
     assert result.compiled
     assert result.bit_exact is True

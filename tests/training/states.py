@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 
 from altgrad_cli.subjects.corpus.batches import Batch
+from altgrad_cli.training.passes.eager import PassResult
 from altgrad_cli.training.state import TrainState
-from altgrad_cli.training.step import StepResult, compute_step
-from altgrad_cli.training.update import CandidateUpdate, candidate_update, commit, re_encode
+from altgrad_cli.training.step import commit_step, compute_step
+from altgrad_cli.training.update import CandidateUpdate
 
 VOCABULARY = 256
 
@@ -21,15 +22,9 @@ def random_batch(seed: int = 1, *, rows: int = 4, block: int = 16, vocabulary: i
 
 def take_step(
     state: TrainState, seed: int = 1, learning_rate: float = 1e-3
-) -> tuple[StepResult, CandidateUpdate]:
-    """Pass, candidate, re-encoding and commit, in the engine's order."""
-    result = compute_step(state, random_batch(seed))
-    update = candidate_update(state, result.gradient, learning_rate)
-    assert update.finite
-    re_encode(state, update)
-    commit(state, update)
-    assert result.stats is not None
-    state.scales.update(result.stats[:, :, 0].tolist())
-    state.streams.adopt_all(result.streams_after)
-    state.step += 1
-    return result, update
+) -> tuple[PassResult, CandidateUpdate]:
+    """One step as the engine takes it, on a random batch."""
+    step = compute_step(state, random_batch(seed), learning_rate=learning_rate)
+    assert step.update is not None and step.finite
+    commit_step(state, step)
+    return step.result, step.update

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from altgrad_cli.config.run import TrainConfig
-from altgrad_cli.training import engine
+from altgrad_cli.training import engine, step
 from altgrad_cli.training.engine import train
 from altgrad_cli.training.events import (
     Evaluated,
@@ -106,16 +106,17 @@ def test_the_order_test_can_fail(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) ->
     common = ("precision.regime=fp32", "optimizer.eps=10", "optimizer.weight_decay=0", "max_steps=1")
     start = weights_after(tiny(*common, "learning_rate=1e-30"))
     plain = weights_after(tiny(*common))
-    real_commit = engine._commit
-    monkeypatch.setattr(engine, "_clip", lambda *args: iter(()))
+    real_clip, real_commit, late_clips = step.scale_to_norm, step.commit, []
+    monkeypatch.setattr(step, "scale_to_norm", lambda gradients, limit: 0.0)
 
-    def commit_then_clip(state, result, update, pulse):
-        real_commit(state, result, update, pulse)
-        torch.nn.utils.clip_grad_norm_(state.model.parameters(), 1e-3)
+    def commit_then_clip(state, update):
+        real_commit(state, update)
+        late_clips.append(real_clip(state.flat.model_views(state.flat.gradient), 1e-3))
 
-    monkeypatch.setattr(engine, "_commit", commit_then_clip)
+    monkeypatch.setattr(step, "commit", commit_then_clip)
     late = weights_after(tiny(*common, "optimizer.gradient_clip=1e-3"))
     assert float((late - start).norm() / (plain - start).norm()) == pytest.approx(1.0)
+    assert late_clips[0] > 1e-3, "the limit would have bound"
 
 
 def weights_after(config: TrainConfig) -> torch.Tensor:

@@ -13,8 +13,8 @@ from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import ConfigError
 from altgrad_cli.subjects.corpus.batches import Batch
 from altgrad_cli.training.faults import SPIKE, Faults, Injection, parse_injection, resolve_injections
+from altgrad_cli.training.passes.eager import run_pass
 from altgrad_cli.training.state import TrainState, build_state
-from altgrad_cli.training.step import compute_step
 from altgrad_cli.training.update import candidate_update
 
 Tiny = Callable[..., TrainConfig]
@@ -107,7 +107,7 @@ def test_open_places_are_chosen_alike_in_every_process() -> None:
 def test_one_element_of_one_operand_is_struck(state: TrainState, batch: Batch, role: str, kind: str) -> None:
     planted = faults(state, f"{kind}@5:blocks.1.attn.c_proj:{role}")
     before: dict[tuple[int, str], torch.Tensor] = {}
-    compute_step(state, batch, tap=lambda layer, r, x: before.setdefault((layer, r), x.clone()))
+    run_pass(state, batch, tap=lambda layer, r, x: before.setdefault((layer, r), x.clone()))
     seen: dict[tuple[int, str], torch.Tensor] = {}
     with planted.active(state, 5) as tap:
         assert tap is not None
@@ -115,7 +115,7 @@ def test_one_element_of_one_operand_is_struck(state: TrainState, batch: Batch, r
         def watch(layer: int, r: str, x: torch.Tensor) -> torch.Tensor:
             return seen.setdefault((layer, r), tap(layer, r, x))  # type: ignore[arg-type]
 
-        compute_step(state, batch, tap=watch)
+        run_pass(state, batch, tap=watch)
     layer = state.layer_names.index("blocks.1.attn.c_proj")
     changed = (seen[layer, role] != before[layer, role]).flatten()
     assert int(changed.sum()) == 1
@@ -135,7 +135,7 @@ def test_other_steps_are_left_alone(state: TrainState, batch: Batch) -> None:
     planted = faults(state, "nan@5:lm_head:gradients", "inf@6:data", "amax@7:lm_head:weights")
     with planted.active(state, 4) as tap:
         assert tap is None
-        assert bool(torch.isfinite(compute_step(state, batch).gradient).all())
+        assert bool(torch.isfinite(run_pass(state, batch).gradient).all())
     assert planted.alter_batch(batch, 4) is batch
     planted.before_step(state, 4)
     assert planted.struck == []
@@ -146,8 +146,8 @@ def test_a_data_fault_strikes_the_embedded_batch_and_is_gone_afterwards(
 ) -> None:
     planted = faults(state, "inf@5:data")
     with planted.active(state, 5) as tap:
-        assert not bool(torch.isfinite(compute_step(state, batch, tap=tap).loss))
-    assert bool(torch.isfinite(compute_step(state, batch).loss))
+        assert not bool(torch.isfinite(run_pass(state, batch, tap=tap).loss))
+    assert bool(torch.isfinite(run_pass(state, batch).loss))
     assert bool(torch.isfinite(state.flat.values).all())
     assert planted.struck[0]["role"] == "data"
 
@@ -193,7 +193,7 @@ def test_an_amax_fault_without_a_history_strikes_nothing(state: TrainState) -> N
 @pytest.mark.parametrize("kind", ["nan", "inf"])
 def test_a_struck_update_is_not_finite(tiny: Tiny, batch: Batch, regime: str, kind: str) -> None:
     state = build_state(tiny("fp8_format=E5M2", f"precision.regime={regime}"), 256)
-    update = candidate_update(state, compute_step(state, batch).gradient, 1e-3)
+    update = candidate_update(state, run_pass(state, batch).gradient, 1e-3)
     assert update.finite
     planted = faults(state, f"{kind}@5:blocks.0.mlp.c_fc:stored_weights")
     assert planted.alter_update(state, update, 4) is update

@@ -86,9 +86,9 @@ def with_stall(monkeypatch: pytest.MonkeyPatch, rate: float) -> None:
     """Let every step of the loop measure this stall rate."""
     real = engine.read_update
 
-    def planted(state, result, update, monitors, measured):  # type: ignore[no-untyped-def]
-        real(state, result, update, monitors, measured)
-        measured.metrics["bit_stall_rate"] = rate
+    def planted(state, step, *watchers):  # type: ignore[no-untyped-def]
+        real(state, step, *watchers)
+        step.summary.measured.metrics["bit_stall_rate"] = rate
 
     monkeypatch.setattr(engine, "read_update", planted)
 
@@ -217,9 +217,9 @@ def test_a_format_frozen_from_the_start_is_detected_after_the_warm_up(
 ) -> None:
     real = engine.read_update
 
-    def planted(state, result, update, monitors, measured):  # type: ignore[no-untyped-def]
-        real(state, result, update, monitors, measured)
-        measured.metrics |= {"bit_stall_rate": 0.99, "update_transfer": 0.01}
+    def planted(state, step, *watchers):  # type: ignore[no-untyped-def]
+        real(state, step, *watchers)
+        step.summary.measured.metrics |= {"bit_stall_rate": 0.99, "update_transfer": 0.01}
 
     monkeypatch.setattr(engine, "read_update", planted)
     events = list(train(tiny("fp8_format=E7M0", "optimizer.warmup_steps=3", "max_steps=54", *FAST)))

@@ -13,8 +13,8 @@ from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import ConfigError
 from altgrad_cli.formats import parse_format
 from altgrad_cli.rounding.quantize import round_to_grid
+from altgrad_cli.training.passes.eager import run_pass
 from altgrad_cli.training.state import build_state, choose_device, encode_stored_weights, fingerprint
-from altgrad_cli.training.step import compute_step
 from tests.training.states import random_batch, take_step
 
 Tiny = Callable[..., TrainConfig]
@@ -102,7 +102,7 @@ def test_the_margin_widens_every_scale(tiny: Tiny) -> None:
     one, wide = (
         build_state(tiny("fp8_format=E4M3", f"precision.scaling.margin={margin}"), 256) for margin in (1, 4)
     )
-    a, b = (compute_step(state, random_batch()) for state in (one, wide))
+    a, b = (run_pass(state, random_batch()) for state in (one, wide))
     for key in a.scales_used:
         if key[0] < 8 and key[1] == 1:
             assert float(b.scales_used[key]) == 4 * float(a.scales_used[key])
@@ -112,7 +112,7 @@ def test_exact_scales_put_amax_on_the_maximum(tiny: Tiny) -> None:
     state = build_state(
         tiny("fp8_format=E4M3", "precision.regime=standard", "precision.scaling.power_of_two=false"), 256
     )
-    result = compute_step(state, random_batch())
+    result = run_pass(state, random_batch())
     assert result.stats is not None
     assert float(result.scales_used[3, 0]) == float(result.stats[3, 0, 0]) / 448
 
@@ -121,7 +121,7 @@ def test_the_recipe_none_has_scale_one_everywhere(tiny: Tiny) -> None:
     state = build_state(tiny("precision.scaling.recipe=none", "precision.regime=standard"), 256)
     take_step(state)
     assert state.scales.current(state.plan, state.config) == [[1.0] * 3] * 9
-    assert set(map(float, compute_step(state, random_batch()).scales_used.values())) == {1.0}
+    assert set(map(float, run_pass(state, random_batch()).scales_used.values())) == {1.0}
 
 
 def test_amax_scales_never_look_back(tiny: Tiny) -> None:
@@ -157,5 +157,5 @@ def test_a_large_vocabulary_only_widens_the_embedding(tiny: Tiny) -> None:
     small, large = build_state(tiny(), 256), build_state(tiny(), 4096)
     assert large.flat.values.numel() - small.flat.values.numel() == (4096 - 256) * 32
     assert large.flat.linear_end == small.flat.linear_end
-    result = compute_step(large, random_batch(vocabulary=4096))
+    result = run_pass(large, random_batch(vocabulary=4096))
     assert float(result.loss) == pytest.approx(math.log(4096), rel=0.01)

@@ -13,8 +13,8 @@ from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.metrics.shadow import SHADOW_COLUMNS, SHADOW_METRICS, measure_shadow
 from altgrad_cli.metrics.spec import evaluate, pool
 from altgrad_cli.surgery.precision_plan import without_rounding
+from altgrad_cli.training.passes.eager import run_pass, shadow_pass
 from altgrad_cli.training.state import TrainState, build_state
-from altgrad_cli.training.step import compute_step, shadow_step
 from tests.training.states import random_batch, take_step
 
 Tiny = Callable[..., TrainConfig]
@@ -37,8 +37,8 @@ def by_hand(gradient: torch.Tensor, reference: torch.Tensor) -> tuple[float, flo
 def test_the_shadow_is_bit_equal_where_no_role_is_rounded(tiny: Tiny, regime: str) -> None:
     state = build_state(tiny("fp8_format=E3M4", f"precision.regime={regime}", "model.dropout=0.1"), 256)
     take_step(state)
-    bypassed = compute_step(state, random_batch(2), plan=without_rounding(state.plan))
-    shadow = shadow_step(state, random_batch(2))
+    bypassed = run_pass(state, random_batch(2), plan=without_rounding(state.plan))
+    shadow = shadow_pass(state, random_batch(2))
     assert torch.equal(bypassed.loss, shadow.loss)
     assert torch.equal(bypassed.gradient, shadow.gradient)
     found = shadow_metrics(state, bypassed.gradient.double(), shadow.gradient.double())
@@ -51,7 +51,7 @@ def test_the_shadow_is_bit_equal_where_no_role_is_rounded(tiny: Tiny, regime: st
 @pytest.mark.parametrize("regime", ["standard", "uniform"])
 def test_the_shadow_differs_where_something_is_rounded(tiny: Tiny, regime: str) -> None:
     state = build_state(tiny("fp8_format=E3M4", f"precision.regime={regime}"), 256)
-    result, shadow = compute_step(state, random_batch()), shadow_step(state, random_batch())
+    result, shadow = run_pass(state, random_batch()), shadow_pass(state, random_batch())
     found = shadow_metrics(state, result.gradient, shadow.gradient)
     cosine, sqnr = by_hand(result.gradient, shadow.gradient)
     assert found["gradient_cosine"] == pytest.approx(cosine, abs=1e-5)
@@ -62,11 +62,9 @@ def test_the_shadow_differs_where_something_is_rounded(tiny: Tiny, regime: str) 
 def test_the_shadow_reads_the_stored_weights_and_not_their_ancestors(tiny: Tiny) -> None:
     stored = build_state(tiny("fp8_format=E7M0", "precision.regime=uniform"), 256)
     plain = build_state(tiny("precision.regime=fp32"), 256)
-    assert not torch.equal(shadow_step(stored, random_batch()).loss, compute_step(plain, random_batch()).loss)
+    assert not torch.equal(shadow_pass(stored, random_batch()).loss, run_pass(plain, random_batch()).loss)
     plain.flat.values.copy_(stored.flat.values)
-    assert torch.equal(
-        shadow_step(stored, random_batch()).gradient, compute_step(plain, random_batch()).gradient
-    )
+    assert torch.equal(shadow_pass(stored, random_batch()).gradient, run_pass(plain, random_batch()).gradient)
 
 
 def test_cosine_and_sqnr_rise_with_every_mantissa_bit(tiny: Tiny) -> None:
@@ -77,7 +75,7 @@ def test_cosine_and_sqnr_rise_with_every_mantissa_bit(tiny: Tiny) -> None:
             tiny(f"fp8_format=E5M{mantissa}", "precision.regime=standard", "precision.head_format=fp32"), 256
         )
         batch = random_batch(3, rows=8)
-        result, shadow = compute_step(state, batch), shadow_step(state, batch)
+        result, shadow = run_pass(state, batch), shadow_pass(state, batch)
         found = shadow_metrics(state, result.gradient.double(), shadow.gradient.double())
         cosines.append(found["gradient_cosine"])
         ratios.append(found["gradient_sqnr"])

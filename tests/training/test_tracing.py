@@ -10,10 +10,11 @@ import torch
 
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.subjects.corpus.batches import Batch
+from altgrad_cli.training.passes.eager import run_pass
 from altgrad_cli.training.state import TrainState, build_state, fingerprint
 from altgrad_cli.training.step import compute_step
 from altgrad_cli.training.trace_record import Phase, from_plain, record_of, to_plain
-from altgrad_cli.training.tracing import clip_like_engine, trace_step, traced_step
+from altgrad_cli.training.tracing import trace_step
 from altgrad_cli.training.update import candidate_update
 
 Tiny = Callable[..., TrainConfig]
@@ -32,9 +33,9 @@ def built(tiny: Tiny, *overrides: str) -> TrainState:
 @pytest.mark.parametrize("rounding", ["nearest", "stochastic_all"])
 def test_tracing_changes_nothing(tiny: Tiny, regime: str, rounding: str) -> None:
     state = built(tiny, f"precision.regime={regime}", f"precision.rounding={rounding}")
-    plain = compute_step(state, batch())
+    plain = run_pass(state, batch())
     update = candidate_update(state, plain.gradient, 1e-3)
-    traced = traced_step(state, batch(), learning_rate=1e-3)
+    traced = trace_step(state, batch(), learning_rate=1e-3).step
     assert torch.equal(traced.result.loss, plain.loss)
     assert torch.equal(traced.result.gradient, plain.gradient)
     assert traced.update is not None
@@ -49,20 +50,20 @@ def test_tracing_changes_nothing(tiny: Tiny, regime: str, rounding: str) -> None
 def test_rounded_operands_are_those_of_the_step(tiny: Tiny, rounding: str) -> None:
     """The trace rounds a second time beside the pass: the weights that the pass kept are the oracle."""
     state = built(tiny, "precision.regime=standard", f"precision.rounding={rounding}")
-    traced = traced_step(state, batch(), learning_rate=None)
+    traced = trace_step(state, batch())
     rounded = {
         record.module: record.hash
         for record in traced.records
         if record.role == "weights" and record.part == "rounded"
     }
     assert len(rounded) == len(state.layers)
-    for layer, tensor in traced.result.rounded_weights.items():
+    for layer, tensor in traced.step.result.rounded_weights.items():
         assert rounded[state.layer_names[layer]] == fingerprint(tensor)
 
 
 def test_records_stand_in_execution_order(tiny: Tiny) -> None:
     state = built(tiny, "precision.regime=standard")
-    records = traced_step(state, batch(), learning_rate=1e-3).records
+    records = trace_step(state, batch(), learning_rate=1e-3).records
     phases = [get_args(Phase).index(record.phase) for record in records]
     assert phases == sorted(phases)
     order = [record.module for record in records if record.role == "activations" and record.part == "input"]
@@ -76,7 +77,7 @@ def test_records_stand_in_execution_order(tiny: Tiny) -> None:
 
 def test_every_parameter_is_seen_before_and_after(tiny: Tiny) -> None:
     state = built(tiny, "precision.regime=uniform")
-    records = traced_step(state, batch(), learning_rate=1e-3).records
+    records = trace_step(state, batch(), learning_rate=1e-3).records
     for phase, role in (
         ("state", "stored_weights"),
         ("backward", "weight_gradient"),
@@ -98,7 +99,7 @@ def test_what_is_rounded_to_inf_keeps_the_value_before(tiny: Tiny) -> None:
     for row in state.scales.histories[:3]:
         assert row[1] is not None
         row[1].values = [1e-6]
-    records = traced_step(state, batch(), learning_rate=None).records
+    records = trace_step(state, batch()).records
     first = next(record for record in records if record.nonfinite)
     assert (first.role, first.part, first.module) == ("activations", "rounded", state.layer_names[0])
     assert first.before is not None and first.scale is not None
@@ -108,19 +109,13 @@ def test_what_is_rounded_to_inf_keeps_the_value_before(tiny: Tiny) -> None:
 
 def test_a_payload_gives_the_records_back(tiny: Tiny) -> None:
     state = built(tiny)
-    records = traced_step(state, batch(), learning_rate=1e-3).records
-    again = trace_step(state, batch())
-    assert len(again) == len(records)
-    assert from_plain(to_plain(again)) == again
+    records = trace_step(state, batch(), learning_rate=1e-3).records
+    assert from_plain(to_plain(records)) == records
 
 
 def test_the_clip_is_torch_s(tiny: Tiny) -> None:
     state = built(tiny, "precision.regime=standard", "optimizer.gradient_clip=0.05")
-    result = compute_step(state, batch(), out=state.flat.gradient)
-    expected = state.flat.gradient.clone()
+    unclipped = run_pass(state, batch(), out=state.flat.gradient).gradient.clone()
     torch.nn.utils.clip_grad_norm_(state.model.parameters(), 0.05)
-    clipped = state.flat.gradient.clone()
-    assert not torch.equal(clipped, expected)
-    state.flat.gradient.copy_(expected)
-    clip_like_engine(state, result)
-    assert torch.equal(result.gradient, clipped)
+    assert not torch.equal(state.flat.gradient, unclipped)
+    assert torch.equal(compute_step(state, batch()).result.gradient, state.flat.gradient)

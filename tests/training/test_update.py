@@ -12,8 +12,8 @@ from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.formats import parse_format
 from altgrad_cli.metrics.grid import grid_alignment_error
 from altgrad_cli.rounding.quantize import STATS, code_index, encode
+from altgrad_cli.training.passes.eager import run_pass
 from altgrad_cli.training.state import TrainState, build_state
-from altgrad_cli.training.step import compute_step
 from altgrad_cli.training.update import CandidateUpdate, candidate_update, commit, re_encode
 from tests.training.states import random_batch, take_step
 
@@ -47,7 +47,7 @@ def by_torch(state: TrainState, gradient: torch.Tensor, rate: float) -> torch.Te
 
 def test_the_candidate_is_torchs_adamw_with_decay_on_matrices_only(tiny: Tiny) -> None:
     state = build_state(tiny("precision.regime=fp32"), 256)
-    result = compute_step(state, random_batch())
+    result = run_pass(state, random_batch())
     update = candidate_update(state, result.gradient, 1e-3)
     assert torch.equal(update.wide, by_torch(state, result.gradient, 1e-3))
 
@@ -55,7 +55,7 @@ def test_the_candidate_is_torchs_adamw_with_decay_on_matrices_only(tiny: Tiny) -
 @pytest.mark.parametrize("regime", ["fp32", "standard", "uniform"])
 def test_a_candidate_leaves_the_state_alone_until_it_is_committed(tiny: Tiny, regime: str) -> None:
     state = build_state(tiny(f"precision.regime={regime}", "precision.rounding=stochastic"), 256)
-    result = compute_step(state, random_batch())
+    result = run_pass(state, random_batch())
     values, m = state.flat.values.clone(), state.adam.m.clone()
     stream = state.streams["rounding_update"].get_state()
     first = candidate_update(state, result.gradient, 1e-3)
@@ -92,7 +92,7 @@ def test_stored_weights_are_on_their_grid_after_every_step(tiny: Tiny, name: str
 
 def test_the_rest_of_the_network_takes_the_unrounded_update(tiny: Tiny) -> None:
     state = build_state(tiny("fp8_format=E7M0"), 256)
-    result = compute_step(state, random_batch())
+    result = run_pass(state, random_batch())
     expected = by_torch(state, result.gradient, 1e-3)
     update = candidate_update(state, result.gradient, 1e-3)
     commit(state, update)
@@ -118,7 +118,7 @@ def test_a_gradient_that_is_not_finite_makes_an_update_that_says_so(
     tiny: Tiny, bad: float, where: int
 ) -> None:
     state = build_state(tiny(), 256)
-    gradient = compute_step(state, random_batch()).gradient
+    gradient = run_pass(state, random_batch()).gradient
     gradient[where] = bad
     update = candidate_update(state, gradient, 1e-3)
     assert not update.finite
@@ -211,7 +211,7 @@ def test_an_update_is_counted_at_the_scale_before_it(tiny: Tiny) -> None:
 def test_a_mixed_plan_stores_some_layers_and_keeps_masters_of_the_others(tiny: Tiny) -> None:
     rule = 'precision.rules=[{pattern: "blocks.0.*", format: BF16}]'
     state = build_state(tiny("fp8_format=E3M4", rule), 256)
-    result = compute_step(state, random_batch())
+    result = run_pass(state, random_batch())
     expected = by_torch(state, result.gradient, 1e-3)
     update = candidate_update(state, result.gradient, 1e-3)
     assert update.stored_stats is not None
@@ -226,7 +226,7 @@ def test_a_mixed_plan_stores_some_layers_and_keeps_masters_of_the_others(tiny: T
 def test_stochastic_updates_are_unbiased(tiny: Tiny) -> None:
     """tau = <w' - w, dw> / |dw|^2 has mean 1: its mean over many draws lies within three standard errors."""
     state = build_state(tiny("fp8_format=E3M4", "precision.rounding=stochastic"), 256)
-    gradient = compute_step(state, random_batch()).gradient
+    gradient = run_pass(state, random_batch()).gradient
     end = state.flat.linear_end
     before = state.flat.values[:end].double()
 
@@ -250,7 +250,7 @@ def test_stochastic_updates_are_unbiased(tiny: Tiny) -> None:
 
 def test_stochastic_updates_go_to_a_neighbour(tiny: Tiny) -> None:
     state = build_state(tiny("fp8_format=E3M4", "precision.rounding=stochastic"), 256)
-    gradient = compute_step(state, random_batch()).gradient
+    gradient = run_pass(state, random_batch()).gradient
     update = candidate_update(state, gradient, 1e-3)
     assert update.stored is not None
     fmt = parse_format("E3M4")
@@ -264,7 +264,7 @@ def test_stochastic_updates_go_to_a_neighbour(tiny: Tiny) -> None:
 
 def test_moments_are_stored_only_where_the_role_is_on(tiny: Tiny) -> None:
     plain = build_state(tiny("fp8_format=E4M3", "precision.regime=standard"), 256)
-    gradient = compute_step(plain, random_batch()).gradient
+    gradient = run_pass(plain, random_batch()).gradient
     plain_m = candidate_update(plain, gradient, 1e-3).adam.m
     torch.testing.assert_close(plain_m, 0.1 * gradient, rtol=1e-6, atol=0)
     state = build_state(
@@ -287,7 +287,7 @@ def test_the_frozen_control_keeps_the_moments_of_its_blocks_through_steps(tiny: 
     end = state.flat.linear_end
     weights = state.flat.values[:end].clone()
     for seed in range(3):
-        commit(state, candidate_update(state, compute_step(state, random_batch(seed)).gradient, 1e-3))
+        commit(state, candidate_update(state, run_pass(state, random_batch(seed)).gradient, 1e-3))
         assert torch.equal(state.flat.values[:end], weights)
         assert not state.adam.m[:end].any() and not state.adam.v[:end].any()
         assert state.adam.m[end:].any()

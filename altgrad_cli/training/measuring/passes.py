@@ -25,14 +25,13 @@ from altgrad_cli.metrics.gradient import (
     GRADIENT_METRICS,
     measure_gradients,
 )
-from altgrad_cli.metrics.layer_sums import FlatLayout
 from altgrad_cli.metrics.persistence import DeadNeurons
 from altgrad_cli.metrics.rounding import ROUNDING_METRICS, pool_rounding, rounding_row
 from altgrad_cli.metrics.shadow import SHADOW_COLUMNS, SHADOW_METRICS, measure_shadow
 from altgrad_cli.metrics.spec import MetricSpec, evaluate, pool
 from altgrad_cli.rounding.quantize import STATS
+from altgrad_cli.training.passes.eager import PassResult
 from altgrad_cli.training.state import TrainState
-from altgrad_cli.training.step import StepResult
 from altgrad_cli.updates.flat import largest_magnitude
 
 Value = float | None
@@ -127,7 +126,7 @@ def read_tables(tables: Sequence[Tensor]) -> list[Table]:
     return read
 
 
-class Pulse(NamedTuple):
+class PassSummary(NamedTuple):
     """The pass as the host sees it, before anything is decided."""
 
     loss: float
@@ -154,15 +153,14 @@ _AMAX, _COUNT, _OVERFLOW, _NONFINITE = (
 
 def read_pass(
     state: TrainState,
-    result: StepResult,
-    shadow: StepResult | None,
-    layout: FlatLayout,
-    dead: DeadNeurons | None,
-) -> Pulse:
+    result: PassResult,
+    shadow: PassResult | None = None,
+    dead: DeadNeurons | None = None,
+) -> PassSummary:
     """Join and read everything the forward and backward pass left on the device.
 
-    ``layout`` is that of all parameters. ``dead`` None (monitors off) reads only what training itself needs:
-    loss, gradient maximum, amax and non-finite counts.
+    ``dead``, advanced by this step, knows where all parameters lie. None reads only what training itself
+    needs: loss, gradient maximum, amax and non-finite counts.
     """
     layer_count = len(state.layers)
     stats = result.stats
@@ -172,10 +170,10 @@ def read_pass(
         stats.view(-1, len(STATS)),
     ]
     if dead is not None:
-        gradients, row_maxima = measure_gradients(layout, result.gradient)
+        gradients, row_maxima = measure_gradients(dead.layout, result.gradient)
         tables += [gradients, dead.advance(row_maxima).view(-1, 1)]
         if shadow is not None:
-            tables.append(measure_shadow(layout, result.gradient, shadow.gradient))
+            tables.append(measure_shadow(dead.layout, result.gradient, shadow.gradient))
     read = read_tables(tables)
     (loss, linf), flat_stats = read[0][0], read[1]
     by_role = {role: flat_stats[index :: len(OPERAND_ROLES)] for index, role in enumerate(OPERAND_ROLES)}
@@ -190,7 +188,7 @@ def read_pass(
         measured.layers["dead_neurons"] = list(dead_rows)
         if shadow is not None:
             _add_pooled(measured, SHADOW_METRICS, SHADOW_COLUMNS, read[4], layer_count)
-    return Pulse(
+    return PassSummary(
         loss=loss,
         gradient_linf=linf,
         amax=[[by_role[role][layer][_AMAX] for role in OPERAND_ROLES] for layer in range(layer_count)],

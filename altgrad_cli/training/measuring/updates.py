@@ -20,6 +20,7 @@ from altgrad_cli.metrics.code_use import (
     measure_code_use,
 )
 from altgrad_cli.metrics.grid import measure_grid_alignment, measure_stiffness, measure_ulp, stiffness
+from altgrad_cli.metrics.persistence import PersistentStall, ZeroUpdateRegions
 from altgrad_cli.metrics.spec import evaluate, pool, pool_values
 from altgrad_cli.metrics.stall import predicted_stall_rate
 from altgrad_cli.metrics.update import (
@@ -33,15 +34,15 @@ from altgrad_cli.rounding.quantize import round_to_grid
 from altgrad_cli.surgery.linear import WEIGHTS
 from altgrad_cli.training.measuring.codes import CodeCensus
 from altgrad_cli.training.measuring.passes import Measurements, Value, read_tables
-from altgrad_cli.training.monitors import Monitors
+from altgrad_cli.training.passes.eager import PassResult
 from altgrad_cli.training.state import TrainState
-from altgrad_cli.training.step import StepResult
+from altgrad_cli.training.step import Step
 from altgrad_cli.training.update import CandidateUpdate
 
 Grid = tuple[FP8Format, float]
 
 
-def weight_grids(state: TrainState, result: StepResult) -> list[Grid | None]:
+def weight_grids(state: TrainState, result: PassResult) -> list[Grid | None]:
     """Format and pre-step scale of the grid each block layer's weights are used on; None where float32."""
     grids: list[Grid | None] = []
     for layer in range(state.flat.linear_count):
@@ -55,25 +56,33 @@ def weight_grids(state: TrainState, result: StepResult) -> list[Grid | None]:
 
 
 def read_update(
-    state: TrainState, result: StepResult, update: CandidateUpdate, monitors: Monitors, measured: Measurements
+    state: TrainState,
+    step: Step,
+    persistence: PersistentStall | None = None,
+    regions: ZeroUpdateRegions | None = None,
 ) -> None:
-    """Add the update's metrics to ``measured``; called after ``candidate_update``, before re-encoding."""
-    flat, layer_count = state.flat, len(state.layers)
+    """Add what a finite update is going to do to the step's measurements, before the step is committed.
+
+    ``persistence`` and ``regions`` are advanced by it.
+    """
+    flat, layer_count, result, update = state.flat, len(state.layers), step.result, step.update
+    assert update is not None
+    measured = step.summary.measured
     end = flat.linear_end
     grids = weight_grids(state, result)
     stored = [state.stored_format(layer) is not None for layer in range(flat.linear_count)]
     before, after = _grid_values(state, result, update, grids, stored)
     counts, row_counts = measure_updates(
-        monitors.blocks,
+        flat.layout(blocks_only=True) if persistence is None else persistence.layout,
         before,
         after,
         update.wide[:end] - flat.values[:end],
         result.gradient[:end],
         stored=stored,
-        persistence=monitors.persistence,
+        persistence=persistence,
     )
-    if monitors.regions is not None:
-        monitors.regions.advance(row_counts)
+    if regions is not None:
+        regions.advance(row_counts)
     code_layers, code_tables = _code_use(flat.linear_views(after), grids)
     tables = [counts, *code_tables]
     if update.stored_stats is not None:
@@ -102,7 +111,7 @@ def read_update(
 
 def _grid_values(
     state: TrainState,
-    result: StepResult,
+    result: PassResult,
     update: CandidateUpdate,
     grids: list[Grid | None],
     stored: list[bool],
@@ -153,15 +162,15 @@ def _add_code_use(measured: Measurements, rows: dict[int, list[float]], layer_co
 
 def interval_diagnostics(
     state: TrainState,
-    result: StepResult,
-    update: CandidateUpdate,
-    monitors: Monitors,
-    measured: Measurements,
+    step: Step,
     census: CodeCensus,
+    persistence: PersistentStall | None,
+    regions: ZeroUpdateRegions | None,
 ) -> None:
     """The heavy measurements of every ``diagnostic_interval`` steps, on the weights before the update."""
-    config, flat, layer_count = state.config, state.flat, len(state.layers)
-    grids = weight_grids(state, result)
+    config, flat, layer_count, update = state.config, state.flat, len(state.layers), step.update
+    assert update is not None
+    measured, grids = step.summary.measured, weight_grids(state, step.result)
     columns: dict[str, list[Value]] = {}
 
     def put(layer: int, values: dict[str, Value]) -> None:
@@ -169,7 +178,7 @@ def interval_diagnostics(
             columns.setdefault(name, [None] * layer_count)[layer] = value
 
     weights, wide = flat.linear_views(flat.values), flat.linear_views(update.wide)
-    gradients = flat.linear_views(result.gradient)
+    gradients = flat.linear_views(step.result.gradient)
     for layer, grid in enumerate(grids):
         if grid is None:
             continue
@@ -187,16 +196,16 @@ def interval_diagnostics(
             put(layer, measure_ulp(w, after, *grid))
         if update.stored is not None and state.stored_format(layer) is not None:
             census.count_stored(layer, update.stored[layer], *grid)
-    if monitors.persistence is not None:
+    if persistence is not None:
         gaps = torch.full_like(flat.values[: flat.linear_end], torch.nan)
         for grid, w, gap in zip(grids, weights, flat.linear_views(gaps), strict=True):
             if grid is not None:
                 gap.copy_(stiffness(w, *grid))
-        for layer, rate in enumerate(monitors.persistence.rates(gaps).tolist()):
+        for layer, rate in enumerate(persistence.rates(gaps).tolist()):
             if state.stored_format(layer) is not None:
                 put(layer, {"persistent_stall_rate": rate})
-    if monitors.regions is not None:
-        shares, stuck = monitors.regions.layer_fractions().tolist(), monitors.regions.row_counts().tolist()
+    if regions is not None:
+        shares, stuck = regions.layer_fractions().tolist(), regions.row_counts().tolist()
         for layer, (share, count) in enumerate(zip(shares, stuck, strict=True)):
             if not math.isnan(share):
                 put(layer, {"zero_update_region_fraction": share, "zero_update_rows": count})

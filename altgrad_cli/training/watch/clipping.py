@@ -1,14 +1,16 @@
-"""Gradient clipping relative to a format's range, applied only while the range overflows."""
+"""Gradient clipping: to a fixed norm, and relative to a format's range while the range overflows."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import ConfigError
-from altgrad_cli.formats import FP8Format
+from altgrad_cli.formats import FP8Format, parse_format
 from altgrad_cli.metrics.thresholds import OVERFLOW_FROM
 
 E5M2_MAX = 57344.0
@@ -55,11 +57,18 @@ class PartitionRelativeClipper:
         A rate of None (not measured) never calls for it. Gradients must be finite: the engine drops a step
         that has others before this is asked.
         """
+        return self.clip([p.grad for p in model.parameters() if p.grad is not None], overflow_rate)
+
+    def acts_at(self, overflow_rate: float | None) -> bool:
+        """Whether this rate calls for clipping; NaN and None (not measured) do not."""
+        return overflow_rate is not None and overflow_rate >= self.overflow_threshold
+
+    def clip(self, gradients: Sequence[Tensor], overflow_rate: float | None) -> bool:
+        """The same for the gradients themselves."""
         self.last_norm, self.last_bound = None, False
-        if overflow_rate is None or not overflow_rate >= self.overflow_threshold:
+        if not self.acts_at(overflow_rate):
             return False
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), self.clip_threshold)
-        self.last_norm = float(norm)
+        self.last_norm = scale_to_norm(gradients, self.clip_threshold)
         self.last_bound = self.last_norm > self.clip_threshold
         self.applied += 1
         self.bound += self.last_bound
@@ -76,3 +85,22 @@ class PartitionRelativeClipper:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.applied, self.bound = int(state["applied"]), int(state["bound"])
+
+
+def clipper_for(config: TrainConfig, format_name: str) -> PartitionRelativeClipper | None:
+    """The range clipper for the format in force, or None where it is off."""
+    if not config.enable_partition_clipping:
+        return None
+    return PartitionRelativeClipper(parse_format(format_name), base_clip=config.partition_clip_base)
+
+
+@torch.no_grad()
+def scale_to_norm(gradients: Sequence[Tensor], limit: float) -> float:
+    """Scale the gradients in place to an L2 norm of at most ``limit`` over all of them; the norm before.
+
+    The two halves of ``torch.nn.utils.clip_grad_norm_``, for gradients that no parameter holds: norms are
+    summed tensor by tensor, so their order is part of the bits.
+    """
+    norm = torch.nn.utils.get_total_norm(gradients)
+    torch._foreach_mul_(list(gradients), torch.clamp(limit / (norm + 1e-6), max=1.0))
+    return float(norm)

@@ -20,9 +20,10 @@ from altgrad_cli.training.measuring.codes import CodeCensus
 from altgrad_cli.training.measuring.passes import Measurements, read_pass, read_tables
 from altgrad_cli.training.measuring.updates import interval_diagnostics, read_update
 from altgrad_cli.training.monitors import Monitors
+from altgrad_cli.training.passes.eager import run_pass, shadow_pass
 from altgrad_cli.training.state import TrainState, build_state
-from altgrad_cli.training.step import compute_step, shadow_step
-from altgrad_cli.training.update import CandidateUpdate, candidate_update
+from altgrad_cli.training.step import compute_step
+from altgrad_cli.training.update import CandidateUpdate
 from tests.training.states import random_batch, take_step
 
 Tiny = Callable[..., TrainConfig]
@@ -48,11 +49,15 @@ def measured_step(state: TrainState, seed: int = 1) -> tuple[Measurements, Candi
     """What the engine measures in one step, the update included but not committed."""
     monitors = Monitors(state.config, state)
     batch = random_batch(seed)
-    result = compute_step(state, batch)
-    pulse = read_pass(state, result, shadow_step(state, batch), monitors.layout, monitors.dead)
-    update = candidate_update(state, result.gradient, 1e-3)
-    read_update(state, result, update, monitors, pulse.measured)
-    return pulse.measured, update
+    step = compute_step(
+        state,
+        batch,
+        learning_rate=1e-3,
+        read=lambda result: read_pass(state, result, shadow_pass(state, batch), monitors.dead),
+    )
+    read_update(state, step, monitors.persistence, monitors.regions)
+    assert step.update is not None
+    return step.summary.measured, step.update
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -145,7 +150,7 @@ def test_update_metrics_agree_with_tensors_compared_by_hand(tiny: Tiny) -> None:
 def test_gradient_norms_are_the_norms_of_the_gradient(tiny: Tiny) -> None:
     state = build_state(tiny("fp8_format=E5M2"), 256)
     measured, _ = measured_step(state)
-    result = compute_step(state, random_batch())
+    result = run_pass(state, random_batch())
     views = state.flat.views(result.gradient)
     expected = [float(view.norm()) for view in views[:9]]
     assert measured.layers["gradient_norm"] == pytest.approx(expected, rel=1e-5)
@@ -160,8 +165,8 @@ def test_the_pulse_sees_what_is_not_finite_and_where(tiny: Tiny) -> None:
     monitors = Monitors(state.config, state)
 
     def pulse_of(tap: object = None) -> object:
-        result = compute_step(state, random_batch(), tap=tap)  # type: ignore[arg-type]
-        return read_pass(state, result, None, monitors.layout, monitors.dead)
+        result = run_pass(state, random_batch(), tap=tap)  # type: ignore[arg-type]
+        return read_pass(state, result, None, monitors.dead)
 
     good = pulse_of()
     assert good.finite  # type: ignore[attr-defined]
@@ -184,12 +189,12 @@ def test_the_pulse_sees_what_is_not_finite_and_where(tiny: Tiny) -> None:
 def test_with_monitors_off_only_what_training_needs_is_read(tiny: Tiny) -> None:
     state = build_state(tiny("fp8_format=E5M2", "monitors.enabled=false"), 256)
     monitors = Monitors(state.config, state)
-    pulse = read_pass(state, compute_step(state, random_batch()), None, monitors.layout, monitors.dead)
-    assert set(pulse.measured.metrics) == {"loss"}
-    assert pulse.measured.layers == {}
-    assert pulse.finite
-    assert all(math.isfinite(value) for value in pulse.amax[0][1:])
-    assert math.isnan(pulse.amax[0][0]), "W is not rounded in uniform"
+    summary = read_pass(state, run_pass(state, random_batch()), None, monitors.dead)
+    assert set(summary.measured.metrics) == {"loss"}
+    assert summary.measured.layers == {}
+    assert summary.finite
+    assert all(math.isfinite(value) for value in summary.amax[0][1:])
+    assert math.isnan(summary.amax[0][0]), "W is not rounded in uniform"
 
 
 def test_rescaled_flips_are_counted_apart(tiny: Tiny) -> None:
@@ -212,7 +217,7 @@ def test_rescaled_flips_are_counted_apart(tiny: Tiny) -> None:
 def test_the_census_counts_every_operand_once(tiny: Tiny) -> None:
     state = build_state(tiny("fp8_format=E4M3", "precision.regime=standard"), 256)
     census = CodeCensus(state)
-    compute_step(state, random_batch(), observer=census)
+    run_pass(state, random_batch(), observer=census)
     found = census.histograms()
     assert set(found) == set(OPERAND_ROLES)
     fmt = parse_format("E4M3")
@@ -331,10 +336,9 @@ def test_rows_that_never_update_are_added_over_the_layers(tiny: Tiny) -> None:
     counts = torch.tensor([[100.0, 100.0 if still else 50.0] for still in stuck], dtype=torch.float64)
     windows = [monitors.regions.advance(counts) for _ in range(REGION_STEPS)]
     assert windows == [False] * (REGION_STEPS - 1) + [True]
-    result = compute_step(state, random_batch())
-    update = candidate_update(state, result.gradient, 1e-3)
-    measured = Measurements()
-    interval_diagnostics(state, result, update, monitors, measured, CodeCensus(state))
+    step = compute_step(state, random_batch(), learning_rate=1e-3)
+    interval_diagnostics(state, step, CodeCensus(state), monitors.persistence, monitors.regions)
+    measured = step.summary.measured
     assert measured.layers["zero_update_rows"][:8] == list(range(1, 9))
     assert measured.metrics["zero_update_rows"] == sum(stuck)
     shares = [(layer + 1 + 0.5 * (len(w) - layer - 1)) / len(w) for layer, w in enumerate(weights)]

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.surgery.linear import Tap
 from altgrad_cli.surgery.precision_plan import without_rounding
+from altgrad_cli.training.passes.eager import evaluation_loss, run_pass, shadow_pass
 from altgrad_cli.training.state import TrainState, build_state
-from altgrad_cli.training.step import compute_step, evaluation_loss, shadow_step
 from tests.training.states import random_batch, take_step
 
 Tiny = Callable[..., TrainConfig]
@@ -57,7 +57,7 @@ def assert_same(one: dict[str, object], other: dict[str, object]) -> None:
 def test_a_pass_changes_nothing_and_repeats_itself_bit_for_bit(tiny: Tiny, regime: str) -> None:
     state = built(tiny, f"precision.regime={regime}")
     before = everything(state)
-    first, second = (compute_step(state, random_batch(2)) for _ in range(2))
+    first, second = (run_pass(state, random_batch(2)) for _ in range(2))
     assert_same(before, everything(state))
     assert torch.equal(first.loss, second.loss)
     assert torch.equal(first.gradient, second.gradient)
@@ -68,26 +68,26 @@ def test_a_pass_changes_nothing_and_repeats_itself_bit_for_bit(tiny: Tiny, regim
 
 def test_a_pass_draws_from_forks_that_it_hands_back(tiny: Tiny) -> None:
     state = built(tiny, "precision.regime=standard")
-    result = compute_step(state, random_batch(2))
+    result = run_pass(state, random_batch(2))
     assert set(result.streams_after) == {"dropout", "rounding_operands"}
     for purpose, generator in result.streams_after.items():
         assert not torch.equal(generator.get_state(), state.streams[purpose].get_state()), purpose
     state.streams.adopt_all(result.streams_after)
-    assert not torch.equal(compute_step(state, random_batch(2)).loss, result.loss)
+    assert not torch.equal(run_pass(state, random_batch(2)).loss, result.loss)
 
 
 def test_the_gradient_goes_where_it_is_asked_to_go(tiny: Tiny) -> None:
     state = built(tiny)
     out = torch.empty_like(state.flat.values)
-    result = compute_step(state, random_batch(2), out=out)
+    result = run_pass(state, random_batch(2), out=out)
     assert result.gradient is out
-    assert torch.equal(out, compute_step(state, random_batch(2)).gradient)
+    assert torch.equal(out, run_pass(state, random_batch(2)).gradient)
 
 
 def test_without_rounding_loss_and_gradient_are_torchs(tiny: Tiny) -> None:
     state = build_state(tiny("precision.regime=fp32"), 256)
     batch = random_batch()
-    result = compute_step(state, batch)
+    result = run_pass(state, batch)
     logits = state.model(batch.x)  # no slot in force: plain linear layers, plain autograd
     loss = F.cross_entropy(logits.reshape(-1, 256), batch.y.reshape(-1))
     loss.backward()  # into .grad, that is into the flat buffer
@@ -139,7 +139,7 @@ def test_evaluation_rounds_to_nearest_where_training_rounds_stochastically(tiny:
 def test_the_shadow_sees_the_same_dropout_and_no_tap(tiny: Tiny) -> None:
     state = built(tiny, "precision.regime=fp32")
     assert torch.equal(
-        shadow_step(state, random_batch(2)).gradient, compute_step(state, random_batch(2)).gradient
+        shadow_pass(state, random_batch(2)).gradient, run_pass(state, random_batch(2)).gradient
     )
 
 
@@ -150,14 +150,14 @@ def test_a_tap_reaches_one_layer_and_role(tiny: Tiny) -> None:
         return x * torch.nan if (layer, role) == (3, "gradients") else x
 
     planted: Tap = tap  # type: ignore[assignment]
-    result = compute_step(state, random_batch(2), tap=planted)
+    result = run_pass(state, random_batch(2), tap=planted)
     views = state.flat.linear_views(result.gradient)
     assert [bool(view.isnan().any()) for view in views[:5]] == [True] * 4 + [False]
-    assert float(result.loss) == float(compute_step(state, random_batch(2)).loss)
+    assert float(result.loss) == float(run_pass(state, random_batch(2)).loss)
 
 
 def test_counting_is_free_of_consequence(tiny: Tiny) -> None:
     state = built(tiny, "precision.regime=standard")
-    counted, plain = (compute_step(state, random_batch(2), count=flag) for flag in (True, False))
+    counted, plain = (run_pass(state, random_batch(2), count=flag) for flag in (True, False))
     assert plain.stats is None
     assert torch.equal(counted.gradient, plain.gradient)

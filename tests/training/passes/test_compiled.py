@@ -15,12 +15,12 @@ from torch._inductor.utils import fresh_cache
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.rounding import compiled as quantizer
 from altgrad_cli.subjects.corpus.batches import Batch
-from altgrad_cli.training import compiled_pass
-from altgrad_cli.training.compiled_pass import find_pass
 from altgrad_cli.training.engine import train
 from altgrad_cli.training.events import Event, StepCompleted
+from altgrad_cli.training.passes import compiled as compiled_pass
+from altgrad_cli.training.passes.compiled import find_pass
+from altgrad_cli.training.passes.eager import PassResult, run_pass
 from altgrad_cli.training.state import TrainState, build_state
-from altgrad_cli.training.step import StepResult, compute_step
 from tests.training.states import VOCABULARY, random_batch, take_step
 
 Tiny = Callable[..., TrainConfig]
@@ -54,9 +54,9 @@ def warm_state(config: TrainConfig) -> TrainState:
     return state
 
 
-def eager_step(state: TrainState, batch: Batch) -> StepResult:
+def eager_step(state: TrainState, batch: Batch) -> PassResult:
     """The same pass, eager: a tap that changes nothing forces it."""
-    return compute_step(state, batch, tap=lambda layer, role, x: x)
+    return run_pass(state, batch, tap=lambda layer, role, x: x)
 
 
 def events(config: TrainConfig, **options: object) -> list[Event]:
@@ -67,13 +67,13 @@ def losses(found: Sequence[Event]) -> list[float]:
     return [event.metrics["loss"] for event in found if isinstance(event, StepCompleted)]
 
 
-def check_against_eager(config: TrainConfig) -> tuple[StepResult, StepResult]:
+def check_against_eager(config: TrainConfig) -> tuple[PassResult, PassResult]:
     state, batch = warm_state(config), random_batch(7)
     before = {name: stream.get_state() for name, stream in _streams(state)}
     scales = state.scales.current(state.plan, config)
     compiled = find_pass(state, state.plan, scales, batch)
     assert compiled is not None
-    fused, eager = compute_step(state, batch), eager_step(state, batch)
+    fused, eager = run_pass(state, batch), eager_step(state, batch)
     # One graph, whether anybody measures or not: measuring cannot change training.
     assert find_pass(state, state.plan, scales, batch) is compiled
     assert float(fused.loss) == pytest.approx(float(eager.loss), rel=LOSS_BOUND)
@@ -116,11 +116,11 @@ def test_weights_round_to_the_eager_bits_and_counts_and_a_graph_is_built_once(
     # Other scales, same graph.
     monkeypatch.setattr(compiled_pass, "CompiledPass", None)  # a second one would not be built
     state, batch = warm_state(config), random_batch(8)
-    usual = compute_step(state, batch)
+    usual = run_pass(state, batch)
     for factor in (2.0, 0.25):
         current = state.scales.current(state.plan, config)
         scales = [[None if s is None else s * factor for s in row] for row in current]
-        widened = compute_step(state, batch, scales=scales)
+        widened = run_pass(state, batch, scales=scales)
         assert widened.scales_used == {key: s * factor for key, s in usual.scales_used.items()}
         assert not torch.equal(widened.gradient, usual.gradient)
 
@@ -151,7 +151,7 @@ def test_a_compilation_that_fails_is_said_once_and_the_pass_is_eager(
     state = warm_state(config)
     batch = random_batch()
     for _ in range(2):
-        assert torch.equal(compute_step(state, batch).gradient, eager_step(state, batch).gradient)
+        assert torch.equal(run_pass(state, batch).gradient, eager_step(state, batch).gradient)
     compiled_pass._compiled.cache_clear()
     said = [record.getMessage() for record in caplog.records]
     assert [message.partition(":")[0] for message in said] == [

@@ -33,14 +33,12 @@ from altgrad_cli.rounding.traced import Slot, TracedRounding, traced_plan
 from altgrad_cli.rounding.traced_counts import finish_rows, line_count
 from altgrad_cli.subjects.corpus.batches import Batch
 from altgrad_cli.subjects.gpt.model import GPT, Dropout, cross_entropy
-from altgrad_cli.surgery.linear import PassSlot, QuantizedLinear, number_layers
+from altgrad_cli.surgery.linear import PassSlot, QuantizedLinear, Scales, number_layers
 from altgrad_cli.surgery.precision_plan import PrecisionPlan
 from altgrad_cli.training.state import TrainState
 from altgrad_cli.updates.flat import FlatParameters, flatten
 
 log = logging.getLogger(__name__)
-
-Scales = Sequence[Sequence[float | None]]
 
 _LARGEST = torch.finfo(torch.float32).max
 

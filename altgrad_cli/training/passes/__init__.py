@@ -1,0 +1,5 @@
+"""One forward and backward pass.
+
+eager     A pass through torch's own autograd; the float32 shadow and the validation loss
+compiled  The same pass as one compiled graph
+"""

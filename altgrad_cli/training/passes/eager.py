@@ -1,0 +1,199 @@
+"""One forward and backward pass, as a function that can be called again.
+
+``run_pass`` changes nothing in the state: it draws from forks of the random streams and reports what the
+amax histories should see. The float32 shadow is the same pass under another plan.
+
+With ``runtime.compile`` the pass is one compiled graph (``training.passes.compiled``), except for passes with
+a tap, the shadow and evaluations: these are eager, and their sums can differ from the graph's in the last
+bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from altgrad_cli.config.precision import OPERAND_ROLES
+from altgrad_cli.rounding.statistics import Counters
+from altgrad_cli.subjects.corpus.batches import Batch
+from altgrad_cli.subjects.gpt.model import cross_entropy
+from altgrad_cli.surgery.linear import Observer, OperandRounding, Scale, Scales, Tap
+from altgrad_cli.surgery.precision_plan import PrecisionPlan, without_rounding
+from altgrad_cli.training.passes.compiled import CompiledPass, find_pass
+from altgrad_cli.training.state import TrainState
+from altgrad_cli.training.streams import fork
+
+
+@dataclass(frozen=True, slots=True)
+class PassResult:
+    """What one pass gave; tensors stay on the device, nothing was waited for."""
+
+    loss: Tensor
+    """0-d, nats per token."""
+    gradient: Tensor
+    """Flat, aligned with ``FlatParameters.values``."""
+    stats: Tensor | None
+    """(layers, 3, len(STATS)) float64; NaN rows where nothing was rounded; None when not counted."""
+    scales_used: dict[tuple[int, int], Scale]
+    """(layer, operand role) -> s of Q(x) = s * round(x / s)."""
+    rounded_weights: dict[int, Tensor]
+    """Q(W) by layer number, where the weight operand was rounded."""
+    streams_after: dict[str, torch.Generator]
+    """Forks of the streams the pass drew from, where it left them."""
+
+
+def run_pass(
+    state: TrainState,
+    batch: Batch,
+    *,
+    plan: PrecisionPlan | None = None,
+    scales: Scales | None = None,
+    out: Tensor | None = None,
+    count: Counters | None = "all",
+    tap: Tap | None = None,
+    observer: Observer | None = None,
+) -> PassResult:
+    """Loss and gradient of ``batch`` at the state's weights, every operand rounded by ``plan``.
+
+    Args:
+        plan: None takes the state's own.
+        scales: None takes those of the state's amax histories.
+        out: where the flat gradient goes; None makes a new tensor.
+        count: what to count where rounding happens; a compiled pass counts everything.
+        tap: sees every operand before it is rounded and may replace it.
+        observer: sees every operand with its grid and scale.
+    """
+    config = state.config
+    plan = plan or state.plan
+    scales = scales if scales is not None else state.scales.current(plan, config)
+    if config.runtime.compile and tap is None:
+        compiled = find_pass(state, plan, scales, batch)
+        if compiled is not None:
+            if observer is not None:
+                # The graph shows no operand to Python: the observer watches an eager pass whose results are
+                # dropped. Its sums can differ from the graph's in the last bits; the training step stays
+                # the same whether it is watched or not.
+                _eager_pass(state, batch, plan, scales, None, count=None, tap=None, observer=observer)
+            return _compiled_pass(state, batch, compiled, plan, scales, out)
+    return _eager_pass(state, batch, plan, scales, out, count=count, tap=tap, observer=observer)
+
+
+def _streams(state: TrainState, plan: PrecisionPlan) -> dict[str, torch.Generator]:
+    """Forks of the streams that a pass draws from."""
+    drawn: dict[str, torch.Generator] = {}
+    if state.config.model.dropout > 0:
+        drawn["dropout"] = fork(state.streams["dropout"])
+    if plan.stochastic_operands:
+        drawn["rounding_operands"] = fork(state.streams["rounding_operands"])
+    return drawn
+
+
+def _compiled_pass(
+    state: TrainState,
+    batch: Batch,
+    compiled: CompiledPass,
+    plan: PrecisionPlan,
+    scales: Scales,
+    out: Tensor | None,
+) -> PassResult:
+    drawn = _streams(state, plan)
+    found = compiled.run(
+        state.flat.values,
+        batch,
+        scales,
+        rounding_stream=drawn.get("rounding_operands"),
+        dropout_stream=drawn.get("dropout"),
+    )
+    used: dict[tuple[int, int], Scale] = {
+        (index, number): scale
+        for index, layer in enumerate(plan.layers)
+        for number, role in enumerate(OPERAND_ROLES)
+        if layer.format_of(role) and (scale := scales[index][number]) is not None
+    }
+    return PassResult(
+        loss=found.loss,
+        gradient=found.gradient if out is None else out.copy_(found.gradient),
+        stats=found.stats,
+        scales_used={**used, **found.scales_taken},
+        rounded_weights=found.rounded_weights,
+        streams_after=drawn,
+    )
+
+
+def _eager_pass(
+    state: TrainState,
+    batch: Batch,
+    plan: PrecisionPlan,
+    scales: Scales,
+    out: Tensor | None,
+    *,
+    count: Counters | None,
+    tap: Tap | None,
+    observer: Observer | None,
+) -> PassResult:
+    config = state.config
+    drawn = _streams(state, plan)
+    rounding = OperandRounding(
+        plan,
+        config.precision.scaling,
+        scales,
+        overflow=config.precision.overflow,
+        count=count,
+        generator=drawn.get("rounding_operands"),
+        device=state.device,
+        tap=tap,
+        observer=observer,
+    )
+    parameters = dict(state.model.named_parameters())
+    ordered = [parameters[name] for name in state.flat.names]
+    state.model.dropout_source.generator = drawn.get("dropout")
+    with state.slot.use(rounding):
+        loss = cross_entropy(state.model(batch.x.to(state.device)), batch.y.to(state.device))
+        gradients = torch.autograd.grad(loss, ordered)
+    state.model.dropout_source.generator = None
+    flat = torch.empty_like(state.flat.values) if out is None else out
+    torch.cat([gradient.reshape(-1) for gradient in gradients], out=flat)
+    return PassResult(
+        loss=loss.detach(),
+        gradient=flat,
+        stats=rounding.stats,
+        scales_used=rounding.scales_used,
+        rounded_weights=rounding.rounded_weights,
+        streams_after=drawn,
+    )
+
+
+def shadow_pass(state: TrainState, batch: Batch, out: Tensor | None = None) -> PassResult:
+    """The float32 shadow: same batch, same stored weights, same random draws, every rounding bypassed.
+
+    Always eager: compiled it would save 7 % of a pass, and cost a second compilation.
+    """
+    plan = without_rounding(state.plan)
+    scales = state.scales.current(plan, state.config)
+    return _eager_pass(state, batch, plan, scales, out, count=None, tap=None, observer=None)
+
+
+@torch.no_grad()
+def evaluation_loss(state: TrainState, batches: list[Batch], plan: PrecisionPlan | None = None) -> Tensor:
+    """Mean validation loss (0-d) of the deployed model, or of the model under ``plan``.
+
+    Reads the amax histories and writes none; draws from no stream.
+    """
+    config = state.config
+    plan = plan or state.plan
+    evaluated = OperandRounding(
+        plan,
+        config.precision.scaling,
+        state.scales.current(plan, config),
+        overflow=config.precision.overflow,
+        # A deployed model rounds its operands to nearest, so that its loss is a number and not a draw.
+        device=state.device,
+        deterministic=True,
+    )
+    total = torch.zeros((), dtype=torch.float64, device=state.device)
+    with state.slot.use(evaluated):
+        for batch in batches:
+            total += cross_entropy(state.model(batch.x.to(state.device)), batch.y.to(state.device)).double()
+    return total / len(batches)
