@@ -72,10 +72,11 @@ def diagnose_checkpoint(
     diagnosed failure is a result: the exit code is 0.
     """
     check_outputs(("--markdown", markdown), force=force)
-    from altgrad_cli.forensics.diagnosis import SCHEMA, Questions, diagnose
-    from altgrad_cli.reporting.pages.diagnosis.details import details
-    from altgrad_cli.reporting.pages.diagnosis.screen import verdict
-    from altgrad_cli.reporting.render.diagnosis_text import print_sections, to_markdown
+    from altgrad_cli.forensics.diagnosis import Questions, diagnose
+    from altgrad_cli.forensics.document import SCHEMA
+    from altgrad_cli.reporting.pages.diagnosis.page import diagnosis_page
+    from altgrad_cli.reporting.render.markdown import to_markdown
+    from altgrad_cli.reporting.render.terminal import renderables
 
     questions = Questions(
         replay=replay,
@@ -88,12 +89,14 @@ def diagnose_checkpoint(
     )
     if what_if and talk_console().is_terminal:
         talk_console().print("repeating the step under some 80 changes ...", style="dim")
-    document = diagnose(file, questions)
-    screen, sections = verdict(document), details(document)
+    diagnosis = diagnose(file, questions)
+    page = diagnosis_page(diagnosis)
     if markdown is not None:
-        write_whole(markdown, to_markdown(screen, sections))
+        write_whole(markdown, to_markdown(page, pictures=None))
         talk_console().print(f"markdown: {markdown}", soft_wrap=True, markup=False)
     if json:
-        print_json(SCHEMA, document)
+        print_json(SCHEMA, diagnosis.to_json())
     else:
-        print_sections(data_console(), [screen, *sections])
+        console = data_console()
+        for item in renderables(page):
+            console.print(item)

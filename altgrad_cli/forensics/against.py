@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,32 @@ from altgrad_cli.training.events import from_json_value
 _PARTED = 0.01
 """Relative difference in loss from which two runs count as parted."""
 _LINE_LIMIT = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One metric of both runs at the same step."""
+
+    metric: str
+    here: object
+    control: object
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """Another run beside the diagnosed one."""
+
+    run: str
+    config: Mapping[str, object] | None
+    """Its format, regime and seed."""
+    same_seed: bool
+    step: int | None
+    """The last step that both recorded, up to the one at hand."""
+    metrics: tuple[Pair, ...]
+    parted_at: int | None
+    """The first shared step at which the losses differ by more than one percent."""
+    control_at_failure: float | None
+    """Its loss at the step at hand."""
 
 
 def read_run(run: Path) -> tuple[Mapping[str, Any], list[dict[str, Any]]]:
@@ -58,8 +85,8 @@ def _parsed(line: str) -> Mapping[str, Any]:
 
 def compare_with(
     run: Path, history: Sequence[Mapping[str, Any]], step: int, config: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The ``against`` of the diagnosis.
+) -> Comparison:
+    """The run in the folder ``run`` beside the diagnosed one.
 
     Args:
         history: recorded scalars of the diagnosed run.
@@ -71,20 +98,20 @@ def compare_with(
     mine = {entry.get("step"): entry for entry in history}
     shared = sorted(number for number in mine if number in control and isinstance(number, int))
     at = max((number for number in shared if number <= step), default=None)
-    values = []
+    values: list[Pair] = []
     if at is not None:
         names = [name for name in mine[at] if name != "step" and name in control[at]]
-        values = [{"metric": name, "here": mine[at][name], "control": control[at][name]} for name in names]
+        values = [Pair(name, mine[at][name], control[at][name]) for name in names]
     other_config = started.get("config")
-    return {
-        "run": str(run),
-        "config": None if not isinstance(other_config, dict) else _essence(other_config),
-        "same_seed": isinstance(other_config, dict) and other_config.get("seed") == config.get("seed"),
-        "step": at,
-        "metrics": values,
-        "parted_at": _parted(mine, control, shared),
-        "control_at_failure": control.get(step, {}).get("loss"),
-    }
+    return Comparison(
+        run=str(run),
+        config=None if not isinstance(other_config, dict) else _essence(other_config),
+        same_seed=isinstance(other_config, dict) and other_config.get("seed") == config.get("seed"),
+        step=at,
+        metrics=tuple(values),
+        parted_at=_parted(mine, control, shared),
+        control_at_failure=control.get(step, {}).get("loss"),
+    )
 
 
 def _essence(config: Mapping[str, Any]) -> dict[str, Any]:

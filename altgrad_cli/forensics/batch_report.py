@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,27 +16,44 @@ from altgrad_cli.surgery.precision_plan import PrecisionPlan, without_rounding
 _SHOWN_CHARACTERS = 160
 
 
-def describe_batch(scene: Scene) -> dict[str, Any] | None:
-    """The ``batch`` of the diagnosis; None without a batch."""
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One row of a batch; losses in nats per token."""
+
+    offset: int | None
+    text: str | None
+    loss: float
+    loss_fp32: float
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """The batch of the step."""
+
+    origin: str
+    offsets: tuple[int, ...]
+    equals_corpus: bool | None
+    """Whether the corpus holds these tokens at these offsets; None where that cannot be told."""
+    samples: tuple[Sample, ...]
+
+
+def describe_batch(scene: Scene) -> BatchReport | None:
+    """The batch of the step, as text and in losses; None without a batch."""
     batch = scene.batch
     if batch is None:
         return None
     rounded = sample_losses(scene, batch, scene.state.plan)
     exact = sample_losses(scene, batch, without_rounding(scene.state.plan))
-    return {
-        "origin": scene.batch_origin,
-        "offsets": list(batch.offsets),
-        "equals_corpus": _equals_corpus(scene, batch),
-        "samples": [
-            {
-                "offset": batch.offsets[row] if row < len(batch.offsets) else None,
-                "text": _text(scene, batch.x[row]),
-                "loss": float(rounded[row]),
-                "loss_fp32": float(exact[row]),
-            }
-            for row in range(batch.x.shape[0])
-        ],
-    }
+    samples = tuple(
+        Sample(
+            offset=batch.offsets[row] if row < len(batch.offsets) else None,
+            text=_text(scene, batch.x[row]),
+            loss=float(rounded[row]),
+            loss_fp32=float(exact[row]),
+        )
+        for row in range(batch.x.shape[0])
+    )
+    return BatchReport(scene.batch_origin, tuple(batch.offsets), _equals_corpus(scene, batch), samples)
 
 
 @torch.no_grad()
@@ -58,7 +75,6 @@ def sample_losses(scene: Scene, batch: Batch, plan: PrecisionPlan) -> Tensor:
 
 
 def _equals_corpus(scene: Scene, batch: Batch) -> bool | None:
-    """Whether the corpus holds these tokens at these offsets; None without the corpus or offsets."""
     if scene.corpus is None or len(batch.offsets) != batch.x.shape[0]:
         return None
     tokens = scene.corpus.train

@@ -37,6 +37,11 @@ class Counterfactual:
     rounding: str | None = None
     scaling: str | None = None
 
+    @property
+    def survives(self) -> bool | None:
+        """Whether the step survived under the change; None where it cannot be made."""
+        return None if self.outcome is None else self.outcome.survives
+
     def to_json(self) -> dict[str, Any]:
         """One entry of ``counterfactuals`` in the diagnosis."""
         outcome = {"survives": None} if self.outcome is None else asdict(self.outcome)

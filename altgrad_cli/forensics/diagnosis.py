@@ -1,8 +1,9 @@
-"""The whole diagnosis of one file as one document of plain values: what ``--json`` prints."""
+"""The whole diagnosis of one file: every question asked once, the answers in one document."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +11,25 @@ import torch
 
 from altgrad_cli.checkpoints.foreign import ForeignTensors
 from altgrad_cli.errors import UsageError
-from altgrad_cli.forensics.against import compare_with
+from altgrad_cli.forensics.against import Comparison, compare_with
 from altgrad_cli.forensics.batch_report import describe_batch
 from altgrad_cli.forensics.bisection import minimal_bf16_layers
 from altgrad_cli.forensics.counterfactuals import Counterfactual, format_grid, remedies
+from altgrad_cli.forensics.document import Diagnosis, ForeignDiagnosis, ForeignFailure, ForeignTrust
 from altgrad_cli.forensics.evidence import Evidence, open_evidence, trust_report
 from altgrad_cli.forensics.failure import (
     DIVERGENCE,
+    NONE,
     NONFINITE,
     NOT_JUDGED,
     STALL,
+    FailureClass,
     classify,
     history_of,
     optimizer_report,
 )
 from altgrad_cli.forensics.findings import findings, next_command
-from altgrad_cli.forensics.foreign import FLOAT32_MAX, describe_tensors, not_judged
+from altgrad_cli.forensics.foreign import describe_tensors, foreign_findings, not_judged
 from altgrad_cli.forensics.layer_table import Examination, examine
 from altgrad_cli.forensics.lead_time import lead_time
 from altgrad_cli.forensics.mechanism import (
@@ -36,15 +40,13 @@ from altgrad_cli.forensics.mechanism import (
     explain_nonfinite,
     explain_stall,
 )
-from altgrad_cli.forensics.provenance import amax_suspects, first_nonfinite_json
-from altgrad_cli.forensics.replay import Replay, not_run, replay
+from altgrad_cli.forensics.provenance import AmaxSuspect, amax_suspects, describe_origin
+from altgrad_cli.forensics.replay import not_run, replay
 from altgrad_cli.forensics.scene import Scene, rebuild
 from altgrad_cli.forensics.trace_again import trace_again
 from altgrad_cli.formats import parse_format
 from altgrad_cli.training.origin import FirstNonfinite, find_first
 from altgrad_cli.training.trace_record import TraceRecord, from_plain
-
-SCHEMA = "altgrad.diagnose-checkpoint/1"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +67,7 @@ class Questions:
     """torch's threads in the replaying process; None takes those of the recorded run."""
 
 
-def diagnose(path: Path, questions: Questions) -> dict[str, Any]:
+def diagnose(path: Path, questions: Questions) -> Diagnosis | ForeignDiagnosis:
     """The diagnosis of the file at ``path``.
 
     Raises:
@@ -82,7 +84,7 @@ def diagnose(path: Path, questions: Questions) -> dict[str, Any]:
         torch.set_num_threads(before)
 
 
-def diagnose_foreign(foreign: ForeignTensors, questions: Questions) -> dict[str, Any]:
+def diagnose_foreign(foreign: ForeignTensors, questions: Questions) -> ForeignDiagnosis:
     """What can be said of a state dict without any evidence of how it came about."""
     asked = {"--replay": questions.replay, "--what-if": questions.what_if, "--against": questions.against}
     impossible = [option for option, given in asked.items() if given]
@@ -95,60 +97,19 @@ def diagnose_foreign(foreign: ForeignTensors, questions: Questions) -> dict[str,
     fmt = None if questions.format is None else parse_format(questions.format)
     rows, left_out = describe_tensors(foreign, fmt), not_judged(foreign)
     bad = sum(row["nonfinite_weights"] for row in rows)
-    kind = NONFINITE if bad else ("none" if rows else NOT_JUDGED)
-    return {
-        "file": str(foreign.path),
-        "kind": foreign.kind,
-        "trust": {
-            "schema": None,
-            "verified": ["record checksums"] if foreign.checksums else [],
-            "complete": None,
-            "injected": None,
-        },
-        "failure": {"class": kind, "step": None, "nonfinite_count": bad if rows else None},
-        "first_nonfinite": None,
-        "mechanism": {"stage": None, "evidence": [], "attempts": {}},
-        "layers": _selected(rows, questions.layer),
-        "replay": not_run().to_json(),
-        "counterfactuals": [],
-        "minimal_bf16_layers": None,
-        "not_judged": left_out,
-        "findings": _foreign_findings(foreign, rows, left_out, judged_on_grid=fmt is not None),
-    }
+    kind: FailureClass = NONFINITE if bad else (NONE if rows else NOT_JUDGED)
+    return ForeignDiagnosis(
+        file=str(foreign.path),
+        kind=foreign.kind,
+        trust=ForeignTrust(verified=("record checksums",) if foreign.checksums else ()),
+        failure=ForeignFailure(kind=kind, nonfinite_count=bad if rows else None),
+        layers=_selected(rows, questions.layer),
+        not_judged=left_out,
+        findings=tuple(foreign_findings(foreign, rows, left_out, judged_on_grid=fmt is not None)),
+    )
 
 
-def _foreign_findings(
-    foreign: ForeignTensors, rows: list[dict[str, Any]], left_out: list[dict[str, Any]], judged_on_grid: bool
-) -> list[dict[str, str]]:
-    notes: list[tuple[str, str]] = []
-    bad = sum(row["nonfinite_weights"] for row in rows)
-    if bad:
-        notes.append(("failure", f"{bad} non-finite values, most of them in {rows[0]['name']}"))
-    if not rows:
-        notes.append(("warning", f"nothing to judge: all {len(left_out)} tensors are left out"))
-    for row in rows:
-        if row["amax"] > FLOAT32_MAX:
-            words = f"{row['name']}: amax {row['amax']:.4g} is finite, and beyond float32 ({FLOAT32_MAX:.4g})"
-            notes.append(("warning", f"{words}, so no grid is measured: a float32 carrier would hold inf"))
-    if foreign.names_schema:
-        words = (
-            "it has altgrad's schema and not altgrad's seal: changed, cut or saved again by another program"
-        )
-        notes.append(("warning", words))
-    for reason in dict.fromkeys(entry["reason"] for entry in left_out):
-        names = [entry["name"] for entry in left_out if entry["reason"] == reason]
-        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-        tensors = "tensor" if len(names) == 1 else "tensors"
-        severity = "note" if reason in ("no values", "no floating-point values") else "warning"
-        words = f"{len(names)} {tensors} not judged ({reason}): {', '.join(names[:4])}{more}"
-        notes.append((severity, words))
-    notes.append(("note", f"a {foreign.kind}: only its values are known, not how they came about"))
-    if not judged_on_grid:
-        notes.append(("note", "--format NAME adds stiffness, alignment and code use"))
-    return [{"severity": severity, "text": text} for severity, text in notes]
-
-
-def diagnose_evidence(evidence: Evidence, questions: Questions) -> dict[str, Any]:
+def diagnose_evidence(evidence: Evidence, questions: Questions) -> Diagnosis:
     """The diagnosis of a checkpoint that altgrad wrote."""
     if questions.format is not None:
         raise UsageError(
@@ -165,29 +126,30 @@ def diagnose_evidence(evidence: Evidence, questions: Questions) -> dict[str, Any
     now = None if attribution is None else attribution.recorded
     count = sum(record.nonfinite for record in records if record.phase != "optimizer") or seen.nonfinite
     failure = classify(evidence, first, now, count)
-    mechanism = _mechanism(failure["class"], evidence, first, attribution, seen, suspects)
-    tried = _what_if(scene, seen) if questions.what_if else []
-    document: dict[str, Any] = {
-        "file": str(evidence.path),
-        "kind": "altgrad checkpoint",
-        "run": None if evidence.run_folder is None else str(evidence.run_folder),
-        "trust": trust_report(evidence),
-        "failure": failure,
-        "first_nonfinite": None if first is None else first_nonfinite_json(first, scene.state, evidence.step),
-        "mechanism": mechanism.to_json(attribution),
-        "amax_suspects": list(suspects),
-        "lead_time": lead_time(history_of(evidence), evidence.step),
-        "layers": _selected(_origin_first(seen.layers, first), questions.layer),
-        "optimizer": optimizer_report(scene),
-        "replay": _replay(evidence, questions).to_json(),
-        "counterfactuals": [entry.to_json() for entry in tried],
-        "minimal_bf16_layers": _minimal(scene, questions, failure["class"], now is not None),
-        "batch": describe_batch(scene),
-        "against": _against(evidence, questions),
-    }
-    document["findings"] = findings(document)
-    document["next"] = next_command(evidence, document, questions.what_if)
-    return document
+    mechanism = _mechanism(failure.kind, evidence, first, attribution, seen, suspects)
+    attempts = {} if attribution is None else attribution.attempts
+    diagnosis = Diagnosis(
+        file=str(evidence.path),
+        run=None if evidence.run_folder is None else str(evidence.run_folder),
+        trust=trust_report(evidence),
+        failure=failure,
+        first_nonfinite=None if first is None else describe_origin(first, scene.state, evidence.step),
+        mechanism=replace(mechanism, attempts=attempts),
+        amax_suspects=suspects,
+        lead_time=lead_time(history_of(evidence), evidence.step),
+        layers=_selected(_origin_first(seen.layers, first), questions.layer),
+        optimizer=optimizer_report(scene),
+        replay=replay(evidence, questions.threads) if questions.replay else not_run(),
+        counterfactuals=_what_if(scene, seen) if questions.what_if else (),
+        minimal_bf16_layers=_minimal(scene, questions, failure.kind, now is not None),
+        batch=describe_batch(scene),
+        against=_against(evidence, questions),
+    )
+    return replace(
+        diagnosis,
+        findings=tuple(findings(diagnosis)),
+        next=next_command(evidence, diagnosis, questions.what_if),
+    )
 
 
 def _records(evidence: Evidence, scene: Scene) -> tuple[TraceRecord, ...]:
@@ -215,10 +177,10 @@ def _mechanism(
     first: FirstNonfinite | None,
     attribution: Attribution | None,
     seen: Examination,
-    suspects: list[Any],
+    suspects: Sequence[AmaxSuspect],
 ) -> Mechanism:
     if kind == NONFINITE:
-        struck = [fault for fault in evidence.injections["struck"] if fault.get("step") == evidence.step]
+        struck = [fault for fault in evidence.injections.struck if fault.get("step") == evidence.step]
         return explain_nonfinite(first, attribution, suspects, struck)
     if kind == STALL:
         return explain_stall(attribution, seen.zeroed)
@@ -227,28 +189,23 @@ def _mechanism(
     return Mechanism(None, ())
 
 
-def _what_if(scene: Scene, seen: Examination) -> list[Counterfactual]:
+def _what_if(scene: Scene, seen: Examination) -> tuple[Counterfactual, ...]:
     if scene.batch is None:
         raise UsageError(
             "--what-if needs the batch of the step",
             where=scene.batch_origin,
             hint="give the corpus of the run (data.path), or an anomaly checkpoint",
         )
-    return [*remedies(scene, seen.shadow), *format_grid(scene, seen.shadow)]
+    return (*remedies(scene, seen.shadow), *format_grid(scene, seen.shadow))
 
 
-def _minimal(scene: Scene, questions: Questions, kind: str, repeatable: bool) -> list[str] | None:
+def _minimal(scene: Scene, questions: Questions, kind: str, repeatable: bool) -> tuple[str, ...] | None:
     if not questions.what_if or kind != NONFINITE or not repeatable:
         return None
-    found = minimal_bf16_layers(scene)
-    return None if found is None else list(found)
+    return minimal_bf16_layers(scene)
 
 
-def _replay(evidence: Evidence, questions: Questions) -> Replay:
-    return replay(evidence, questions.threads) if questions.replay else not_run()
-
-
-def _against(evidence: Evidence, questions: Questions) -> dict[str, Any] | None:
+def _against(evidence: Evidence, questions: Questions) -> Comparison | None:
     if questions.against is None:
         return None
     return compare_with(questions.against, history_of(evidence), evidence.step, evidence.payload["config"])
@@ -259,10 +216,10 @@ def _origin_first(rows: list[dict[str, Any]], first: FirstNonfinite | None) -> l
     return sorted(rows, key=lambda row: first is None or row["name"] != first.record.module)
 
 
-def _selected(rows: list[dict[str, Any]], layer: str | None) -> list[dict[str, Any]]:
+def _selected(rows: Sequence[Mapping[str, Any]], layer: str | None) -> tuple[Mapping[str, Any], ...]:
     if layer is None:
-        return rows
-    kept = [row for row in rows if layer in row["name"]]
+        return tuple(rows)
+    kept = tuple(row for row in rows if layer in row["name"])
     if not kept:
         raise UsageError(
             f"no layer is called {layer!r}", where="--layer", allowed=", ".join(row["name"] for row in rows)

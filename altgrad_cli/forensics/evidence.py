@@ -33,6 +33,39 @@ REPLAY_KEYS = (
 ANOMALY_SECTIONS = ("batch", "gradient", "trace", "history")
 
 
+Scalar = str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Injections:
+    """Planted faults."""
+
+    planned: tuple[str, ...]
+    struck: tuple[Mapping[str, Scalar], ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trust:
+    """How far an opened file can be trusted. None where a file of another program does not say."""
+
+    schema: str
+    verified: tuple[str, ...]
+    """The checks that the file passed."""
+    kind: str
+    complete: bool
+    missing: Mapping[str, str]
+    """Parts that the file lacks, and why."""
+    created: Scalar
+    revision: Scalar
+    config_hash: str
+    same_environment: bool
+    environment_differences: Mapping[str, Mapping[str, Scalar]]
+    replay_expected_exact: bool
+    injected: Injections
+    codes_agree: bool | None
+    """Whether stored codes and float32 carrier are one and the same; None without stored weights."""
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """A checkpoint that altgrad wrote, verified."""
@@ -47,10 +80,10 @@ class Evidence:
         return int(self.payload["step"]) + 1
 
     @property
-    def injections(self) -> dict[str, Any]:
-        """Planted faults: ``planned`` texts and what ``struck``."""
+    def injections(self) -> Injections:
+        """Planted faults: those planned, and what struck."""
         saved = self.payload.get("injections") or {}
-        return {"planned": list(self.config.inject), "struck": list(saved.get("struck", []))}
+        return Injections(self.config.inject, tuple(saved.get("struck", ())))
 
     @property
     def run_folder(self) -> Path | None:
@@ -79,7 +112,7 @@ def open_evidence(path: Path) -> Evidence | ForeignTensors:
     return Evidence(path, opened, config)
 
 
-def trust_report(evidence: Evidence) -> dict[str, Any]:
+def trust_report(evidence: Evidence) -> Trust:
     """Schema, checks passed, what is missing, how this environment differs, planted faults."""
     payload = evidence.payload
     saved = payload.get("environment") or {}
@@ -99,25 +132,24 @@ def trust_report(evidence: Evidence) -> dict[str, Any]:
         for key in REPLAY_KEYS
         if saved.get(key) != here.get(key)
     }
-    return {
-        "schema": SCHEMA,
-        "verified": ["seal", "record checksums", "content hash"],
-        "kind": payload.get("kind"),
-        "complete": not missing,
-        "missing": missing,
-        "created": (payload.get("circumstances") or {}).get("created"),
-        "revision": saved.get("revision"),
-        "config_hash": payload.get("config_hash"),
-        "same_environment": not different,
-        "environment_differences": different,
-        "replay_expected_exact": not different,
-        "injected": evidence.injections,
-        "codes_agree": _codes_agree(payload),
-    }
+    return Trust(
+        schema=SCHEMA,
+        verified=("seal", "record checksums", "content hash"),
+        kind=payload["kind"],
+        complete=not missing,
+        missing=missing,
+        created=(payload.get("circumstances") or {}).get("created"),
+        revision=saved.get("revision"),
+        config_hash=payload["config_hash"],
+        same_environment=not different,
+        environment_differences=different,
+        replay_expected_exact=not different,
+        injected=evidence.injections,
+        codes_agree=_codes_agree(payload),
+    )
 
 
 def _codes_agree(payload: Mapping[str, Any]) -> bool | None:
-    """Whether stored codes and float32 carrier are one and the same; None without stored weights."""
     stored = payload.get("stored_weights") or {}
     if not stored:
         return None

@@ -5,19 +5,26 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
 
 import torch
+from torch import Tensor
 
 from altgrad_cli.forensics.attempt import Outcome
-from altgrad_cli.forensics.evidence import Evidence
+from altgrad_cli.forensics.evidence import Evidence, Scalar
 from altgrad_cli.forensics.scene import Scene
 from altgrad_cli.metrics.thresholds import COLLAPSE_STALL, COLLAPSE_TRANSFER, COLLAPSE_WINDOW
 from altgrad_cli.training.origin import FirstNonfinite
+from altgrad_cli.training.state import TrainState
 from altgrad_cli.training.watch.collapse import Divergence, onset_words
 
-NONFINITE, STALL, DIVERGENCE, NONE = "nonfinite", "stall_collapse", "divergence", "none"
-NOT_JUDGED = "not_judged"
+FailureClass = Literal["nonfinite", "stall_collapse", "divergence", "none", "not_judged"]
+NONFINITE: Final = "nonfinite"
+STALL: Final = "stall_collapse"
+DIVERGENCE: Final = "divergence"
+NONE: Final = "none"
+NOT_JUDGED: Final = "not_judged"
 """A file without one tensor whose values can be judged: neither failed nor healthy."""
 
 
@@ -29,14 +36,40 @@ def history_of(evidence: Evidence) -> list[Mapping[str, Any]]:
     return [entry for entry in history or [] if isinstance(entry, Mapping)]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failure:
+    """What failed and when. None where it is not known."""
+
+    kind: FailureClass = field(metadata={"key": "class"})
+    step: int
+    captured_at: int
+    """The step that the checkpoint stands before."""
+    captured_for: Scalar
+    """The class that the run itself saw."""
+    trigger: str
+    recorded_trigger: Scalar
+    format: str
+    formats: tuple[tuple[int, str], ...]
+    """(steps taken, the format in force after them), oldest first."""
+    regime: str
+    rounding: str
+    overflow: str
+    scaling: str
+    nonfinite_count: int
+    loss: Scalar
+    loss_before: float | None
+    best_loss: float | None
+
+
 def classify(
     evidence: Evidence, first: FirstNonfinite | None, now: Outcome | None, nonfinite_count: int
-) -> dict[str, Any]:
-    """The ``failure`` of the diagnosis."""
+) -> Failure:
+    """What failed, by the trace first, then by what was recorded, then by what the step shows."""
     recorded: Mapping[str, Any] = evidence.payload.get("failure") or {}
     history = history_of(evidence)
     since = stalled_since(history)
-    kind, step, trigger = NONE, evidence.step, "nothing in this step is out of order"
+    kind: FailureClass = NONE
+    step, trigger = evidence.step, "nothing in this step is out of order"
     if recorded.get("class") == NONFINITE or first is not None:
         kind = NONFINITE
         trigger = first.words if first else str(recorded.get("trigger") or "a non-finite value")
@@ -52,24 +85,25 @@ def classify(
     elif (diverging := _divergence(evidence)) is not None:
         kind, step, trigger = DIVERGENCE, *diverging
     losses = [entry["loss"] for entry in history if isinstance(entry.get("loss"), int | float)]
-    return {
-        "class": kind,
-        "step": step,
-        "captured_at": evidence.step,
-        "captured_for": recorded.get("class"),
-        "trigger": trigger,
-        "recorded_trigger": recorded.get("trigger"),
-        "format": evidence.payload.get("format"),
-        "formats": [list(entry) for entry in evidence.payload.get("formats") or []],
-        "regime": evidence.config.precision.regime,
-        "rounding": evidence.config.precision.rounding,
-        "overflow": evidence.config.precision.overflow,
-        "scaling": evidence.config.precision.scaling.recipe,
-        "nonfinite_count": nonfinite_count,
-        "loss": now.loss if now is not None else recorded.get("loss"),
-        "loss_before": losses[-1] if losses else None,
-        "best_loss": min(losses) if losses else None,
-    }
+    precision = evidence.config.precision
+    return Failure(
+        kind=kind,
+        step=step,
+        captured_at=evidence.step,
+        captured_for=recorded.get("class"),
+        trigger=trigger,
+        recorded_trigger=recorded.get("trigger"),
+        format=evidence.payload["format"],
+        formats=tuple((number, name) for number, name in evidence.payload["formats"]),
+        regime=precision.regime,
+        rounding=precision.rounding,
+        overflow=precision.overflow,
+        scaling=precision.scaling.recipe,
+        nonfinite_count=nonfinite_count,
+        loss=now.loss if now is not None else recorded.get("loss"),
+        loss_before=losses[-1] if losses else None,
+        best_loss=min(losses) if losses else None,
+    )
 
 
 def _divergence(evidence: Evidence) -> tuple[int, str] | None:
@@ -120,23 +154,44 @@ def _stall_words(since: int | None, history: Sequence[Mapping[str, Any]], now: O
     return "the stored weights stopped moving"
 
 
-def optimizer_report(scene: Scene) -> dict[str, Any]:
-    """Whether Adam's moments are sound: the ``optimizer`` of the diagnosis."""
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One of Adam's moments over all parameters."""
+
+    nonfinite: int
+    where: tuple[str, ...]
+    """The parameters whose moment is not finite."""
+    amax: float
+    zero_share: float
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerReport:
+    """Whether Adam's moments are sound."""
+
+    updates: int
+    learning_rate: float
+    m: Moment
+    v: Moment
+    negative_v: int
+    sound: bool
+
+
+def optimizer_report(scene: Scene) -> OptimizerReport:
+    """Adam's moments before the step."""
     state = scene.state
-    report: dict[str, Any] = {"updates": state.adam_step, "learning_rate": scene.learning_rate}
-    for name, buffer in (("m", state.adam.m), ("v", state.adam.v)):
-        finite = torch.isfinite(buffer)
-        where = [
-            parameter
-            for parameter, view in zip(state.flat.names, state.flat.views(finite), strict=True)
-            if not bool(view.all())
-        ]
-        report[name] = {
-            "nonfinite": int((~finite).sum()),
-            "where": where,
-            "amax": float(torch.where(finite, buffer, 0.0).abs().max()),
-            "zero_share": float((buffer == 0).float().mean()),
-        }
-    report["negative_v"] = int((state.adam.v < 0).sum())
-    report["sound"] = not (report["m"]["nonfinite"] or report["v"]["nonfinite"] or report["negative_v"])
-    return report
+    m, v = (_moment(state, buffer) for buffer in (state.adam.m, state.adam.v))
+    negative = int((state.adam.v < 0).sum())
+    sound = not (m.nonfinite or v.nonfinite or negative)
+    return OptimizerReport(state.adam_step, scene.learning_rate, m, v, negative, sound)
+
+
+def _moment(state: TrainState, buffer: Tensor) -> Moment:
+    finite = torch.isfinite(buffer)
+    views = zip(state.flat.names, state.flat.views(finite), strict=True)
+    return Moment(
+        nonfinite=int((~finite).sum()),
+        where=tuple(name for name, view in views if not bool(view.all())),
+        amax=float(torch.where(finite, buffer, 0.0).abs().max()),
+        zero_share=float((buffer == 0).float().mean()),
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from altgrad_cli.checkpoints.foreign import ForeignTensors
 from altgrad_cli.checkpoints.named_tensors import distinct_names, exact_values
+from altgrad_cli.forensics.document import Finding, LeftOut, Severity
 from altgrad_cli.forensics.layer_table import weight_measures
 from altgrad_cli.formats import FP8Format
 from altgrad_cli.rounding.scaling import stored_weight_scale
@@ -36,13 +38,47 @@ def describe_tensors(foreign: ForeignTensors, fmt: FP8Format | None) -> list[dic
     )
 
 
-def not_judged(foreign: ForeignTensors) -> list[dict[str, Any]]:
+def not_judged(foreign: ForeignTensors) -> tuple[LeftOut, ...]:
     """The tensors that ``describe_tensors`` leaves out, each with the reason."""
-    return [
-        {"name": name, "shape": list(entry.shape), "dtype": entry.dtype, "reason": reason}
+    return tuple(
+        LeftOut(name, tuple(entry.shape), entry.dtype, reason)
         for name, entry in zip(distinct_names(foreign.tensors), foreign.tensors, strict=True)
         if (reason := entry.why_not_judged()) is not None
-    ]
+    )
+
+
+def foreign_findings(
+    foreign: ForeignTensors,
+    rows: Sequence[Mapping[str, Any]],
+    left_out: Sequence[LeftOut],
+    *,
+    judged_on_grid: bool,
+) -> Iterator[Finding]:
+    """What a reader of the values should know, most important first."""
+    bad = sum(row["nonfinite_weights"] for row in rows)
+    if bad:
+        yield Finding("failure", f"{bad} non-finite values, most of them in {rows[0]['name']}")
+    if not rows:
+        yield Finding("warning", f"nothing to judge: all {len(left_out)} tensors are left out")
+    for row in rows:
+        if row["amax"] > FLOAT32_MAX:
+            words = f"{row['name']}: amax {row['amax']:.4g} is finite, and beyond float32 ({FLOAT32_MAX:.4g})"
+            yield Finding("warning", f"{words}, so no grid is measured: a float32 carrier would hold inf")
+    if foreign.names_schema:
+        words = (
+            "it has altgrad's schema and not altgrad's seal: changed, cut or saved again by another program"
+        )
+        yield Finding("warning", words)
+    for reason in dict.fromkeys(entry.reason for entry in left_out):
+        names = [entry.name for entry in left_out if entry.reason == reason]
+        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+        tensors = "tensor" if len(names) == 1 else "tensors"
+        severity: Severity = "note" if reason in ("no values", "no floating-point values") else "warning"
+        words = f"{len(names)} {tensors} not judged ({reason}): {', '.join(names[:4])}{more}"
+        yield Finding(severity, words)
+    yield Finding("note", f"a {foreign.kind}: only its values are known, not how they came about")
+    if not judged_on_grid:
+        yield Finding("note", "--format NAME adds stiffness, alignment and code use")
 
 
 def _value_measures(tensor: Tensor, fmt: FP8Format | None) -> dict[str, Any]:

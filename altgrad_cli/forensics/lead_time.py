@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from altgrad_cli.metrics.catalogue import spec_of
@@ -34,13 +34,20 @@ class Departure:
     rule: str
     """``band`` or ``threshold``."""
 
-    def to_json(self) -> dict[str, Any]:
-        """One entry of ``lead_time.departures``."""
-        return asdict(self)
+
+@dataclass(frozen=True, slots=True)
+class LeadTime:
+    """The departures in the order in which they happened."""
+
+    steps_recorded: int
+    departures: tuple[Departure, ...]
+    first: Departure | None
+    note: str | None
+    """Why there is none."""
 
 
-def lead_time(history: Sequence[Mapping[str, Any]], failed_at: int) -> dict[str, Any]:
-    """The ``lead_time`` of the diagnosis: departures in the order in which they happened.
+def lead_time(history: Sequence[Mapping[str, Any]], failed_at: int) -> LeadTime:
+    """What left its band before the step ``failed_at``.
 
     Args:
         history: one mapping of scalars per step, oldest first, each with its ``step``.
@@ -48,12 +55,7 @@ def lead_time(history: Sequence[Mapping[str, Any]], failed_at: int) -> dict[str,
     """
     steps = [entry for entry in history if isinstance(entry.get("step"), int) and entry["step"] < failed_at]
     if len(steps) < MIN_STEPS:
-        return {
-            "steps_recorded": len(steps),
-            "departures": [],
-            "first": None,
-            "note": "too few steps for a band",
-        }
+        return LeadTime(len(steps), (), None, "too few steps for a band")
     recorded = {name: spec_of(name) for entry in steps for name in entry}
     watched = {name: spec for name, spec in recorded.items() if spec is not None and spec.bad is not None}
     departures: list[Departure] = []
@@ -68,12 +70,8 @@ def lead_time(history: Sequence[Mapping[str, Any]], failed_at: int) -> dict[str,
             if left is not None
         ]
     departures.sort(key=lambda departure: (departure.step, departure.metric))
-    return {
-        "steps_recorded": len(steps),
-        "departures": [departure.to_json() for departure in departures],
-        "first": departures[0].to_json() if departures else None,
-        "note": None if departures else "sudden: no quantity had left its band before the step",
-    }
+    note = None if departures else "sudden: no quantity had left its band before the step"
+    return LeadTime(len(steps), tuple(departures), departures[0] if departures else None, note)
 
 
 def _is_number(value: Any) -> bool:

@@ -6,15 +6,15 @@ format's fault, when the step fails with every rounding bypassed too. "Unknown" 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
 from altgrad_cli.config.precision import ROLES, Role
 from altgrad_cli.forensics.attempt import Outcome, attempt
+from altgrad_cli.forensics.evidence import Scalar
+from altgrad_cli.forensics.provenance import AmaxSuspect
 from altgrad_cli.forensics.scene import Scene
 from altgrad_cli.metrics.thresholds import FAITHFUL_FROM, MISLED_BELOW, STALLED_UP_TO, UNDERFLOWED_FROM
 from altgrad_cli.surgery.precision_plan import PrecisionPlan, without_rounding
@@ -42,6 +42,13 @@ class Attribution:
     stochastic: Outcome | None
     """The update rounded stochastically; None without stored weights on a grid."""
 
+    @property
+    def attempts(self) -> dict[str, Outcome]:
+        """Every outcome by what was changed."""
+        tried = {"as recorded": self.recorded, "every rounding bypassed": self.none_rounded}
+        tried |= {f"{role} bypassed": outcome for role, outcome in self.bypassed.items()}
+        return tried | ({"update rounded stochastically": self.stochastic} if self.stochastic else {})
+
 
 @dataclass(frozen=True, slots=True)
 class Mechanism:
@@ -50,19 +57,8 @@ class Mechanism:
     stage: str | None
     """None where nothing failed."""
     evidence: tuple[str, ...]
-
-    def to_json(self, attribution: Attribution | None) -> dict[str, Any]:
-        """The ``mechanism`` of the diagnosis."""
-        tried: dict[str, Any] = {}
-        if attribution is not None:
-            tried = {
-                "as recorded": dataclasses.asdict(attribution.recorded),
-                "every rounding bypassed": dataclasses.asdict(attribution.none_rounded),
-                **{f"{role} bypassed": dataclasses.asdict(o) for role, o in attribution.bypassed.items()},
-            }
-            if attribution.stochastic is not None:
-                tried["update rounded stochastically"] = dataclasses.asdict(attribution.stochastic)
-        return {"stage": self.stage, "evidence": list(self.evidence), "attempts": tried}
+    attempts: Mapping[str, Outcome] = field(default_factory=dict)
+    """The step as recorded and under each bypass, by what was changed."""
 
 
 def attribute(scene: Scene, shadow: Tensor | None) -> Attribution:
@@ -86,8 +82,8 @@ def _stochastic(plan: PrecisionPlan) -> PrecisionPlan:
 def explain_nonfinite(
     first: FirstNonfinite | None,
     attribution: Attribution | None,
-    suspects: Sequence[Mapping[str, Any]],
-    struck: Sequence[Mapping[str, Any]],
+    suspects: Sequence[AmaxSuspect],
+    struck: Sequence[Mapping[str, Scalar]],
 ) -> Mechanism:
     """The stage behind a step that was not finite."""
     told = tuple(_struck_words(fault) for fault in struck)
@@ -123,22 +119,22 @@ def explain_nonfinite(
     return Mechanism(UNKNOWN, (*evidence, *told))
 
 
-def _lying_history(first: FirstNonfinite | None, suspects: Sequence[Mapping[str, Any]]) -> str | None:
+def _lying_history(first: FirstNonfinite | None, suspects: Sequence[AmaxSuspect]) -> str | None:
     for suspect in suspects:
-        same = first is not None and (suspect["module"], suspect["role"]) == (
+        same = first is not None and (suspect.module, suspect.role) == (
             first.record.module,
             first.record.role,
         )
         if same or first is None:
             return (
-                f"the amax history of {suspect['role']} of {suspect['module']} foresaw "
-                f"{suspect['history']:.3g} and the tensor had {suspect['amax']:.3g}, "
-                f"{suspect['factor']:.3g} times as much"
+                f"the amax history of {suspect.role} of {suspect.module} foresaw "
+                f"{suspect.history:.3g} and the tensor had {suspect.amax:.3g}, "
+                f"{suspect.factor:.3g} times as much"
             )
     return None
 
 
-def _struck_words(fault: Mapping[str, Any]) -> str:
+def _struck_words(fault: Mapping[str, Scalar]) -> str:
     place = fault.get("module") or "the process"
     return f"planted fault: {fault.get('injection')} struck {fault.get('role')} of {place}"
 

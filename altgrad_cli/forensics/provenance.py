@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from altgrad_cli.formats import parse_format
 from altgrad_cli.training.origin import FirstNonfinite, Producer
@@ -21,43 +21,74 @@ PRODUCER_WORDS: dict[Producer, str] = {
 }
 
 
-def first_nonfinite_json(first: FirstNonfinite, state: TrainState, step: int) -> dict[str, Any]:
-    """The ``first_nonfinite`` of the diagnosis."""
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A tensor of the step that was not finite after the first one was."""
+
+    phase: str
+    module: str
+    role: str
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """Where non-finite values began, in full."""
+
+    step: int
+    phase: str
+    module: str
+    role: str
+    part: str | None
+    index: int | None
+    coordinates: tuple[int, int] | None
+    """(row, column) where the tensor is a weight matrix."""
+    value: float | None
+    count: int
+    value_before_rounding: float | None
+    scale: float | None
+    format: str | None
+    code: int | None
+    """What the value before rounding became on the grid."""
+    input_finite: bool
+    producer: Producer
+    explanation: str
+    passed_on: tuple[Place, ...]
+
+
+def describe_origin(first: FirstNonfinite, state: TrainState, step: int) -> Origin:
+    """The origin ``first`` of the step's failure, with its place in the weights and on the grid."""
     record = first.record
-    return {
-        "step": step,
-        "phase": record.phase,
-        "module": record.module,
-        "role": record.role,
-        "part": record.part or None,
-        "index": record.index,
-        "coordinates": _coordinates(record, state),
-        "value": record.value,
-        "count": record.nonfinite,
-        "value_before_rounding": record.before,
-        "scale": record.scale,
-        "format": record.format,
-        "code": _code(record),
-        "input_finite": first.input_finite,
-        "producer": first.producer,
-        "explanation": PRODUCER_WORDS[first.producer],
-        "passed_on": _places(first.passed_on),
-    }
+    return Origin(
+        step=step,
+        phase=record.phase,
+        module=record.module,
+        role=record.role,
+        part=record.part or None,
+        index=record.index,
+        coordinates=_coordinates(record, state),
+        value=record.value,
+        count=record.nonfinite,
+        value_before_rounding=record.before,
+        scale=record.scale,
+        format=record.format,
+        code=_code(record),
+        input_finite=first.input_finite,
+        producer=first.producer,
+        explanation=PRODUCER_WORDS[first.producer],
+        passed_on=_places(first.passed_on),
+    )
 
 
-def _places(records: Sequence[TraceRecord]) -> list[dict[str, Any]]:
+def _places(records: Sequence[TraceRecord]) -> tuple[Place, ...]:
     """Each place once, with its first count, in order."""
-    places: dict[tuple[str, str, str], int] = {}
+    counts: dict[tuple[str, str, str], int] = {}
     for record in records:
-        places.setdefault((record.phase, record.module, record.role), record.nonfinite)
-    return [
-        {"phase": phase, "module": module, "role": role, "count": count}
-        for (phase, module, role), count in places.items()
-    ]
+        counts.setdefault((record.phase, record.module, record.role), record.nonfinite)
+    return tuple(Place(*place, count) for place, count in counts.items())
 
 
-def _coordinates(record: TraceRecord, state: TrainState) -> list[int] | None:
-    """The index as (row, column) where the record is a weight matrix."""
+def _coordinates(record: TraceRecord, state: TrainState) -> tuple[int, int] | None:
     layer = dict(state.layers).get(record.module)
     if (
         record.index is None
@@ -66,7 +97,7 @@ def _coordinates(record: TraceRecord, state: TrainState) -> list[int] | None:
     ):
         return None
     columns = layer.weight.shape[1]
-    return [record.index // columns, record.index % columns]
+    return record.index // columns, record.index % columns
 
 
 def _code(record: TraceRecord) -> int | None:
@@ -81,24 +112,26 @@ def _code(record: TraceRecord) -> int | None:
         return None
 
 
-def amax_suspects(records: Sequence[TraceRecord], factor: float = 2.0**10) -> list[Mapping[str, Any]]:
-    """Operands whose amax is far beyond what their amax history foresaw: it lies, or the value leapt.
+@dataclass(frozen=True, slots=True)
+class AmaxSuspect:
+    """An operand whose amax is far beyond what its history foresaw: the history lies, or the value leapt."""
 
-    Compared within the trace: ``amax_history`` of the state against the operand's ``input``.
-    """
+    phase: str
+    module: str
+    role: str
+    history: float
+    amax: float
+    factor: float
+
+
+def amax_suspects(records: Sequence[TraceRecord], factor: float = 2.0**10) -> tuple[AmaxSuspect, ...]:
+    """The ``amax_history`` of the state against each operand's ``input``, more than ``factor`` apart."""
     foreseen = {(r.module, r.part): r.amax for r in records if r.role == "amax_history" and r.amax > 0}
-    suspects: list[Mapping[str, Any]] = []
-    for record in records:
-        expected = foreseen.get((record.module, record.role))
-        if record.part == "input" and expected and record.amax > expected * factor:
-            suspects.append(
-                {
-                    "phase": record.phase,
-                    "module": record.module,
-                    "role": record.role,
-                    "history": expected,
-                    "amax": record.amax,
-                    "factor": record.amax / expected,
-                }
-            )
-    return suspects
+    operands = (
+        (record, foreseen.get((record.module, record.role))) for record in records if record.part == "input"
+    )
+    return tuple(
+        AmaxSuspect(record.phase, record.module, record.role, history, record.amax, record.amax / history)
+        for record, history in operands
+        if history and record.amax > history * factor
+    )

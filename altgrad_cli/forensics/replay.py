@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
-import dataclasses
+import io
 import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from altgrad_cli.forensics.evidence import REPLAY_KEYS, Evidence
+import torch
+
+from altgrad_cli.config.loading import resolve
+from altgrad_cli.forensics.evidence import REPLAY_KEYS, Evidence, Scalar
+from altgrad_cli.training.events import from_json_value
 from altgrad_cli.training.trace_record import TraceRecord, from_plain
 
 _TIME_LIMIT = 600
-_PLACE = ("phase", "module", "role", "part")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Difference:
+    """The first tensor that came out otherwise than recorded; None where the replay has no such tensor."""
+
+    phase: str
+    module: str
+    role: str
+    part: str
+    recorded_hash: str
+    replayed_hash: str | None
+    recorded_amax: float
+    replayed_amax: float | None
+    cause: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,29 +44,16 @@ class Replay:
     ran: bool
     bit_exact: bool | None
     compared: int
-    first_difference: Mapping[str, Any] | None
+    first_difference: Difference | None
     different_inputs: tuple[str, ...]
     """What went into the step otherwise than recorded: a stream, an amax history, the batch, ..."""
-    environment: Mapping[str, Any]
+    environment_differences: Mapping[str, Mapping[str, Scalar]]
     """Parts of the environment that differ, recorded and replayed."""
     reason: str | None = None
     """Why it did not run."""
     compiled: bool = False
     """The step itself was compiled. Trace and replay are of its eager form, which is numerically close: sums
     can differ in their last bits, and an operand near a tie by a gap."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The ``replay`` of the diagnosis."""
-        return {
-            "ran": self.ran,
-            "bit_exact": self.bit_exact,
-            "compared": self.compared,
-            "first_difference": self.first_difference,
-            "different_inputs": list(self.different_inputs),
-            "environment_differences": dict(self.environment),
-            "reason": self.reason,
-            "compiled": self.compiled,
-        }
 
 
 def not_run(reason: str | None = None) -> Replay:
@@ -65,70 +70,82 @@ def replay(evidence: Evidence, threads: int | None = None) -> Replay:
     recorded = evidence.payload.get("trace")
     if not recorded:
         return not_run("the file holds no trace of the step to compare with")
-    command = [sys.executable, "-m", "altgrad_cli.forensics.replay_process", str(evidence.path.resolve())]
-    if threads is not None:
-        command.append(str(threads))
+    command = [sys.executable, "-m", "altgrad_cli.forensics.replay_process"]
     package_root = str(Path(__file__).resolve().parents[2])
     paths = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    config = evidence.config
+    if threads is not None:
+        config = replace(config, runtime=replace(config.runtime, threads=threads))
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_TIME_LIMIT, env=environment, check=False
+            command,
+            input=_message({**evidence.payload, "config": resolve(config)}),
+            capture_output=True,
+            timeout=_TIME_LIMIT,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return not_run(f"the replaying process did not finish: {type(error).__name__}")
     if done.returncode != 0:
-        lines = done.stderr.strip().splitlines()
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
         return not_run(f"the replaying process failed: {lines[-1] if lines else done.returncode}")
     answer = json.loads(done.stdout.splitlines()[-1])
-    there: Mapping[str, Any] = answer["environment"]
-    here: Mapping[str, Any] = evidence.payload.get("environment") or {}
+    there: Mapping[str, Scalar] = answer["environment"]
+    here: Mapping[str, Scalar] = evidence.payload.get("environment") or {}
     different = {
         key: {"recorded": here.get(key), "replayed": there.get(key)}
         for key in REPLAY_KEYS
         if here.get(key) != there.get(key)
     }
-    found = compare(from_plain(recorded), answer["records"], different)
-    return dataclasses.replace(found, compiled=evidence.config.runtime.compile)
+    replayed = from_plain(from_json_value(answer["records"]))
+    return replace(compare(from_plain(recorded), replayed, different), compiled=config.runtime.compile)
+
+
+def _message(payload: Mapping[str, object]) -> bytes:
+    """What the replaying process is sent: the state that was verified here, so that no file is read twice."""
+    buffer = io.BytesIO()
+    torch.save(payload, buffer)
+    return buffer.getvalue()
 
 
 def compare(
-    recorded: Sequence[TraceRecord], replayed: Sequence[Mapping[str, Any]], environment: Mapping[str, Any]
+    recorded: Sequence[TraceRecord],
+    replayed: Sequence[TraceRecord],
+    environment: Mapping[str, Mapping[str, Scalar]],
 ) -> Replay:
     """The verdict on two traces: every recorded place by its hash, in the order recorded."""
-    again = _by_place([({key: record[key] for key in _PLACE}, record) for record in replayed])
-    mine = _by_place([({key: getattr(record, key) for key in _PLACE}, record) for record in recorded])
-    first: dict[str, Any] | None = None
-    inputs: list[TraceRecord] = []
-    for (place, _), record in mine.items():
-        other = again.get((place, _))
-        if other is not None and other["hash"] == record.hash:
-            continue
-        if first is None:
-            first = {
-                **dict(zip(_PLACE, place, strict=True)),
-                "recorded_hash": record.hash,
-                "replayed_hash": None if other is None else other["hash"],
-                "recorded_amax": record.amax,
-                "replayed_amax": None if other is None else other["amax"],
-            }
-        if record.phase == "state":
-            inputs.append(record)
-    words = tuple(dict.fromkeys(_input_words(record) for record in inputs))
-    if first is not None:
-        first["cause"] = _cause(words, environment)
-    return Replay(True, first is None, len(recorded), first, words, environment)
+    again = _by_place(replayed)
+    pairs = [(record, again.get(place)) for place, record in _by_place(recorded).items()]
+    different = [(record, other) for record, other in pairs if other is None or other.hash != record.hash]
+    inputs = [_input_words(record) for record, _ in different if record.phase == "state"]
+    words = tuple(dict.fromkeys(inputs))
+    if not different:
+        return Replay(True, True, len(recorded), None, words, environment)
+    record, other = different[0]
+    first = Difference(
+        phase=record.phase,
+        module=record.module,
+        role=record.role,
+        part=record.part,
+        recorded_hash=record.hash,
+        replayed_hash=None if other is None else other.hash,
+        recorded_amax=record.amax,
+        replayed_amax=None if other is None else other.amax,
+        cause=_cause(words, environment),
+    )
+    return Replay(True, False, len(recorded), first, words, environment)
 
 
-def _by_place(records: Sequence[tuple[dict[str, str], Any]]) -> dict[tuple[tuple[str, ...], int], Any]:
+def _by_place(records: Sequence[TraceRecord]) -> dict[tuple[str, str, str, str, int], TraceRecord]:
     """Records by place and by how many of that place came before."""
-    found: dict[tuple[tuple[str, ...], int], Any] = {}
-    for place, record in records:
-        key, number = tuple(place.values()), 0
-        while (key, number) in found:
-            number += 1
-        found[key, number] = record
-    return found
+    before: Counter[tuple[str, str, str, str]] = Counter()
+    by_place = {}
+    for record in records:
+        place = (record.phase, record.module, record.role, record.part)
+        by_place[*place, before[place]] = record
+        before[place] += 1
+    return by_place
 
 
 def _input_words(record: TraceRecord) -> str:
@@ -141,7 +158,7 @@ def _input_words(record: TraceRecord) -> str:
     return f"{kind.get(record.role, record.role)} of {record.module}{part}"
 
 
-def _cause(inputs: Sequence[str], environment: Mapping[str, Any]) -> str:
+def _cause(inputs: Sequence[str], environment: Mapping[str, object]) -> str:
     if inputs:
         more = f" and {len(inputs) - 1} other inputs" if len(inputs) > 1 else ""
         return f"the step was given another {inputs[0]}{more}"

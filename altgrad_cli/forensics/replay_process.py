@@ -1,35 +1,29 @@
-"""The process in which a replay runs: FILE [THREADS] in, one line of JSON out."""
+"""The process in which a replay runs: a verified checkpoint's payload in on stdin, one line of JSON out."""
 
 from __future__ import annotations
 
-import dataclasses
+import io
 import json
 import sys
 from pathlib import Path
 
 
-def main(arguments: list[str]) -> int:
+def main() -> int:
     """Trace the step of the checkpoint and write its records and the environment to stdout."""
-    from altgrad_cli.checkpoints.foreign import ForeignTensors
+    import torch
+
+    from altgrad_cli.config.loading import from_plain
     from altgrad_cli.errors import AltgradError
-    from altgrad_cli.forensics.evidence import open_evidence
+    from altgrad_cli.forensics.evidence import Evidence
     from altgrad_cli.forensics.scene import rebuild
     from altgrad_cli.forensics.trace_again import trace_again
     from altgrad_cli.training.environment import describe_environment
     from altgrad_cli.training.events import to_json_value
     from altgrad_cli.training.trace_record import to_plain
 
+    payload = torch.load(io.BytesIO(sys.stdin.buffer.read()), weights_only=True)
     try:
-        evidence = open_evidence(Path(arguments[0]))
-        if isinstance(evidence, ForeignTensors):
-            sys.stderr.write("not an altgrad checkpoint\n")
-            return 2
-        if len(arguments) > 1:
-            runtime = dataclasses.replace(evidence.config.runtime, threads=int(arguments[1]))
-            evidence = dataclasses.replace(
-                evidence, config=dataclasses.replace(evidence.config, runtime=runtime)
-            )
-        scene = rebuild(evidence)
+        scene = rebuild(Evidence(Path("the replayed checkpoint"), payload, from_plain(payload["config"])))
         records = to_plain(trace_again(scene))
     except AltgradError as error:
         sys.stderr.write(f"{error.message}\n")
@@ -40,4 +34,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from altgrad_cli.errors import UsageError
+from altgrad_cli.reporting.blocks.notation import unescape_markdown
 from altgrad_cli.reporting.blocks.sources import CITED, ROW, parse_source
 from altgrad_cli.reporting.evidence.facts import TEXTS
 from altgrad_cli.reporting.evidence.runs import Evidence
@@ -179,7 +180,7 @@ class _Checker:
     def _table_rows(self) -> Iterator[tuple[int, list[str]]]:
         while self.row < len(self.lines) and self.lines[self.row].startswith("|"):
             cells = re.split(r"(?<!\\)\|", self.lines[self.row].strip().strip("|"))
-            yield self.row, [cell.strip().replace("\\|", "|") for cell in cells]
+            yield self.row, [unescape_markdown(cell.strip()) for cell in cells]
             self.row += 1
 
     def _fence(self) -> str:

@@ -56,13 +56,13 @@ def altgrad(*arguments: object) -> Result:
 def test_the_first_screen_says_what_where_why_and_what_next(anomaly: Path) -> None:
     done = altgrad(anomaly, "--replay")
     assert done.exit_code == 0, done.stderr
-    screen = done.stdout.split("\n\n")[0]
+    screen = done.stdout.split("Findings")[0]
     assert len(screen.splitlines()) <= 24
     for words in (
         "FAILED: not finite",
         "step 3: gradients of blocks.1.attn.c_proj became",
         "inputs finite: the rounding made it out of a finite value",
-        "mechanism  gradient fidelity",
+        "mechanism gradient fidelity",
         "with gradients left in float32 it survives",
         "bit for bit in a new process",
         "this run has planted faults: amax@3:blocks.1.attn.c_proj:gradients",
@@ -70,7 +70,7 @@ def test_the_first_screen_says_what_where_why_and_what_next(anomaly: Path) -> No
     ):
         assert words in screen, words
     for title in ("Findings", "Trust", "Lead time", "Layers, worst first", "Optimizer state", "Batch"):
-        assert f"\n{title}\n" in done.stdout
+        assert f"\n{title} ─" in done.stdout
 
 
 def test_json_is_one_strict_document_with_the_keys_of_the_schema(anomaly: Path) -> None:
@@ -100,7 +100,7 @@ def test_what_if_tables_every_change(anomaly: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.stderr
     assert "saved by" in done.stdout
     assert "saturating instead of inf" in done.stdout
-    assert "in BF16    blocks.1.attn.c_proj" in done.stdout
+    assert "in BF16   blocks.1.attn.c_proj" in done.stdout
     assert f"markdown: {report}" in done.stderr
     text = report.read_text()
     assert text.startswith("# FAILED: not finite")

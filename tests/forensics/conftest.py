@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from altgrad_cli.config.loading import load_config
+from altgrad_cli.forensics import diagnosis
+from altgrad_cli.forensics.diagnosis import Questions
 from altgrad_cli.training.engine import train
 from altgrad_cli.training.events import CheckpointSaved
 
@@ -39,6 +42,11 @@ def corpus_cache(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(autouse=True)
 def _shared_cache(_isolated_environment: None, corpus_cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALTGRAD_CACHE", corpus_cache)
+
+
+def diagnose(path: Path, questions: Questions) -> dict[str, Any]:
+    """The document that ``--json`` prints."""
+    return diagnosis.diagnose(path, questions).to_json()
 
 
 def captured(folder: Path, *overrides: str) -> Path:

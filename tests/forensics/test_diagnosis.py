@@ -14,11 +14,11 @@ from safetensors.torch import save_file
 from altgrad_cli.checkpoints.file import read_checkpoint, write_checkpoint
 from altgrad_cli.config.loading import load_config, with_overrides
 from altgrad_cli.errors import CheckpointError, DataError, UsageError
-from altgrad_cli.forensics.diagnosis import Questions, diagnose
+from altgrad_cli.forensics.diagnosis import Questions
 from altgrad_cli.forensics.findings import rescuing_overrides
 from altgrad_cli.training.engine import train
 from altgrad_cli.training.events import RunStarted, StepCompleted, event_to_json, to_json_value
-from tests.forensics.conftest import TINY, Capture
+from tests.forensics.conftest import TINY, Capture, diagnose
 
 KEYS = {
     "file",
@@ -226,8 +226,7 @@ def test_the_rescue_is_a_configuration_that_loads(capture: Capture) -> None:
     config = load_config("base", TINY)
     for entry in document["counterfactuals"]:
         with_overrides(config, entry["overrides"])
-    layers_only = [entry for entry in document["counterfactuals"] if entry["kind"] in ("recorded", "input")]
-    rules = rescuing_overrides(layers_only, document["minimal_bf16_layers"])
+    rules = rescuing_overrides((), document["minimal_bf16_layers"])
     assert with_overrides(config, rules).precision.rules[0].pattern == "blocks.1.mlp.c_fc"
 
 

@@ -12,18 +12,26 @@ import torch
 from safetensors.torch import save_file
 
 from altgrad_cli.errors import CheckpointError
-from altgrad_cli.forensics.diagnosis import Questions, diagnose
+from altgrad_cli.forensics import diagnosis
+from altgrad_cli.forensics.diagnosis import Questions
 from altgrad_cli.formats import parse_format
-from altgrad_cli.reporting.pages.diagnosis.details import details
-from altgrad_cli.reporting.pages.diagnosis.screen import verdict
+from altgrad_cli.reporting.blocks.document import Table
+from altgrad_cli.reporting.pages.diagnosis.page import diagnosis_page
 from altgrad_cli.reporting.pages.format.fit import TensorFit, fit_file
+from altgrad_cli.reporting.render.markdown import to_markdown
+from tests.forensics.conftest import diagnose
 
 
 def diagnosed(path: Path) -> dict[str, Any]:
-    document = diagnose(path, Questions(format="E5M2"))
-    assert verdict(document).title
-    assert details(document)
-    return document
+    found = diagnosis.diagnose(path, Questions(format="E5M2"))
+    assert to_markdown(diagnosis_page(found), pictures=None).startswith("# ")
+    return found.to_json()
+
+
+def screen_of(path: Path) -> dict[str, str]:
+    table = diagnosis_page(diagnosis.diagnose(path, Questions())).sections[0].blocks[0]
+    assert isinstance(table, Table)
+    return dict(zip(table.labels, (cells[0] for cells in table.cells), strict=True))
 
 
 def saved(path: Path, value: Any, *, legacy: bool = False) -> Path:
@@ -189,9 +197,10 @@ def test_every_tensor_has_a_row_of_its_own(value: Any, names: set[str], tmp_path
     [{}, {"ids": torch.arange(3)}, {"none": torch.empty(0, 3)}, {"mask": torch.ones(3, dtype=torch.bool)}],
 )
 def test_nothing_to_judge_is_not_healthy(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
-    document = diagnosed(saved(tmp_path / "x.pt", {"n": torch.tensor(3), **tensors}))
+    path = saved(tmp_path / "x.pt", {"n": torch.tensor(3), **tensors})
+    document = diagnosed(path)
     assert document["failure"]["class"] == "not_judged"
-    assert verdict(document).title.startswith("nothing to judge")
+    assert diagnosis_page(diagnosis.diagnose(path, Questions())).title.startswith("nothing to judge")
     assert f"all {1 + len(tensors)} tensors are left out" in document["findings"][0]["text"]
 
 
@@ -307,5 +316,4 @@ def test_only_checksums_that_exist_are_called_verified(
         save_file({"w": torch.eye(3)}, path)
     document = diagnosed(path)
     assert document["trust"]["verified"] == checks
-    trust = dict(verdict(document).table.rows)["trust"]  # type: ignore[union-attr]
-    assert ("nothing verified" in trust) == (not checks)
+    assert ("nothing verified" in screen_of(path)["trust"]) == (not checks)

@@ -14,10 +14,10 @@ import torch
 from altgrad_cli.checkpoints.file import read_checkpoint, write_checkpoint
 from altgrad_cli.checkpoints.payload_shape import check_payload
 from altgrad_cli.errors import CheckpointError, UsageError
-from altgrad_cli.forensics.diagnosis import Questions, diagnose
-from altgrad_cli.reporting.pages.diagnosis.details import details
-from altgrad_cli.reporting.pages.diagnosis.screen import verdict
-from altgrad_cli.reporting.render.diagnosis_text import to_markdown
+from altgrad_cli.forensics import diagnosis
+from altgrad_cli.forensics.diagnosis import Questions
+from altgrad_cli.reporting.pages.diagnosis.page import diagnosis_page
+from altgrad_cli.reporting.render.markdown import to_markdown
 from altgrad_cli.training.events import to_json_value
 from tests.forensics.conftest import captured
 
@@ -68,11 +68,11 @@ def torment(payload: dict[str, Any], path: Path, count: int, seed: int) -> None:
         place, forged = forge(payload, rng)
         write_checkpoint(path, forged)
         try:
-            document = diagnose(path, Questions())
+            diagnosed = diagnosis.diagnose(path, Questions())
         except UsageError:
             continue
-        json.dumps(to_json_value(document), allow_nan=False)
-        text = to_markdown(verdict(document), details(document))
+        json.dumps(to_json_value(diagnosed.to_json()), allow_nan=False)
+        text = to_markdown(diagnosis_page(diagnosed), pictures=None)
         assert "\x1b" not in text, place
 
 

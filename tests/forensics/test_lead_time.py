@@ -7,8 +7,15 @@ from typing import Any
 
 import pytest
 
+from altgrad_cli.forensics.document import plain
 from altgrad_cli.forensics.lead_time import lead_time
 from altgrad_cli.metrics.catalogue import METRICS
+
+
+def judged(series: list[dict[str, Any]], failed_at: int) -> dict[str, Any]:
+    """The ``lead_time`` of the document."""
+    document: dict[str, Any] = plain(lead_time(series, failed_at))
+    return document
 
 
 def history(steps: int, **series: Any) -> list[dict[str, Any]]:
@@ -23,7 +30,7 @@ def noisy(step: int) -> float:
 
 
 def test_the_first_to_leave_is_named_with_its_lead() -> None:
-    found = lead_time(
+    found = judged(
         history(
             60,
             gradient_norm=lambda n: noisy(n) * (5.0 if n >= 50 else 1.0),
@@ -38,7 +45,7 @@ def test_the_first_to_leave_is_named_with_its_lead() -> None:
 
 
 def test_what_came_back_into_its_band_does_not_count() -> None:
-    found = lead_time(history(60, gradient_norm=lambda n: 50.0 if n == 45 else noisy(n)), failed_at=61)
+    found = judged(history(60, gradient_norm=lambda n: 50.0 if n == 45 else noisy(n)), failed_at=61)
     assert found["first"] is None
     assert found["note"] is not None and found["note"].startswith("sudden")
 
@@ -46,7 +53,7 @@ def test_what_came_back_into_its_band_does_not_count() -> None:
 @pytest.mark.parametrize("name", [name for name, spec in METRICS.items() if spec.bad])
 def test_every_metric_with_a_bad_side_can_be_the_first_to_leave(name: str) -> None:
     factor = 9.0 if METRICS[name].bad == "high" else 1 / 9
-    found = lead_time(history(60, **{name: lambda n: noisy(n) * (factor if n > 40 else 1)}), failed_at=61)
+    found = judged(history(60, **{name: lambda n: noisy(n) * (factor if n > 40 else 1)}), failed_at=61)
     assert (found["first"]["metric"], found["first"]["step"]) == (name, 41)
     assert found["first"]["unit"] == METRICS[name].unit
 
@@ -54,37 +61,37 @@ def test_every_metric_with_a_bad_side_can_be_the_first_to_leave(name: str) -> No
 def test_a_metric_without_a_bad_side_is_no_departure() -> None:
     assert METRICS["apparent_stall_rate"].bad is None
     jump = {"apparent_stall_rate": lambda n: noisy(n) * (9 if n > 40 else 1)}
-    assert lead_time(history(60, **jump), failed_at=61)["first"] is None
+    assert judged(history(60, **jump), failed_at=61)["first"] is None
 
 
 def test_a_quantity_has_one_bad_side() -> None:
-    falling = lead_time(history(60, gradient_norm=lambda n: noisy(n) / (9 if n > 40 else 1)), failed_at=61)
+    falling = judged(history(60, gradient_norm=lambda n: noisy(n) / (9 if n > 40 else 1)), failed_at=61)
     assert falling["first"] is None
-    quiet = lead_time(history(60, gradient_cosine=lambda n: noisy(n) / (9 if n > 40 else 1)), failed_at=61)
+    quiet = judged(history(60, gradient_cosine=lambda n: noisy(n) / (9 if n > 40 else 1)), failed_at=61)
     assert quiet["first"]["metric"] == "gradient_cosine"
     assert quiet["first"]["low"] is not None and quiet["first"]["high"] is None
 
 
 def test_a_threshold_counts_even_where_the_band_is_wide() -> None:
     rates = {"overflow_rate/gradients": lambda n: 0.002 * (n % 5) if n < 55 else 0.02}
-    found = lead_time(history(60, **rates), failed_at=61)
+    found = judged(history(60, **rates), failed_at=61)
     rules = {entry["rule"]: entry["step"] for entry in found["departures"]}
     assert rules["threshold"] == 55
 
 
 def test_a_nan_is_outside_every_band() -> None:
-    found = lead_time(history(60, gradient_norm=lambda n: math.nan if n >= 58 else noisy(n)), failed_at=61)
+    found = judged(history(60, gradient_norm=lambda n: math.nan if n >= 58 else noisy(n)), failed_at=61)
     assert found["first"]["step"] == 58
 
 
 def test_the_failing_step_itself_is_no_lead() -> None:
-    found = lead_time(history(60, gradient_norm=lambda n: 99.0 if n == 60 else noisy(n)), failed_at=60)
+    found = judged(history(60, gradient_norm=lambda n: 99.0 if n == 60 else noisy(n)), failed_at=60)
     assert found["first"] is None
     assert found["steps_recorded"] == 59
 
 
 def test_few_steps_draw_no_band() -> None:
-    found = lead_time(history(11, gradient_norm=noisy), failed_at=12)
+    found = judged(history(11, gradient_norm=noisy), failed_at=12)
     assert found["departures"] == []
     assert found["note"] == "too few steps for a band"
 
@@ -95,4 +102,4 @@ def test_what_is_missing_or_a_word_is_left_out() -> None:
         entry["gradient_norm"] = None
         entry["outcome"] = "failed"
     entries.append({"no step": 1})
-    assert lead_time(entries, failed_at=61)["first"] is None
+    assert judged(entries, failed_at=61)["first"] is None

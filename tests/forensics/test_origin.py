@@ -10,13 +10,13 @@ import torch
 
 from altgrad_cli.config.loading import load_config
 from altgrad_cli.config.precision import OPERAND_ROLES
-from altgrad_cli.forensics.diagnosis import Questions, diagnose
+from altgrad_cli.forensics.diagnosis import Questions
 from altgrad_cli.rounding.quantize import STATS
 from altgrad_cli.surgery.precision_plan import plan_precision
 from altgrad_cli.training.engine import train
 from altgrad_cli.training.events import CheckpointSaved, RunEnded
 from altgrad_cli.training.origin import first_operand
-from tests.forensics.conftest import TINY
+from tests.forensics.conftest import TINY, diagnose
 
 OVERFLOWING = ("fp8_format=E5M2", "precision.regime=standard", "precision.overflow=ieee")
 FAILURES = [

@@ -44,7 +44,7 @@ from pathlib import Path
 from altgrad_cli.forensics.diagnosis import Questions, diagnose
 from altgrad_cli.training.events import to_json_value
 for path in sys.argv[1:]:
-    document = diagnose(Path(path), Questions())
+    document = diagnose(Path(path), Questions()).to_json()
     keys = ("failure", "first_nonfinite", "mechanism", "trust", "amax_suspects")
     kept = {key: document[key] for key in keys}
     print(json.dumps(to_json_value(kept)))

@@ -112,21 +112,21 @@ def test_what_was_altered_is_named(
     assert result.bit_exact is False
     assert result.different_inputs == (named,)
     assert result.first_difference is not None
-    assert result.first_difference["cause"] == f"the step was given another {named}"
+    assert result.first_difference.cause == f"the step was given another {named}"
 
 
 def test_other_threads_are_named(recorded: Path) -> None:
     result = replayed(recorded, threads=2)
-    assert result.environment == {"threads": {"recorded": 1, "replayed": 2}}
+    assert result.environment_differences == {"threads": {"recorded": 1, "replayed": 2}}
     assert result.different_inputs == ()
     if not result.bit_exact:
         assert result.first_difference is not None
-        assert "threads" in result.first_difference["cause"]
+        assert "threads" in result.first_difference.cause
 
 
 def test_a_recorded_environment_is_compared(recorded: Path) -> None:
     path = altered(recorded, lambda payload: payload["environment"].update({"torch": "0.4.1"}))
-    assert replayed(path).environment["torch"]["recorded"] == "0.4.1"
+    assert replayed(path).environment_differences["torch"]["recorded"] == "0.4.1"
 
 
 def test_a_changed_trace_is_a_difference_without_a_known_cause(recorded: Path) -> None:
@@ -136,8 +136,8 @@ def test_a_changed_trace_is_a_difference_without_a_known_cause(recorded: Path) -
 
     result = replayed(altered(recorded, change))
     assert result.first_difference is not None
-    assert result.first_difference["phase"] == "forward"
-    assert result.first_difference["cause"] == "unknown: all inputs are as recorded"
+    assert result.first_difference.phase == "forward"
+    assert result.first_difference.cause == "unknown: all inputs are as recorded"
 
 
 def test_without_a_trace_there_is_nothing_to_compare(recorded: Path) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from altgrad_cli.config.loading import load_config
-from altgrad_cli.forensics.diagnosis import Questions, diagnose
+from altgrad_cli.forensics.diagnosis import Questions
 from altgrad_cli.forensics.failure import stalled_since
 from altgrad_cli.training.engine import train
-from tests.forensics.conftest import TINY
+from tests.forensics.conftest import TINY, diagnose
 
 
 def stalled_run(folder: Path) -> Path:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from altgrad_cli.metrics.catalogue import heading_of
 from altgrad_cli.reporting.blocks.figures import Figure
-from altgrad_cli.reporting.blocks.notation import MISSING
+from altgrad_cli.reporting.blocks.notation import MISSING, escape_markdown, format_value
 from altgrad_cli.reporting.blocks.sources import ROW
 from altgrad_cli.reporting.evidence.runs import Evidence
 
@@ -24,7 +24,8 @@ class TableColumn:
     """One column: its header, and the source of its cells with ``{}`` for the row's label."""
 
     header: str
-    source: str
+    source: str = ""
+    """Empty where no log gives the cells."""
 
 
 def measured(source: str) -> TableColumn:
@@ -78,7 +79,7 @@ class Report:
 
     title: str
     sections: tuple[Section, ...]
-    logs: tuple[str, ...]
+    logs: tuple[str, ...] = ()
     """Folders the report was computed from."""
 
     @property
@@ -104,4 +105,23 @@ def make_table(
         tuple(rows),
         tuple(column for column, _ in kept),
         tuple(tuple(text[row] for _, text in kept) for row in range(len(rows))),
+    )
+
+
+def bullets(lines: Iterable[str]) -> Text:
+    """A list of ``lines`` as they are, whatever they hold."""
+    return Text("\n".join(f"- {escape_markdown(line)}" for line in lines))
+
+
+def plain_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    """The table of values that no log gives, less the columns without one; the first names its row."""
+    written = [
+        [format_value(value, header) for header, value in zip(headers, row, strict=True)] for row in rows
+    ]
+    kept = [n for n in range(1, len(headers)) if {row[n] for row in written} - {"", MISSING}]
+    return Table(
+        headers[0],
+        tuple(row[0] for row in written),
+        tuple(TableColumn(headers[n]) for n in kept),
+        tuple(tuple(row[n] for n in kept) for row in written),
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -34,8 +35,22 @@ def format_value(value: object, name: str = "") -> str:
         return _format_float(float(value), fixed=name in LOSS_NAMES)
     if isinstance(value, Mapping | list | tuple):
         return json.dumps(value, ensure_ascii=False, default=str)
-    # Text from a log is one line, and cannot drive a terminal.
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(value))
+    return one_line(str(value))
+
+
+def one_line(text: str) -> str:
+    """``text`` with control characters spelled out: a name out of a file cannot drive a terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def escape_markdown(text: str) -> str:
+    """``text`` on one line and taken literally by Markdown: no link, no element, no column of a table."""
+    return re.sub(r"([\\|`*<>\[\]])", r"\\\1", one_line(text))
+
+
+def unescape_markdown(text: str) -> str:
+    """What ``escape_markdown`` was given."""
+    return re.sub(r"\\([\\|`*<>\[\]])", r"\1", text)
 
 
 def _format_float(value: float, *, fixed: bool) -> str:

@@ -1,6 +1,5 @@
 """One document, many forms: terminal, Markdown, HTML, JSON, pictures.
 
-diagnosis_text  Sections of a diagnosis as terminal output and as Markdown
 hover           What the pointer finds in a drawing: which words stand where, for the script of the page
 html            A report as one HTML file that opens anywhere and asks nothing of any server
 json            A report as plain values: every number with its source, for programs

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from altgrad_cli.files import is_regular, write_together
 from altgrad_cli.reporting.blocks.document import Block, Picture, Report, Table, Text, Verbatim
+from altgrad_cli.reporting.blocks.notation import escape_markdown
 
 HEADER = "<!-- altgrad report; computed from the logs in: {logs} -->"
 CELLS, END = "<!-- cells: ", " -->"
@@ -26,7 +27,8 @@ def to_markdown(report: Report, pictures: str | None) -> str:
         report: what to render.
         pictures: folder of the PNGs as the Markdown links to it; None leaves the pictures out.
     """
-    parts = [HEADER.format(logs=", ".join(report.logs)), f"# {report.title}"]
+    parts = [HEADER.format(logs=", ".join(report.logs))] if report.logs else []
+    parts.append(f"# {escape_markdown(report.title)}")
     for section in report.sections:
         blocks = [text for block in section.blocks if (text := _block(block, pictures))]
         if blocks:
@@ -81,8 +83,15 @@ def table_markdown(table: Table) -> str:
     if not table.labels or not table.columns:
         return ""
     header = [table.label_header, *(column.header for column in table.columns)]
-    rows = [[_label(label), *cells] for label, cells in zip(table.labels, table.cells, strict=True)]
-    escaped = [[cell.replace("|", "\\|") for cell in row] for row in [header, *rows]]
+    sources = SEPARATOR.join(column.source for column in table.columns)
+    cited = any(column.source for column in table.columns)
+    labels = [
+        _label(label).replace("|", "\\|") if cited else escape_markdown(label) for label in table.labels
+    ]
+    escaped = [[escape_markdown(cell) for cell in header]]
+    escaped += [
+        [label, *map(escape_markdown, cells)] for label, cells in zip(labels, table.cells, strict=True)
+    ]
     widths = [max(len(row[index]) for row in escaped) for index in range(len(header))]
     left = [True, *(_is_text(table, index) for index in range(len(table.columns)))]
 
@@ -97,8 +106,8 @@ def table_markdown(table: Table) -> str:
         ("-" * width if to_left else "-" * (width - 1) + ":")
         for width, to_left in zip(widths, left, strict=True)
     ]
-    sources = SEPARATOR.join(column.source for column in table.columns)
-    return "\n".join([f"{CELLS}{sources}{END}", line(escaped[0]), line(rule), *map(line, escaped[1:])])
+    comment = [f"{CELLS}{sources}{END}"] if cited else []
+    return "\n".join([*comment, line(escaped[0]), line(rule), *map(line, escaped[1:])])
 
 
 def _is_text(table: Table, index: int) -> bool:

@@ -74,11 +74,15 @@ class _FittedTable:
     def _width(self, index: int) -> int:
         # A header may wrap at its spaces; a value is not broken.
         words = self.table.columns[index].header.split()
-        return max(len(word) for word in [*words, *(row[index][:_WIDEST] for row in self.table.cells)])
+        widest = _WIDEST if len(self.table.columns) > 1 else None  # a column alone has all the room
+        return max(len(word) for word in [*words, *(row[index][:widest] for row in self.table.cells)])
 
     def _part(self, columns: list[int], widths: list[int]) -> RichTable:
         table = self.table
-        part = RichTable(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+        named = bool(table.label_header or any(table.columns[index].header for index in columns))
+        part = RichTable(
+            box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0), show_header=named
+        )
         part.add_column(table.label_header, overflow="fold")
         for index in columns:
             words = any(row[index][:1].isalpha() and row[index] != "NaN" for row in table.cells)

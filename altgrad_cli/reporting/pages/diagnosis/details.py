@@ -1,135 +1,117 @@
-"""The detail of a diagnosis behind its first screen: one section a question, each from the document alone."""
+"""The detail of a diagnosis behind its first screen: one section a question."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from altgrad_cli.reporting.blocks.notation import MISSING, format_value, short_layer
+from altgrad_cli.forensics.against import Comparison
+from altgrad_cli.forensics.attempt import Outcome
+from altgrad_cli.forensics.batch_report import BatchReport
+from altgrad_cli.forensics.document import Diagnosis, ForeignDiagnosis
+from altgrad_cli.forensics.evidence import Trust
+from altgrad_cli.forensics.failure import OptimizerReport
+from altgrad_cli.forensics.lead_time import LeadTime
+from altgrad_cli.reporting.blocks.document import Section, bullets, plain_table
+from altgrad_cli.reporting.blocks.notation import format_value, short_layer
 
-Row = tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Cells as text; the first row of a reader's eye is ``header``."""
-
-    header: Row
-    rows: tuple[Row, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """A title, lines and at most one table."""
-
-    title: str
-    lines: tuple[str, ...] = ()
-    table: Table | None = None
+_OUTCOME = ("survives", "stopped by", "loss", "tau", "stalled", "cosine")
+_LAYER_LEGEND = (
+    "gap: median stiffness; ulp: mean |w - Q(w)| in gaps; over, under: overflow and underflow rate of the "
+    "worst role (W, A, G); bad: values not finite; zero-up: zero-update fraction; sparse: |g| < 1e-8"
+)
 
 
-_REMEDY_KINDS = ("recorded", "overflow", "scale", "update", "role", "input")
-
-
-def details(document: Mapping[str, Any]) -> list[Section]:
-    """Everything else, section by section; a section without content is left out."""
-    if document["kind"] != "altgrad checkpoint":
-        tables = [_foreign_layers(document)] if document["layers"] else []
-        return [*tables, _findings(document)]
-    sections = [
-        _findings(document),
-        _trust(document),
-        _attempts(document),
-        _remedies(document),
-        _grid(document),
-        _lead(document),
-        _layers(document),
-        _optimizer(document),
-        _batch(document),
-        _against(document),
+def details(diagnosis: Diagnosis) -> Iterator[Section]:
+    """Everything behind the findings, section by section."""
+    yield _trust(diagnosis.trust)
+    attempts = [(name, *_outcome(outcome)) for name, outcome in diagnosis.mechanism.attempts.items()]
+    yield _table_section("The step again, one rounding bypassed at a time", ("change", *_OUTCOME), attempts)
+    tried = [
+        (entry.change, *_outcome(entry.outcome, entry.reason))
+        for entry in diagnosis.counterfactuals
+        if entry.kind != "format"
     ]
-    return [section for section in sections if section.lines or section.table is not None]
+    yield _table_section("What would have saved it", ("change", *_OUTCOME), tried)
+    grid = [
+        (entry.format, entry.rounding, entry.scaling, *_outcome(entry.outcome, entry.reason))
+        for entry in diagnosis.counterfactuals
+        if entry.kind == "format"
+    ]
+    yield _table_section("The same step in every format", ("format", "rounding", "scale", *_OUTCOME), grid)
+    yield _lead(diagnosis.lead_time)
+    yield _layers(diagnosis)
+    yield _optimizer(diagnosis.optimizer)
+    if diagnosis.batch is not None:
+        yield _batch(diagnosis.batch)
+    if diagnosis.against is not None:
+        yield _against(diagnosis.against)
 
 
-def _findings(document: Mapping[str, Any]) -> Section:
-    return Section(
-        "Findings", tuple(f"{entry['severity']}: {entry['text']}" for entry in document["findings"])
+def findings(diagnosis: Diagnosis | ForeignDiagnosis) -> Section:
+    """The sentences, most important first."""
+    lines = (f"{finding.severity}: {finding.text}" for finding in diagnosis.findings)
+    return Section("Findings", (bullets(lines),))
+
+
+def foreign_layers(diagnosis: ForeignDiagnosis) -> Section:
+    """One row a tensor of a file that another program wrote."""
+    headers = (
+        *("tensor", "shape", "dtype", "not finite", "amax"),
+        *("zeros", "stiffness", "align (ulp)", "to 0", "codes used"),
     )
-
-
-def _trust(document: Mapping[str, Any]) -> Section:
-    trust = document["trust"]
-    lines = [
-        f"schema {trust['schema']}, {trust['kind']} checkpoint, created {format_value(trust['created'])}",
-        f"source revision {format_value(trust['revision'])}, config {format_value(trust['config_hash'])}",
+    rows = [
+        (
+            *(row["name"], "x".join(map(str, row["shape"])), row["dtype"]),
+            *(row["nonfinite_weights"], row["amax"], row["zero_share"]),
+            *(row["stiffness_median"], row["grid_error_ulp_mean"]),
+            *(row["rounded_to_zero"], row["codes_used"]),
+        )
+        for row in diagnosis.layers
     ]
-    for key, pair in trust["environment_differences"].items():
+    grids = [row["format"] for row in diagnosis.layers if row["format"]]
+    words = (f"on the grid of {grids[0]}",) if grids else ()
+    return _table_section("Tensors, worst first", headers, rows, *words)
+
+
+def _table_section(title: str, headers: tuple[str, ...], rows: list[tuple[Any, ...]], *lines: str) -> Section:
+    blocks = [bullets(lines)] if lines else []
+    return Section(title, (*blocks, plain_table(headers, rows)) if rows else tuple(blocks))
+
+
+def _outcome(outcome: Outcome | None, reason: str | None = None) -> tuple[object, ...]:
+    if outcome is None:
+        return (None, reason, None, None, None, None)
+    stopped = outcome.stopped_by.replace("blocks.", "") if outcome.stopped_by else ""
+    return (outcome.survives, stopped, outcome.loss, outcome.transfer, outcome.stall, outcome.cosine)
+
+
+def _trust(trust: Trust) -> Section:
+    lines = [
+        f"schema {trust.schema}, {trust.kind} checkpoint, created {format_value(trust.created)}",
+        f"source revision {format_value(trust.revision)}, config {trust.config_hash}",
+    ]
+    for key, pair in trust.environment_differences.items():
         lines.append(f"{key}: recorded {format_value(pair['recorded'])}, here {format_value(pair['here'])}")
-    lines += [f"missing {name}: {reason}" for name, reason in trust["missing"].items()]
-    for fault in trust["injected"]["struck"]:
+    lines += [f"missing {name}: {reason}" for name, reason in trust.missing.items()]
+    for fault in trust.injected.struck:
         place = f"{fault['role']} of {format_value(fault['module'])} at index {format_value(fault['index'])}"
         change = f"{format_value(fault['before'])} -> {format_value(fault['after'])}"
         lines.append(f"planted: {fault['injection']} struck {place}: {change}")
-    return Section("Trust", tuple(lines))
+    return Section("Trust", (bullets(lines),))
 
 
-_OUTCOME_HEADER = ("survives", "stopped by", "loss", "tau", "stalled", "cosine")
-
-
-def _outcome(entry: Mapping[str, Any]) -> Row:
-    if entry["survives"] is None:
-        return (format_value(None), entry.get("reason") or "", *[format_value(None)] * 4)
-    return (
-        format_value(entry["survives"]),
-        (entry["stopped_by"] or "").replace("blocks.", ""),
-        format_value(entry["loss"], "loss"),
-        *(format_value(entry[key]) for key in ("transfer", "stall", "cosine")),
-    )
-
-
-def _attempts(document: Mapping[str, Any]) -> Section:
-    tried = document["mechanism"]["attempts"]
-    rows = tuple((name, *_outcome(outcome)) for name, outcome in tried.items())
-    return Section(
-        "The step again, one rounding bypassed at a time",
-        (),
-        Table(("change", *_OUTCOME_HEADER), rows) if rows else None,
-    )
-
-
-def _remedies(document: Mapping[str, Any]) -> Section:
-    entries = [entry for entry in document["counterfactuals"] if entry["kind"] in _REMEDY_KINDS]
-    rows = tuple((entry["change"], *_outcome(entry)) for entry in entries)
-    return Section(
-        "What would have saved it", (), Table(("change", *_OUTCOME_HEADER), rows) if rows else None
-    )
-
-
-def _grid(document: Mapping[str, Any]) -> Section:
-    entries = [entry for entry in document["counterfactuals"] if entry["kind"] == "format"]
-    rows = tuple(
-        (entry["format"], entry["rounding"], entry["scaling"], *_outcome(entry)) for entry in entries
-    )
-    header = ("format", "rounding", "scale", *_OUTCOME_HEADER)
-    return Section("The same step in every format", (), Table(header, rows) if rows else None)
-
-
-def _lead(document: Mapping[str, Any]) -> Section:
-    lead = document["lead_time"]
-    lines = [f"{lead['steps_recorded']} steps recorded" + (f"; {lead['note']}" if lead["note"] else "")]
-    rows = tuple(
+def _lead(lead: LeadTime) -> Section:
+    rows = [
         (
-            entry["metric"],
-            str(entry["step"]),
-            str(entry["steps_before"]),
-            format_value(entry["value"]),
-            format_value(entry["high"] if entry["high"] is not None else entry["low"]),
-            entry["rule"],
+            *(left.metric, left.step, left.steps_before, left.value),
+            *(left.high if left.high is not None else left.low, left.rule),
         )
-        for entry in lead["departures"][:12]
-    )
-    header = ("quantity", "since step", "steps before", "value", "limit", "rule")
-    return Section("Lead time", tuple(lines), Table(header, rows) if rows else None)
+        for left in lead.departures[:12]
+    ]
+    words = f"{lead.steps_recorded} steps recorded" + (f"; {lead.note}" if lead.note else "")
+    headers = ("quantity", "since step", "steps before", "value", "limit", "rule")
+    return _table_section("Lead time", headers, rows, words)
 
 
 def _worst_role(values: Mapping[str, float | None] | None) -> str:
@@ -141,134 +123,52 @@ def _worst_role(values: Mapping[str, float | None] | None) -> str:
     return f"{role[0].upper()} {format_value(measured[role])}" if measured[role] else format_value(0.0)
 
 
-_LAYER_LEGEND = (
-    "gap: median stiffness; ulp: mean |w - Q(w)| in gaps; over, under: overflow and underflow rate of the",
-    "worst role (W, A, G); bad: values not finite; zero-up: zero-update fraction; sparse: |g| < 1e-8",
-)
-_LAYER_HEADER = (
-    *("layer", "gap", "ulp", "over", "under", "bad"),
-    *("stall", "zero-up", "tau", "sparse", "SQNR", "codes"),
-)
-
-
-def without_empty_columns(table: Table) -> Table:
-    """``table`` without the columns in which nothing was measured."""
-    kept = [n for n in range(len(table.header)) if any(row[n] not in ("", MISSING) for row in table.rows)]
-    return Table(
-        tuple(table.header[n] for n in kept), tuple(tuple(row[n] for n in kept) for row in table.rows)
+def _layers(diagnosis: Diagnosis) -> Section:
+    headers = (
+        *("layer", "gap", "ulp", "over", "under", "bad"),
+        *("stall", "zero-up", "tau", "sparse", "SQNR", "codes"),
     )
-
-
-def _layers(document: Mapping[str, Any]) -> Section:
-    rows = tuple(
+    rows = [
         (
-            short_layer(row["name"]),
-            format_value(row["stiffness_median"]),
-            format_value(row["grid_error_ulp_mean"]),
-            _worst_role(row["overflow_rate"]),
-            _worst_role(row["underflow_rate"]),
-            format_value((row["nonfinite_inputs"] or 0) + row["nonfinite_weights"]),
-            *(
-                format_value(row[key])
-                for key in (
-                    "bit_stall_rate",
-                    "zero_update_fraction",
-                    "update_transfer",
-                    "gradient_sparsity",
-                    "gradient_sqnr",
-                    "codes_used",
-                )
-            ),
+            *(short_layer(row["name"]), row["stiffness_median"], row["grid_error_ulp_mean"]),
+            *(_worst_role(row["overflow_rate"]), _worst_role(row["underflow_rate"])),
+            *((row["nonfinite_inputs"] or 0) + row["nonfinite_weights"], row["bit_stall_rate"]),
+            *(row["zero_update_fraction"], row["update_transfer"], row["gradient_sparsity"]),
+            *(row["gradient_sqnr"], row["codes_used"]),
         )
-        for row in document["layers"]
-    )
-    return Section("Layers, worst first", _LAYER_LEGEND, without_empty_columns(Table(_LAYER_HEADER, rows)))
+        for row in diagnosis.layers
+    ]
+    return _table_section("Layers, worst first", headers, rows, _LAYER_LEGEND)
 
 
-def _foreign_layers(document: Mapping[str, Any]) -> Section:
-    header = (
-        "tensor",
-        "shape",
-        "dtype",
-        "not finite",
-        "amax",
-        "zeros",
-        "stiffness",
-        "align (ulp)",
-        "to 0",
-        "codes used",
-    )
-    rows = tuple(
-        (
-            row["name"],
-            "x".join(map(str, row["shape"])),
-            row["dtype"],
-            format_value(row["nonfinite_weights"]),
-            *(
-                format_value(row[key])
-                for key in (
-                    "amax",
-                    "zero_share",
-                    "stiffness_median",
-                    "grid_error_ulp_mean",
-                    "rounded_to_zero",
-                    "codes_used",
-                )
-            ),
-        )
-        for row in document["layers"]
-    )
-    formats: Sequence[str] = [row["format"] for row in document["layers"] if row["format"]]
-    return Section(
-        "Tensors, worst first", (f"on the grid of {formats[0]}",) if formats else (), Table(header, rows)
-    )
-
-
-def _optimizer(document: Mapping[str, Any]) -> Section:
-    state = document["optimizer"]
-    rate = format_value(state["learning_rate"])
-    lines = [f"{format_value(state['updates'])} updates so far, learning rate {rate}"]
-    for name in ("m", "v"):
-        moment = state[name]
-        where = f" in {', '.join(moment['where'])}" if moment["where"] else ""
-        zeros = format_value(moment["zero_share"])
-        amax = format_value(moment["amax"])
+def _optimizer(state: OptimizerReport) -> Section:
+    updates, rate = format_value(state.updates), format_value(state.learning_rate)
+    lines = [f"{updates} updates so far, learning rate {rate}"]
+    for name, moment in (("m", state.m), ("v", state.v)):
+        where = f" in {', '.join(moment.where)}" if moment.where else ""
+        amax, zeros = format_value(moment.amax), format_value(moment.zero_share)
         lines.append(
-            f"{name}: {format_value(moment['nonfinite'])} not finite{where}, amax {amax}, zeros {zeros}"
+            f"{name}: {format_value(moment.nonfinite)} not finite{where}, amax {amax}, zeros {zeros}"
         )
-    return Section("Optimizer state", tuple(lines))
+    return Section("Optimizer state", (bullets(lines),))
 
 
-def _batch(document: Mapping[str, Any]) -> Section:
-    batch = document["batch"]
-    if batch is None:
-        return Section("Batch")
+def _batch(batch: BatchReport) -> Section:
     same = {True: "equal to the corpus", False: "NOT what the corpus holds there", None: "corpus not at hand"}
-    rows = tuple(
-        (
-            format_value(sample["offset"]),
-            format_value(sample["loss"], "loss"),
-            format_value(sample["loss_fp32"], "loss"),
-            format_value(sample["text"]),
-        )
-        for sample in batch["samples"]
-    )
-    lines = (f"{batch['origin']}; {same[batch['equals_corpus']]}",)
-    return Section("Batch", lines, Table(("offset", "loss", "loss fp32", "text"), rows))
+    rows = [
+        (sample.offset, sample.loss, format_value(sample.loss_fp32, "loss"), sample.text)
+        for sample in batch.samples
+    ]
+    words = f"{batch.origin}; {same[batch.equals_corpus]}"
+    return _table_section("Batch", ("offset", "loss", "loss fp32", "text"), rows, words)
 
 
-def _against(document: Mapping[str, Any]) -> Section:
-    other = document["against"]
-    if other is None:
-        return Section("Against the control")
-    parted = "never by more than 1 %" if other["parted_at"] is None else f"from step {other['parted_at']}"
-    seed = "the same seed" if other["same_seed"] else "ANOTHER seed"
-    lines = [f"{other['run']} ({format_value(other['config'])}), {seed}; losses part {parted}"]
-    if other["control_at_failure"] is not None:
-        lines.append(f"its loss at the failing step: {format_value(other['control_at_failure'], 'loss')}")
-    rows = tuple(
-        (entry["metric"], format_value(entry["here"]), format_value(entry["control"]))
-        for entry in other["metrics"]
-    )
-    header = (f"at step {format_value(other['step'])}", "here", "control")
-    return Section("Against the control", tuple(lines), Table(header, rows) if rows else None)
+def _against(other: Comparison) -> Section:
+    parted = "never by more than 1 %" if other.parted_at is None else f"from step {other.parted_at}"
+    seed = "the same seed" if other.same_seed else "ANOTHER seed"
+    lines = [f"{other.run} ({format_value(other.config)}), {seed}; losses part {parted}"]
+    if other.control_at_failure is not None:
+        lines.append(f"its loss at the failing step: {format_value(other.control_at_failure, 'loss')}")
+    headers = (f"at step {format_value(other.step)}", "here", "control")
+    rows = [(pair.metric, pair.here, pair.control) for pair in other.metrics]
+    return _table_section("Against the control", headers, rows, *lines)

@@ -1,16 +1,17 @@
-"""The first screen of a diagnosis: what failed, where, why, whether it reproduces, what next.
-
-Takes the document that ``forensics.diagnosis.diagnose`` returns and adds nothing to it: every number printed
-stands in the document, which ``--json`` prints.
-"""
+"""The first screen of a diagnosis: what failed, where, why, whether it reproduces, what next."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator
 
+from altgrad_cli.forensics.document import Diagnosis, ForeignDiagnosis
+from altgrad_cli.forensics.evidence import Trust
+from altgrad_cli.forensics.failure import NONE, NONFINITE, Failure
+from altgrad_cli.forensics.lead_time import LeadTime
+from altgrad_cli.forensics.provenance import Origin
+from altgrad_cli.forensics.replay import Replay
+from altgrad_cli.reporting.blocks.document import Section, plain_table
 from altgrad_cli.reporting.blocks.notation import format_value
-from altgrad_cli.reporting.pages.diagnosis.details import Row, Section, Table
 
 VERDICTS = {
     "nonfinite": "FAILED: not finite",
@@ -19,130 +20,112 @@ VERDICTS = {
     "none": "healthy",
     "not_judged": "nothing to judge",
 }
+Line = tuple[str, str]
 
 
-def verdict(document: Mapping[str, Any]) -> Section:
-    """The one screen: what, where, why, whether it reproduces, what next."""
-    failure, trust = document["failure"], document["trust"]
-    title = f"{VERDICTS[failure['class']]}  ({document['file']})"
-    rows: list[Row] = [("file", _file_words(document))]
-    if failure["class"] not in ("none", "not_judged"):
-        rows.append(
-            ("what", f"step {format_value(failure['step'])}: {failure.get('trigger', 'non-finite values')}")
-        )
-    first = document["first_nonfinite"]
-    if first is not None:
-        rows.append(("where", _place(first)))
-        rows.append(("origin", _origin(first)))
-        rows.append(("passed on", _passed_on(first)))
-    mechanism = document["mechanism"]
-    if mechanism["stage"] is not None:
-        rows.append(("mechanism", mechanism["stage"]))
-        rows += [("", line) for line in mechanism["evidence"]]
-    lead = document.get("lead_time")
-    if lead is not None and failure["class"] != "none":
-        rows.append(("lead time", _lead_words(lead)))
-    rows.append(("replay", _replay_words(document["replay"])))
-    survivors = [entry["change"] for entry in document["counterfactuals"] if entry["survives"]]
-    if failure["class"] == "nonfinite" and document["counterfactuals"]:
-        remedies = [
-            entry for entry in document["counterfactuals"] if entry["kind"] != "format" and entry["survives"]
-        ]
-        words = "; ".join(entry["change"] for entry in remedies[:5]) or "nothing that was tried"
-        rows.append(("saved by", words if survivors else "nothing that was tried"))
-        layers = document["minimal_bf16_layers"]
-        rows.append(
-            ("in BF16", "no set of layers suffices" if layers is None else ", ".join(layers) or "none needed")
-        )
-    rows.append(("trust", _trust_words(trust)))
-    rows += [
-        (finding["severity"], finding["text"])
-        for finding in document["findings"]
-        if finding["severity"] == "warning"
-    ]
-    if document.get("next") is not None:
-        rows.append(("next", document["next"]["command"]))
-        rows.append(("", document["next"]["why"]))
-    return Section(title, table=Table(("", ""), tuple(rows)))
+def screen(diagnosis: Diagnosis) -> Section:
+    """The answers in one table."""
+    return _section([*_answers(diagnosis)])
 
 
-def _file_words(document: Mapping[str, Any]) -> str:
-    failure = document["failure"]
-    if document["kind"] != "altgrad checkpoint":
-        judged, left_out = len(document["layers"]), len(document["not_judged"])
-        aside = f", {format_value(left_out)} more not judged" if left_out else ""
-        tensors = "tensor" if judged == 1 else "tensors"
-        return f"a {document['kind']} with {format_value(judged)} {tensors}{aside}"
-    later = "".join(f" -> {name} after step {step}" for step, name in failure["formats"][1:])
-    formats = f"{failure['formats'][0][1]}{later}" if failure["formats"] else failure["format"]
-    settings = (
-        f"{failure['regime']}, {failure['rounding']}, {failure['overflow']}, scale {failure['scaling']}"
-    )
-    step = failure["captured_at"]
-    when = f"before step {step}" if document["trust"]["kind"] == "anomaly" else f"after step {step - 1}"
-    return f"{format_value(formats)} ({settings}), the state {when}"
+def foreign_screen(diagnosis: ForeignDiagnosis) -> Section:
+    """The same of a file that another program wrote."""
+    judged, left_out = len(diagnosis.layers), len(diagnosis.not_judged)
+    aside = f", {format_value(left_out)} more not judged" if left_out else ""
+    tensors = "tensor" if judged == 1 else "tensors"
+    lines = [("file", f"a {diagnosis.kind} with {format_value(judged)} {tensors}{aside}")]
+    if diagnosis.failure.kind == NONFINITE:
+        lines.append(("what", f"{format_value(diagnosis.failure.nonfinite_count)} values are not finite"))
+    checks = ", ".join(diagnosis.trust.verified)
+    verified = f"{checks} verified" if checks else "nothing verified: this kind of file has no checksums"
+    lines.append(("trust", f"{verified}; written by another program"))
+    return _section([*lines, *_warnings(diagnosis)])
 
 
-def _place(first: Mapping[str, Any]) -> str:
-    coordinates = first["coordinates"]
-    place = (
-        f"index {first['index']}" if coordinates is None else f"row {coordinates[0]}, column {coordinates[1]}"
-    )
-    return f"{first['phase']} phase, {first['role']} of {first['module']}, {place} ({first['count']} values)"
+def _section(lines: list[Line]) -> Section:
+    return Section("At a glance", (plain_table(("", ""), lines),))
 
 
-def _origin(first: Mapping[str, Any]) -> str:
-    inputs = "inputs finite" if first["input_finite"] else "inputs not finite"
-    if first["value_before_rounding"] is None:
-        return f"{format_value(first['value'])}; {inputs}: {first['explanation']}"
-    code = "" if first["code"] is None else f", code {first['code']:#04x}"
-    before = f"{first['value_before_rounding']:.6g}"
-    grid = f"{first['format']}, scale {first['scale']:.4g}{code}"
-    return f"{before} -> {format_value(first['value'])} ({grid}); {inputs}: {first['explanation']}"
+def _warnings(diagnosis: Diagnosis | ForeignDiagnosis) -> Iterator[Line]:
+    for finding in diagnosis.findings:
+        if finding.severity == "warning":
+            yield finding.severity, finding.text
 
 
-def _passed_on(first: Mapping[str, Any]) -> str:
-    places = [f"{place['role']} of {place['module']}" for place in first["passed_on"]]
-    if not places:
-        return "to nothing"
+def _answers(diagnosis: Diagnosis) -> Iterator[Line]:
+    failure, mechanism = diagnosis.failure, diagnosis.mechanism
+    yield "file", _state_words(failure, diagnosis.trust)
+    if failure.kind != NONE:
+        yield "what", f"step {failure.step}: {failure.trigger}"
+    if diagnosis.first_nonfinite is not None:
+        yield from _origin(diagnosis.first_nonfinite)
+    if mechanism.stage is not None:
+        yield "mechanism", mechanism.stage
+        yield from (("", line) for line in mechanism.evidence)
+    if failure.kind != NONE:
+        yield "lead time", _lead_words(diagnosis.lead_time)
+    yield "replay", _replay_words(diagnosis.replay)
+    if failure.kind == NONFINITE and diagnosis.counterfactuals:
+        entries = [entry for entry in diagnosis.counterfactuals if entry.kind != "format" and entry.survives]
+        yield "saved by", "; ".join(entry.change for entry in entries[:5]) or "nothing that was tried"
+        layers = diagnosis.minimal_bf16_layers
+        yield "in BF16", "no set of layers suffices" if layers is None else ", ".join(layers) or "none needed"
+    yield "trust", _trust_words(diagnosis.trust)
+    yield from _warnings(diagnosis)
+    if diagnosis.next is not None:
+        yield "next", diagnosis.next.command
+        yield "", diagnosis.next.why
+
+
+def _state_words(failure: Failure, trust: Trust) -> str:
+    later = "".join(f" -> {name} after step {step}" for step, name in failure.formats[1:])
+    formats = f"{failure.formats[0][1]}{later}" if failure.formats else failure.format
+    settings = f"{failure.regime}, {failure.rounding}, {failure.overflow}, scale {failure.scaling}"
+    step = failure.captured_at
+    when = f"before step {step}" if trust.kind == "anomaly" else f"after step {step - 1}"
+    return f"{formats} ({settings}), the state {when}"
+
+
+def _origin(first: Origin) -> Iterator[Line]:
+    place = f"index {first.index}"
+    if first.coordinates is not None:
+        place = "row {}, column {}".format(*first.coordinates)
+    yield "where", f"{first.phase} phase, {first.role} of {first.module}, {place} ({first.count} values)"
+    inputs = "inputs finite" if first.input_finite else "inputs not finite"
+    value = format_value(first.value)
+    if first.value_before_rounding is not None:
+        code = "" if first.code is None else f", code {first.code:#04x}"
+        grid = f"{first.format}, scale {first.scale:.4g}{code}"
+        value = f"{first.value_before_rounding:.6g} -> {value} ({grid})"
+    yield "origin", f"{value}; {inputs}: {first.explanation}"
+    places = [f"{place.role} of {place.module}" for place in first.passed_on]
     more = f", and {len(places) - 3} more" if len(places) > 3 else ""
-    return f"to {', '.join(places[:3])}{more}"
+    yield "passed on", f"to {', '.join(places[:3])}{more}" if places else "to nothing"
 
 
-def _lead_words(lead: Mapping[str, Any]) -> str:
-    first = lead["first"]
+def _lead_words(lead: LeadTime) -> str:
+    first = lead.first
     if first is None:
-        return str(lead["note"])
-    limit = first["high"] if first["high"] is not None else first["low"]
-    side = "above" if first["high"] is not None else "below"
-    value = format_value(first["value"])
-    left = f"{first['metric']} at {value}, {side} its {first['rule']} ({format_value(limit)})"
-    return f"{first['steps_before']} steps: {left}"
+        return str(lead.note)
+    limit, side = (first.high, "above") if first.high is not None else (first.low, "below")
+    left = f"{first.metric} at {format_value(first.value)}, {side} its {first.rule} ({format_value(limit)})"
+    return f"{first.steps_before} steps: {left}"
 
 
-def _replay_words(replay: Mapping[str, Any]) -> str:
-    if not replay["ran"]:
-        return replay["reason"] or "not asked for (--replay)"
-    if replay["bit_exact"]:
-        different = ", ".join(replay["environment_differences"])
-        besides = f", although {different} differ" if different else ""
-        of = (
-            " of the compiled step's eager form, which is numerically close" if replay.get("compiled") else ""
-        )
-        return f"bit for bit in a new process, {replay['compared']} tensors{of}{besides}"
-    first = replay["first_difference"]
-    return f"differs first at {first['role']} of {first['module']} ({first['phase']}): {first['cause']}"
+def _replay_words(replay: Replay) -> str:
+    if not replay.ran:
+        return replay.reason or "not asked for (--replay)"
+    first = replay.first_difference
+    if first is not None:
+        return f"differs first at {first.role} of {first.module} ({first.phase}): {first.cause}"
+    different = ", ".join(replay.environment_differences)
+    besides = f", although {different} differ" if different else ""
+    of = " of the compiled step's eager form, which is numerically close" if replay.compiled else ""
+    return f"bit for bit in a new process, {replay.compared} tensors{of}{besides}"
 
 
-def _trust_words(trust: Mapping[str, Any]) -> str:
-    checks = ", ".join(trust["verified"])
-    if trust["schema"] is None:
-        verified = f"{checks} verified" if checks else "nothing verified: this kind of file has no checksums"
-        return f"{verified}; written by another program"
-    complete = "complete" if trust["complete"] else f"without {', '.join(trust['missing'])}"
-    same = (
-        "same environment"
-        if trust["same_environment"]
-        else f"other {', '.join(trust['environment_differences'])}"
-    )
-    return f"{checks} verified; {complete}; {same}"
+def _trust_words(trust: Trust) -> str:
+    complete = "complete" if trust.complete else f"without {', '.join(trust.missing)}"
+    different = ", ".join(trust.environment_differences)
+    same = "same environment" if trust.same_environment else f"other {different}"
+    return f"{', '.join(trust.verified)} verified; {complete}; {same}"

@@ -1,0 +1,135 @@
+"""What a diagnosis says, part by part: the document that ``--json`` prints and the pages render."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal
+
+from altgrad_cli.forensics.against import Comparison
+from altgrad_cli.forensics.batch_report import BatchReport
+from altgrad_cli.forensics.counterfactuals import Counterfactual
+from altgrad_cli.forensics.evidence import Trust
+from altgrad_cli.forensics.failure import Failure, FailureClass, OptimizerReport
+from altgrad_cli.forensics.lead_time import LeadTime
+from altgrad_cli.forensics.mechanism import Mechanism
+from altgrad_cli.forensics.provenance import AmaxSuspect, Origin
+from altgrad_cli.forensics.replay import Replay, not_run
+
+SCHEMA = "altgrad.diagnose-checkpoint/1"
+Severity = Literal["failure", "warning", "note"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One sentence that a reader should know."""
+
+    severity: Severity
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class NextCommand:
+    """What to type next, and why."""
+
+    command: str
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Diagnosis:
+    """Of a checkpoint that altgrad wrote."""
+
+    file: str
+    kind: str = "altgrad checkpoint"
+    run: str | None
+    """The run's folder, where the file still lies in it."""
+    trust: Trust
+    failure: Failure
+    first_nonfinite: Origin | None
+    mechanism: Mechanism
+    amax_suspects: tuple[AmaxSuspect, ...]
+    lead_time: LeadTime
+    layers: tuple[Mapping[str, Any], ...]
+    """Worst first, the origin before its victims."""
+    optimizer: OptimizerReport
+    replay: Replay
+    counterfactuals: tuple[Counterfactual, ...]
+    minimal_bf16_layers: tuple[str, ...] | None
+    batch: BatchReport | None
+    against: Comparison | None
+    findings: tuple[Finding, ...] = ()
+    """Most important first."""
+    next: NextCommand | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The document as plain values, by the keys of the schema."""
+        document: dict[str, Any] = plain(self)
+        return document
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ForeignTrust:
+    """What vouches for a file of another program."""
+
+    schema: None = None
+    verified: tuple[str, ...]
+    complete: None = None
+    injected: None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ForeignFailure:
+    """Whether its values are finite; of how they came about nothing is known."""
+
+    kind: FailureClass = field(metadata={"key": "class"})
+    step: None = None
+    nonfinite_count: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A tensor that was not judged."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ForeignDiagnosis:
+    """Of tensors that altgrad did not write: their values are known, and nothing else."""
+
+    file: str
+    kind: str
+    trust: ForeignTrust
+    failure: ForeignFailure
+    first_nonfinite: None = None
+    mechanism: Mechanism = field(default_factory=lambda: Mechanism(None, ()))
+    layers: tuple[Mapping[str, Any], ...]
+    replay: Replay = field(default_factory=not_run)
+    counterfactuals: tuple[Counterfactual, ...] = ()
+    minimal_bf16_layers: None = None
+    not_judged: tuple[LeftOut, ...]
+    findings: tuple[Finding, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The document as plain values, by the keys of the schema."""
+        document: dict[str, Any] = plain(self)
+        return document
+
+
+def plain(value: object) -> Any:
+    """A tree of dataclasses as dictionaries; a field's name is its key unless its metadata says another."""
+    if isinstance(value, Counterfactual):
+        return plain(value.to_json())
+    if is_dataclass(value):
+        return {
+            part.metadata.get("key", part.name): plain(getattr(value, part.name)) for part in fields(value)
+        }
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
