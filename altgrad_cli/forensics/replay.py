@@ -140,7 +140,7 @@ def compare(
 def _by_place(records: Sequence[TraceRecord]) -> dict[tuple[str, str, str, str, int], TraceRecord]:
     """Records by place and by how many of that place came before."""
     before: Counter[tuple[str, str, str, str]] = Counter()
-    by_place = {}
+    by_place: dict[tuple[str, str, str, str, int], TraceRecord] = {}
     for record in records:
         place = (record.phase, record.module, record.role, record.part)
         by_place[*place, before[place]] = record
