@@ -150,7 +150,7 @@ def available_cores() -> int:
 
 
 def _reopen(folder: Path, given: Sequence[str]) -> tuple[SweepSpec, Path]:
-    from altgrad_cli.sweeps.results import is_sweep, read_sweep
+    from altgrad_cli.sweeps.results import is_sweep, read_spec
 
     if not is_sweep(folder):
         raise UsageError(
@@ -164,7 +164,7 @@ def _reopen(folder: Path, given: Sequence[str]) -> tuple[SweepSpec, Path]:
             where="--resume",
             hint=f"altgrad sweep --resume {shlex.quote(str(folder))}",
         )
-    return read_sweep(folder).spec, folder
+    return read_spec(folder), folder
 
 
 def _run(spec: SweepSpec, folder: Path, jobs: int, output: Output, *, new: bool) -> int:

@@ -34,6 +34,8 @@ from altgrad_cli.training.events import to_json_value
 RUNS = Path("runs")
 SWEEP = "sweep.json"
 """The file that makes a folder of runs a sweep."""
+RUN_SCHEMA = "altgrad.run/1"
+"""Of ``run.json``."""
 CONFIG, EVENTS, CHECKPOINTS, SUMMARY = "config.yaml", "events.jsonl", "checkpoints", "run.json"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,119}")
 
@@ -225,8 +227,8 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     write_whole(path, json.dumps(to_json_value(values), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in ``path``; UsageError where there is none."""
+def read_json(path: Path, schema: str | None = None) -> dict[str, Any]:
+    """The object in ``path``; UsageError where there is none, or one of another ``schema`` than this."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -235,6 +237,11 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is not JSON: {error}", where=str(path)) from None
     if not isinstance(value, dict):
         raise UsageError(f"{path} does not hold a JSON object", where=str(path))
+    if schema is not None and value.get("schema", schema) != schema:
+        said = str(value["schema"])[:60]
+        raise UsageError(
+            f"{path} is of schema {said!r}", where=str(path), allowed=schema, hint="a later altgrad reads it"
+        )
     return value
 
 

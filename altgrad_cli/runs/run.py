@@ -8,7 +8,7 @@ from typing import Any
 
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import CheckpointError
-from altgrad_cli.runs.folder import RunDirectory, sole_writer
+from altgrad_cli.runs.folder import RUN_SCHEMA, RunDirectory, sole_writer
 from altgrad_cli.runs.log import cut_after
 from altgrad_cli.runs.loggers.jsonl import JsonlLog
 from altgrad_cli.runs.loggers.listener import FanOut, Listener
@@ -72,7 +72,7 @@ def _summarize(directory: RunDirectory, last: Event | None, ended: RunEnded | No
     step = last.step if last else 0
     directory.write_summary(
         {
-            "schema": "altgrad.run/1",
+            "schema": RUN_SCHEMA,
             "run": directory.name,
             "outcome": ended.outcome if ended else "unfinished",
             "reason": ended.reason if ended else f"interrupted after step {step}",

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from altgrad_cli.errors import WriteError
 from altgrad_cli.files import write_whole
-from altgrad_cli.runs.folder import EVENTS, RunDirectory, create_run, read_json, sole_writer
+from altgrad_cli.runs.folder import EVENTS, RUN_SCHEMA, RunDirectory, create_run, read_json, sole_writer
 from altgrad_cli.runs.log import has_ended
 from altgrad_cli.runs.record import RunRecord, read_run
 from altgrad_cli.sweeps.arms import Arm
@@ -208,20 +208,10 @@ class _Sweep:
 
 def _write_verdict(run_dir: Path, finding: Finding) -> None:
     directory = RunDirectory(run_dir)
-    summary = read_json(directory.summary) if directory.summary.is_file() else {"schema": "altgrad.run/1"}
-    verdict = finding.judgement.verdict
-    judged = {
-        "run": directory.name,
-        "outcome": finding.judgement.outcome,
-        "collapse": finding.judgement.collapse,
-        "warning": finding.judgement.warning,
-        "verdict": verdict.grade,
-        "no_verdict_because": verdict.open_because,
-        "cause": verdict.cause,
-        "borderline": verdict.borderline,
-        "recovered_fraction": verdict.recovered_fraction,
-        "recovered_fraction_step": finding.judgement.step,
-    }
+    known = directory.summary.is_file()
+    summary = read_json(directory.summary, RUN_SCHEMA) if known else {"schema": RUN_SCHEMA}
+    judgement = finding.judgement
+    judged = {"run": directory.name, "collapse": judgement.collapse, **judgement.to_json()}
     if any(summary.get(key, summary) != value for key, value in judged.items()):
         directory.write_summary({**summary, **judged})
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from altgrad_cli.errors import UsageError
 from altgrad_cli.runs.folder import CHECKPOINTS, CONFIG, EVENTS, SUMMARY, SWEEP, is_being_written, read_json
 from altgrad_cli.runs.log import newest_first
-from altgrad_cli.sweeps.results import is_sweep
+from altgrad_cli.sweeps.results import SCHEMA, is_sweep
 from altgrad_cli.training.events import from_json_value
 
 
@@ -141,7 +141,7 @@ def _run(listed: Listed) -> Listed:
 
 
 def _sweep(listed: Listed) -> Listed:
-    document = read_json(listed.path / SWEEP)
+    document = read_json(listed.path / SWEEP, SCHEMA)
     outcomes = [str(arm["outcome"]) for arm in document["arms"]]
     counted = ", ".join(f"{count} {outcome}" for outcome, count in Counter(outcomes).items())
     state = "finished" if document["state"] == "finished" else _going_on(listed.path)

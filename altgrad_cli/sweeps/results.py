@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from altgrad_cli.runs.folder import EVENTS, read_json, write_json
+from altgrad_cli.errors import UsageError
 from altgrad_cli.runs.folder import SWEEP as SWEEP
-from altgrad_cli.runs.log import has_ended
-from altgrad_cli.runs.record import RunRecord, read_run
+from altgrad_cli.runs.folder import check_name, read_json, write_json
+from altgrad_cli.runs.record import RunRecord
 from altgrad_cli.sweeps.ablation.layers import LocalAttribution
 from altgrad_cli.sweeps.ablation.roles import Attribution, Stage
 from altgrad_cli.sweeps.ablation.settle import (
@@ -24,7 +24,7 @@ from altgrad_cli.sweeps.ablation.settle import (
     locate,
     whole_attributions,
 )
-from altgrad_cli.sweeps.arms import Arm
+from altgrad_cli.sweeps.arms import Arm, ArmKind
 from altgrad_cli.sweeps.plan import Equivalence, Finding, equivalences, plan_sweep
 from altgrad_cli.sweeps.specification import SweepSpec
 from altgrad_cli.sweeps.verdicts import judge_run
@@ -81,24 +81,17 @@ def _result_values(finding: Finding) -> dict[str, Any]:
     record, judgement = finding.record, finding.judgement
     collapse = judgement.collapse or {}
     return {
-        "outcome": judgement.outcome,
         "collapse_class": collapse.get("class"),
         "collapse_step": collapse.get("onset", collapse.get("step")),
         "collapse_detected": collapse.get("detected"),
         "final_loss": record.final_loss,
         "val_loss": record.validation.last(),
-        "recovered_fraction": judgement.rho,
-        "recovered_fraction_step": judgement.step,
         "stall_rate": record.end("bit_stall_rate"),
         "update_transfer": record.end("update_transfer"),
         "overflow_rate": record.worst_role("overflow_rate"),
         "underflow_rate": record.worst_role("underflow_rate"),
         "nonfinite_steps": len(record.dropped_steps),
-        "verdict": judgement.verdict.grade,
-        "no_verdict_because": judgement.verdict.open_because,
-        "borderline": judgement.verdict.borderline,
-        "cause": judgement.verdict.cause,
-        "warning": judgement.warning,
+        **judgement.to_json(),
     }
 
 
@@ -183,12 +176,28 @@ def settle(spec: SweepSpec, records: Mapping[str, RunRecord]) -> tuple[tuple[Arm
         findings = judged
 
 
-def read_sweep(path: Path) -> SweepRecord:
-    """The sweep in folder ``path``, computed from its specification and the events of its finished runs."""
-    spec = SweepSpec.from_json(read_json(path / SWEEP).get("spec", {}), str(path / SWEEP))
-    folders = (folder for folder in sorted(path.iterdir()) if (folder / EVENTS).is_file())
-    records = {folder.name: read_run(folder) for folder in folders if has_ended(folder)}
-    return assemble(path, spec, records)
+def read_spec(path: Path) -> SweepSpec:
+    """What the sweep in folder ``path`` was asked to do; UsageError where its ``sweep.json`` does not say."""
+    return SweepSpec.from_json(read_json(path / SWEEP, SCHEMA).get("spec", {}), str(path / SWEEP))
+
+
+def read_plan(path: Path) -> dict[str, Mapping[str, Any]]:
+    """The rows of the plan of the sweep in ``path`` (see ``Arm.to_json``) by name; {} where it is no sweep.
+
+    Raises:
+        UsageError: ``sweep.json`` cannot be read, is of another schema or holds no plan.
+    """
+    if not is_sweep(path):
+        return {}
+    rows = read_json(path / SWEEP, SCHEMA).get("arms", [])
+    try:
+        plan = {row["name"]: row for row in rows if row["kind"] in get_args(ArmKind)}
+        for name, row in plan.items():
+            check_name(name)
+            dict(row.get("controls") or {})
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise UsageError(f"{path / SWEEP} holds no plan: {error!r}", where=str(path / SWEEP)) from None
+    return plan
 
 
 def assemble(path: Path, spec: SweepSpec, records: Mapping[str, RunRecord]) -> SweepRecord:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 from typing import Any
 
-from altgrad_cli.config.loading import flat, from_plain, resolve, with_overrides
+from altgrad_cli.config.loading import as_word, flat, from_plain, resolve, with_overrides
 from altgrad_cli.config.precision import Regime
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import ConfigError, UsageError
@@ -83,6 +84,21 @@ class SweepSpec:
             "attribute": self.attribute,
             "skip_equivalent": self.skip_equivalent,
         }
+
+    def command_line(self) -> str:
+        """The command that asks for this sweep, as far as it makes a difference."""
+        words = ["altgrad", "sweep", "--order", ",".join(self.order).lower()]
+        words += ["--seeds", ",".join(map(str, self.seeds))] if self.seeds != (self.base.seed,) else []
+        for key, values in self.axes:
+            words += ["--set", f"{key}={','.join(values)}"]
+        words += [] if self.retries else ["--no-retries"]
+        words += ["--with-interventions"] if self.with_interventions else []
+        words += ["--attribute"] if self.attribute else []
+        words += ["--skip-equivalent"] if self.skip_equivalent else []
+        defaults = flat(resolve(TrainConfig()))
+        base = flat(resolve(self.base))
+        words += [f"{key}={as_word(value)}" for key, value in base.items() if value != defaults.get(key)]
+        return " ".join(map(shlex.quote, words))
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], source: str = "sweep.json") -> SweepSpec:

@@ -40,6 +40,19 @@ class Judgement:
         """The recovered fraction at ``step``."""
         return self.verdict.recovered_fraction
 
+    def to_json(self) -> dict[str, Any]:
+        """What ``sweep.json`` and ``run.json`` say of it."""
+        return {
+            "outcome": self.outcome,
+            "warning": self.warning,
+            "verdict": self.verdict.grade,
+            "no_verdict_because": self.verdict.open_because,
+            "borderline": self.verdict.borderline,
+            "cause": self.verdict.cause,
+            "recovered_fraction": self.rho,
+            "recovered_fraction_step": self.step,
+        }
+
 
 def judge_run(record: RunRecord, fp32: RunRecord | None, frozen: RunRecord | None) -> Judgement:
     """Judge ``record`` against controls of the same seed; without both the grade is None.

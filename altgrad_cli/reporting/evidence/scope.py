@@ -13,11 +13,11 @@ from altgrad_cli.config.precision import OPERAND_ROLES
 from altgrad_cli.config.run import WandbConfig
 from altgrad_cli.errors import UsageError
 from altgrad_cli.reporting.evidence.runs import Evidence
-from altgrad_cli.runs.folder import EVENTS, SWEEP, read_json
+from altgrad_cli.runs.folder import EVENTS
 from altgrad_cli.runs.record import RunRecord, read_run
 from altgrad_cli.sweeps.arms import Arm, find_controls
 from altgrad_cli.sweeps.plan import Finding
-from altgrad_cli.sweeps.results import is_sweep, judge_records
+from altgrad_cli.sweeps.results import is_sweep, judge_records, read_plan
 from altgrad_cli.sweeps.verdicts import judge_run
 
 LAYER_METRICS = frozenset(
@@ -118,7 +118,7 @@ def gather(paths: Sequence[Path], layer_metrics: Collection[str] | None = LAYER_
             more = _runs_of_sweep(path)
         elif (path / EVENTS).is_file():
             focus = path.resolve().name if len(paths) == 1 else None
-            row = _rows(path.resolve().parent).get(path.resolve().name, {})
+            row = read_plan(path.resolve().parent).get(path.resolve().name, {})
             more = [*(_relatives(path) if focus else ()), _Found(path, row)]
         else:
             raise UsageError(
@@ -150,14 +150,9 @@ class _Found:
     row: Mapping[str, Any]
 
 
-def _rows(path: Path) -> dict[str, dict[str, Any]]:
-    """The rows of a sweep's plan by name, in its order; {} where ``path`` is no sweep."""
-    return {row["name"]: row for row in read_json(path / SWEEP).get("arms", [])} if is_sweep(path) else {}
-
-
 def _runs_of_sweep(path: Path) -> list[_Found]:
     """The runs of a sweep that have begun, in the order of its plan; then those that it did not plan."""
-    rows = _rows(path)
+    rows = read_plan(path)
     others = sorted(p.parent.name for p in path.glob(f"*/{EVENTS}") if p.parent.name not in rows)
     runs = [_Found(path / name, rows.get(name, {})) for name in [*rows, *others]]
     return [run for run in runs if (run.folder / EVENTS).is_file()]

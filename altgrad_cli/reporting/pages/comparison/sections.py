@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
+from altgrad_cli.errors import UsageError
 from altgrad_cli.reporting.blocks.document import (
     Block,
     Picture,
     Section,
     TableColumn,
     Text,
+    Verbatim,
     make_table,
     measured,
 )
@@ -17,13 +22,13 @@ from altgrad_cli.reporting.evidence.scope import Scope, shown_path
 from altgrad_cli.reporting.pages.comparison import loss_plots, plots
 from altgrad_cli.reporting.pages.comparison.attribution_section import attribution_section
 from altgrad_cli.reporting.pages.comparison.headline import headline
-from altgrad_cli.reporting.pages.comparison.reproduction import reproduction
 from altgrad_cli.reporting.pages.comparison.seeds import runs_by_arm, spread_section
 from altgrad_cli.reporting.pages.comparison.sweet_spot import sweet_spot
 from altgrad_cli.reporting.pages.run.failure_sections import attribution, summary
 from altgrad_cli.reporting.pages.run.failure_tables import layer_rates
 from altgrad_cli.reporting.pages.run.recommendations import recommendation
 from altgrad_cli.runs.record import RunRecord
+from altgrad_cli.sweeps.results import is_sweep, read_spec
 
 MAX_PANELS = 6
 """Runs whose heat maps are drawn in a comparison; the rest have them in their own reports."""
@@ -232,6 +237,22 @@ def limits(scope: Scope) -> Section:
     if unfinished:
         lines.append(f"- Not finished: {', '.join(f'`{log.name}`' for log in unfinished)}.")
     return Section("What these runs do not show", (Text("\n".join(lines)),))
+
+
+def reproduction(scope: Scope) -> Section:
+    """The sweep's command line where there was one, the report's, and what the logs say of the machine."""
+    n = scope.evidence.of(scope.runs[0])
+    commands = []
+    for path in filter(is_sweep, map(Path, scope.logs)):
+        with suppress(UsageError):  # what a sweep of another version was asked is not known
+            commands.append(read_spec(path).command_line())
+    commands.append(f"altgrad report {' '.join(map(shlex.quote, scope.logs))}")
+    text = (
+        f"Corpus {n('corpus.fingerprint')} ({n('corpus.source')}, tokenizer {n('corpus.tokenizer')}), "
+        f"program {n('environment.revision')}, torch {n('environment.torch')}, device "
+        f"{n('environment.device')}, threads {n('environment.threads')}, initial weights {n('init_hash')}."
+    )
+    return Section("How to reproduce", (Text(text), Verbatim("\n".join(commands), "sh")))
 
 
 SweepSection = Callable[[Scope], "Section | list[Section] | None"]
