@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,7 +15,10 @@ from altgrad_cli.commands.json_output import print_json
 from altgrad_cli.errors import UsageError
 from altgrad_cli.files import check_outputs, write_whole
 from altgrad_cli.formats import FP8Format, parse_format
-from altgrad_cli.reporting.pages.format.facts import StallQuestion, describe_format
+from altgrad_cli.reporting.pages.format.facts import FormatFacts, StallQuestion, format_facts
+
+if TYPE_CHECKING:
+    from altgrad_cli.reporting.pages.format.fit import TensorFit  # imports torch
 
 SCHEMA = "altgrad.inspect-format/1"
 
@@ -89,14 +91,15 @@ def inspect_format(
     question = StallQuestion(learning_rate=learning_rate, std=std, scale=scale)
     format = parse_format(name)
     other = parse_format(compare) if compare is not None else None
-    facts = describe_format(format, question)
-    other_facts = describe_format(other, question) if other is not None else None
+    facts = format_facts(format, question)
+    other_facts = format_facts(other, question) if other is not None else None
     fitted = _measure(format, on, question) if on is not None else None
     if plot is not None:
         _draw(format, other, plot)
     if json:
-        tensors = None if fitted is None else fitted[0]
-        print_json(SCHEMA, {**facts, "compared_to": other_facts, "tensors": tensors})
+        compared = other_facts.to_json() if other_facts is not None else None
+        tensors = None if fitted is None else [asdict(fit) for fit in fitted[0]]
+        print_json(SCHEMA, {**facts.to_json(), "compared_to": compared, "tensors": tensors})
     else:
         listed = [each for each in (format, other) if each is not None] if codes else []
         _print_screen(facts, other_facts, fitted, listed)
@@ -109,14 +112,13 @@ def _check_positive(option: str, value: float) -> None:
         )
 
 
-def _measure(format: FP8Format, path: Path, question: StallQuestion) -> tuple[list[dict[str, Any]], int]:
-    """The fit of every matrix in the file, as plain values, and the number of tensors left out."""
+def _measure(format: FP8Format, path: Path, question: StallQuestion) -> tuple[list[TensorFit], int]:
+    """The fit of every matrix in the file, and the number of tensors left out."""
     from altgrad_cli.reporting.pages.format.fit import fit_file  # imports torch
 
-    fits, others = fit_file(
+    return fit_file(
         path, format, learning_rate=question.learning_rate, beta1=question.beta1, scale=question.scale
     )
-    return [asdict(fit) for fit in fits], others
 
 
 def _draw(format: FP8Format, other: FP8Format | None, path: Path) -> None:
@@ -129,9 +131,9 @@ def _draw(format: FP8Format, other: FP8Format | None, path: Path) -> None:
 
 
 def _print_screen(
-    facts: Mapping[str, Any],
-    other: Mapping[str, Any] | None,
-    fitted: tuple[list[dict[str, Any]], int] | None,
+    facts: FormatFacts,
+    other: FormatFacts | None,
+    fitted: tuple[list[TensorFit], int] | None,
     listed: list[FP8Format],
 ) -> None:
     from altgrad_cli.reporting.pages.format.sheet import equivalence_words, print_plainly, print_sheet
@@ -141,12 +143,12 @@ def _print_screen(
     if other is None and fitted is None and not listed:
         print_sheet(console, facts)
         return
-    console.print(facts["description"], style="bold")
+    console.print(facts.format.describe(), style="bold")
     if other is not None:
-        console.print(other["description"], style="bold")
+        console.print(other.format.describe(), style="bold")
         console.print()
         print_plainly(console, comparison_table(facts, other))
-        if any(found["format"] == other["name"] for found in facts["equivalent_to"]):
+        if any(found.format.name == other.format.name for found in facts.equivalents):
             console.print()
             console.print(equivalence_words(facts))
     if fitted is not None:
@@ -154,7 +156,7 @@ def _print_screen(
         console.print()
         print_plainly(console, fit_table(fits, console.width))
         console.print()
-        beyond = [fit["name"] for fit in fits if fit["scale"] is None]
+        beyond = [fit.name for fit in fits if fit.scale is None]
         if beyond:
             words = "no float32 carrier holds it, so no grid is measured"
             console.print(f"beyond float32: {', '.join(beyond)} ({words})")
@@ -167,11 +169,11 @@ def _print_screen(
             console.out(line, highlight=False)
 
 
-def _fit_note(facts: Mapping[str, Any], others: int) -> str:
-    asked = facts["predicted_stall_for"]
+def _fit_note(facts: FormatFacts, others: int) -> str:
     note = (
         "over, under: values beyond the max, values rounded to 0. codes: share of the codes in use. "
-        f"stall: predicted share that one update of Adam at lr {asked['learning_rate']:g} leaves unchanged."
+        "stall: predicted share that one update of Adam at lr "
+        f"{facts.stall.learning_rate:g} leaves unchanged."
     )
     return (
         f"{note} {others} other tensors (no float matrix, a mask, or not of the network) are left out."

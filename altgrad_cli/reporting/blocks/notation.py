@@ -10,8 +10,6 @@ import math
 import re
 from collections.abc import Mapping
 
-import numpy as np
-
 MISSING = "–"
 """Stands for a value that was not measured."""
 
@@ -25,14 +23,16 @@ def format_value(value: object, name: str = "") -> str:
     Floats have three significant digits (losses three decimals), shares above 0.99 as many as tell them
     from 1, integers all their digits in groups of three; None is a dash and other things are their ``str``.
     """
+    if hasattr(value, "item"):
+        value = value.item()  # a scalar of numpy, which is not loaded for this
     if value is None:
         return MISSING
-    if isinstance(value, bool | np.bool_):
+    if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, int | np.integer):
-        return f"{int(value):,}"
-    if isinstance(value, float | np.floating):
-        return _format_float(float(value), fixed=name in LOSS_NAMES)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return _format_float(value, fixed=name in LOSS_NAMES)
     if isinstance(value, Mapping | list | tuple):
         return json.dumps(value, ensure_ascii=False, default=str)
     return one_line(str(value))

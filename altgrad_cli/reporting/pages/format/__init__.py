@@ -1,7 +1,6 @@
 """`inspect-format`: a format as facts, sheet, tables and picture.
 
-bars    The gaps of a grid, binade by binade, as a table with bars for a terminal
-facts   Everything `inspect-format` says about a format, as plain values; the JSON document is these
+facts   Everything `inspect-format` says about a format; the JSON document is these
 fit     What a format would do to the tensors of a file, matrix by matrix
 plot    A format as a picture: its number line, its gaps and its relative error. SVG, drawn by matplotlib
 sheet   A format on one screen

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -41,13 +41,13 @@ class TensorFit:
     values: int
     nonfinite: int
     amax: float
-    scale: float | None
-    overflow: float | None
-    underflow: float | None
-    sqnr_db: float | None
-    codes_used: float | None
-    predicted_stall: float | None
-    predicted_stall_first_step: float | None
+    scale: float | None = None
+    overflow: float | None = None
+    underflow: float | None = None
+    sqnr_db: float | None = None
+    codes_used: float | None = None
+    predicted_stall: float | None = None
+    predicted_stall_first_step: float | None = None
 
 
 def fit_file(
@@ -96,25 +96,15 @@ def fit_tensor(
     assert values is not None
     finite = torch.isfinite(values)
     amax = float(torch.where(finite, values.abs(), 0.0).max())
+    counted = TensorFit(
+        name=name,
+        shape=tuple(tensor.shape),
+        values=tensor.numel(),
+        nonfinite=int((~finite).sum()),
+        amax=amax,
+    )
     if amax > torch.finfo(torch.float32).max:
-        return TensorFit(
-            name=name,
-            shape=tuple(tensor.shape),
-            values=tensor.numel(),
-            nonfinite=int((~finite).sum()),
-            amax=amax,
-            **dict.fromkeys(
-                (
-                    "scale",
-                    "overflow",
-                    "underflow",
-                    "sqnr_db",
-                    "codes_used",
-                    "predicted_stall",
-                    "predicted_stall_first_step",
-                )
-            ),
-        )
+        return counted
     x = values.float()
     nonzero = int((values[finite] != 0).sum())
     vanished = nonzero - int((x[finite] != 0).sum())  # float32 itself rounds these to 0
@@ -124,23 +114,17 @@ def fit_tensor(
     row = dict(zip(STATS, counts.tolist(), strict=True))
     use = measure_code_use(code_histogram(x, format, s).unsqueeze(0), format)[0].tolist()
     kept = rounded[finite]
-    spread = kept.numel() > 0 and learning_rate > 0
-    return TensorFit(
-        name=name,
-        shape=tuple(tensor.shape),
-        values=tensor.numel(),
-        nonfinite=int(row["nonfinite"]),
-        amax=amax,
+    steps = kept.numel() > 0 and learning_rate > 0
+    return replace(
+        counted,
         scale=s,
         overflow=row["overflow"] / row["count"],
         underflow=(row["underflow"] + vanished) / (row["nonzero"] + vanished) if nonzero else None,
         sqnr_db=_sqnr_db(values[finite], kept),
         codes_used=codes_used(dict(zip(CODE_USE_COLUMNS, use, strict=True))),
-        predicted_stall=float(predicted_stall_rate(kept, format, s, learning_rate, beta1))
-        if spread
-        else None,
+        predicted_stall=float(predicted_stall_rate(kept, format, s, learning_rate, beta1)) if steps else None,
         predicted_stall_first_step=float(first_step_stall_rate(kept, format, s, learning_rate))
-        if spread
+        if steps
         else None,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -38,8 +38,11 @@ def draw_formats(formats: Sequence[FP8Format]) -> bytes:
         gaps.sharex(logline)
         errors.sharex(logline)
         figure.suptitle("\n".join(format.describe() for format in formats), fontsize=11, y=0.985)
-        _draw_number_line(line, formats)
-        _draw_log_line(logline, formats)
+        _draw_values(line, formats, float)
+        line.set_xlabel("x, every value from 0 to the maximum")
+        _draw_values(logline, formats, math.log2)
+        _integer_powers(logline.xaxis)
+        logline.set_xlabel("the same on a logarithmic axis")
         _draw_gaps(gaps, formats)
         _draw_errors(errors, formats)
         drawing = io.BytesIO()
@@ -47,26 +50,17 @@ def draw_formats(formats: Sequence[FP8Format]) -> bytes:
     return drawing.getvalue()
 
 
-def _draw_number_line(axes: Axes, formats: Sequence[FP8Format]) -> None:
+def _draw_values(axes: Axes, formats: Sequence[FP8Format], place: Callable[[float], float]) -> None:
     for row, format in enumerate(formats):
-        axes.eventplot(
-            [_thinned(format.magnitudes)],
-            lineoffsets=[-row],
-            linelengths=0.7,
-            linewidths=0.7,
-            colors=_COLOURS[row],
-        )
-    _label_rows(axes, formats)
-    axes.set_xlabel("x, every value from 0 to the maximum")
-
-
-def _draw_log_line(axes: Axes, formats: Sequence[FP8Format]) -> None:
-    for row, format in enumerate(formats):
-        values = [math.log2(value) for value in _thinned(format.magnitudes[1:])]
-        axes.eventplot([values], lineoffsets=[-row], linelengths=0.7, linewidths=0.7, colors=_COLOURS[row])
-    _label_rows(axes, formats)
-    _integer_powers(axes.xaxis)
-    axes.set_xlabel("the same on a logarithmic axis")
+        # Of a 16-bit format every n-th value: all of its ticks would be one solid bar in any case.
+        values = format.magnitudes[:: max(1, len(format.magnitudes) // _MAX_TICKS)]
+        places = [place(value) for value in values if value or place is float]
+        axes.eventplot([places], lineoffsets=[-row], linelengths=0.7, linewidths=0.7, colors=_COLOURS[row])
+    axes.set_yticks([-row for row in range(len(formats))], [format.name for format in formats])
+    axes.set_ylim(-len(formats) + 0.4, 0.6)
+    for side in ("left", "right", "top"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(axis="y", length=0)
 
 
 def _draw_gaps(axes: Axes, formats: Sequence[FP8Format]) -> None:
@@ -117,19 +111,6 @@ def _error_curve(format: FP8Format) -> tuple[list[float], list[float]]:
     points += [largest * factor for factor in (1, 1.01, 1.05, 1.2, 1.5, 2)]
     errors = [abs(x - format.to_real(format.to_bits(x))) / x for x in points]
     return [math.log2(x) for x in points], [math.log2(max(error, _NO_ERROR)) for error in errors]
-
-
-def _thinned(values: Sequence[float]) -> Sequence[float]:
-    """Of a 16-bit format every n-th value: all of its ticks would be one solid bar in any case."""
-    return values[:: max(1, len(values) // _MAX_TICKS)]
-
-
-def _label_rows(axes: Axes, formats: Sequence[FP8Format]) -> None:
-    axes.set_yticks([-row for row in range(len(formats))], [format.name for format in formats])
-    axes.set_ylim(-len(formats) + 0.4, 0.6)
-    for side in ("left", "right", "top"):
-        axes.spines[side].set_visible(False)
-    axes.tick_params(axis="y", length=0)
 
 
 def _integer_powers(axis: Axis) -> None:
