@@ -20,9 +20,9 @@ SWEEP_SCHEMA = "altgrad.sweep-plan/1"
 def show_train_plan(config: Any, folder: Path, *, as_json: bool) -> None:
     """The plan of one run with ``config``."""
     from altgrad_cli.config.loading import resolve, to_yaml
-    from altgrad_cli.sweeps.estimate import predict_stalls, seconds_per_step
+    from altgrad_cli.sweeps.estimate import predict_stalls, time_a_step
 
-    per_step = seconds_per_step(config)
+    step = time_a_step(config)
     prediction = predict_stalls(config, [config.fp8_format])[config.fp8_format]
     if as_json:
         print_json(
@@ -31,8 +31,9 @@ def show_train_plan(config: Any, folder: Path, *, as_json: bool) -> None:
                 "folder": str(folder),
                 "config": resolve(config),
                 "predicted_stall": {"long_run": prediction.long_run, "first_step": prediction.first_step},
-                "seconds_per_step": per_step,
-                "estimated_seconds": per_step * config.max_steps,
+                "seconds_per_step": step.seconds,
+                "measured": step.measured,
+                "estimated_seconds": step.seconds * config.max_steps,
             },
         )
         return
@@ -44,20 +45,24 @@ def show_train_plan(config: Any, folder: Path, *, as_json: bool) -> None:
         f"{prediction.first_step:.3f} / {prediction.long_run:.3f}",
         soft_wrap=True,
     )
-    console.print(f"time: about {per_step * config.max_steps:.0f} s ({per_step:.3f} s a step)")
+    seconds = step.seconds * config.max_steps
+    console.print(
+        f"time: about {seconds:.0f} s ({step.seconds:.3f} s a step; measured: {step.measured})",
+        soft_wrap=True,
+    )
 
 
 def show_sweep_plan(spec: Any, folder: Path, jobs: int, *, as_json: bool) -> None:
     """The plan of a sweep, as far as it is known before any result."""
     from altgrad_cli.commands.sweep_view import duration
     from altgrad_cli.config.loading import resolve
-    from altgrad_cli.sweeps.estimate import estimate_seconds, predict_stalls, seconds_per_step
+    from altgrad_cli.sweeps.estimate import estimate_seconds, predict_stalls, time_a_step
     from altgrad_cli.sweeps.plan import equivalences, plan_sweep
 
     arms = plan_sweep(spec, {})
     stalls = predict_stalls(spec.base, spec.order)
-    per_step = seconds_per_step(next(arm for arm in arms if arm.kind == "format").config)
-    seconds = estimate_seconds(arms, per_step, jobs)
+    step = time_a_step(next(arm for arm in arms if arm.kind == "format").config)
+    seconds = estimate_seconds(arms, step.seconds, jobs)
     if as_json:
         print_json(
             SWEEP_SCHEMA,
@@ -68,7 +73,8 @@ def show_sweep_plan(spec: Any, folder: Path, jobs: int, *, as_json: bool) -> Non
                     name: {"long_run": p.long_run, "first_step": p.first_step} for name, p in stalls.items()
                 },
                 "equivalent": [str(equal) for equal in equivalences(spec)],
-                "seconds_per_step": per_step,
+                "seconds_per_step": step.seconds,
+                "measured": step.measured,
                 "estimated_seconds": seconds,
                 "jobs": jobs,
             },
@@ -100,7 +106,8 @@ def show_sweep_plan(spec: Any, folder: Path, jobs: int, *, as_json: bool) -> Non
         console.print(f"  {name:<6} {prediction.first_step:.3f} / {prediction.long_run:.3f}")
     for equal in equivalences(spec):
         console.print(f"{equal}: one experiment under power-of-two scales")
-    console.print(f"\nTime: about {duration(seconds)} ({per_step:.3f} s a step, {jobs} at a time)")
+    pace = f"{step.seconds:.3f} s a step, {jobs} at a time; measured: {step.measured}"
+    console.print(f"\nTime: about {duration(seconds)} ({pace})")
     for line in config_listing(arms):
         console.print(Text(line), soft_wrap=True)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from statistics import median
 
+from altgrad_cli.config.loading import flat, resolve
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.formats import parse_format
 from altgrad_cli.formats.analysis import StallPrediction, predicted_stall
@@ -15,24 +16,89 @@ from altgrad_cli.sweeps.arms import Arm
 INITIAL_STD = 0.02
 """Standard deviation of the initial weights."""
 _TIMED_STEPS = 4
+_TIMED_SECONDS = 20.0
+"""After this many seconds no further step is begun."""
+_MOST_PARAMETERS = 5e7
+_MOST_WORK = {"cpu": 4e9, "cuda": 4e12}
+"""Weights times tokens of a step that is timed: about a second on a core, or on a card."""
+_TOKEN_WORK = 1e5
+"""What a token costs beside its products (rounding, counting, norms), in weights; measured on one core."""
 
 
-def seconds_per_step(config: TrainConfig) -> float:
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """What one step takes on this machine."""
+
+    seconds: float
+    measured: str
+    """What was timed; where it is smaller than what was asked for, ``seconds`` is scaled up from it."""
+
+
+def time_a_step(config: TrainConfig) -> StepTime:
     """Wall time of one step of ``config`` on this machine, from a few steps that leave nothing behind.
 
-    Loads the corpus and builds the network, so what would stop the run is found here.
+    Loads the corpus and builds the network, so what would stop the run is found here. A step that would take
+    long or much memory is timed at a smaller size, and its time scaled by the multiplications left out.
     """
+    from altgrad_cli.subjects.corpus.corpus import load_corpus
     from altgrad_cli.training.engine import train
+    from altgrad_cli.training.state import choose_device
 
-    steps = max(_TIMED_STEPS, 2)
-    brief = replace(config, max_steps=steps, runtime=replace(config.runtime, evaluation_batches=1), inject=())
-    times = []
+    vocabulary = load_corpus(config.data, config.model.block_size).vocab_size
+    device = choose_device(config.runtime.device).type
+    reduced, changes = _within_reach(config, vocabulary, _MOST_WORK.get(device, _MOST_WORK["cpu"]))
+    factor = _work(config, vocabulary) / _work(reduced, vocabulary)
+    runtime = replace(reduced.runtime, evaluation_batches=1, capture_at=())
+    brief = replace(reduced, max_steps=_TIMED_STEPS, runtime=runtime, inject=())
+    times: list[float] = []
     last = time.perf_counter()
     for event in train(brief):
         if event.kind == "step":
             times.append(time.perf_counter() - last)
+        if sum(times) > _TIMED_SECONDS:
+            break
         last = time.perf_counter()
-    return median(times)
+    scaled = f" with {' '.join(changes)}, times {factor:.3g}" if changes else ""
+    return StepTime(median(times) * factor, f"{len(times)} steps{scaled}")
+
+
+def _work(config: TrainConfig, vocabulary: int) -> float:
+    """Weights that each token meets, times the tokens of a step; attention's products count as weights."""
+    model = config.model
+    attention = 2.0 * model.n_layer * model.n_embd * model.block_size
+    return (_parameters(config, vocabulary) + attention + _TOKEN_WORK) * config.batch_size * model.block_size
+
+
+def _parameters(config: TrainConfig, vocabulary: int) -> float:
+    return 12.0 * config.model.n_layer * config.model.n_embd**2 + vocabulary * config.model.n_embd
+
+
+def _within_reach(config: TrainConfig, vocabulary: int, most_work: float) -> tuple[TrainConfig, list[str]]:
+    """``config``, or the largest of its halvings that can be timed, with what was changed.
+
+    The batch goes first, then the block, the layers (and with them rules that may name a layer), the width.
+    """
+    reduced = config
+    for name, least in (("batch_size", 1), ("block_size", 16), ("n_layer", 1), ("n_embd", 16)):
+        model = reduced.model
+        while _work(reduced, vocabulary) > most_work or (
+            name in ("n_layer", "n_embd") and _parameters(reduced, vocabulary) > _MOST_PARAMETERS
+        ):
+            value = (reduced.batch_size if name == "batch_size" else getattr(model, name)) // 2
+            if value < least:
+                break
+            if name == "batch_size":
+                reduced = replace(reduced, batch_size=value)
+                continue
+            heads = 1 if name == "n_embd" else model.n_head
+            model = replace(model, n_head=heads, **{name: value})
+            rules = () if name == "n_layer" else reduced.precision.rules
+            reduced = replace(reduced, model=model, precision=replace(reduced.precision, rules=rules))
+    sizes = {"batch_size": reduced.batch_size} | {
+        f"model.{name}": getattr(reduced.model, name) for name in ("block_size", "n_layer", "n_embd")
+    }
+    asked = flat(resolve(config))
+    return reduced, [f"{key}={value}" for key, value in sizes.items() if value != asked[key]]
 
 
 def estimate_seconds(arms: Sequence[Arm], per_step: float, jobs: int) -> float:
