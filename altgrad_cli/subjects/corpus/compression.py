@@ -8,14 +8,19 @@ import io
 import lzma
 import re
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from altgrad_cli.errors import DataError
 
-Content = io.BufferedReader | gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+Content = io.BufferedReader | gzip.GzipFile
 """What every open file here can do: ``read``, ``peek`` and its lines."""
+_PORTION = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +32,7 @@ class Compression:
     magic: re.Pattern[bytes]
     command: str
     """Decompresses standard input to standard output."""
-    open: Callable[..., Content]
+    open: Callable[[Content], Content]
     """Takes the open compressed file."""
 
 
@@ -43,14 +48,61 @@ def _open_zstd(file: Content) -> Content:
     return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.PythonFile(file), "zstd"))
 
 
+def _streams(
+    file: Content, start: Callable[[], bz2.BZ2Decompressor | lzma.LZMADecompressor]
+) -> Iterator[bytes]:
+    """What is in one compressed stream after the other, to the file's very end.
+
+    Python's own readers of these two kinds drop what follows the last whole stream without a word.
+    """
+    packed = file.read(_PORTION)
+    while packed:
+        stream = start()
+        while not stream.eof:
+            packed = packed or (file.read(_PORTION) if stream.needs_input else b"")
+            if stream.needs_input and not packed:
+                raise EOFError("the compressed data ends before its end is marked")
+            yield stream.decompress(packed, _PORTION)
+            packed = b""
+        packed = stream.unused_data.lstrip(b"\0")  # which may fill a stream up to a multiple of four bytes
+        while not packed and file.peek(1):
+            packed = file.read(_PORTION).lstrip(b"\0")
+
+
+class _Unpacked(io.RawIOBase):
+    """A file of the bytes that ``parts`` make up."""
+
+    def __init__(self, parts: Iterator[bytes]) -> None:
+        self._parts, self._left = parts, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Buffer, /) -> int:
+        while not self._left and (part := next(self._parts, None)) is not None:
+            self._left = part
+        target = memoryview(buffer)
+        size = min(len(target), len(self._left))
+        target[:size], self._left = self._left[:size], self._left[size:]
+        return size
+
+
 def _open_gzip(file: Content) -> Content:
     return gzip.GzipFile("", "rb", fileobj=file)
 
 
+def _open_bzip2(file: Content) -> Content:
+    return io.BufferedReader(_Unpacked(_streams(file, bz2.BZ2Decompressor)), _PORTION)
+
+
+def _open_xz(file: Content) -> Content:
+    return io.BufferedReader(_Unpacked(_streams(file, lzma.LZMADecompressor)), _PORTION)
+
+
 COMPRESSIONS = (
     Compression(".gz", "gzip", re.compile(rb"\x1f\x8b"), "gzip -dc", _open_gzip),
-    Compression(".bz2", "bzip2", re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"), "bzip2 -dc", bz2.BZ2File),
-    Compression(".xz", "xz", re.compile(rb"\xfd7zXZ\x00"), "xz -dc", lzma.LZMAFile),
+    Compression(".bz2", "bzip2", re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"), "bzip2 -dc", _open_bzip2),
+    Compression(".xz", "xz", re.compile(rb"\xfd7zXZ\x00"), "xz -dc", _open_xz),
     Compression(".zst", "zstd", re.compile(rb"\x28\xb5\x2f\xfd"), "zstd -dc", _open_zstd),
 )
 _BY_SUFFIX = {compression.suffix: compression for compression in COMPRESSIONS}

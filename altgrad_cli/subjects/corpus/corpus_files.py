@@ -57,12 +57,7 @@ def find_files(path: Path) -> list[CorpusFile]:
         refuse_special(path)
         if not can_read(path):
             raise _no_corpus_file(path)
-        shard = _SHARD.fullmatch(bare(path).stem)
-        if shard is not None and int(shard["shards"]) > 1:
-            shards = int(shard["shards"])
-            _log.warning(
-                "%s is one of %d shards; data.path=%s takes all of them", path.name, shards, path.parent
-            )
+        _say_missing_shards([CorpusFile(path, None)])
         if _split_named_by(bare(path).stem) != "train":
             return [CorpusFile(path, None)]
         beside = [
@@ -234,6 +229,7 @@ def _split_named_by(name: str) -> str | None:
 
 
 def _say_missing_shards(files: Iterable[CorpusFile]) -> None:
+    """Warns of a split of which only some shards are read, the others being absent or not asked for."""
     shards: dict[tuple[Path, str, int], set[int]] = {}
     for file in files:
         if match := _SHARD.fullmatch(bare(file.path).stem):
@@ -241,4 +237,4 @@ def _say_missing_shards(files: Iterable[CorpusFile]) -> None:
             shards.setdefault(place, set()).add(int(match["number"]))
     for (folder, split, count), present in shards.items():
         if len(present) < count:
-            _log.warning("%s: only %d of the %d shards of %s are there", folder, len(present), count, split)
+            _log.warning("%s: %d of the %d shards of %s are read", folder, len(present), count, split)
