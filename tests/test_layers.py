@@ -18,6 +18,7 @@ ROOMS = (
     "errors",
     "deadline",
     "files",
+    "notation",
     "formats",
     "config",
     "rounding",

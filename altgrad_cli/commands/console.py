@@ -40,8 +40,3 @@ def _console(*, to_stderr: bool) -> Console:
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = PIPED_WIDTH
     return console
-
-
-def printable(text: str) -> str:
-    """``text`` with control characters spelled out: a file's name or content cannot drive the terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)

@@ -18,8 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 from altgrad_cli import __version__
-from altgrad_cli.commands.console import printable, talk_console
+from altgrad_cli.commands.console import talk_console
 from altgrad_cli.errors import AltgradError, UsageError
+from altgrad_cli.notation import printable
 
 OK = 0
 FAILED = 1

@@ -9,8 +9,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from altgrad_cli.commands.console import data_console, printable, talk_console
+from altgrad_cli.commands.console import data_console, talk_console
 from altgrad_cli.commands.json_output import print_json
+from altgrad_cli.notation import decimals, format_value, printable
 
 if TYPE_CHECKING:
     from altgrad_cli.sweeps.listing import Listed
@@ -45,7 +46,6 @@ def ls(
 
 
 def _table(listed: list[Listed], *, wide: bool) -> Table:
-    from altgrad_cli.commands.sweep_view import number
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("run or sweep", overflow="fold")
@@ -59,9 +59,9 @@ def _table(listed: list[Listed], *, wide: bool) -> Table:
         cells: list[Text | str] = [
             Text(printable(str(each.path))),
             Text(printable(outcome), _STYLES.get(each.outcome, "")),
-            "-" if each.steps is None else str(each.steps),
-            number(each.final_loss, 3),
-            number(each.val_loss, 3),
+            format_value(each.steps),
+            decimals(each.final_loss, 3),
+            decimals(each.val_loss, 3),
             _size(each.bytes),
         ]
         table.add_row(*cells, *([f"{each.written:%Y-%m-%d %H:%M}"] if wide else []))

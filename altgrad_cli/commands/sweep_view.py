@@ -15,8 +15,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from altgrad_cli.commands.console import printable
 from altgrad_cli.metrics.thresholds import END_WINDOW, SEED_SPREAD
+from altgrad_cli.notation import MISSING, decimals, printable
 from altgrad_cli.sweeps.arms import Arm
 from altgrad_cli.sweeps.comparison import compare_seeds
 from altgrad_cli.sweeps.executors.messages import Progress, Report
@@ -126,7 +126,7 @@ class SweepView:
             left = running.seconds_left()
             self.say(
                 f"{report.name}: step {running.progress.step}/{running.steps}, "
-                f"loss {number(running.progress.loss, 3)}"
+                f"loss {decimals(running.progress.loss, 3)}"
                 + (f", {duration(left)} left" if left is not None else "")
             )
 
@@ -150,9 +150,9 @@ class SweepView:
                 Text(name, "bold"),
                 ProgressBar(total=running.steps, completed=progress.step, width=24),
                 f"{progress.step}/{running.steps}",
-                f"loss {number(progress.loss, 3)}",
-                f"val {number(progress.validation_loss, 3)}",
-                f"stall {number(progress.bit_stall_rate, 3)}",
+                f"loss {decimals(progress.loss, 3)}",
+                f"val {decimals(progress.validation_loss, 3)}",
+                f"stall {decimals(progress.bit_stall_rate, 3)}",
                 f"{duration(left)} left" if left is not None else "",
             )
         elapsed = time.monotonic() - self._began
@@ -175,12 +175,12 @@ _COLUMNS: tuple[tuple[str, Callable[[Mapping[str, Any]], str], bool], ...] = (
     ("arm", lambda row: row["name"], True),
     ("format", lambda row: row["format"], False),
     ("outcome", lambda row: row["outcome"], False),
-    ("collapse", lambda row: _collapse(row) or row["warning"] or "-", True),
-    ("loss", lambda row: number(row["final_loss"], 3), False),
-    ("val loss", lambda row: number(row["val_loss"], 3), True),
+    ("collapse", lambda row: _collapse(row) or row["warning"] or MISSING, True),
+    ("loss", lambda row: decimals(row["final_loss"], 3), False),
+    ("val loss", lambda row: decimals(row["val_loss"], 3), True),
     ("rho", lambda row: _rho(row), True),
-    ("stall", lambda row: number(row["stall_rate"], 3), True),
-    ("tau", lambda row: number(row["update_transfer"], 3), False),
+    ("stall", lambda row: decimals(row["stall_rate"], 3), True),
+    ("tau", lambda row: decimals(row["update_transfer"], 3), False),
     ("overflow", lambda row: rate(row["overflow_rate"]), False),
     ("underflow", lambda row: rate(row["underflow_rate"]), False),
     ("verdict", lambda row: verdict_words(row), True),
@@ -231,10 +231,10 @@ def table_notes(record: SweepRecord) -> list[str]:
 
 
 def verdict_words(row: Mapping[str, Any]) -> str:
-    """``failed (stalled)``, ``trained, borderline``, or why there is no verdict; ``-`` for an end of rho."""
+    """``failed (stalled)``, ``trained, borderline``, or why there is no verdict; a dash for an end of rho."""
     if row["verdict"] is None:
         if row["recovered_fraction"] is not None or row["no_verdict_because"] is None:
-            return "-"
+            return MISSING
         suspected = f"; suspected: {row['cause']}" if row["cause"] else ""
         return f"no verdict: {row['no_verdict_because']}{suspected}"
     words = row["verdict"] + (f" ({row['cause']})" if row["cause"] else "")
@@ -246,8 +246,8 @@ def _ending(row: Mapping[str, Any]) -> str:
     collapse = f" ({words})" if words else ""
     rho = f", rho {_rho(row)}" if row["recovered_fraction"] is not None else ""
     words = verdict_words(row)
-    verdict = f", {words}" if words != "-" else ""
-    return f"{row['outcome']}{collapse}: val loss {number(row['val_loss'], 3)}{rho}{verdict}"
+    verdict = f", {words}" if words != MISSING else ""
+    return f"{row['outcome']}{collapse}: val loss {decimals(row['val_loss'], 3)}{rho}{verdict}"
 
 
 def _collapse(row: Mapping[str, Any]) -> str:
@@ -259,18 +259,13 @@ def _collapse(row: Mapping[str, Any]) -> str:
 
 def _rho(row: Mapping[str, Any]) -> str:
     rho = row["recovered_fraction"]
-    return "-" if rho is None else f"{number(rho, 2)}@{row['recovered_fraction_step']}"
-
-
-def number(value: Any, digits: int) -> str:
-    """A figure with ``digits`` decimals; a dash for what was not measured."""
-    return "-" if value is None else f"{value:.{digits}f}"
+    return MISSING if rho is None else f"{decimals(rho, 2)}@{row['recovered_fraction_step']}"
 
 
 def rate(value: Any) -> str:
     """A rate as a percentage, however small; a dash for what was not measured."""
     if value is None:
-        return "-"
+        return MISSING
     if not math.isfinite(value):
         return str(value)
     return "0" if value == 0 else f"{100 * value:.2g}%" if value < 0.1 else f"{100 * value:.0f}%"

@@ -17,6 +17,7 @@ from altgrad_cli.commands.failures import COLLAPSED, INTERRUPTED, OK, exit_code_
 from altgrad_cli.commands.json_output import print_json
 from altgrad_cli.commands.plan_view import show_train_plan
 from altgrad_cli.errors import UsageError
+from altgrad_cli.notation import decimals
 
 if TYPE_CHECKING:
     from altgrad_cli.config.run import TrainConfig
@@ -312,8 +313,7 @@ def _print_result(summary: Mapping[str, Any]) -> None:
     console = data_console()
 
     def figure(key: str, digits: int = 3) -> str:
-        value = summary[key]
-        return "-" if value is None else f"{value:.{digits}f}"
+        return decimals(summary[key], digits)
 
     injected = f", with injected faults: {', '.join(summary['injections'])}" if summary["injections"] else ""
     collapsed = ""

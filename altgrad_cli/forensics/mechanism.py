@@ -17,6 +17,7 @@ from altgrad_cli.forensics.evidence import Scalar
 from altgrad_cli.forensics.provenance import AmaxSuspect
 from altgrad_cli.forensics.scene import Scene
 from altgrad_cli.metrics.thresholds import FAITHFUL_FROM, MISLED_BELOW, STALLED_UP_TO, UNDERFLOWED_FROM
+from altgrad_cli.notation import decimals
 from altgrad_cli.surgery.precision_plan import PrecisionPlan, without_rounding
 from altgrad_cli.training.origin import FirstNonfinite
 
@@ -149,12 +150,14 @@ def explain_stall(attribution: Attribution | None, zeroed: Mapping[str, float | 
     now = attribution.recorded.transfer
     master = attribution.bypassed.get("stored_weights")
     dead = {role: share for role, share in zeroed.items() if share is not None and share >= UNDERFLOWED_FROM}
-    stalled = _number(attribution.recorded.stall)
-    evidence = [f"as recorded, update transfer tau = {_number(now)}, stalled share {stalled}"]
+    stalled = decimals(attribution.recorded.stall, 4)
+    evidence = [f"as recorded, update transfer tau = {decimals(now, 4)}, stalled share {stalled}"]
     if attribution.stochastic is not None:
-        evidence.append(f"update rounded stochastically: tau = {_number(attribution.stochastic.transfer)}")
+        evidence.append(
+            f"update rounded stochastically: tau = {decimals(attribution.stochastic.transfer, 4)}"
+        )
     if master is not None:
-        evidence.append(f"float32 masters: tau = {_number(master.transfer)}")
+        evidence.append(f"float32 masters: tau = {decimals(master.transfer, 4)}")
     evidence += [f"{share:.0%} of the {role} are rounded to 0" for role, share in dead.items()]
     tried = [outcome.transfer for outcome in (attribution.stochastic, master) if outcome is not None]
     restored = any(transfer is not None and transfer >= FAITHFUL_FROM for transfer in tried)
@@ -173,7 +176,3 @@ def explain_divergence(attribution: Attribution | None) -> Mechanism:
     cosine = attribution.recorded.cosine
     evidence = f"cosine of the gradient and its float32 shadow: {cosine:.4f}"
     return Mechanism(STAGE["gradients"] if cosine < MISLED_BELOW else UNKNOWN, (evidence,))
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from altgrad_cli.errors import UsageError
-from altgrad_cli.reporting.blocks.notation import unescape_markdown
+from altgrad_cli.notation import unescape_markdown
 from altgrad_cli.reporting.blocks.sources import CITED, ROW, parse_source
 from altgrad_cli.reporting.evidence.facts import TEXTS
 from altgrad_cli.reporting.evidence.runs import Evidence

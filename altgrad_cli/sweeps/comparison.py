@@ -10,6 +10,7 @@ from typing import Any
 
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.metrics.noise import Interval, paired_interval
+from altgrad_cli.notation import decimals
 from altgrad_cli.runs.series import Series
 from altgrad_cli.sweeps.arms import Arm
 from altgrad_cli.sweeps.plan import Finding
@@ -50,9 +51,8 @@ class Comparison:
         }
 
     def __str__(self) -> str:
-        rho = "-" if self.rho is None else f"{self.rho:.2f}"
         spread = "" if self.rho_spread is None else f" (spread {self.rho_spread:.2f})"
-        text = f"{self.arm}: rho {rho}{spread} over {self.seeds} seeds"
+        text = f"{self.arm}: rho {decimals(self.rho, 2)}{spread} over {self.seeds} seeds"
         gap = self.difference
         if gap is None or gap.half_width is None or self.arm == self.against:
             return text

@@ -2,7 +2,6 @@
 
 document  A report before it is rendered: sections of blocks, the same for Markdown, HTML and the terminal
 figures   What a picture shows, without how it is drawn
-notation  How a value is written for a reader, the same in every table, sentence and picture
 palette   Colours that people with any colour vision can tell apart (Okabe and Ito, 2008)
 sources   Where a number comes from
 thinning  Long runs made short enough to draw, without hiding what matters

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from altgrad_cli.metrics.catalogue import heading_of
+from altgrad_cli.notation import MISSING, escape_markdown, format_value
 from altgrad_cli.reporting.blocks.figures import Figure
-from altgrad_cli.reporting.blocks.notation import MISSING, escape_markdown, format_value
 from altgrad_cli.reporting.blocks.sources import ROW
 from altgrad_cli.reporting.evidence.runs import Evidence
 

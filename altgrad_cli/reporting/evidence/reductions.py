@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from altgrad_cli.reporting.blocks.notation import layer_type
+from altgrad_cli.notation import layer_type
 from altgrad_cli.reporting.blocks.sources import Source
 from altgrad_cli.runs.record import RunRecord
 from altgrad_cli.runs.series import Floats

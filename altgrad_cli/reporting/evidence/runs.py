@@ -15,7 +15,7 @@ from typing import Any
 from altgrad_cli.errors import UsageError
 from altgrad_cli.metrics.noise import paired_interval
 from altgrad_cli.metrics.verdict import recovered_fraction
-from altgrad_cli.reporting.blocks.notation import format_value
+from altgrad_cli.notation import format_value
 from altgrad_cli.reporting.blocks.sources import Source, cited, parse_source
 from altgrad_cli.reporting.evidence.facts import RULES, evaluate
 from altgrad_cli.runs.record import RunRecord

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from numpy.typing import ArrayLike
 
+from altgrad_cli.notation import MISSING, format_value
 from altgrad_cli.reporting.blocks import figures
-from altgrad_cli.reporting.blocks.notation import MISSING, format_value
 from altgrad_cli.reporting.blocks.thinning import thin_curve
 
 POINTS = 300

@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from altgrad_cli.files import is_regular, write_together
+from altgrad_cli.notation import escape_markdown
 from altgrad_cli.reporting.blocks.document import Block, Picture, Report, Table, Text, Verbatim
-from altgrad_cli.reporting.blocks.notation import escape_markdown
 
 HEADER = "<!-- altgrad report; computed from the logs in: {logs} -->"
 CELLS, END = "<!-- cells: ", " -->"

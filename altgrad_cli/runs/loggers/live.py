@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from altgrad_cli.notation import MISSING, decimals
 from altgrad_cli.training.events import (
     Alert,
     CheckpointSaved,
@@ -69,7 +70,7 @@ class LiveView:
                 self._completed(event)
             case Evaluated():
                 self._validation = event.validation_loss
-                self._say(f"step {event.step}: validation loss {_figure(event.validation_loss, 4)}")
+                self._say(f"step {event.step}: validation loss {decimals(event.validation_loss, 4)}")
             case Alert():
                 self._alerts.append(event)
             case InterventionApplied() if event.name != "rescale":
@@ -117,13 +118,13 @@ class LiveView:
             self._say(self._progress_line(event))
 
     def _progress_line(self, event: StepCompleted) -> str:
-        parts = [f"step {event.step}/{self._max_steps}", f"loss {_figure(event.metrics.get('loss'), 4)}"]
+        parts = [f"step {event.step}/{self._max_steps}", f"loss {decimals(event.metrics.get('loss'), 4)}"]
         speed = event.metrics.get("tokens_per_second")
         if speed is not None:
             parts.append(f"{speed:,.0f} tokens/s")
         stall = event.metrics.get("bit_stall_rate")
         if stall is not None:
-            parts.append(f"stall {_figure(stall, 3)}")
+            parts.append(f"stall {decimals(stall, 3)}")
         left = self._seconds_left()
         if left is not None:
             parts.append(f"{_duration(left)} left")
@@ -167,7 +168,7 @@ class LiveView:
             f"{step.metrics.get('tokens_per_second') or 0:,.0f} tokens/s",
             step.format,
         )
-        losses = Text(f"loss {_figure(step.metrics.get('loss'), 4)}  val {_figure(self._validation, 4)}  ")
+        losses = Text(f"loss {decimals(step.metrics.get('loss'), 4)}  val {decimals(self._validation, 4)}  ")
         if "utf" in (self._console.encoding or ""):
             losses.append(sparkline(self._losses, _SPARK_WIDTH), "cyan")
         return Group(head, losses, self._worst_layers(step))
@@ -216,12 +217,8 @@ def sparkline(values: Iterable[float], width: int) -> str:
     return "".join(_SPARKS[round((m - low) / span * top)] if math.isfinite(m) else "!" for m in means)
 
 
-def _figure(value: Number, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
 def _word(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else MISSING if value is None else str(value)
 
 
 def _duration(seconds: float) -> str:

@@ -13,7 +13,7 @@ import pytest
 
 from altgrad_cli.config.precision import LayerRule, ScalingConfig
 from altgrad_cli.errors import UsageError
-from altgrad_cli.reporting.blocks.notation import MISSING
+from altgrad_cli.notation import MISSING
 from altgrad_cli.reporting.evidence.scope import Scope, gather, judged
 from altgrad_cli.reporting.pages.comparison.attribution_section import stage_sentence
 from tests.reporting.recorded import LAYERS, config, raw_steps, record, record_sweep

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from altgrad_cli.formats import FP8Format, parse_format
+from altgrad_cli.notation import format_value, short_layer
 from altgrad_cli.reporting.blocks import figures
-from altgrad_cli.reporting.blocks.notation import format_value, short_layer
 from altgrad_cli.reporting.blocks.palette import color_of
 from altgrad_cli.reporting.blocks.thinning import MAX_POINTS, bin_columns
 from altgrad_cli.reporting.evidence.facts import studied_format

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from altgrad_cli.notation import layer_type
 from altgrad_cli.reporting.blocks.document import Block, Section, TableColumn, Text, make_table
-from altgrad_cli.reporting.blocks.notation import layer_type
 from altgrad_cli.reporting.evidence.scope import Scope
 from altgrad_cli.reporting.pages.comparison.seeds import runs_by_arm
 

@@ -12,8 +12,8 @@ from altgrad_cli.forensics.document import Diagnosis, ForeignDiagnosis
 from altgrad_cli.forensics.evidence import Trust
 from altgrad_cli.forensics.failure import OptimizerReport
 from altgrad_cli.forensics.lead_time import LeadTime
+from altgrad_cli.notation import format_value, short_layer
 from altgrad_cli.reporting.blocks.document import Section, bullets, plain_table
-from altgrad_cli.reporting.blocks.notation import format_value, short_layer
 
 _OUTCOME = ("survives", "stopped by", "loss", "tau", "stalled", "cosine")
 _LAYER_LEGEND = (

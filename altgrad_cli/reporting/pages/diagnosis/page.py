@@ -6,8 +6,8 @@ Every number stands in the diagnosis, which ``--json`` prints; nothing is added 
 from __future__ import annotations
 
 from altgrad_cli.forensics.document import Diagnosis, ForeignDiagnosis
+from altgrad_cli.notation import one_line
 from altgrad_cli.reporting.blocks.document import Report
-from altgrad_cli.reporting.blocks.notation import one_line
 from altgrad_cli.reporting.pages.diagnosis.details import details, findings, foreign_layers
 from altgrad_cli.reporting.pages.diagnosis.screen import VERDICTS, foreign_screen, screen
 

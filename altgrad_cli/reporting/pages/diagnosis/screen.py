@@ -10,8 +10,8 @@ from altgrad_cli.forensics.failure import NONE, NONFINITE, Failure
 from altgrad_cli.forensics.lead_time import LeadTime
 from altgrad_cli.forensics.provenance import Origin
 from altgrad_cli.forensics.replay import Replay
+from altgrad_cli.notation import format_value
 from altgrad_cli.reporting.blocks.document import Section, plain_table
-from altgrad_cli.reporting.blocks.notation import format_value
 
 VERDICTS = {
     "nonfinite": "FAILED: not finite",

@@ -13,7 +13,7 @@ from rich.text import Text
 from altgrad_cli.formats.accuracy import Binade
 from altgrad_cli.formats.names import LIBRARY_NAMES
 from altgrad_cli.formats.notation import exact_text
-from altgrad_cli.reporting.blocks.notation import MISSING
+from altgrad_cli.notation import MISSING
 from altgrad_cli.reporting.pages.format.facts import FormatFacts
 from altgrad_cli.training.watch.fallback import FORMAT_FALLBACK
 

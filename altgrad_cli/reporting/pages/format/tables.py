@@ -11,7 +11,7 @@ from rich.text import Text
 
 from altgrad_cli.formats import FP8Format
 from altgrad_cli.formats.notation import exact_text
-from altgrad_cli.reporting.blocks.notation import MISSING
+from altgrad_cli.notation import MISSING
 from altgrad_cli.reporting.pages.format.facts import FormatFacts
 from altgrad_cli.reporting.pages.format.sheet import headed_grid, number, percent, up_words
 from altgrad_cli.training.watch.fallback import FORMAT_FALLBACK

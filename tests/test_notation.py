@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from altgrad_cli.reporting.blocks.notation import MISSING, format_value, layer_type, short_layer
+from altgrad_cli.notation import (
+    MISSING,
+    decimals,
+    format_value,
+    layer_type,
+    one_line,
+    printable,
+    short_layer,
+)
 
 
 @pytest.mark.parametrize(
@@ -59,3 +67,12 @@ def test_layers() -> None:
     assert short_layer("blocks.3.attn.c_attn") == "3 attn.c_attn"
     assert layer_type("blocks.3.attn.c_attn") == "attn.c_attn"
     assert short_layer("lm_head") == layer_type("lm_head") == "lm_head"
+
+
+def test_decimals_and_what_was_not_measured() -> None:
+    assert (decimals(None, 2), decimals(1.005, 2), decimals(float("nan"), 2)) == ("–", "1.00", "nan")
+
+
+def test_no_text_drives_a_terminal() -> None:
+    assert one_line("a\x1b[2J\nb\u202e") == "a\\x1b[2J\\nb\\u202e"
+    assert printable("a\x1b\nb") == "a\\x1b\nb"

@@ -38,9 +38,19 @@ def format_value(value: object, name: str = "") -> str:
     return one_line(str(value))
 
 
+def decimals(value: float | None, digits: int) -> str:
+    """``value`` with so many decimals; a dash for what was not measured."""
+    return MISSING if value is None else f"{value:.{digits}f}"
+
+
 def one_line(text: str) -> str:
     """``text`` with control characters spelled out: a name out of a file cannot drive a terminal."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def printable(text: str) -> str:
+    """``one_line`` of every line."""
+    return "\n".join(map(one_line, text.split("\n")))
 
 
 def escape_markdown(text: str) -> str:
