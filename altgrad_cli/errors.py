@@ -64,6 +64,19 @@ class CheckpointError(UsageError):
     """A file is not a checkpoint that can be trusted."""
 
 
+def check_choice(option: str, value: object, allowed: Iterable[str]) -> None:
+    """Raise ``UsageError`` unless the option's ``value`` is one of the ``allowed`` words."""
+    known = tuple(allowed)
+    if value in known:
+        return
+    close = nearest(value, known) if isinstance(value, str) else None
+    raise UsageError(
+        f"{option} = {value!r} is not known",
+        allowed=", ".join(known),
+        hint=f"did you mean {close!r}?" if close else None,
+    )
+
+
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known word closest to ``word`` (case-insensitive), or None when nothing is close."""
     by_lower = {name.lower(): name for name in known}

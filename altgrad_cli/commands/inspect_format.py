@@ -160,6 +160,12 @@ def _print_screen(
         if beyond:
             words = "no float32 carrier holds it, so no grid is measured"
             console.print(f"beyond float32: {', '.join(beyond)} ({words})")
+        from altgrad_cli.rounding.scaling import SMALLEST_SCALE  # imports torch
+
+        held = [fit.name for fit in fits if fit.scale == SMALLEST_SCALE]
+        if held:
+            words = "no scale is smaller: what it loses is lost by float32, not by the format"
+            console.print(f"at the smallest normal float32, 2^-126: {', '.join(held)} ({words})")
         console.print(_fit_note(facts, others))
     for codes_of in listed:
         console.print()

@@ -79,11 +79,16 @@ _ALMOST_EXMY = re.compile(r"^E([-+0-9.]*)M([-+0-9.]*)$", re.IGNORECASE)
 _INTEGER = re.compile(r"^[-+]?[0-9]{1,9}$")
 
 
-def parse_format(text: str) -> FP8Format:
+def parse_format(text: str | FP8Format) -> FP8Format:
     """The format that ``text`` names, with its canonical name; case and spaces around it do not matter.
 
-    Raises ``FormatError`` naming the broken rule and the nearest valid names.
+    A format is returned as it is, so that what takes a format takes its name too. Raises ``FormatError``
+    naming the broken rule and the nearest valid names.
     """
+    if isinstance(text, FP8Format):
+        return text
+    if not isinstance(text, str):
+        raise FormatError(f"a format cannot be a {type(text).__name__}", allowed="an FP8Format or its name")
     name, *options = (part.strip() for part in text.split(":"))
     if not name:
         raise _refusal("the format's name is empty", text, hint="for example E3M4, e5m2, E4M3:fnuz or BF16")

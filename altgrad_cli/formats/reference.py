@@ -11,9 +11,9 @@ from bisect import bisect_right
 from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, get_args
 
-from altgrad_cli.errors import FormatError
+from altgrad_cli.errors import FormatError, check_choice
 from altgrad_cli.formats.spec import FP8Format
 
 Overflow = Literal["saturate", "ieee"]
@@ -53,6 +53,7 @@ def round_stochastic_exact(
 
 
 def _round(x: float, format: FP8Format, overflow: Overflow, goes_out: _Decision) -> float:
+    check_choice("overflow", overflow, get_args(Overflow))
     if overflow == "ieee" and not format.has_specials:
         raise FormatError(
             f"overflow 'ieee' needs a format with inf or nan; {format.name} has neither",

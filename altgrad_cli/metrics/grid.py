@@ -12,10 +12,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from altgrad_cli.formats import FP8Format
+from altgrad_cli.formats import FP8Format, parse_format
 from altgrad_cli.metrics.spec import MetricSpec, ratio
 from altgrad_cli.metrics.stall import room_to_move
 from altgrad_cli.rounding.quantize import NAN_INDEX, code_index, round_to_grid
+from altgrad_cli.rounding.scaling import one_scale
 
 _FIXED_POINT_MANTISSA_BITS = 7
 
@@ -51,13 +52,13 @@ def compute_stiffness_field(weights: Tensor, mantissa_bits: int) -> Tensor:
 
 
 @torch.no_grad()
-def stiffness(weights: Tensor, format: FP8Format, scale: float | Tensor = 1.0) -> Tensor:
+def stiffness(weights: Tensor, format: FP8Format | str, scale: float | Tensor = 1.0) -> Tensor:
     """The gap of the scaled grid at each weight: s * 2^(max(floor(log2|w/s|), emin) - M).
 
     Uniform grids (E <= 1) have one gap, s * 2^(emin - M); zero and subnormals have the smallest. Same shape,
     float32, weight units. NaN stays NaN and inf gives inf.
     """
-    s = float(scale)
+    s, format = float(one_scale(scale, weights.shape)), parse_format(format)
     x = (weights.float() / s).double()
     if format.is_uniform:
         field = torch.full_like(x, 2.0**format.smallest_exponent)
@@ -69,7 +70,7 @@ def stiffness(weights: Tensor, format: FP8Format, scale: float | Tensor = 1.0) -
 
 
 @torch.no_grad()
-def grid_alignment_error(weights: Tensor, format: FP8Format, scale: float | Tensor = 1.0) -> Tensor:
+def grid_alignment_error(weights: Tensor, format: FP8Format | str, scale: float | Tensor = 1.0) -> Tensor:
     """|w - Q(w)| in weight units, same shape, float32. NaN stays NaN."""
     w = weights.float()
     return (w - round_to_grid(w, format, scale)).abs()
@@ -77,7 +78,7 @@ def grid_alignment_error(weights: Tensor, format: FP8Format, scale: float | Tens
 
 @torch.no_grad()
 def grid_alignment_statistics(
-    weights: Tensor, format: FP8Format, scale: float | Tensor = 1.0
+    weights: Tensor, format: FP8Format | str, scale: float | Tensor = 1.0
 ) -> dict[str, float]:
     """Mean, max, standard deviation of ``grid_alignment_error``, the share on the grid, the error in ULP.
 
@@ -108,7 +109,9 @@ def compute_ulp_distance(before: Tensor, after: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def code_distance(before: Tensor, after: Tensor, format: FP8Format, scale: float | Tensor = 1.0) -> Tensor:
+def code_distance(
+    before: Tensor, after: Tensor, format: FP8Format | str, scale: float | Tensor = 1.0
+) -> Tensor:
     """ULP movement on the format's grid: |c(after) - c(before)|, c the signed monotone code index.
 
     Same shape, float64 (whole numbers); NaN where either is NaN.

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Literal
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-from altgrad_cli.formats import FP8Format
+from altgrad_cli.errors import check_choice
+from altgrad_cli.formats import FP8Format, parse_format
 from altgrad_cli.metrics.spec import MetricSpec, ratio
+from altgrad_cli.rounding.constants import Rounding
 from altgrad_cli.rounding.quantize import code_index, round_to_grid
 
 SMALLEST_GRADIENT = 1e-10
@@ -35,13 +37,15 @@ def _upper_edges(format: FP8Format) -> Tensor:
 
 
 @torch.no_grad()
-def room_to_move(weights: Tensor, format: FP8Format, scale: float | Tensor = 1.0) -> tuple[Tensor, Tensor]:
+def room_to_move(
+    weights: Tensor, format: FP8Format | str, scale: float | Tensor = 1.0
+) -> tuple[Tensor, Tensor]:
     """How far each weight can go up and down before its code changes (saturating): (up, down).
 
     For a weight on the grid these are the directional half gaps. Both float64, >= 0, in weight units, same
     shape; inf where the code is the last one. NaN for NaN weights.
     """
-    w = weights.float()
+    w, format = weights.float(), parse_format(format)
     edges = _upper_edges(format).to(w.device)
     index = code_index(torch.nan_to_num(w, nan=0.0), format, scale).long() + format.max_code
     up = edges[index + 1] * float(scale) - w.double()
@@ -59,7 +63,7 @@ def adam_update_deviation(learning_rate: float, beta1: float) -> float:
 
 @torch.no_grad()
 def predicted_stall_rate(
-    weights: Tensor, format: FP8Format, scale: float | Tensor, learning_rate: float, beta1: float = 0.9
+    weights: Tensor, format: FP8Format | str, scale: float | Tensor, learning_rate: float, beta1: float = 0.9
 ) -> Tensor:
     """Expected bit-stall rate under dw ~ N(0, ``adam_update_deviation``^2); 0-d float64, NaN for NaN."""
     up, down = room_to_move(weights, format, scale)
@@ -71,12 +75,12 @@ def predicted_stall_rate(
 @torch.no_grad()
 def first_step_stall_rate(
     weights: Tensor,
-    format: FP8Format,
+    format: FP8Format | str,
     scale: float | Tensor,
     learning_rate: float,
     gradient: Tensor | None = None,
     *,
-    rounding: Literal["nearest", "stochastic"] = "nearest",
+    rounding: Rounding = "nearest",
 ) -> Tensor:
     """Expected bit-stall rate of Adam's first step, where |dw| = lr; 0-d float64 tensor.
 
@@ -91,6 +95,7 @@ def first_step_stall_rate(
 
     A weight pushed exactly onto the edge of its cell stays where its code is even. NaN weights give NaN.
     """
+    check_choice("rounding", rounding, get_args(Rounding))
     up, down = room_to_move(weights, format, scale)
     if rounding == "nearest":
         even = code_index(torch.nan_to_num(weights.float(), nan=0.0), format, scale) % 2 == 0
@@ -110,7 +115,7 @@ def first_step_stall_rate(
 
 @torch.no_grad()
 def detect_bit_stall(
-    weight: Tensor, grad: Tensor, lr: float, format: FP8Format, scale: float | Tensor = 1.0
+    weight: Tensor, grad: Tensor, lr: float, format: FP8Format | str, scale: float | Tensor = 1.0
 ) -> tuple[int, int]:
     """Count the weights whose SGD step -lr * grad is lost in rounding.
 
@@ -138,7 +143,7 @@ class BitStallDetector:
         self.reset()
 
     def update(
-        self, weight: Tensor, grad: Tensor, lr: float, format: FP8Format, scale: float | Tensor = 1.0
+        self, weight: Tensor, grad: Tensor, lr: float, format: FP8Format | str, scale: float | Tensor = 1.0
     ) -> None:
         """Count one step's weights in."""
         stalled, total = detect_bit_stall(weight, grad, lr, format, scale)

@@ -5,8 +5,9 @@ A name is imported from the room that defines it when it is first asked for: not
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from altgrad_cli.reexports import reexports
 
 if TYPE_CHECKING:
     from altgrad_cli.formats import FORMAT_REGISTRY, FP8Format, parse_format
@@ -69,15 +70,4 @@ __all__ = [
     "ulp_statistics",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    home = _HOME.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"altgrad_cli.{home}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = reexports(__name__, _HOME)

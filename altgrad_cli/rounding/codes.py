@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from altgrad_cli.errors import FormatError, UsageError
-from altgrad_cli.formats import FP8Format
+from altgrad_cli.formats import FP8Format, parse_format
 from altgrad_cli.rounding.constants import (
     FLOAT32_EMIN,
     FLOAT32_MANTISSA,
@@ -24,6 +24,7 @@ from altgrad_cli.rounding.constants import (
     plan_rounding,
 )
 from altgrad_cli.rounding.eager import round_eager
+from altgrad_cli.rounding.scaling import one_scale
 from altgrad_cli.rounding.scratch import SLICE
 
 NAN_INDEX: int = torch.iinfo(torch.int32).min
@@ -32,13 +33,14 @@ NAN_INDEX: int = torch.iinfo(torch.int32).min
 
 @torch.no_grad()
 def encode(
-    x: Tensor, format: FP8Format, scale: float | Tensor = 1.0, *, overflow: Overflow = "saturate"
+    x: Tensor, format: FP8Format | str, scale: float | Tensor = 1.0, *, overflow: Overflow = "saturate"
 ) -> Tensor:
     """The codes of round(x / s), nearest with ties to the even code: uint8 up to 8 bits, int32 above.
 
     Raises:
         FormatError: x holds a nan and the format has no code for it (the carrier keeps it, codes cannot).
     """
+    format = parse_format(format)
     codes = torch.empty(x.shape, dtype=torch.uint8 if format.width <= 8 else torch.int32, device=x.device)
     for grid, target in _slices(x, format, scale, overflow, codes):
         target.copy_(_codes(grid, format))
@@ -62,28 +64,31 @@ def _encode_specials(grid: Tensor, codes: Tensor, format: FP8Format) -> None:
         codes.masked_fill_(grid == -math.inf, format.inf_code | format.sign_mask)
 
 
-def dequantize(codes: Tensor, format: FP8Format, scale: float | Tensor = 1.0) -> Tensor:
+def dequantize(codes: Tensor, format: FP8Format | str, scale: float | Tensor = 1.0) -> Tensor:
     """s * value(code) in float32 for integer ``codes`` of any shape.
 
     Raises:
-        UsageError: codes that are not integers.
+        UsageError: codes that are not integers; a scale that is not one positive and finite float32.
         FormatError: a code outside the format's range.
     """
+    format = parse_format(format)
     if codes.is_floating_point() or codes.is_complex():
         raise UsageError(f"codes are integers, not {codes.dtype}")
     index = codes.long()
     if index.numel() and not (int(index.min()) >= 0 and int(index.max()) < format.code_count):
         raise FormatError(f"not a code of {format.name}", allowed=f"0 to {format.code_count - 1}")
-    s = scale if isinstance(scale, Tensor) else check_scale(float(scale))
+    scale = one_scale(scale, codes.shape)
+    s = scale if isinstance(scale, Tensor) else check_scale(scale)
     return _value_table(format, codes.device)[index] * s
 
 
 @torch.no_grad()
-def code_index(x: Tensor, format: FP8Format, scale: float | Tensor = 1.0) -> Tensor:
+def code_index(x: Tensor, format: FP8Format | str, scale: float | Tensor = 1.0) -> Tensor:
     """The signed monotone code index c of round(x / s), int32: 0 for both zeros, one step a grid point.
 
     Saturates at plus or minus ``format.max_code``; nan is ``NAN_INDEX``.
     """
+    format = parse_format(format)
     index = torch.empty(x.shape, dtype=torch.int32, device=x.device)
     for grid, target in _slices(x, format, scale, "saturate", index):
         magnitude, negative = _magnitude_and_sign(grid, format)
@@ -95,8 +100,9 @@ def code_index(x: Tensor, format: FP8Format, scale: float | Tensor = 1.0) -> Ten
 
 
 @torch.no_grad()
-def code_histogram(x: Tensor, format: FP8Format, scale: float | Tensor = 1.0) -> Tensor:
+def code_histogram(x: Tensor, format: FP8Format | str, scale: float | Tensor = 1.0) -> Tensor:
     """How many values have each code: int64 (code_count + 1,), the last bin for nan."""
+    format = parse_format(format)
     counts = torch.zeros(format.code_count + 1, dtype=torch.int64, device=x.device)
     for grid, _ in _slices(x, format, scale, "saturate", None):
         if _may_hold_specials(grid):
@@ -117,9 +123,8 @@ def _slices(
 
     The values are float32 and unscaled; those of a uniform grid are in units of its step.
     """
-    if isinstance(scale, Tensor) and scale.device.type == "cpu":
-        scale = float(scale)
-    plan = plan_rounding(format, None if isinstance(scale, Tensor) else float(scale), overflow)
+    scale = one_scale(scale, x.shape)
+    plan = plan_rounding(format, None if isinstance(scale, Tensor) else scale, overflow)
     flat = x.detach().contiguous().view(-1)
     targets = flat if out is None else out.view(-1)
     size = SLICE if x.device.type == "cpu" else max(x.numel(), 1)

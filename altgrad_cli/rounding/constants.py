@@ -13,9 +13,9 @@ import math
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, get_args
 
-from altgrad_cli.errors import FormatError, UsageError
+from altgrad_cli.errors import FormatError, UsageError, check_choice
 from altgrad_cli.formats import FP8Format
 
 Rounding = Literal["nearest", "stochastic"]
@@ -80,6 +80,7 @@ def is_power_of_two(value: float) -> bool:
 
 
 def _overflow_value(format: FP8Format, overflow: Overflow) -> float | None:
+    check_choice("overflow", overflow, get_args(Overflow))
     if overflow == "saturate":
         return None
     if not format.has_specials:

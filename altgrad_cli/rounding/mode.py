@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import torch
 from torch import Tensor
 
-from altgrad_cli.errors import UsageError
-from altgrad_cli.formats import FP8Format
+from altgrad_cli.errors import UsageError, check_choice
+from altgrad_cli.formats import FP8Format, parse_format
 from altgrad_cli.rounding.compiled import round_compiled
 from altgrad_cli.rounding.constants import Overflow, Rounding, plan_rounding
 from altgrad_cli.rounding.eager import narrow_into, round_eager
+from altgrad_cli.rounding.scaling import one_scale
 from altgrad_cli.rounding.statistics import STATS, Counters, count_extremes, safe_magnitude
 from altgrad_cli.rounding.stochastic import Key, draw_key
 
 
 def round_to_grid(
     x: Tensor,
-    format: FP8Format,
+    format: FP8Format | str,
     scale: float | Tensor = 1.0,
     *,
     rounding: Rounding = "nearest",
@@ -33,6 +36,7 @@ def round_to_grid(
     Args:
         x: any shape, any float dtype. float64 is narrowed to float32 with its discarded digits kept as a
             sticky bit, so that the narrowing never makes or breaks a tie: it too is rounded once.
+        format: the format or its name.
         scale: s > 0, a number or a 0-d tensor (which is not read back from a device).
         rounding: ``"nearest"`` (ties to the even code) or ``"stochastic"``.
         overflow: ``"saturate"`` or ``"ieee"``.
@@ -45,12 +49,15 @@ def round_to_grid(
 
     Raises:
         FormatError: ``overflow="ieee"`` with a format that has neither inf nor nan.
-        UsageError: a scale that is not positive and finite in float32; a wrong dtype or shape.
+        UsageError: a scale that is not positive and finite in float32; a wrong dtype or shape; an option
+            that is not known.
     """
+    format = parse_format(format)
+    check_choice("rounding", rounding, get_args(Rounding))
+    check_choice("counters", counters, get_args(Counters))
     _check_tensors(x, out, stats, bits)
-    if isinstance(scale, Tensor) and scale.device.type == "cpu":
-        scale = float(scale)
-    plan = plan_rounding(format, None if isinstance(scale, Tensor) else float(scale), overflow)
+    scale = one_scale(scale, x.shape)
+    plan = plan_rounding(format, None if isinstance(scale, Tensor) else scale, overflow)
     random: Key | Tensor | None = None
     if rounding == "stochastic":
         random = draw_key(generator) if bits is None else bits.reshape(-1)

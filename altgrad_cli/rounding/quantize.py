@@ -42,7 +42,7 @@ __all__ = [
 
 def quantize(
     x: Tensor,
-    format: FP8Format,
+    format: FP8Format | str,
     scale: float | Tensor = 1.0,
     *,
     rounding: Rounding = "nearest",
@@ -64,7 +64,7 @@ class _StraightThrough(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        format: FP8Format,
+        format: FP8Format | str,
         scale: float | Tensor,
         rounding: Rounding,
         overflow: Overflow,

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from altgrad_cli.errors import UsageError
-from altgrad_cli.formats import FP8Format
+from altgrad_cli.formats import FP8Format, parse_format
 
-SMALLEST_AMAX = 1e-10
-"""Below this amax a tensor counts as empty, and the scale is this number itself."""
+SMALLEST_SCALE = 2.0**-126
+"""The end of float32: below its smallest normal number a scale would lose digits itself, so none is smaller.
+Where it binds, the grid ends above the tensor's amax, and the grid's lowest values are no float32 at all."""
+
+EMPTY_SCALE = 1e-10
+"""The scale of a tensor of zeros, which any would suit."""
 
 STORED_HEADROOM = 1.25
 """Room a fresh scale of stored weights leaves above their amax, so that growth does not re-scale at once."""
@@ -25,8 +30,34 @@ STORED_SLACK = 4.0
 """How far below the maximum the amax of stored weights must have fallen before their scale is lowered."""
 
 
-def compute_scale(amax: float | Tensor, format: FP8Format) -> float:
-    """amax / max, exactly (one float64 division); 1e-10 where amax < 1e-10.
+def one_scale(scale: float | Tensor, shape: Sequence[int]) -> float | Tensor:
+    """The scale of a whole tensor of this shape: a number, or a 0-d tensor where it lives on another device.
+
+    Raises:
+        UsageError: not a number, or more than one.
+    """
+    if not isinstance(scale, Tensor):
+        try:
+            return float(scale)
+        except (TypeError, ValueError):
+            given = f"shape {tuple(scale.shape)}" if hasattr(scale, "shape") else f"{scale!r}"
+            raise _not_one_scale(given, shape) from None
+    if scale.numel() != 1:
+        raise _not_one_scale(f"shape {tuple(scale.shape)}", shape)
+    return float(scale) if scale.device.type == "cpu" else scale.reshape(())
+
+
+def _not_one_scale(given: str, shape: Sequence[int]) -> UsageError:
+    return UsageError(
+        f"a scale of {given} for a tensor of shape {tuple(shape)}",
+        allowed="one scale for the whole tensor: a number, or a tensor of one value",
+    )
+
+
+def compute_scale(amax: float | Tensor, format: FP8Format | str) -> float:
+    """amax / max, exactly (one float64 division), or ``SMALLEST_SCALE`` where that is larger.
+
+    A tensor of zeros (amax = 0) gets ``EMPTY_SCALE``.
 
     Raises:
         UsageError: amax is negative, nan or inf.
@@ -34,7 +65,9 @@ def compute_scale(amax: float | Tensor, format: FP8Format) -> float:
     value = float(amax)
     if not (value >= 0 and math.isfinite(value)):
         raise UsageError(f"no scale follows from amax = {value}", allowed="a finite amax >= 0")
-    return SMALLEST_AMAX if value < SMALLEST_AMAX else value / format.max_representable_value
+    if value == 0:
+        return EMPTY_SCALE
+    return max(value / parse_format(format).max_representable_value, SMALLEST_SCALE)
 
 
 def round_up_to_power_of_two(scale: float) -> float:
@@ -68,7 +101,8 @@ def scale_on_device(x: Tensor, format: FP8Format, *, power_of_two: bool, margin:
     """``current_scale`` of a tensor that is not empty, as a 0-d float32 tensor beside it."""
     magnitude = x.detach().abs()
     amax = torch.where(torch.isfinite(magnitude), magnitude, 0.0).amax().double()
-    scale = torch.where(amax < SMALLEST_AMAX, SMALLEST_AMAX, amax / format.max_representable_value)
+    scale = (amax / format.max_representable_value).clamp_min(SMALLEST_SCALE)
+    scale = torch.where(amax == 0, EMPTY_SCALE, scale)
     if power_of_two:
         mantissa, exponent = torch.frexp(scale)
         exponent = torch.where(mantissa == 0.5, exponent - 1, exponent)
@@ -140,7 +174,7 @@ def stored_weight_scale(amax: float, format: FP8Format, current: float | None) -
     if format.mantissa_bits == 0 and format.exponent_bits >= 7:
         return 1.0
     if current is not None:
-        if not math.isfinite(amax) or amax < SMALLEST_AMAX:
+        if not math.isfinite(amax) or amax == 0:
             return current
         overflows = amax >= format.overflow_threshold * current
         if not overflows and amax >= format.max_representable_value * current / STORED_SLACK:

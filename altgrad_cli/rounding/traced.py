@@ -43,15 +43,18 @@ def round_traced(
         key: int32 (2,), of stochastic rounding; None rounds to nearest.
         power_of_two: the scale is one, and its first entry is the reciprocal: the same quotient.
     """
-    unit = plan.divisor or 1.0
-    scaled = x * (scale[0] * (1 / unit)) if power_of_two else x / (scale[0] * unit)
+    scaled = x * scale[0] if power_of_two else x / scale[0]
+    unit = plan.divisor  # a step that joined the scale, apart from it: their product can leave float32
+    if unit is not None:
+        scaled = scaled * (1 / unit)
     random = None
     if key is not None:
         bits = random_bits_traced(x.numel(), key, x.device).view(x.shape)
         random = RandomWork(bits, torch.empty_like(x), torch.empty_like(x), torch.empty_like(bits))
     gap, grid = torch.empty_like(x), torch.empty_like(x)
     round_slice(scaled, grid, gap, gap.view(torch.int32), plan, None, None, random, traced=True)
-    return Rounded(scaled, grid, grid * (scale[1] * unit))
+    value = grid if unit is None else grid * unit
+    return Rounded(scaled, grid, value * scale[1])
 
 
 def round_and_count(

@@ -116,6 +116,16 @@ def test_no_color_is_honoured(no_color: str, coloured: bool) -> None:
     assert bool(re.search(r"\x1b\[[0-9;]*3[0-9]m", text)) == coloured
 
 
+@pytest.mark.parametrize(("magnitude", "held"), [(1e-16, False), (1e-36, True)])
+def test_small_weights_are_not_the_formats_underflow(tmp_path: Path, magnitude: float, held: bool) -> None:
+    """A matrix of tiny values has a scale of its own; where that ends, the line says so."""
+    weights = torch.linspace(0.5, 1, 64).view(8, 8) * magnitude
+    path = tmp_path / "tiny.safetensors"
+    save_file({"m": weights}, path)
+    assert facts_of("E5M2", "--on", str(path))["tensors"][0]["underflow"] == 0
+    assert ("smallest normal float32, 2^-126: m" in run("E5M2", "--on", str(path)).stdout) == held
+
+
 # --- codes and comparison -----------------------------------------------------------------------------
 
 

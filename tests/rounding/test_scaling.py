@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from altgrad_cli.errors import UsageError
-from altgrad_cli.formats import parse_format
+from altgrad_cli.formats import FP8Format, parse_format
+from altgrad_cli.rounding.mode import round_to_grid
 from altgrad_cli.rounding.scaling import (
+    EMPTY_SCALE,
     AmaxHistory,
     compute_scale,
     current_scale,
@@ -29,9 +31,30 @@ def test_an_exact_scale_is_amax_over_the_maximum(amax: float) -> None:
     assert compute_scale(torch.tensor(amax, dtype=torch.float64), E3M4) == amax / 124
 
 
-def test_below_the_floor_the_scale_is_the_floor_itself() -> None:
-    assert compute_scale(0.0, E5M2) == 1e-10
-    assert compute_scale(9.99e-11, E7M0) == 1e-10
+@pytest.mark.parametrize("format", [E5M2, E3M4, E7M0], ids=lambda format: format.name)
+def test_the_scale_has_no_cliff_down_to_the_end_of_float32(format: FP8Format) -> None:
+    """Exact to 2^-126, then 2^-126 itself; never smaller for a larger amax."""
+    amaxes = [1.3 * 2.0**exponent for exponent in range(-149, 128)]
+    scales = [compute_scale(amax, format) for amax in amaxes]
+    assert scales == [max(amax / format.max_representable_value, 2.0**-126) for amax in amaxes]
+    assert scales == sorted(scales)
+
+
+@pytest.mark.parametrize("name", ["E5M2", "E3M4", "E1M6", "E0M7", "E4M3"])
+@pytest.mark.parametrize("exponent", [-33, -40, -53, -90, -110])
+def test_small_tensors_are_rounded_as_well_as_large_ones(name: str, exponent: int) -> None:
+    """The same digits at another magnitude round to the same digits."""
+    format, x = parse_format(name), torch.linspace(0.5, 1.3, 500)
+    for power_of_two in (True, False):
+        rounded = [
+            round_to_grid(y, format, current_scale(y, format, power_of_two=power_of_two))
+            for y in (x, x * 2.0**exponent)
+        ]
+        assert torch.equal(rounded[0] * 2.0**exponent, rounded[1])
+
+
+def test_a_tensor_of_zeros_gets_the_scale_of_an_empty_one() -> None:
+    assert compute_scale(0.0, E5M2) == compute_scale(0.0, E7M0) == EMPTY_SCALE
 
 
 @pytest.mark.parametrize("amax", [math.nan, math.inf, -1.0])
@@ -61,8 +84,8 @@ def test_the_current_scale_is_that_of_the_largest_finite_magnitude() -> None:
     assert current_scale(x, E3M4) == 2.0**-5
     broken = torch.cat([x.flatten(), torch.tensor([math.nan, math.inf])])
     assert current_scale(broken, E3M4) == 2.0**-5
-    assert current_scale(torch.full((2,), math.nan), E3M4, power_of_two=False) == 1e-10
-    assert current_scale(torch.empty(0), E3M4, power_of_two=False) == 1e-10
+    assert current_scale(torch.full((2,), math.nan), E3M4, power_of_two=False) == EMPTY_SCALE
+    assert current_scale(torch.empty(0), E3M4, power_of_two=False) == EMPTY_SCALE
 
 
 def test_the_device_form_of_the_current_scale_agrees() -> None:
@@ -70,8 +93,8 @@ def test_the_device_form_of_the_current_scale_agrees() -> None:
     from altgrad_cli.rounding.scaling import scale_on_device
 
     assert scale_on_device(torch.empty(3, device="meta"), E3M4, power_of_two=True, margin=1.0).shape == ()
-    for values in ([0.5, -3.0], [math.nan, 7.0], [0.0], [math.inf], [1e-20], [124.0], [1.0]):
-        x = torch.tensor(values)
+    for values in ([0.5, -3.0], [math.nan, 7.0], 0.0, math.inf, 1e-20, 1e-37, 3e-45, 124.0, 1.0):
+        x = torch.tensor(values).view(-1)
         for power_of_two in (True, False):
             expected = current_scale(x, E3M4, power_of_two=power_of_two, margin=2.0)
             scale = scale_on_device(x, E3M4, power_of_two=power_of_two, margin=2.0)

@@ -35,7 +35,7 @@ class PartitionRelativeClipper:
     """
 
     def __init__(
-        self, format: FP8Format, base_clip: float = 1.0, overflow_threshold: float = OVERFLOW_FROM
+        self, format: FP8Format | str, base_clip: float = 1.0, overflow_threshold: float = OVERFLOW_FROM
     ) -> None:
         if not base_clip > 0:
             raise ConfigError(f"base_clip = {base_clip!r} is not allowed", allowed="a positive number")
@@ -43,10 +43,10 @@ class PartitionRelativeClipper:
             raise ConfigError(
                 f"overflow_threshold = {overflow_threshold!r} is not allowed", allowed="a rate in [0, 1]"
             )
-        self.format = format
+        self.format = parse_format(format)
         self.base_clip = base_clip
         self.overflow_threshold = overflow_threshold
-        self.clip_threshold = base_clip * format.max_representable_value / E5M2_MAX
+        self.clip_threshold = base_clip * self.format.max_representable_value / E5M2_MAX
         self.last_norm: float | None = None  # gradient norm before clipping; None when it did not act
         self.last_bound = False
         self.reset()

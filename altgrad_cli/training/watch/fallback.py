@@ -57,7 +57,7 @@ class EmergencyMantissaShift:
         self.consecutive_nans = self.consecutive_nans + 1 if has_nan else 0
         nans = self.consecutive_nans >= self.nan_patience
         stalled = stall_rate is not None and stall_rate > self.stall_threshold
-        fallback = FORMAT_FALLBACK.get(current_format)
+        fallback = FORMAT_FALLBACK.get(current_format.upper())
         if fallback is None or not (nans or stalled):
             return None
         self.reset()
