@@ -13,21 +13,22 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from difflib import SequenceMatcher
 from functools import cache
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeAlias, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from altgrad_cli.config.yaml_tree import COMMAND_LINE, ConfigTree, is_null_word, parse_flow
 from altgrad_cli.errors import ConfigError, UsageError, nearest
 
 T = TypeVar("T")
+Hint: TypeAlias = Any
+"""A type as it is declared: a class, a union, a ``Literal``, a tuple of them; Python has no type for that."""
 
 
 def build(cls: type[T], tree: ConfigTree) -> T:
     """An instance of the dataclass ``cls`` from ``tree``; fields that are absent keep their defaults."""
-    value: T = _Builder(tree, dotted_keys(cls)).section(cls, tree.values, "")
-    return value
+    return cast(T, _Builder(tree, dotted_keys(cls)).section(cls, tree.values, ""))
 
 
-def to_plain(value: Any) -> Any:
+def to_plain(value: object) -> object:
     """The inverse of ``build``: dataclasses as dicts in field order, tuples as lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {item.name: to_plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
@@ -35,13 +36,13 @@ def to_plain(value: Any) -> Any:
 
 
 @cache
-def field_types(cls: Any) -> dict[str, Any]:
+def field_types(cls: Hint) -> dict[str, Hint]:
     """Name -> resolved type of every field of a dataclass that can be set, in order of declaration."""
     resolved = get_type_hints(cls)
     return {item.name: resolved[item.name] for item in dataclasses.fields(cls) if item.init}
 
 
-def dotted_keys(cls: Any) -> tuple[str, ...]:
+def dotted_keys(cls: Hint) -> tuple[str, ...]:
     """Every section and every key, ``section.key`` for nested ones, in order of declaration."""
     keys: list[str] = []
     for name, hint in field_types(cls).items():
@@ -72,9 +73,9 @@ class _Builder:
         self.tree = tree
         self.known = known
 
-    def section(self, cls: Any, values: Mapping[str, Any], prefix: str) -> Any:
+    def section(self, cls: Hint, values: Mapping[str, object], prefix: str) -> object:
         hints = field_types(cls)
-        arguments: dict[str, Any] = {}
+        arguments: dict[str, object] = {}
         for name, value in values.items():
             if name not in hints:
                 raise self._unknown(name, hints, prefix)
@@ -90,7 +91,7 @@ class _Builder:
             error.where = self._places(error.where or prefix.rstrip("."), hints, prefix)
             raise
 
-    def value(self, value: Any, hint: Any, key: str) -> Any:
+    def value(self, value: object, hint: Any, key: str) -> object:
         origin, members = get_origin(hint), get_args(hint)
         if dataclasses.is_dataclass(hint):
             return self._nested(value, hint, key)
@@ -112,7 +113,7 @@ class _Builder:
             raise self._refusal(value, hint, key)
         return read
 
-    def _nested(self, value: Any, hint: Any, key: str) -> Any:
+    def _nested(self, value: object, hint: Hint, key: str) -> object:
         if value is None or (is_null_word(value) and self.tree.origins.get(key) != COMMAND_LINE):
             value = {}  # a section whose lines are all commented out
         if not isinstance(value, Mapping):
@@ -125,14 +126,14 @@ class _Builder:
             )
         return self.section(hint, value, f"{key}.")
 
-    def _word(self, value: Any, words: tuple[str, ...], hint: Any, key: str) -> Any:
+    def _word(self, value: object, words: tuple[str, ...], hint: Hint, key: str) -> object:
         for word in words:
             if isinstance(value, str) and value.strip().lower() == word.lower():
                 return word
         guess = nearest(str(value), words)
         raise self._refusal(value, hint, key, hint_line=f"did you mean {guess}?" if guess else None)
 
-    def _tuple(self, value: Any, members: tuple[Any, ...], hint: Any, key: str) -> Any:
+    def _tuple(self, value: object, members: tuple[Hint, ...], hint: Hint, key: str) -> object:
         if isinstance(value, str):
             text = value.strip()
             if text.startswith(("[", "{")):
@@ -151,13 +152,13 @@ class _Builder:
         return tuple(self.value(item, member, f"{key}.{number}") for number, (item, member) in each)
 
     def _refusal(
-        self, value: Any, hint: Any, key: str, message: str | None = None, hint_line: str | None = None
+        self, value: object, hint: Hint, key: str, message: str | None = None, hint_line: str | None = None
     ) -> ConfigError:
         given = str(value) if isinstance(value, str) else value
         message = message or f"{key} = {given!r} is not allowed"
         return ConfigError(message, where=self.tree.where(key), allowed=describe(hint), hint=hint_line)
 
-    def _unknown(self, name: str, hints: Mapping[str, Any], prefix: str) -> ConfigError:
+    def _unknown(self, name: str, hints: Mapping[str, Hint], prefix: str) -> ConfigError:
         key = f"{prefix}{name}"
         guess = suggestion(key, self.known) or suggestion(name, [f"{prefix}{known}" for known in hints])
         return ConfigError(
@@ -167,7 +168,7 @@ class _Builder:
             hint=f"did you mean {guess}?" if guess else None,
         )
 
-    def _places(self, keys: str, hints: Mapping[str, Any], prefix: str) -> str | None:
+    def _places(self, keys: str, hints: Mapping[str, Hint], prefix: str) -> str | None:
         """Where the ``keys`` that a section's own rule names were set, those of the command line first.
 
         A rule does not know where its section stands in a list, so a key is looked for in the section first.
@@ -196,12 +197,12 @@ def describe(hint: Any) -> str:
     return _WORDS[hint]
 
 
-def _read_bool(value: Any) -> bool | None:
+def _read_bool(value: object) -> bool | None:
     words = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
     return value if isinstance(value, bool) else words.get(str(value).strip().lower())
 
 
-def _read_int(value: Any) -> int | None:
+def _read_int(value: object) -> int | None:
     if isinstance(value, str):
         try:
             return int(value)
@@ -211,20 +212,22 @@ def _read_int(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _read_float(value: Any) -> float | None:
+def _read_float(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
     try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (ValueError, OverflowError, TypeError):
+        number = float(value)
+    except (ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
 
 
-def _read_text(value: Any) -> str | None:
+def _read_text(value: object) -> str | None:
     half_a_pair = isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value)
     return str(value) if isinstance(value, str) and not half_a_pair else None
 
 
-_READERS: dict[Any, Callable[[Any], Any]] = {
+_READERS: dict[type, Callable[[object], object]] = {
     bool: _read_bool,
     int: _read_int,
     float: _read_float,

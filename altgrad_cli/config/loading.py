@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar, cast
 
 import yaml
 
@@ -39,7 +39,7 @@ def load_tree(cls: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
     return build(cls, tree)
 
 
-def from_plain(values: Mapping[str, Any], source: str | None = None) -> TrainConfig:
+def from_plain(values: Mapping[str, object], source: str | None = None) -> TrainConfig:
     """The configuration in a checkpoint or an event, as strictly checked; ``source`` names it in errors."""
     tree = ConfigTree(values=quoted(values))
     if source is not None:
@@ -57,33 +57,32 @@ def with_overrides(config: TrainConfig, overrides: Sequence[str]) -> TrainConfig
     return build(TrainConfig, tree)
 
 
-def resolve(config: TrainConfig) -> dict[str, Any]:
+def resolve(config: TrainConfig) -> dict[str, object]:
     """Every key of ``config`` with its value, as plain dicts and lists; ``from_plain`` reads it back."""
-    plain: dict[str, Any] = to_plain(config)
-    return plain
+    return cast(dict[str, object], to_plain(config))
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     """Dotted key -> value of what ``resolve`` gives, section by section; lists stay whole."""
-    keys: dict[str, Any] = {}
+    keys: dict[str, object] = {}
     for name, value in values.items():
         keys |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
     return keys
 
 
-def as_word(value: Any) -> str:
+def as_word(value: object) -> str:
     """``value`` as it stands behind the ``=`` of an override: ``null``, ``true``, ``[0.9, 0.95]``."""
     return str(value) if isinstance(value, str | float) else json.dumps(value)
 
 
-def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, str]:
+def changes(before: Mapping[str, object], after: Mapping[str, object]) -> dict[str, str]:
     """Dotted key -> word of every setting of ``after`` that ``before`` has not; both as ``resolve`` gives."""
     known = {key: as_word(value) for key, value in flat(before).items()}
     words = {key: as_word(value) for key, value in flat(after).items()}
     return {key: word for key, word in words.items() if known.get(key) != word}
 
 
-def to_yaml(config: Any) -> str:
+def to_yaml(config: object) -> str:
     """``config`` (any tree of dataclasses) as the text of a YAML file that reads back to an equal one."""
     # Non-ASCII is escaped: PyYAML folds some line separators away when it writes them as they are.
     return yaml.safe_dump(to_plain(config), sort_keys=False, width=100)

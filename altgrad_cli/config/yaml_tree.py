@@ -30,12 +30,12 @@ class Quoted(str):
     __slots__ = ()
 
 
-def is_null_word(value: Any) -> bool:
+def is_null_word(value: object) -> bool:
     """Whether ``value`` is one of YAML's unquoted words for nothing: ``null``, ``~`` or an empty text."""
     return isinstance(value, str) and not isinstance(value, Quoted) and value.lower() in ("null", "~", "")
 
 
-def quoted(value: Any) -> Any:
+def quoted(value: object) -> Any:
     """``value`` (plain, nested) with every text taken as it is, as if it had stood in quotes."""
     if isinstance(value, Mapping):
         return {str(key): quoted(item) for key, item in value.items()}
@@ -48,7 +48,7 @@ def quoted(value: Any) -> Any:
 class ConfigTree:
     """Nested plain values, and where each dotted key was last set."""
 
-    values: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, object] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
 
     def where(self, key: str) -> str:
@@ -58,26 +58,28 @@ class ConfigTree:
             known = known.rpartition(".")[0]
         return f"{self.origins[known]}: {key}" if known else key
 
-    def put(self, key: str, value: Any, origin: str) -> None:
+    def put(self, key: str, value: object, origin: str) -> None:
         """Set one dotted key, creating the sections on its way."""
         names = key.split(".")
-        for name in reversed(names):
-            value = {name: value}
+        values = {names[-1]: value}
+        for name in reversed(names[:-1]):
+            values = {name: values}
         origins = {".".join(names[:depth]): origin for depth in range(1, len(names) + 1)}
-        self.lay_over(ConfigTree(value, origins))
+        self.lay_over(ConfigTree(values, origins))
 
     def lay_over(self, upper: ConfigTree) -> None:
         """Merge ``upper`` into this tree; its values win."""
 
-        def merge(lower: dict[str, Any], values: Mapping[str, Any], prefix: str) -> None:
+        def merge(lower: dict[str, object], values: Mapping[str, object], prefix: str) -> None:
             for name, value in values.items():
                 key = f"{prefix}{name}"
-                if isinstance(value, dict) and isinstance(lower.get(name), dict):
+                below = lower.get(name)
+                if isinstance(value, dict) and isinstance(below, dict):
                     self.origins.setdefault(key, upper.origins[key])
-                    merge(lower[name], value, f"{key}.")
+                    merge(below, value, f"{key}.")
                     continue
                 emptied = is_null_word(value) and upper.origins[key] != COMMAND_LINE
-                if emptied and isinstance(lower.get(name), dict):
+                if emptied and isinstance(below, dict):
                     continue  # a section whose lines are all commented out changes nothing
                 lower[name] = value
                 kept = {k: v for k, v in self.origins.items() if not f"{k}.".startswith(f"{key}.")}
@@ -131,7 +133,7 @@ def parse_yaml(text: str, source: str) -> ConfigTree:
     return tree
 
 
-def parse_flow(text: str, source: str) -> Any:
+def parse_flow(text: str, source: str) -> object:
     """The value of a YAML fragment such as ``[a, b]`` or ``{pattern: "*.c_proj", format: bf16}``."""
     node = _compose(text, source)
     return None if node is None else _plain(node, source, "", {})
@@ -181,7 +183,7 @@ def _plain(node: yaml.Node, source: str, key: str, origins: dict[str, str]) -> A
             origins[f"{prefix}{number}"] = _at(source, item)
             items.append(_plain(item, source, f"{prefix}{number}", origins))
         return items
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     for name_node, value_node in node.value:
         if not isinstance(name_node, yaml.ScalarNode) or not name_node.value:
             raise ConfigError("a key must be a word", where=_at(source, name_node))
