@@ -279,7 +279,7 @@ def summarize(record: RunRecord) -> dict[str, Any]:
     verdict = judge_run(record, None, None).verdict
     raised = {}
     for alert in record.alerts:
-        raised[alert["name"], alert["metric"], alert["layer"]] = alert["state"] == "raised"
+        raised[alert.name, alert.metric, alert.layer] = alert.state == "raised"
     return {
         "run": record.name,
         "run_dir": str(record.run_dir),
@@ -287,10 +287,10 @@ def summarize(record: RunRecord) -> dict[str, Any]:
         "formats": record.formats,
         "regime": record.regime,
         "seed": record.seed,
-        "injections": record.started.get("injections", []),
-        "init_hash": record.started.get("init_hash"),
+        "injections": record.injections,
+        "init_hash": record.started.init_hash if record.started else None,
         "outcome": record.outcome,
-        "reason": record.ended["reason"] if record.ended else None,
+        "reason": record.ended.reason if record.ended else None,
         "collapse": record.collapse,
         "steps": record.last_step,
         "final_loss": record.final_loss,

@@ -19,7 +19,17 @@ from altgrad_cli.config.precision import OPERAND_ROLES, Regime
 from altgrad_cli.metrics.thresholds import COLLAPSE_WINDOW, END_WINDOW
 from altgrad_cli.runs.log import Line, read_lines
 from altgrad_cli.runs.series import GrowingLayers, GrowingSeries, LayerSeries, Series
-from altgrad_cli.training.events import from_json_value
+from altgrad_cli.training.events import (
+    EVENTS,
+    Alert,
+    CheckpointSaved,
+    Evaluated,
+    Event,
+    InterventionApplied,
+    RunEnded,
+    RunStarted,
+    event_from_json,
+)
 from altgrad_cli.training.watch.collapse import stall_onset
 
 _MAX_LISTED = 10_000
@@ -38,9 +48,9 @@ class RunRecord:
     run_dir: Path
     name: str
     """That of its folder, or what a report calls it."""
-    started: Line
-    """The first ``run_started``, as it stands in the log; empty where there is none."""
-    resumed: Sequence[Line]
+    started: RunStarted | None
+    """The first ``run_started``; None where the run has not begun."""
+    resumed: Sequence[RunStarted]
     """Every later ``run_started``: one a resumption, each with the configuration it went on with."""
     steps: NDArray[np.int64]
     metrics: Mapping[str, Series]
@@ -50,13 +60,13 @@ class RunRecord:
     validation: Series
     """Validation loss of the deployed (rounded) model."""
     validation_master: Series
-    alerts: Sequence[Line]
-    interventions: Sequence[Line]
-    checkpoints: Sequence[Line]
+    alerts: Sequence[Alert]
+    interventions: Sequence[InterventionApplied]
+    checkpoints: Sequence[CheckpointSaved]
     dropped_steps: Sequence[int]
     """Steps whose update was dropped because something was not finite."""
     last_step: int
-    ended: Line | None
+    ended: RunEnded | None
     collapse: dict[str, Any] | None
     """Class and step of a collapse; for a stall collapse ``onset`` and ``detected`` as well."""
 
@@ -68,8 +78,7 @@ class RunRecord:
     @property
     def config(self) -> dict[str, Any]:
         """The resolved configuration."""
-        config: dict[str, Any] = self.started.get("config", {})
-        return config
+        return dict(self.started.config) if self.started else {}
 
     @property
     def precision(self) -> dict[str, Any]:
@@ -80,12 +89,17 @@ class RunRecord:
     @property
     def layers(self) -> list[str]:
         """Names of the linear layers in execution order, that of all per-layer values."""
-        return list(self.started.get("layers", ()))
+        return list(self.started.layers) if self.started else []
 
     @property
     def injections(self) -> list[str]:
         """The faults that were planted."""
-        return list(self.started.get("injections") or ())
+        return list(self.started.injections or ()) if self.started else []
+
+    @property
+    def predicted_stall(self) -> Mapping[str, Any]:
+        """What the initial weights predict of the bit-stall; {} without stored weights."""
+        return (self.started.predicted_stall if self.started else None) or {}
 
     @property
     def seed(self) -> int | None:
@@ -100,7 +114,7 @@ class RunRecord:
     @property
     def formats(self) -> list[tuple[int, str]]:
         """(step, format) from which each format was in force."""
-        return [(step, name) for step, name in (self.ended or {}).get("formats") or ()]
+        return [(step, name) for step, name in self.ended.formats or ()] if self.ended else []
 
     @property
     def regime(self) -> str | None:
@@ -124,7 +138,7 @@ class RunRecord:
     @property
     def outcome(self) -> str:
         """``completed``, ``collapsed``, ``plateau``, or ``unfinished`` where the log has no ending."""
-        return self.ended["outcome"] if self.ended else "unfinished"
+        return self.ended.outcome if self.ended else "unfinished"
 
     @property
     def final_loss(self) -> float | None:
@@ -194,11 +208,11 @@ def build_record(
         reading.enter(line)
     metrics = {metric: series.finish() for metric, series in reading.metrics.items()}
     layers = {metric: series.finish(len(reading.steps)) for metric, series in reading.layer_metrics.items()}
-    started = reading.listed["run_started"]
+    started = reading.started
     return RunRecord(
         run_dir=run_dir,
         name=name or run_dir.resolve().name,
-        started=started[0] if started else {},
+        started=started[0] if started else None,
         resumed=started[1:],
         steps=np.array(reading.steps, dtype=np.int64),
         metrics=metrics,
@@ -206,9 +220,9 @@ def build_record(
         histograms=reading.histograms,
         validation=reading.validation.finish(),
         validation_master=reading.validation_master.finish(),
-        alerts=reading.listed["alert"],
-        interventions=reading.listed["intervention"],
-        checkpoints=reading.listed["checkpoint"],
+        alerts=reading.alerts,
+        interventions=reading.interventions,
+        checkpoints=reading.checkpoints,
         dropped_steps=reading.dropped_steps,
         last_step=reading.last_step,
         ended=reading.ended,
@@ -228,25 +242,36 @@ class _Reading:
     validation: GrowingSeries = field(default_factory=GrowingSeries)
     validation_master: GrowingSeries = field(default_factory=GrowingSeries)
     dropped_steps: list[int] = field(default_factory=list)
-    listed: dict[str, list[Line]] = field(
-        default_factory=lambda: {"run_started": [], "alert": [], "intervention": [], "checkpoint": []}
-    )
+    started: list[RunStarted] = field(default_factory=list)
+    alerts: list[Alert] = field(default_factory=list)
+    interventions: list[InterventionApplied] = field(default_factory=list)
+    checkpoints: list[CheckpointSaved] = field(default_factory=list)
     last_step: int = 0
-    ended: Line | None = None
+    ended: RunEnded | None = None
 
     def enter(self, line: Line) -> None:
         """Take in one line of the log."""
-        kind, step = line["event"], line.get("step", 0)
+        step = line.get("step", 0)
         self.last_step = max(self.last_step, step)
-        if kind == "step":
+        if line["event"] == "step":  # as it stands: an object for each of its numbers would cost too much
             self._enter_step(step, line)
-        elif kind == "evaluated":
-            self.validation.add(step, line["validation_loss"])
-            self.validation_master.add(step, line["validation_loss_master"])
-        elif kind == "run_ended":
-            self.ended = line
-        elif kind in self.listed and len(self.listed[kind]) < _MAX_LISTED:
-            self.listed[kind].append(line)
+        elif line["event"] in EVENTS:
+            self._enter(event_from_json(line))
+
+    def _enter(self, event: Event) -> None:
+        if isinstance(event, Evaluated):
+            self.validation.add(event.step, event.validation_loss)
+            self.validation_master.add(event.step, event.validation_loss_master)
+        elif isinstance(event, RunStarted):
+            self.started.append(event)
+        elif isinstance(event, RunEnded):
+            self.ended = event
+        elif isinstance(event, Alert) and len(self.alerts) < _MAX_LISTED:
+            self.alerts.append(event)
+        elif isinstance(event, InterventionApplied) and len(self.interventions) < _MAX_LISTED:
+            self.interventions.append(event)
+        elif isinstance(event, CheckpointSaved) and len(self.checkpoints) < _MAX_LISTED:
+            self.checkpoints.append(event)
 
     def _enter_step(self, step: int, line: Line) -> None:
         row = len(self.steps)
@@ -275,13 +300,13 @@ def _sum_counts(tables: list[list[int]]) -> NDArray[np.int64]:
     return np.sum([table for table in tables if len(table) == length], axis=0, dtype=np.int64)
 
 
-def _collapse(ended: Line | None, metrics: Mapping[str, Series]) -> dict[str, Any] | None:
+def _collapse(ended: RunEnded | None, metrics: Mapping[str, Series]) -> dict[str, Any] | None:
     """The collapse that a run ended in.
 
     A log written before the onset was kept names the first step of the window in which a stall collapse was
     detected; its onset is then worked out from the steps, by the rule that finds it in training.
     """
-    collapse: dict[str, Any] | None = from_json_value(ended.get("collapse")) if ended else None
+    collapse = dict(ended.collapse) if ended and ended.collapse else None
     if collapse is None or collapse.get("class") != "stall_collapse":
         return collapse
     onset, detected = collapse.get("step"), collapse.get("detected")

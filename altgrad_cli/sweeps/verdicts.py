@@ -104,7 +104,7 @@ def _last_recovered_fraction(
 
 def gather_evidence(record: RunRecord) -> Evidence:
     """What the run measured that bears on a cause; rates are means over its steps, pooled over layers."""
-    divergence = [alert["state"] for alert in record.alerts if alert["name"] == "divergence"]
+    divergence = [alert.state for alert in record.alerts if alert.name == "divergence"]
     return Evidence(
         nonfinite=(record.collapse or {}).get("class") == "nonfinite",
         diverged=bool(divergence) and divergence[-1] == "raised",

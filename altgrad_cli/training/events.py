@@ -160,7 +160,8 @@ def event_to_json(event: Event) -> dict[str, Any]:
 
 
 def event_from_json(line: Mapping[str, Any]) -> Event:
-    """The event of one parsed line; unknown keys (of a later version) are passed over."""
+    """The event of one parsed line; keys of a later version are passed over, absent ones are None."""
     kind = EVENTS[line["event"]]
-    known = {item.name for item in fields(kind)}
-    return kind(**{key: from_json_value(value) for key, value in line.items() if key in known})
+    optional = {item.name for item in fields(kind) if item.default is None or item.default_factory is dict}
+    known = [item.name for item in fields(kind) if item.name in line or item.name not in optional]
+    return kind(**{name: from_json_value(line.get(name)) for name in known})

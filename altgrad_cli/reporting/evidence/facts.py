@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import yaml
@@ -15,6 +15,7 @@ from altgrad_cli.metrics import thresholds
 from altgrad_cli.reporting.blocks.sources import Source
 from altgrad_cli.reporting.evidence.reductions import LAYER_REDUCTIONS, REDUCTIONS, reduce
 from altgrad_cli.runs.record import CONTROLS, RunRecord
+from altgrad_cli.training.events import Alert
 from altgrad_cli.training.watch.collapse import onset_words
 
 
@@ -34,8 +35,8 @@ def _best_value(log: RunRecord, source: Source) -> float | None:
     return best[1] if best else None
 
 
-def _count(items: Sequence[dict[str, Any]], name: str | None) -> int:
-    return sum(name is None or item.get("name") == name for item in items)
+def _interventions(log: RunRecord, source: Source) -> int:
+    return sum(source.argument in (None, item.name) for item in log.interventions)
 
 
 def _timeline(log: RunRecord, _: Source) -> str | None:
@@ -56,23 +57,23 @@ def _window(_: RunRecord, source: Source) -> str | None:
 
 
 def _bound_clips(log: RunRecord, _: Source) -> int:
-    return sum(bool((item.get("details") or {}).get("bound")) for item in log.interventions)
+    return sum(bool((item.details or {}).get("bound")) for item in log.interventions)
+
+
+def _raised(log: RunRecord, source: Source) -> list[Alert]:
+    return [alert for alert in log.alerts if alert.name == source.argument and alert.state == "raised"]
 
 
 def _first_alert(log: RunRecord, source: Source) -> int | None:
-    raised = (item for item in log.alerts if item.get("state") == "raised")
-    return next((item["step"] for item in raised if item.get("name") == source.argument), None)
+    return next((alert.step for alert in _raised(log, source)), None)
 
 
 def _alerts_raised(log: RunRecord, source: Source) -> int:
-    return sum(item.get("state") == "raised" and item.get("name") == source.argument for item in log.alerts)
+    return len(_raised(log, source))
 
 
 def _alerting_layers(log: RunRecord, source: Source) -> int:
-    alerts = log.alerts
-    return len(
-        {item["layer"] for item in alerts if item.get("name") == source.argument and item.get("layer")}
-    )
+    return len({alert.layer for alert in log.alerts if alert.name == source.argument and alert.layer})
 
 
 def _layers_in_bf16(log: RunRecord, _: Source) -> str | None:
@@ -129,10 +130,10 @@ FACTS: dict[str, Callable[[RunRecord, Source], Any]] = {
     "seed": lambda log, _: log.seed,
     "steps": lambda log, _: log.last_step,
     "onset": _onset,
-    "reason": lambda log, _: (log.ended or {}).get("reason"),
+    "reason": lambda log, _: log.ended.reason if log.ended else None,
     "layers": lambda log, _: len(log.layers),
-    "init_hash": lambda log, _: log.started.get("init_hash"),
-    "parameters": lambda log, _: log.started.get("parameters"),
+    "init_hash": lambda log, _: log.started.init_hash if log.started else None,
+    "parameters": lambda log, _: log.started.parameters if log.started else None,
     "dropped_steps": lambda log, _: len(log.dropped_steps),
     "first_dropped_step": lambda log, _: next(iter(log.dropped_steps), None),
     "resumptions": lambda log, _: log.resumptions,
@@ -141,7 +142,7 @@ FACTS: dict[str, Callable[[RunRecord, Source], Any]] = {
     "first_alert": _first_alert,
     "alerts_raised": _alerts_raised,
     "alerting_layers": _alerting_layers,
-    "interventions": lambda log, source: _count(log.interventions, source.argument),
+    "interventions": _interventions,
     "bound_clips": _bound_clips,
     "injections": lambda log, _: ", ".join(log.injections) or None,
 }
@@ -149,9 +150,9 @@ FACTS: dict[str, Callable[[RunRecord, Source], Any]] = {
 MAPPINGS: dict[str, Callable[[RunRecord], Mapping[str, Any] | None]] = {
     "config": lambda log: log.config,
     "collapse": lambda log: log.collapse,
-    "corpus": lambda log: log.started.get("corpus"),
-    "environment": lambda log: log.started.get("environment"),
-    "predicted_stall": lambda log: log.started.get("predicted_stall"),
+    "corpus": lambda log: log.started.corpus if log.started else None,
+    "environment": lambda log: log.started.environment if log.started else None,
+    "predicted_stall": lambda log: log.predicted_stall,
 }
 """``config.learning_rate`` and the like: a key of what the log keeps as a mapping."""
 

@@ -220,7 +220,7 @@ def prediction_figure(runs: Sequence[RunRecord]) -> figures.CloudFigure | None:
 
 def _whole_prediction(log: RunRecord) -> figures.Cloud | None:
     """The whole run as one point: what its initial weights predicted, and the bit-stall at its end."""
-    predicted = (log.started.get("predicted_stall") or {}).get("long_run")
+    predicted = log.predicted_stall.get("long_run")
     measured = log.end("bit_stall_rate")
     if predicted is None or measured is None:
         return None

@@ -126,7 +126,7 @@ def codes(scope: Scope) -> Section | None:
 
 def predicted_stall(scope: Scope) -> Section | None:
     """The bit-stall expected before training against the one measured."""
-    runs = [log for log in scope.subjects if log.started.get("predicted_stall")]
+    runs = [log for log in scope.subjects if log.predicted_stall]
     if not runs:
         return None
     table = make_table(

@@ -191,7 +191,7 @@ def diagnostic_trend(scope: Scope, log: RunRecord) -> Section | None:
 
 def predicted_stall(scope: Scope, log: RunRecord) -> Section | None:
     """The bit-stall that was to be expected before training, and the one that was measured."""
-    if not log.started.get("predicted_stall"):
+    if not log.predicted_stall:
         return None
     n = scope.evidence.of(log)
     warmup = int((log.config.get("optimizer") or {}).get("warmup_steps") or 0)

@@ -12,7 +12,7 @@ from altgrad_cli.runs.record import RunRecord
 
 def warnings(scope: Scope, log: RunRecord) -> Section | None:
     """Which thresholds were crossed, and when first: how long before the end it could have been seen."""
-    names = list(dict.fromkeys(item["name"] for item in log.alerts))
+    names = list(dict.fromkeys(alert.name for alert in log.alerts))
     if not names:
         return None
     table = make_table(
@@ -48,7 +48,7 @@ def interventions(scope: Scope, log: RunRecord) -> Section:
         )
     if not any(armed):
         lines.append("- No intervention was armed: this is the format by itself.")
-    rescales = sum(item.get("name") == "rescale" for item in log.interventions)
+    rescales = sum(item.name == "rescale" for item in log.interventions)
     if rescales:
         lines.append(f"- Stored weights were put on a new scale {n('interventions(rescale)')} times.")
     if log.injections:
@@ -90,11 +90,10 @@ def reproduction(scope: Scope, log: RunRecord) -> Section:
     """The commands that make the run and this report again, and open its checkpoint."""
     folder = shlex.quote(shown_path(log.run_dir))
     commands = [f"altgrad train {folder}/config.yaml --out {folder}-again", f"altgrad report {folder}"]
-    anomalies = [
-        item for item in log.checkpoints if item.get("reason") not in ("regular", "best") and item.get("path")
-    ]
+    saved = [checkpoint for checkpoint in log.checkpoints if checkpoint.reason not in ("regular", "best")]
+    anomalies = [checkpoint.path for checkpoint in saved if checkpoint.path]
     if anomalies:
-        name = str(anomalies[0]["path"]).replace("\\", "/").rpartition("/")[2]
+        name = anomalies[0].replace("\\", "/").rpartition("/")[2]
         commands.append(f"altgrad diagnose-checkpoint {folder}/checkpoints/{name}")
     n = scope.evidence.of(log)
     text = (
