@@ -232,7 +232,7 @@ def _prepare_corpus(spec: SweepSpec) -> None:
 
 def _failure_reporter(folder: Path) -> Callable[[Path, bool], object]:
     def report(run_dir: Path, final: bool) -> None:
-        from altgrad_cli.reporting.pages.run.failure_report import write_failure_report
+        from altgrad_cli.reporting.report import write_failure_report
 
         # Without pictures at first: they are drawn once, when the controls and the attribution are all in.
         write_failure_report(run_dir, sweep_dir=folder, pictures=final)

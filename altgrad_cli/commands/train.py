@@ -261,7 +261,7 @@ def _last_number(path: Path) -> int:
 def _write_report(config: TrainConfig, run_dir: Path) -> list[Path]:
     """The failure report of a run that may need one; a plain report where its plots go to W&B."""
     from altgrad_cli.commands.run_reports import write_run_report
-    from altgrad_cli.reporting.pages.run.failure_report import write_failure_report
+    from altgrad_cli.reporting.report import write_failure_report
     from altgrad_cli.runs.record import read_run
 
     summary = summarize(read_run(run_dir, layer_metrics=()))

@@ -97,14 +97,14 @@ def test_a_loss_that_is_not_finite_is_drawn_where_it_broke_off(scope: Scope) -> 
 
 def test_a_heat_map_shows_the_log_and_what_is_missing(scope: Scope) -> None:
     log = scope.evidence.run("e7m0-uniform")
-    figure = plots.stall_heat([log, scope.evidence.run("fp32")])
+    figure = plots.layer_heat("stall", [log, scope.evidence.run("fp32")])
     assert figure is not None
     (panel,) = figure.panels
     assert len(panel.rows) == 4, "the head was never measured, and fp32 has no stall at all"
     assert panel.mark == 80
     column = log.layer_metrics["bit_stall_rate"]
     assert pytest.approx(column.values[:, :4]) == panel.values.T
-    cosine = plots.cosine_heat([scope.evidence.run("e3m4-uniform")])
+    cosine = plots.layer_heat("cosine", [scope.evidence.run("e3m4-uniform")])
     assert cosine is not None
     assert np.isnan(cosine.panels[0].values[0, -2:]).all()
     assert cosine.panels[0].measured.all()
@@ -118,7 +118,7 @@ def test_overflow_is_that_of_the_role_in_which_it_is_largest(tmp_path: Path) -> 
     started = {"event": "run_started", "step": 0, "layers": ["a", "b"], "config": {"fp8_format": "E5M2"}}
     step = {"event": "step", "step": 1, "metrics": {}, "layers": layers, "committed": True, "format": "E5M2"}
     other = {**step, "step": 2, "layers": {**layers, "overflow_rate/gradients": [0.9, 0.2]}}
-    figure = plots.overflow_heat([build_record(tmp_path, [started, step, other], name="run")])
+    figure = plots.layer_heat("overflow", [build_record(tmp_path, [started, step, other], name="run")])
     assert figure is not None
     assert figure.panels[0].values[0].tolist() == [0.5, 0.9]
     assert figure.panels[0].measured.tolist() == [[True, True], [False, True]]

@@ -14,11 +14,10 @@ from altgrad_cli.errors import UsageError
 from altgrad_cli.reporting.blocks.document import Report
 from altgrad_cli.reporting.blocks.sources import without_sources
 from altgrad_cli.reporting.evidence.scope import Scope, gather
-from altgrad_cli.reporting.pages.run.failure_report import write_failure_report
 from altgrad_cli.reporting.render.json import to_json
 from altgrad_cli.reporting.render.markdown import to_markdown, write_markdown
 from altgrad_cli.reporting.render.terminal import renderables
-from altgrad_cli.reporting.report import build_report, report_on
+from altgrad_cli.reporting.report import build_report, report_on, write_failure_report
 from altgrad_cli.reporting.verify import verify
 from tests.reporting.recorded import config, record, record_sweep
 

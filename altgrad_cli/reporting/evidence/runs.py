@@ -166,6 +166,9 @@ _JUDGED: dict[str, Callable[[Evidence, RunRecord, Source], Any]] = {
     "ended": _ended,
     "warning": lambda evidence, log, _: evidence.judgement(log).warning,
     "verdict": _verdict,
+    # As earlier reports call them; a control has none.
+    "verdict_studied": lambda evidence, log, source: None if log.control else _verdict(evidence, log, source),
+    "cause_studied": lambda evidence, log, _: None if log.control else evidence.judgement(log).verdict.cause,
     "borderline": lambda evidence, log, _: evidence.judgement(log).verdict.borderline,
     "cause": lambda evidence, log, _: evidence.judgement(log).verdict.cause,
     "recovered_fraction.step": lambda evidence, log, _: evidence.judgement(log).step,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from altgrad_cli.reporting.evidence.facts import RULES
-from altgrad_cli.reporting.pages.comparison.plots import collapse_step
 from altgrad_cli.runs.record import RunRecord
 
 TREND = 5
@@ -28,6 +27,13 @@ class Window:
     def range(self) -> str:
         """For a quantity: ``@first-last``."""
         return f"@{self}"
+
+
+def collapse_step(log: RunRecord) -> int | None:
+    """The step at which a run's collapse was detected or, of a non-finite one, began; None without one."""
+    collapse = log.collapse or {}
+    step = collapse.get("detected", collapse.get("step"))
+    return int(step) if step is not None else None
 
 
 def telling_window(log: RunRecord) -> Window:

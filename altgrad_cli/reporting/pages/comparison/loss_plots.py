@@ -10,7 +10,8 @@ from altgrad_cli.metrics.thresholds import FAILED_BELOW, TRAINED_FROM
 from altgrad_cli.reporting.blocks import figures
 from altgrad_cli.reporting.blocks.thinning import smoothed, thin_curve
 from altgrad_cli.reporting.evidence.runs import Evidence
-from altgrad_cli.reporting.pages.comparison.plots import STEP, collapse_step, run_color
+from altgrad_cli.reporting.evidence.windows import collapse_step
+from altgrad_cli.reporting.pages.comparison.plots import STEP, run_color
 from altgrad_cli.runs.record import RunRecord
 
 LOSS = "loss (nats per token)"

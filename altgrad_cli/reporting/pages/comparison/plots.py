@@ -14,6 +14,7 @@ from altgrad_cli.reporting.blocks import figures
 from altgrad_cli.reporting.blocks.palette import color_of
 from altgrad_cli.reporting.blocks.thinning import MAX_POINTS, bin_columns
 from altgrad_cli.reporting.evidence.facts import studied_format
+from altgrad_cli.reporting.evidence.windows import collapse_step
 from altgrad_cli.runs.record import RunRecord
 from altgrad_cli.runs.series import LayerSeries
 
@@ -31,23 +32,33 @@ def run_color(log: RunRecord) -> str:
     return color_of(studied_format(log) or "", log.control)
 
 
-def collapse_step(log: RunRecord) -> int | None:
-    """The step at which a run's collapse was detected or, of a non-finite one, began; None without one."""
-    collapse = log.collapse or {}
-    step = collapse.get("detected", collapse.get("step"))
-    return int(step) if step is not None else None
+_HEATS: dict[str, tuple[tuple[str, ...], str, str, figures.Scale]] = {
+    "stall": (("bit_stall_rate",), "Bit-stall by layer and step", "share of updates", figures.NINES),
+    "overflow": (
+        tuple(f"overflow_rate/{role}" for role in ROLE_NAMES),
+        "Overflow by layer and step, largest of the roles",
+        "share of values",
+        figures.RARE,
+    ),
+    "underflow": (
+        tuple(f"underflow_rate/{role}" for role in ROLE_NAMES),
+        "Underflow by layer and step, largest of the roles",
+        "share of values",
+        figures.RARE,
+    ),
+    "cosine": (
+        ("gradient_cosine",),
+        "Gradient against its float32 shadow, by layer and step",
+        "cosine",
+        figures.NINES,
+    ),
+}
+"""Key of a heat map -> the metrics of which it shows the largest, its title, its unit and its scale."""
 
 
-def layer_heat(
-    runs: Sequence[RunRecord],
-    metrics: Sequence[str],
-    *,
-    key: str,
-    title: str,
-    unit: str,
-    scale: figures.Scale,
-) -> figures.HeatFigure | None:
-    """The largest of ``metrics`` by layer and step, a panel a run; None where no run measured any of them."""
+def layer_heat(key: str, runs: Sequence[RunRecord]) -> figures.HeatFigure | None:
+    """The heat map ``key`` by layer and step, a panel a run; None where no run measured its metrics."""
+    metrics, title, unit, scale = _HEATS[key]
     panels = []
     for log in runs:
         column = _largest([log.layer_metrics[metric] for metric in metrics if metric in log.layer_metrics])
@@ -71,61 +82,9 @@ def _largest(columns: Sequence[LayerSeries]) -> LayerSeries | None:
     return LayerSeries(np.where(measured, low.max(axis=0), np.nan), measured)
 
 
-def stall_heat(runs: Sequence[RunRecord]) -> figures.HeatFigure | None:
-    """Bit-stall by layer and step, of the runs that store their weights on the grid."""
-    return layer_heat(
-        runs,
-        ["bit_stall_rate"],
-        key="stall",
-        title="Bit-stall by layer and step",
-        unit="share of updates",
-        scale=figures.NINES,
-    )
-
-
-def overflow_heat(runs: Sequence[RunRecord]) -> figures.HeatFigure | None:
-    """Overflow by layer and step, of the role in which it is largest."""
-    return layer_heat(
-        runs,
-        [f"overflow_rate/{role}" for role in ROLE_NAMES],
-        key="overflow",
-        title="Overflow by layer and step, largest of the roles",
-        unit="share of values",
-        scale=figures.RARE,
-    )
-
-
-def underflow_heat(runs: Sequence[RunRecord]) -> figures.HeatFigure | None:
-    """Underflow by layer and step, of the role in which it is largest."""
-    return layer_heat(
-        runs,
-        [f"underflow_rate/{role}" for role in ROLE_NAMES],
-        key="underflow",
-        title="Underflow by layer and step, largest of the roles",
-        unit="share of values",
-        scale=figures.RARE,
-    )
-
-
-def cosine_heat(runs: Sequence[RunRecord]) -> figures.HeatFigure | None:
-    """Cosine of the weight gradient and its float32 shadow by layer and step."""
-    return layer_heat(
-        runs,
-        ["gradient_cosine"],
-        key="cosine",
-        title="Gradient against its float32 shadow, by layer and step",
-        unit="cosine",
-        scale=figures.NINES,
-    )
-
-
 def panel_title(log: RunRecord) -> str:
     """A run's name and the grid it means."""
-    return f"{log.name}: {_describe(log.format)}"
-
-
-def _describe(name: str | None) -> str:
-    return parse_format(name).describe() if name else "no format"
+    return f"{log.name}: {parse_format(log.format).describe() if log.format else 'no format'}"
 
 
 def code_order(count: int) -> NDArray[np.int64]:

@@ -93,8 +93,11 @@ def losses(scope: Scope) -> Section | None:
 def heat_maps(scope: Scope) -> Section | None:
     """Where trouble sits: stall, overflow, underflow and shadow cosine by layer and step."""
     runs = (scope.main_runs or scope.subjects)[:MAX_PANELS]
-    makers = (plots.stall_heat, plots.overflow_heat, plots.underflow_heat, plots.cosine_heat)
-    blocks: list[Block] = [Picture(figure, "") for make in makers if (figure := make(runs)) is not None]
+    blocks: list[Block] = [
+        Picture(figure, "")
+        for key in ("stall", "overflow", "underflow", "cosine")
+        if (figure := plots.layer_heat(key, runs)) is not None
+    ]
     if not blocks:
         return None
     left = len(scope.subjects) - len(runs)

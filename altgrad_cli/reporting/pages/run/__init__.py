@@ -1,6 +1,5 @@
 """The report of one run.
 
-failure_report    The failure report that lies in a run's folder
 failure_sections  The failure report of one run
 failure_tables    The measured part of a failure report
 recommendations   What follows from a measured cause

@@ -54,9 +54,9 @@ def pictures(scope: Scope, log: RunRecord) -> Section | None:
                 "collapse was detected at; a cross, a loss that was not finite."
             ),
         ),
-        (plots.stall_heat([log]), "White dashes: the collapse. Every row is one linear layer."),
-        (plots.overflow_heat([log]), ""),
-        (plots.cosine_heat([log]), ""),
+        (plots.layer_heat("stall", [log]), "White dashes: the collapse. Every row is one linear layer."),
+        (plots.layer_heat("overflow", [log]), ""),
+        (plots.layer_heat("cosine", [log]), ""),
     ]
     blocks: list[Block] = [Picture(figure, caption) for figure, caption in found if figure is not None]
     return Section("Course of the run", tuple(blocks)) if blocks else None
