@@ -14,6 +14,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from altgrad_cli.errors import UsageError, WriteError
 
@@ -75,6 +76,26 @@ def write_together(files: Mapping[Path, Content]) -> None:
 def temporary_path(path: Path) -> Path:
     """Where ``path`` is written before it is whole; the name says that it is no such file yet."""
     return path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """The file at ``path``, to read; OSError where it is none: a pipe may never speak, a device never end."""
+    # Without O_NONBLOCK, opening a pipe waits for its writer.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        kind = "folder" if stat.S_ISDIR(mode) else "pipe" if stat.S_ISFIFO(mode) else "device or a socket"
+        raise OSError(errno.EINVAL, f"It is a {kind}, not a file")
+    return os.fdopen(descriptor, "rb")
+
+
+def unused(path: Path) -> Path:
+    """``path``, or the same with ``_2``, ``_3``, ... before its suffix where that is taken."""
+    free, number = path, 2
+    while free.exists():
+        free, number = path.with_stem(f"{path.stem}_{number}"), number + 1
+    return free
 
 
 def is_regular(path: Path) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from altgrad_cli.checkpoints.file import read_checkpoint
 from altgrad_cli.errors import CheckpointError
+from altgrad_cli.files import unused
 
 BEST = "best.pt"
 KEPT = 2
@@ -26,10 +28,7 @@ def best_path(folder: Path) -> Path:
 
 def anomaly_path(folder: Path, step: int) -> Path:
     """A free name for the forensic checkpoint of ``step``: an earlier one is never overwritten."""
-    path, number = folder / f"anomaly_step_{step}.pt", 2
-    while path.exists():
-        path, number = folder / f"anomaly_step_{step}_{number}.pt", number + 1
-    return path
+    return unused(folder / f"anomaly_step_{step}.pt")
 
 
 def regular_checkpoints(folder: Path) -> list[Path]:
@@ -51,12 +50,9 @@ def discard_old(folder: Path, kept: int = KEPT) -> list[Path]:
     return removed
 
 
-def discard_later(folder: Path, step: int) -> list[Path]:
-    """Remove the regular checkpoints after ``step``: a run resumed there will write them again."""
-    removed = [path for path in regular_checkpoints(folder) if int(path.stem.removeprefix("step_")) > step]
-    for path in removed:
-        path.unlink(missing_ok=True)
-    return removed
+def set_aside(path: Path) -> Path:
+    """Take a checkpoint out of the run's history without losing it; where it is now."""
+    return path.replace(unused(path.with_name(f"{path.name}.set-aside")))
 
 
 def discard_leftovers(folder: Path) -> list[Path]:
@@ -67,20 +63,30 @@ def discard_leftovers(folder: Path) -> list[Path]:
     return leftovers
 
 
+def newest_checkpoints(folder: Path) -> Iterator[tuple[Path, dict[str, object] | CheckpointError]]:
+    """The checkpoints that a run may go on from, each with its payload or why it cannot be read.
+
+    The regular ones, and the best one as the last resort.
+    """
+    best = best_path(folder)
+    for path in [*reversed(regular_checkpoints(folder)), *([best] if best.exists() else [])]:
+        try:
+            yield path, read_checkpoint(path)
+        except CheckpointError as error:
+            yield path, error
+
+
 def newest_readable(folder: Path) -> tuple[Path, dict[str, object]]:
-    """The checkpoint to resume from and its payload: the latest that is whole.
+    """The latest checkpoint that is whole, and its payload.
 
     Raises:
         CheckpointError: the folder holds none.
     """
-    best = best_path(folder)
-    candidates = [*reversed(regular_checkpoints(folder)), *([best] if best.exists() else [])]
     problems = []
-    for path in candidates:
-        try:
-            return path, read_checkpoint(path)
-        except CheckpointError as error:
-            problems.append(f"{path.name}: {error.message}")
+    for path, payload in newest_checkpoints(folder):
+        if not isinstance(payload, CheckpointError):
+            return path, payload
+        problems.append(f"{path.name}: {payload.message}")
     raise CheckpointError(
         "no checkpoint to resume from",
         where=str(folder),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from altgrad_cli.runs.folder import RunDirectory
     from altgrad_cli.runs.loggers.listener import Listener
     from altgrad_cli.runs.record import RunRecord
+    from altgrad_cli.runs.resumption import Resumption
     from altgrad_cli.training.events import Event
 
 SCHEMA = "altgrad.train/1"
@@ -85,7 +87,7 @@ def train(
     Ctrl-C stops after the step with a checkpoint; SIGUSR1 asks for a forensic checkpoint of a running run.
     """
     from altgrad_cli.config.loading import load_config
-    from altgrad_cli.runs.folder import RUNS, check_name, create_run, safe_name, unused_path
+    from altgrad_cli.runs.folder import RUNS, check_name, create_run, safe_name, sole_writer, unused_path
 
     config_name, overrides = split_config_and_overrides(arguments or ())
     overrides += [f"runtime.device={device}"] if device else []
@@ -112,7 +114,8 @@ def train(
     else:
         directory = create_run(unused_path(RUNS, stem), config)
     listeners = [_Announcement(config, directory)] if config_name is None and not quiet else []
-    return _train(config, directory, output, resume=False, listeners=listeners)
+    with sole_writer(directory):
+        return _train(config, directory, output, listeners=listeners)
 
 
 class _Announcement:
@@ -138,24 +141,27 @@ class _Announcement:
 def _resume(
     path: Path, config_name: str | None, overrides: list[str], output: Output, *, dry_run: bool
 ) -> int:
-    from altgrad_cli.runs.folder import open_run
-    from altgrad_cli.runs.log import has_ended
-    from altgrad_cli.runs.resumption import adopt, plan_resumption
+    from altgrad_cli.runs.folder import open_run, sole_writer
 
     directory = open_run(path)
-    resumption = plan_resumption(directory, config_name, overrides)
-    if dry_run:
-        show_train_plan(resumption.config, directory.path, as_json=output.as_json)
-        return OK
-    console = talk_console()
-    if has_ended(path) and not resumption.changed:
-        console.print(Text(f"{path} has ended; overrides would let it go on"), soft_wrap=True)
-        return _conclude(directory, output, ended=True)
-    if resumption.changed and not output.quiet:
-        changed = " ".join(resumption.changed)
-        console.print(Text(f"after step {resumption.step} with {changed}"), soft_wrap=True)
-    adopt(directory, resumption)
-    return _train(resumption.config, directory, output, resume=True)
+    # The lock first: a run that is being written is refused at once, before anything of it is read.
+    with nullcontext() if dry_run else sole_writer(directory, wait_seconds=1):
+        from altgrad_cli.runs.resumption import plan_resumption
+
+        resumption = plan_resumption(directory, config_name, overrides)
+        if dry_run:
+            show_train_plan(resumption.config, directory.path, as_json=output.as_json)
+            return OK
+        console = talk_console()
+        if resumption.ended:
+            console.print(Text(f"{path} has ended; overrides would let it go on"), soft_wrap=True)
+            return _conclude(directory, output, ended=True)
+        for warning in resumption.warnings():
+            console.print(Text(f"warning: {warning}"), soft_wrap=True)
+        if resumption.changed and not output.quiet:
+            changed = " ".join(resumption.changed)
+            console.print(Text(f"after step {resumption.step} with {changed}"), soft_wrap=True)
+        return _train(resumption.config, directory, output, resume=resumption)
 
 
 def _train(
@@ -163,7 +169,7 @@ def _train(
     directory: RunDirectory,
     output: Output,
     *,
-    resume: bool,
+    resume: Resumption | None = None,
     listeners: Sequence[Listener] = (),
 ) -> int:
     from altgrad_cli.commands.signals import RunSignals
@@ -205,7 +211,7 @@ def _train(
                 on_end=report,
             )
     except UsageError:
-        if not resume:
+        if resume is None:
             discard_unstarted(directory)
         raise
     report_path = reports[0] if reports else None

@@ -77,8 +77,10 @@ class RunRecord:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The resolved configuration."""
-        return dict(self.started.config) if self.started else {}
+        """The resolved configuration with which the run began, as long as it was to become in the end."""
+        config = dict(self.started.config) if self.started else {}
+        length = self.resumed[-1].config if self.resumed else {}
+        return config | {key: length[key] for key in ("max_steps",) if key in length}
 
     @property
     def precision(self) -> dict[str, Any]:

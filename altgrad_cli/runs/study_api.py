@@ -14,7 +14,7 @@ from typing import Any
 
 from altgrad_cli.config.loading import load_config
 from altgrad_cli.config.run import TrainConfig
-from altgrad_cli.runs.folder import RUNS, create_run, safe_name, unused_path
+from altgrad_cli.runs.folder import RUNS, create_run, safe_name, sole_writer, unused_path
 from altgrad_cli.runs.run import carry_out
 from altgrad_cli.training.events import Evaluated, Event, Number, RunEnded, RunStarted, StepCompleted
 
@@ -89,7 +89,9 @@ class FormatExperimentRunner:
             for event in train(self.config):
                 collected.receive(event)
         else:
-            carry_out(self.config, create_run(self.run_dir, self.config), [collected])
+            directory = create_run(self.run_dir, self.config)
+            with sole_writer(directory):
+                carry_out(self.config, directory, [collected])
         return collected.result(self.run_dir)
 
 

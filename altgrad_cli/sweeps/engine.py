@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from altgrad_cli.errors import WriteError
+from altgrad_cli.errors import UsageError, WriteError
 from altgrad_cli.files import write_whole
 from altgrad_cli.runs.folder import EVENTS, RUN_SCHEMA, RunDirectory, create_run, read_json, sole_writer
 from altgrad_cli.runs.log import has_ended
@@ -101,7 +101,10 @@ class _Sweep:
         interrupted = False
         for path in sorted(self.folder.iterdir()):
             if (path / EVENTS).is_file() and has_ended(path):
-                self.records[path.name] = read_run(path)
+                try:
+                    self.records[path.name] = read_run(path)
+                except UsageError as error:  # taken up again, from before the damage
+                    self.watcher.note(f"{path.name}: {error.message}")
         record = self._settle()
         try:
             while self._start_due(record) or self.running:

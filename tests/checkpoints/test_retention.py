@@ -10,11 +10,12 @@ from altgrad_cli.checkpoints.file import write_checkpoint
 from altgrad_cli.checkpoints.retention import (
     anomaly_path,
     best_path,
-    discard_later,
     discard_leftovers,
     discard_old,
     newest_readable,
+    regular_checkpoints,
     regular_path,
+    set_aside,
 )
 from altgrad_cli.errors import CheckpointError
 
@@ -67,7 +68,9 @@ def test_nothing_to_resume_from_says_why(tmp_path: Path) -> None:
     assert refused.value.hint == "step_000010.pt: the file is empty"
 
 
-def test_later_checkpoints_go_before_a_resume(tmp_path: Path) -> None:
-    fill(tmp_path, 10, 20, 30)
-    discard_later(tmp_path, 20)
-    assert names(tmp_path) == {"step_000010.pt", "step_000020.pt"}
+def test_what_is_set_aside_is_lost_neither_once_nor_twice(tmp_path: Path) -> None:
+    for content in (b"one", b"two"):
+        regular_path(tmp_path, 30).write_bytes(content)
+        assert set_aside(regular_path(tmp_path, 30)).read_bytes() == content
+    assert regular_checkpoints(tmp_path) == []
+    assert {path.read_bytes() for path in tmp_path.iterdir()} == {b"one", b"two"}

@@ -16,13 +16,17 @@ def _write(run_dir: Path, lines: list[dict[str, object]], tail: str = "") -> Pat
     return path
 
 
+def step(number: int, **metrics: object) -> dict[str, object]:
+    return {"event": "step", "step": number, "metrics": metrics, "layers": {}, "committed": True}
+
+
 STEPS: list[dict[str, object]] = [
-    {"event": "run_started", "step": 0},
-    {"event": "step", "step": 1},
-    {"event": "step", "step": 2},
-    {"event": "checkpoint", "step": 2},
-    {"event": "step", "step": 3},
-    {"event": "run_ended", "step": 3},
+    {"event": "run_started", "step": 0, "config": {}, "layers": []},
+    step(1),
+    step(2, loss="NaN"),
+    {"event": "checkpoint", "step": 2, "path": "checkpoints/best.pt", "reason": "best"},
+    step(3, loss=2.5),
+    {"event": "run_ended", "step": 3, "outcome": "completed", "reason": "", "collapse": None, "formats": []},
 ]
 
 
@@ -54,13 +58,15 @@ def test_no_log_is_a_usage_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("step", "kept"), [(-1, 0), (0, 1), (1, 2), (2, 4), (3, 5), (9, 5)])
 def test_cutting_leaves_what_was_true_at_the_step(tmp_path: Path, step: int, kept: int) -> None:
     path = _write(tmp_path, STEPS, '{"event": "st')
-    size = cut_after(path, step)
-    assert path.stat().st_size == size
+    before = path.read_bytes()
+    kept_beside = cut_after(tmp_path, step, keep=True)
+    assert kept_beside is not None
+    assert path.read_bytes() + kept_beside.read_bytes() == before
     assert list(read_lines(tmp_path)) == STEPS[:kept]
 
 
 def test_cutting_no_log_is_nothing(tmp_path: Path) -> None:
-    assert cut_after(tmp_path / "events.jsonl", 3) == 0
+    assert cut_after(tmp_path, 3, keep=True) is None
     assert not (tmp_path / "events.jsonl").exists()
 
 

@@ -13,6 +13,7 @@ from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import AltgradError, UsageError
 from altgrad_cli.runs.folder import create_run, read_json, sole_writer
 from altgrad_cli.runs.log import read_lines
+from altgrad_cli.runs.resumption import plan_resumption
 from altgrad_cli.runs.run import carry_out
 from altgrad_cli.training.events import Event, StepCompleted
 
@@ -71,7 +72,7 @@ def test_a_stopped_run_goes_on_to_the_same_log(tmp_path: Path, tiny: Tiny, step:
     heard, stop = stop_after(step)
     assert carry_out(config, directory, [heard], stop_requested=stop) is None
     assert read_json(directory.summary)["outcome"] == "unfinished"
-    ended = carry_out(config, directory, resume=True)
+    ended = carry_out(config, directory, resume=plan_resumption(directory))
     assert ended is not None
     assert history(directory.path) == history(whole.path)
 
@@ -86,7 +87,7 @@ def test_a_run_killed_in_the_middle_of_a_line_goes_on_to_the_same_log(tmp_path: 
     with directory.events.open("ab") as file:
         file.write(b'{"event": "step", "step": 8, "metr')
     (directory.checkpoints / "step_000007.pt").write_bytes(b"half a checkpoint")
-    carry_out(config, directory, resume=True)
+    carry_out(config, directory, resume=plan_resumption(directory))
     assert history(directory.path) == history(whole.path)
 
 
@@ -95,7 +96,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path: Path, ti
     directory = create_run(tmp_path / "a", config)
     heard, stop = stop_after(2)
     carry_out(config, directory, [heard], stop_requested=stop)
-    assert carry_out(config, directory, resume=True) is not None
+    assert carry_out(config, directory, resume=plan_resumption(directory, may_begin_anew=True)) is not None
     steps = [line["step"] for line in read_lines(directory.path) if line["event"] == "step"]
     assert steps == list(range(1, 9))
 

@@ -14,6 +14,7 @@ import json, os, random, re, signal, sys, time
 from pathlib import Path
 from altgrad_cli.errors import AltgradError
 from altgrad_cli.runs.log import read_lines
+from altgrad_cli.runs.resumption import plan_resumption
 from altgrad_cli.runs.run import carry_out
 from altgrad_cli.runs.folder import RunDirectory, create_run
 from altgrad_cli.checkpoints.file import read_checkpoint
@@ -69,7 +70,7 @@ while done < kills:
     while done < kills:
         pid = os.fork()
         if pid == 0:
-            carry_out(settings, directory, resume=True)
+            carry_out(settings, directory, resume=plan_resumption(directory, may_begin_anew=True))
             os._exit(0)
         time.sleep(rng.uniform(0.05, 1.5))
         os.kill(pid, signal.SIGKILL)
@@ -79,7 +80,7 @@ while done < kills:
             break  # it was finished before the kill: the next run
         done += 1
         resumed_at = max(resumed_at, inspect(directory))
-    carry_out(settings, directory, resume=True)
+    carry_out(settings, directory, resume=plan_resumption(directory, may_begin_anew=True))
     found = losses(directory.path)
     assert found == expected, [n for n in found if found[n] != expected.get(n)]
     steps = [line["step"] for line in read_lines(directory.path) if line["event"] == "step"]

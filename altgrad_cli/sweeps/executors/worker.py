@@ -36,21 +36,25 @@ def work(connection: Connection) -> None:
 
 def _run(task: Task, connection: Connection) -> Report:
     from altgrad_cli.errors import AltgradError
-    from altgrad_cli.runs.folder import RunDirectory
+    from altgrad_cli.runs.folder import RunDirectory, sole_writer
     from altgrad_cli.runs.loggers.wandb import wandb_circumstances, wandb_listeners
     from altgrad_cli.runs.loggers.warnings import warnings_as_lines
+    from altgrad_cli.runs.resumption import plan_resumption
     from altgrad_cli.runs.run import carry_out
 
     directory = RunDirectory(Path(task.run_dir))
     try:
-        config = directory.load_config()
         progress = _Progress(task.name, connection)
-        with warnings_as_lines(progress.warn):
+        with sole_writer(directory), warnings_as_lines(progress.warn):
+            plan = plan_resumption(directory, may_begin_anew=True) if task.resume else None
+            config = plan.config if plan else directory.load_config()
+            for warning in plan.warnings() if plan else ():
+                progress.warn(warning)
             ended = carry_out(
                 config,
                 directory,
                 [progress, *wandb_listeners(config, directory, warn=progress.warn)],
-                resume=task.resume,
+                resume=plan,
                 stop_requested=_stop_asker(connection),
                 circumstances=wandb_circumstances(config, directory),
             )

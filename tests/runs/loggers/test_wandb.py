@@ -20,6 +20,7 @@ from altgrad_cli.runs.loggers import wandb as wandb_logger
 from altgrad_cli.runs.loggers.wandb import WandbLogger, wandb_circumstances, wandb_id, wandb_listeners
 from altgrad_cli.runs.loggers.wandb_process import WandbTarget, _Session
 from altgrad_cli.runs.loggers.wandb_rows import alert_texts, code_counts, evaluation_row, step_row
+from altgrad_cli.runs.resumption import plan_resumption
 from altgrad_cli.runs.run import carry_out
 from altgrad_cli.training.events import Alert, Evaluated, StepCompleted, event_from_json
 
@@ -193,7 +194,8 @@ def test_a_resumed_run_keeps_its_id(tmp_path: Path, tiny: Tiny) -> None:
         stop_requested=lambda: seen.append(1) is None and len(seen) > 8,
     )
     time.sleep(1.1)  # W&B names an offline folder by the second
-    carry_out(config, directory, wandb_listeners(config, directory, warn=pytest.fail), resume=True)
+    listeners = wandb_listeners(config, directory, warn=pytest.fail)
+    carry_out(config, directory, listeners, resume=plan_resumption(directory))
     files = wandb_files(directory.path)
     assert len(files) == 2
     assert len({file.name for file in files}) == 1
