@@ -100,6 +100,7 @@ def write_log(tmp_path: Path) -> WriteLog:
                     "histograms": {},
                 }
             )
+            lines += [{"event": "alert", **alert} for alert in alerts if alert["step"] == step]
             if validation and step in validation:
                 lines.append(
                     {
@@ -110,7 +111,6 @@ def write_log(tmp_path: Path) -> WriteLog:
                         "perplexity": None,
                     }
                 )
-        lines += [{"event": "alert", **alert} for alert in alerts]
         if outcome is not None:
             lines.append(
                 {
