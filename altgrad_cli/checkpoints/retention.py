@@ -13,6 +13,7 @@ from altgrad_cli.files import unused
 BEST = "best.pt"
 KEPT = 2
 _REGULAR = re.compile(r"step_(\d{6,})\.pt")
+_ANOMALY = re.compile(r"anomaly_step_(\d+)(?:_(\d+))?\.pt")
 _LEFTOVER = re.compile(r"\..+\.pt\.\d+\.tmp")
 
 
@@ -37,6 +38,16 @@ def regular_checkpoints(folder: Path) -> list[Path]:
         (int(found[1]), path) for path in folder.glob("step_*.pt") if (found := _REGULAR.fullmatch(path.name))
     ]
     return [path for _, path in sorted(numbered)]
+
+
+def anomaly_checkpoints(folder: Path) -> list[Path]:
+    """The forensic checkpoints in ``folder``, in the order of their steps."""
+    numbered = [
+        (int(found[1]), int(found[2] or 0), path)
+        for path in folder.glob("anomaly_step_*.pt")
+        if (found := _ANOMALY.fullmatch(path.name))
+    ]
+    return [path for _, _, path in sorted(numbered)]
 
 
 def discard_old(folder: Path, kept: int = KEPT) -> list[Path]:

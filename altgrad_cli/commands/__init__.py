@@ -1,4 +1,15 @@
-"""The command line: parse, call one function of a lower room, render, exit.
+"""The command line: parse, call one function of a lower room, render, exit. Loading it loads no torch.
 
-One file per command; ``app`` is the table of contents. Nothing here imports torch when it is loaded.
+app                  The table of contents of the command line
+arguments            What `train` and `sweep` share: [CONFIG] [key=value ...], and completion in the shell
+console              Data to stdout, talk to stderr, JSON
+diagnose_checkpoint  What failed, where first, why, and what would have saved it
+failures             The one place where a failure becomes a message and an exit code
+inspect_format       What a number format can represent
+listings             `ls` and `configs`: what lies in a folder, and what ships
+plan_view            What --dry-run prints
+report               What the logs of runs and sweeps say
+sweep                Every format and its controls, side by side
+sweep_view           What `sweep` shows: the arms as they run, and the table they end in
+train                One run, watched, logged, resumable
 """

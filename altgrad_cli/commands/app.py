@@ -1,7 +1,7 @@
 """The table of contents of the command line.
 
-To add a command, write ``commands/<name>.py`` with one function and, if you like, ``EXAMPLES`` (command
-lines shown under its help, each tested to parse), and add its line to ``COMMANDS``. The function's
+To add a command, write its function and, if you like, ``EXAMPLES`` of its module (command lines shown under
+the help of the command that they run, each tested to parse), and add its line to ``COMMANDS``. The function's
 docstring is its help; it returns nothing or an exit code, and raises ``AltgradError`` for what the user
 should read. Modules are loaded when their command is asked for, so they import torch inside functions.
 """
@@ -27,8 +27,8 @@ COMMANDS: dict[str, str] = {
     "inspect-format": "inspect_format:inspect_format",
     "diagnose-checkpoint": "diagnose_checkpoint:diagnose_checkpoint",
     "report": "report:report",
-    "ls": "ls:ls",
-    "configs": "configs:configs",
+    "ls": "listings:ls",
+    "configs": "listings:configs",
 }
 """Command -> ``module:function`` below ``altgrad_cli.commands``, in the order of ``altgrad --help``."""
 
@@ -73,7 +73,7 @@ def _load(name: str, entry: str) -> Any:
     module_name, _, function_name = entry.partition(":")
     module = import_module(f"altgrad_cli.commands.{module_name}")
     function = getattr(module, function_name)
-    examples = getattr(module, "EXAMPLES", ())
+    examples = [line for line in getattr(module, "EXAMPLES", ()) if line.split()[1] == name]
     single = typer.Typer(add_completion=False, rich_markup_mode=None)
     single.command(
         name=name,

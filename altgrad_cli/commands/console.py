@@ -1,13 +1,18 @@
 """The two voices of the command line: data goes to stdout, talk (progress, notes, errors) to stderr.
 
-Both honour ``NO_COLOR`` and write plain text where they are not connected to a terminal.
+``--json`` is one document on stdout, strict JSON, with its schema's name first. Both voices honour
+``NO_COLOR`` and write plain text where they are not connected to a terminal.
 """
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import typer
 from rich.console import Console
 
 PIPED_WIDTH = 160
@@ -40,3 +45,15 @@ def _console(*, to_stderr: bool) -> Console:
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = PIPED_WIDTH
     return console
+
+
+def print_json(schema: str, body: Mapping[str, Any]) -> None:
+    """Write ``{"schema": schema, **body}`` to stdout.
+
+    ``schema`` is ``altgrad.<command>/<version>``; the version rises when a key changes its meaning or goes.
+    Null means not measured; non-finite numbers are the strings "NaN", "Infinity", "-Infinity".
+    """
+    from altgrad_cli.training.events import to_json_value
+
+    document = {"schema": schema, **to_json_value(body)}
+    typer.echo(json.dumps(document, indent=2, allow_nan=False))

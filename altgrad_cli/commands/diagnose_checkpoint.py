@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from altgrad_cli.commands.completion import complete_format
-from altgrad_cli.commands.console import data_console, talk_console
-from altgrad_cli.commands.json_output import print_json
+from altgrad_cli.commands.arguments import complete_format
+from altgrad_cli.commands.console import data_console, print_json, talk_console
+from altgrad_cli.errors import UsageError
 from altgrad_cli.files import check_outputs, write_whole
 
 EXAMPLES = (
-    "altgrad diagnose-checkpoint runs/my_run/checkpoints/anomaly_step_53.pt",
+    "altgrad diagnose-checkpoint runs/my_run",
     "altgrad diagnose-checkpoint anomaly_step_53.pt --replay --what-if",
     "altgrad diagnose-checkpoint anomaly_step_53.pt --against runs/bf16_baseline",
     "altgrad diagnose-checkpoint nan.pt --format E5M2",
@@ -24,7 +25,10 @@ EXAMPLES = (
 def diagnose_checkpoint(
     file: Annotated[
         Path,
-        typer.Argument(help="A checkpoint of altgrad, or any PyTorch or safetensors state dict."),
+        typer.Argument(
+            help="A checkpoint of altgrad (or a run's folder: its first anomaly), or any PyTorch or "
+            "safetensors state dict."
+        ),
     ],
     replay: Annotated[
         bool,
@@ -89,7 +93,7 @@ def diagnose_checkpoint(
     )
     if what_if and talk_console().is_terminal:
         talk_console().print("repeating the step under some 80 changes ...", style="dim")
-    diagnosis = diagnose(file, questions)
+    diagnosis = diagnose(_checkpoint_of(file), questions)
     page = diagnosis_page(diagnosis)
     if markdown is not None:
         write_whole(markdown, to_markdown(page, pictures=None))
@@ -100,3 +104,20 @@ def diagnose_checkpoint(
         console = data_console()
         for item in renderables(page):
             console.print(item)
+
+
+def _checkpoint_of(path: Path) -> Path:
+    """``path``; where it is a run's folder, its first forensic checkpoint, else its newest of any kind."""
+    from altgrad_cli.checkpoints.retention import anomaly_checkpoints, regular_checkpoints
+    from altgrad_cli.runs.folder import EVENTS, RunDirectory
+
+    if not (path / EVENTS).is_file():
+        return path
+    folder = RunDirectory(path).checkpoints
+    candidates = anomaly_checkpoints(folder) or regular_checkpoints(folder)[-1:]
+    if not candidates:
+        raise UsageError(
+            f"{path} holds no checkpoint", hint=f"altgrad report {shlex.quote(str(path))} reads its log"
+        )
+    talk_console().print(f"checkpoint: {candidates[0]}", soft_wrap=True)
+    return candidates[0]

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from altgrad_cli.commands.completion import complete_format
-from altgrad_cli.commands.console import data_console, talk_console
-from altgrad_cli.commands.json_output import print_json
+from altgrad_cli.commands.arguments import complete_format
+from altgrad_cli.commands.console import data_console, print_json, talk_console
 from altgrad_cli.errors import UsageError
 from altgrad_cli.files import check_outputs, write_whole
 from altgrad_cli.formats import FP8Format, parse_format

@@ -10,8 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from altgrad_cli.commands.console import data_console, talk_console
-from altgrad_cli.commands.json_output import print_json
+from altgrad_cli.commands.console import data_console, print_json, talk_console
 
 TRAIN_SCHEMA = "altgrad.train-plan/1"
 SWEEP_SCHEMA = "altgrad.sweep-plan/1"

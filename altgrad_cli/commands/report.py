@@ -8,9 +8,8 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from altgrad_cli.commands.console import data_console, talk_console
+from altgrad_cli.commands.console import data_console, print_json, talk_console
 from altgrad_cli.commands.failures import FAILED, OK
-from altgrad_cli.commands.json_output import print_json
 from altgrad_cli.errors import UsageError
 from altgrad_cli.files import check_outputs
 
@@ -120,3 +119,13 @@ def _verify(path: Path, folders: list[Path], *, as_json: bool) -> int:
     said = f"{len(result.differences)} differ" if result.differences else "all agree with the logs"
     console.print(Text(f"{path}: {result.checked} values recomputed, {said}"), soft_wrap=True)
     return FAILED if result.differences else OK
+
+
+def write_run_report(run_dir: Path) -> Path:
+    """Write ``report.md`` (with plots that hold the run against its controls, where it lies in a sweep)."""
+    from altgrad_cli.reporting.render.markdown import write_markdown
+    from altgrad_cli.reporting.report import build_report
+
+    path = run_dir / "report.md"
+    write_markdown(build_report([run_dir]), path)
+    return path

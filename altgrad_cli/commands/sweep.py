@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from altgrad_cli.commands.arguments import split_config_and_overrides
-from altgrad_cli.commands.completion import complete_arguments, complete_axis, complete_format
-from altgrad_cli.commands.console import Output, data_console, talk_console
+from altgrad_cli.commands.arguments import (
+    complete_arguments,
+    complete_axis,
+    complete_format,
+    split_config_and_overrides,
+)
+from altgrad_cli.commands.console import Output, data_console, print_json, talk_console
 from altgrad_cli.commands.failures import COLLAPSED, FAILED, INTERRUPTED, OK
-from altgrad_cli.commands.json_output import print_json
 from altgrad_cli.commands.plan_view import show_sweep_plan
 from altgrad_cli.errors import UsageError
 
@@ -242,7 +245,7 @@ def _failure_reporter(folder: Path) -> Callable[[Path, bool], object]:
 
 def _send_reports(record: SweepRecord, warn: Callable[[str], object]) -> None:
     """Reports and comparison plots need the sweep's verdicts, so they follow their runs to W&B at the end."""
-    from altgrad_cli.commands.run_reports import write_run_report
+    from altgrad_cli.commands.report import write_run_report
     from altgrad_cli.runs.folder import RunDirectory
     from altgrad_cli.runs.loggers.wandb import wandb_listeners
 

@@ -19,7 +19,7 @@ from altgrad_cli.metrics.thresholds import END_WINDOW, SEED_SPREAD
 from altgrad_cli.notation import MISSING, decimals, printable
 from altgrad_cli.sweeps.arms import Arm
 from altgrad_cli.sweeps.comparison import compare_seeds
-from altgrad_cli.sweeps.executors.messages import Progress, Report
+from altgrad_cli.sweeps.executors.messages import Progress, TaskReport
 from altgrad_cli.sweeps.results import SweepRecord
 from altgrad_cli.training.watch.collapse import collapse_words
 
@@ -111,7 +111,7 @@ class SweepView:
         if self._live is None:
             self.say(f"{'continuing' if resumed else 'starting'} {arm.name}")
 
-    def progressed(self, report: Report) -> None:
+    def progressed(self, report: TaskReport) -> None:
         """An arm got further, or has a warning."""
         if report.kind == "warning" and report.message not in self._told:  # what every arm meets is said once
             self._told.add(report.message)

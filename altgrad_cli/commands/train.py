@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from altgrad_cli.commands.arguments import split_config_and_overrides
-from altgrad_cli.commands.completion import complete_arguments
-from altgrad_cli.commands.console import Output, data_console, talk_console
+from altgrad_cli.commands.arguments import complete_arguments, split_config_and_overrides
+from altgrad_cli.commands.console import Output, data_console, print_json, talk_console
 from altgrad_cli.commands.failures import COLLAPSED, INTERRUPTED, OK, exit_code_of
-from altgrad_cli.commands.json_output import print_json
 from altgrad_cli.commands.plan_view import show_train_plan
 from altgrad_cli.errors import UsageError
 from altgrad_cli.notation import decimals
@@ -172,12 +170,12 @@ def _train(
     resume: Resumption | None = None,
     listeners: Sequence[Listener] = (),
 ) -> int:
-    from altgrad_cli.commands.signals import RunSignals
     from altgrad_cli.runs.folder import discard_unstarted
     from altgrad_cli.runs.loggers.live import LiveView
     from altgrad_cli.runs.loggers.wandb import wandb_circumstances, wandb_listeners
     from altgrad_cli.runs.loggers.warnings import warnings_as_lines
     from altgrad_cli.runs.run import carry_out
+    from altgrad_cli.runs.signals import RunSignals
 
     console = talk_console()
     view = LiveView(console, config.max_steps, quiet=output.quiet)
@@ -251,22 +249,20 @@ def _conclude(
 
 def next_commands(run_dir: Path) -> list[str]:
     """The command lines that look further into a run that has ended."""
-    commands = [f"altgrad report {shlex.quote(str(run_dir))}"]
-    anomalies = sorted((run_dir / "checkpoints").glob("anomaly_step_*.pt"), key=_last_number)
-    if anomalies:
-        commands.append(f"altgrad diagnose-checkpoint {shlex.quote(str(anomalies[0]))}")
-    offline = sorted((run_dir / "wandb").glob("offline-run-*"))
-    return commands + [f"wandb sync {shlex.quote(str(path))}" for path in offline]
+    from altgrad_cli.checkpoints.retention import anomaly_checkpoints
+    from altgrad_cli.runs.folder import RunDirectory
 
-
-def _last_number(path: Path) -> int:
-    digits = path.stem.rpartition("_")[2]
-    return int(digits) if digits.isdecimal() else 0
+    paths = {
+        "altgrad report": [run_dir],
+        "altgrad diagnose-checkpoint": anomaly_checkpoints(RunDirectory(run_dir).checkpoints)[:1],
+        "wandb sync": sorted((run_dir / "wandb").glob("offline-run-*")),
+    }
+    return [f"{command} {shlex.quote(str(path))}" for command, given in paths.items() for path in given]
 
 
 def _write_report(config: TrainConfig, run_dir: Path) -> list[Path]:
     """The failure report of a run that may need one; a plain report where its plots go to W&B."""
-    from altgrad_cli.commands.run_reports import write_run_report
+    from altgrad_cli.commands.report import write_run_report
     from altgrad_cli.reporting.report import write_failure_report
     from altgrad_cli.runs.record import read_run
 

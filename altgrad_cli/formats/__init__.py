@@ -1,4 +1,14 @@
-"""What an 8-bit float is: specs, names, the exact slow reference, equivalences. Neither torch nor numpy."""
+"""What an 8-bit float is. Neither torch nor numpy.
+
+accuracy     How well a grid represents numbers: gaps, relative error, SQNR of a normal input
+analysis     What an update can do to a weight that lives on the grid
+equivalence  Formats that are one experiment under two names
+names        From a name to a format
+notation     How numbers of a grid are written for people
+reference    Rounding onto a grid, slowly and obviously right
+rules        The rules a format's fields must keep
+spec         What a small float is: one frozen spec, everything else derived from it
+"""
 
 from __future__ import annotations
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from altgrad_cli.errors import FormatError
 from altgrad_cli.formats.notation import exact_text
-
-if TYPE_CHECKING:
-    from altgrad_cli.formats.spec import FP8Format
 
 MAX_WIDTH = 16
 FLOAT32_EMAX = 127
@@ -16,7 +13,38 @@ FLOAT32_SMALLEST_EXPONENT = -149
 FLOAT32_MAX = float.fromhex("0x1.fffffep127")
 
 
-def check_width(format: FP8Format) -> None:
+class Fields(Protocol):
+    """What the rules look at. ``FP8Format`` has it all, and asks them when it is made."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def exponent_bits(self) -> int: ...
+    @property
+    def mantissa_bits(self) -> int: ...
+    @property
+    def bias(self) -> int: ...
+    @property
+    def has_inf(self) -> bool: ...
+    @property
+    def has_nan(self) -> bool: ...
+    @property
+    def fn_nan(self) -> bool: ...
+    @property
+    def negative_zero(self) -> bool: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def dialect(self) -> str: ...
+    @property
+    def is_fixed_point(self) -> bool: ...
+    @property
+    def max_code(self) -> int: ...
+    @property
+    def smallest_exponent(self) -> int: ...
+
+
+def check_width(format: Fields) -> None:
     """Refuse a format without bits, or with more than 16."""
     exponent_bits, mantissa_bits = format.exponent_bits, format.mantissa_bits
     if exponent_bits < 0 or mantissa_bits < 0 or exponent_bits + mantissa_bits == 0:
@@ -33,7 +61,7 @@ def check_width(format: FP8Format) -> None:
         )
 
 
-def check_specials(format: FP8Format) -> None:
+def check_specials(format: Fields) -> None:
     """Refuse specials that contradict each other or leave no number."""
 
     def refuse(message: str, allowed: str | None = None) -> None:
@@ -57,7 +85,7 @@ def check_specials(format: FP8Format) -> None:
         refuse("no code is left for a number above 0", "finite")
 
 
-def check_range(format: FP8Format) -> None:
+def check_range(format: Fields) -> None:
     """Refuse a grid that a float32 carrier cannot hold exactly."""
     # Integer arithmetic first: a bias of a billion must not build a fraction of a billion bits.
     top_field = max(format.max_code >> format.mantissa_bits, 1)

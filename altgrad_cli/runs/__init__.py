@@ -7,5 +7,6 @@ record      What a run's log says, as one record
 resumption  Taking up a run again: with its own configuration, or with changes that are said and recorded
 run         One run from configuration to a finished folder
 series      Columns that grow with a run but stay small
+signals     Ctrl-C and the like as questions that a run asks between two steps
 study_api   The study's own Python names for one run of one format, on the same engine as everything else
 """

@@ -13,7 +13,7 @@ from altgrad_cli.metrics.noise import Interval, paired_interval
 from altgrad_cli.notation import decimals
 from altgrad_cli.runs.series import Series
 from altgrad_cli.sweeps.arms import Arm
-from altgrad_cli.sweeps.plan import Finding
+from altgrad_cli.sweeps.verdicts import Finding
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

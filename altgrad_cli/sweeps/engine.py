@@ -21,10 +21,10 @@ from altgrad_cli.runs.log import has_ended
 from altgrad_cli.runs.record import RunRecord, read_run
 from altgrad_cli.sweeps.arms import Arm
 from altgrad_cli.sweeps.executors.local import Executor
-from altgrad_cli.sweeps.executors.messages import Report, Task
-from altgrad_cli.sweeps.plan import Finding
+from altgrad_cli.sweeps.executors.messages import Task, TaskReport
 from altgrad_cli.sweeps.results import SweepRecord, assemble, write_sweep
 from altgrad_cli.sweeps.specification import SweepSpec
+from altgrad_cli.sweeps.verdicts import Finding
 
 _ATTEMPTS = 2
 """How often an arm whose process dies is started: once more, from its last checkpoint."""
@@ -44,7 +44,7 @@ class Watcher(Protocol):
     def started(self, arm: Arm, *, resumed: bool) -> None:
         """An arm was started."""
 
-    def progressed(self, report: Report) -> None:
+    def progressed(self, report: TaskReport) -> None:
         """An arm got further, or has a warning."""
 
     def note(self, message: str) -> None:
@@ -163,7 +163,7 @@ class _Sweep:
             changed |= self._receive(report)
         return self._settle() if changed else record
 
-    def _receive(self, report: Report) -> bool:
+    def _receive(self, report: TaskReport) -> bool:
         if not report.is_last:
             self.watcher.progressed(report)
             return False
@@ -219,7 +219,7 @@ def _write_verdict(run_dir: Path, finding: Finding) -> None:
         directory.write_summary({**summary, **judged})
 
 
-def _keep_traceback(run_dir: Path, report: Report) -> None:
+def _keep_traceback(run_dir: Path, report: TaskReport) -> None:
     if report.traceback and run_dir.is_dir():
         with suppress(WriteError):  # the disk may be full, and the arm's own error is already told
             write_whole(run_dir / "traceback.txt", report.traceback)

@@ -13,27 +13,14 @@ from dataclasses import dataclass, replace
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.formats import parse_format
 from altgrad_cli.formats.equivalence import find_equivalents
-from altgrad_cli.runs.record import CONTROLS, RunRecord
+from altgrad_cli.runs.record import CONTROLS
 from altgrad_cli.sweeps.ablation.layers import rescues
 from altgrad_cli.sweeps.ablation.places import Measured, measured
 from altgrad_cli.sweeps.ablation.roles import attribution_arms
 from altgrad_cli.sweeps.arms import Arm, arm_name, control_config, rules_alone
 from altgrad_cli.sweeps.retries import retry_arms
 from altgrad_cli.sweeps.specification import SweepSpec, Variation
-from altgrad_cli.sweeps.verdicts import Judgement
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """A finished arm's result."""
-
-    record: RunRecord
-    judgement: Judgement
-
-    @property
-    def failed(self) -> bool:
-        """Whether the verdict says so; an open verdict does not."""
-        return self.judgement.verdict.grade == "failed"
+from altgrad_cli.sweeps.verdicts import Finding
 
 
 @dataclass(frozen=True, slots=True)

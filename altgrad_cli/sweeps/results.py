@@ -25,9 +25,9 @@ from altgrad_cli.sweeps.ablation.settle import (
     whole_attributions,
 )
 from altgrad_cli.sweeps.arms import Arm, ArmKind
-from altgrad_cli.sweeps.plan import Equivalence, Finding, equivalences, plan_sweep
+from altgrad_cli.sweeps.plan import Equivalence, equivalences, plan_sweep
 from altgrad_cli.sweeps.specification import SweepSpec
-from altgrad_cli.sweeps.verdicts import judge_run
+from altgrad_cli.sweeps.verdicts import Finding, judge_run
 
 SCHEMA = "altgrad.sweep/1"
 

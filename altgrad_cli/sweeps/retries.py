@@ -18,7 +18,7 @@ from altgrad_cli.sweeps.ablation.roles import Stage
 from altgrad_cli.sweeps.arms import Arm, arm_name
 
 if TYPE_CHECKING:
-    from altgrad_cli.sweeps.plan import Finding
+    from altgrad_cli.sweeps.verdicts import Finding
 
 STAGE_OPERANDS: dict[Stage, tuple[Role, ...]] = {
     "forward precision": ("weights", "activations"),

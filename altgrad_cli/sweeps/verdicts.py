@@ -54,6 +54,19 @@ class Judgement:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A finished arm's result."""
+
+    record: RunRecord
+    judgement: Judgement
+
+    @property
+    def failed(self) -> bool:
+        """Whether the verdict says so; an open verdict does not."""
+        return self.judgement.verdict.grade == "failed"
+
+
 def judge_run(record: RunRecord, fp32: RunRecord | None, frozen: RunRecord | None) -> Judgement:
     """Judge ``record`` against controls of the same seed; without both the grade is None.
 

@@ -4,7 +4,7 @@
     events                       what a run says
     state, step, update          the parts of a step
     schedule, streams            the learning rate at a step; the private random streams
-    compiled_pass                forward and backward pass as one compiled graph
+    passes                       forward and backward pass, eager and as one compiled graph
     measuring                    from raw counts to named metrics
     monitors, watch              what is watched, and what is done about trouble
     snapshot, archive            the state as plain values, and what of it is kept when

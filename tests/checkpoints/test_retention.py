@@ -8,6 +8,7 @@ import pytest
 
 from altgrad_cli.checkpoints.file import write_checkpoint
 from altgrad_cli.checkpoints.retention import (
+    anomaly_checkpoints,
     anomaly_path,
     best_path,
     discard_leftovers,
@@ -74,3 +75,10 @@ def test_what_is_set_aside_is_lost_neither_once_nor_twice(tmp_path: Path) -> Non
         assert set_aside(regular_path(tmp_path, 30)).read_bytes() == content
     assert regular_checkpoints(tmp_path) == []
     assert {path.read_bytes() for path in tmp_path.iterdir()} == {b"one", b"two"}
+
+
+def test_anomalies_come_in_the_order_of_their_steps(tmp_path: Path) -> None:
+    names = ["anomaly_step_9.pt", "anomaly_step_53.pt", "anomaly_step_53_2.pt", "anomaly_step_404.pt"]
+    for name in [*reversed(names), "anomaly_step_x.pt", "step_000001.pt"]:
+        (tmp_path / name).touch()
+    assert [path.name for path in anomaly_checkpoints(tmp_path)] == names

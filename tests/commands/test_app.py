@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 from altgrad_cli import __version__
 from altgrad_cli.commands.app import COMMANDS, app
 from altgrad_cli.commands.arguments import split_config_and_overrides
-from altgrad_cli.commands.json_output import print_json
+from altgrad_cli.commands.console import print_json
 from altgrad_cli.errors import AltgradError, FormatError, UsageError
 
 
@@ -101,8 +101,8 @@ def test_every_command_has_a_one_line_description_and_help(name: str) -> None:
 
 
 def _examples() -> list[str]:
-    modules = [entry.partition(":")[0] for entry in COMMANDS.values()]
-    loaded = [__import__(f"altgrad_cli.commands.{name}", fromlist=["EXAMPLES"]) for name in modules]
+    modules = {entry.partition(":")[0] for entry in COMMANDS.values()}
+    loaded = [__import__(f"altgrad_cli.commands.{name}", fromlist=["EXAMPLES"]) for name in sorted(modules)]
     return [line for module in loaded for line in getattr(module, "EXAMPLES", ())]
 
 

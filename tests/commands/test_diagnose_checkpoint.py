@@ -73,6 +73,15 @@ def test_the_first_screen_says_what_where_why_and_what_next(anomaly: Path) -> No
         assert f"\n{title} ─" in done.stdout
 
 
+def test_a_run_s_folder_means_its_first_anomaly(checkpoints: Path, tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").touch()
+    assert "holds no checkpoint" in altgrad(tmp_path).stderr
+    (tmp_path / "checkpoints").symlink_to(checkpoints)
+    done = altgrad(tmp_path)
+    assert (done.exit_code, "anomaly_step_3.pt" in done.stderr) == (0, True)
+    assert "FAILED: not finite" in done.stdout
+
+
 def test_json_is_one_strict_document_with_the_keys_of_the_schema(anomaly: Path) -> None:
     done = altgrad(anomaly, "--json")
     assert done.exit_code == 0, done.stderr

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from altgrad_cli.commands.sweep_view import SweepView, duration, rate, results_table, verdict_words
 from altgrad_cli.config.loading import load_config
-from altgrad_cli.sweeps.executors.messages import Progress, Report
+from altgrad_cli.sweeps.executors.messages import Progress, TaskReport
 from altgrad_cli.sweeps.results import SweepRecord, assemble
 from altgrad_cli.sweeps.specification import SweepSpec
 
@@ -31,8 +31,8 @@ def text_of(console: Console) -> str:
     return file.getvalue()
 
 
-def progress(step: int) -> Report:
-    return Report(name="fp32", kind="progress", progress=Progress(step=step, loss=2.5))
+def progress(step: int) -> TaskReport:
+    return TaskReport(name="fp32", kind="progress", progress=Progress(step=step, loss=2.5))
 
 
 def test_on_a_terminal_running_arms_are_shown_with_their_time_left(record: SweepRecord) -> None:
@@ -55,7 +55,7 @@ def test_without_a_terminal_a_line_a_change(record: SweepRecord) -> None:
         view.planned(record)
         view.started(record.arms[0].arm, resumed=True)
         view.progressed(progress(10))
-        view.progressed(Report(name="fp32", kind="warning", message="W&B: no login"))
+        view.progressed(TaskReport(name="fp32", kind="warning", message="W&B: no login"))
     assert text_of(screen).splitlines() == [
         f"5 arms planned, 0 finished, in {record.path}",
         "E0M7 is 0.25 x E1M6: one experiment under power-of-two scales, the runs will agree bit for bit",

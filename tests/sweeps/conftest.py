@@ -12,9 +12,8 @@ import pytest
 from altgrad_cli.config.loading import load_config, resolve
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.runs.record import read_run
-from altgrad_cli.sweeps.plan import Finding
 from altgrad_cli.sweeps.specification import SweepSpec
-from altgrad_cli.sweeps.verdicts import judge_run
+from altgrad_cli.sweeps.verdicts import Finding, judge_run
 
 LAYERS = ("blocks.0.attn.c_attn", "blocks.0.attn.c_proj", "blocks.0.mlp.c_fc", "lm_head")
 

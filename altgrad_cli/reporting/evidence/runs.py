@@ -23,8 +23,7 @@ from altgrad_cli.sweeps.ablation.layers import LocalAttribution
 from altgrad_cli.sweeps.ablation.roles import Attribution, attribute, parts_of
 from altgrad_cli.sweeps.ablation.settle import attribute_layers, noise_of
 from altgrad_cli.sweeps.arms import Arm
-from altgrad_cli.sweeps.plan import Finding
-from altgrad_cli.sweeps.verdicts import Judgement
+from altgrad_cli.sweeps.verdicts import Finding, Judgement
 
 RULE = "rule"
 """The name that stands for the definitions' constants where a source names a run."""

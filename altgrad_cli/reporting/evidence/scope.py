@@ -16,9 +16,8 @@ from altgrad_cli.reporting.evidence.runs import Evidence
 from altgrad_cli.runs.folder import EVENTS
 from altgrad_cli.runs.record import RunRecord, read_run
 from altgrad_cli.sweeps.arms import Arm, find_controls
-from altgrad_cli.sweeps.plan import Finding
 from altgrad_cli.sweeps.results import is_sweep, judge_records, read_plan
-from altgrad_cli.sweeps.verdicts import judge_run
+from altgrad_cli.sweeps.verdicts import Finding, judge_run
 
 LAYER_METRICS = frozenset(
     {

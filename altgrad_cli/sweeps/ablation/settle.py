@@ -11,8 +11,9 @@ from altgrad_cli.sweeps.ablation.layers import LocalAttribution, attribute_place
 from altgrad_cli.sweeps.ablation.places import measured, unreached_layers
 from altgrad_cli.sweeps.ablation.roles import Attribution, Stage, attribute, parts_of, rho_by_roles
 from altgrad_cli.sweeps.arms import Arm, rules_alone
-from altgrad_cli.sweeps.plan import Finding, measured_by_config
+from altgrad_cli.sweeps.plan import measured_by_config
 from altgrad_cli.sweeps.retries import STAGE_OPERANDS, layers_at_fault
+from altgrad_cli.sweeps.verdicts import Finding
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Protocol
 
-from altgrad_cli.sweeps.executors.messages import Report, Stop, Task
+from altgrad_cli.sweeps.executors.messages import Stop, Task, TaskReport
 from altgrad_cli.sweeps.executors.worker import work
 
 
@@ -25,7 +25,7 @@ class Executor(Protocol):
     def start(self, task: Task) -> None:
         """Start one task; at least one slot must be free."""
 
-    def wait(self, timeout: float) -> list[Report]:
+    def wait(self, timeout: float) -> list[TaskReport]:
         """What happened since the last call, waiting at most ``timeout`` seconds for something."""
 
     def stop(self) -> None:
@@ -66,9 +66,9 @@ class LocalExecutor:
         with contextlib.suppress(OSError):
             worker.connection.send(task)
 
-    def wait(self, timeout: float) -> list[Report]:
+    def wait(self, timeout: float) -> list[TaskReport]:
         connections = {worker.connection: worker for worker in self._workers}
-        reports: list[Report] = []
+        reports: list[TaskReport] = []
         for ready in wait(list(connections), timeout) if connections else ():
             worker = connections[ready]  # type: ignore[index]
             try:
@@ -108,12 +108,12 @@ class LocalExecutor:
         self._workers.append(worker)
         return worker
 
-    def _received(self, worker: _Worker, report: Report) -> Report:
+    def _received(self, worker: _Worker, report: TaskReport) -> TaskReport:
         if report.is_last:
             worker.task = None
         return report
 
-    def _buried(self, worker: _Worker) -> list[Report]:
+    def _buried(self, worker: _Worker) -> list[TaskReport]:
         self._workers.remove(worker)
         worker.connection.close()
         worker.process.join()
@@ -122,4 +122,4 @@ class LocalExecutor:
         if worker.task is None:
             return []
         how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
-        return [Report(name=worker.task.name, kind="died", message=f"the worker process {how}")]
+        return [TaskReport(name=worker.task.name, kind="died", message=f"the worker process {how}")]

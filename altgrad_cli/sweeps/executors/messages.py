@@ -33,7 +33,7 @@ class Progress:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Report:
+class TaskReport:
     """What an executor has to say about a task."""
 
     name: str

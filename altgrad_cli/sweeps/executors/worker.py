@@ -15,7 +15,7 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from altgrad_cli.sweeps.executors.messages import Progress, Report, Stop, Task
+from altgrad_cli.sweeps.executors.messages import Progress, Stop, Task, TaskReport
 from altgrad_cli.training.events import Evaluated, Event, StepCompleted
 
 _REPORT_EVERY = 0.25
@@ -34,7 +34,7 @@ def work(connection: Connection) -> None:
                 connection.send(_run(message, connection))
 
 
-def _run(task: Task, connection: Connection) -> Report:
+def _run(task: Task, connection: Connection) -> TaskReport:
     from altgrad_cli.errors import AltgradError
     from altgrad_cli.runs.folder import RunDirectory, sole_writer
     from altgrad_cli.runs.loggers.wandb import wandb_circumstances, wandb_listeners
@@ -60,11 +60,11 @@ def _run(task: Task, connection: Connection) -> Report:
             )
     except AltgradError as error:
         where = f" ({error.where})" if error.where else ""
-        return Report(name=task.name, kind="failed", message=f"{error.message}{where}")
+        return TaskReport(name=task.name, kind="failed", message=f"{error.message}{where}")
     except Exception as error:  # noqa: BLE001 - one arm's fault must not end the others
         message = f"{type(error).__name__}: {error}"
-        return Report(name=task.name, kind="failed", message=message, traceback=traceback.format_exc())
-    return Report(name=task.name, kind="finished" if ended else "stopped")
+        return TaskReport(name=task.name, kind="failed", message=message, traceback=traceback.format_exc())
+    return TaskReport(name=task.name, kind="finished" if ended else "stopped")
 
 
 def _stop_asker(connection: Connection) -> Callable[[], bool]:
@@ -106,16 +106,16 @@ class _Progress:
             self._report_progress()
 
     def warn(self, message: str) -> None:
-        self._send(Report(name=self._name, kind="warning", message=message))
+        self._send(TaskReport(name=self._name, kind="warning", message=message))
 
     def close(self) -> None:
         self._report_progress()  # however short the run was, its last step is told
 
     def _report_progress(self) -> None:
         if self._progress != Progress():
-            self._send(Report(name=self._name, kind="progress", progress=self._progress))
+            self._send(TaskReport(name=self._name, kind="progress", progress=self._progress))
 
-    def _send(self, report: Report) -> None:
+    def _send(self, report: TaskReport) -> None:
         # Without a parent the run goes on to the next step, where it is asked to stop.
         with contextlib.suppress(OSError):
             self._connection.send(report)

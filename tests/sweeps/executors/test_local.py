@@ -14,7 +14,7 @@ from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.runs.folder import create_run
 from altgrad_cli.runs.log import has_ended
 from altgrad_cli.sweeps.executors.local import LocalExecutor
-from altgrad_cli.sweeps.executors.messages import Report, Task
+from altgrad_cli.sweeps.executors.messages import Task, TaskReport
 
 Tiny = Callable[..., TrainConfig]
 
@@ -30,9 +30,9 @@ def task(tmp_path: Path, name: str, config: TrainConfig) -> Task:
     return Task(name=name, run_dir=str(create_run(tmp_path / name, config).path), resume=False)
 
 
-def until(executor: LocalExecutor, count: int, *kinds: str, seconds: float = 120) -> list[Report]:
+def until(executor: LocalExecutor, count: int, *kinds: str, seconds: float = 120) -> list[TaskReport]:
     """Reports until ``count`` of ``kinds`` are in."""
-    reports: list[Report] = []
+    reports: list[TaskReport] = []
     deadline = time.monotonic() + seconds
     while sum(report.kind in kinds for report in reports) < count:
         assert time.monotonic() < deadline, reports

@@ -1,4 +1,4 @@
-"""`altgrad ls`: the runs and sweeps below a folder."""
+"""`altgrad ls` and `altgrad configs`: what lies in a folder, and what ships."""
 
 from __future__ import annotations
 
@@ -9,16 +9,22 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from altgrad_cli.commands.console import data_console, talk_console
-from altgrad_cli.commands.json_output import print_json
+from altgrad_cli.commands.console import data_console, print_json, talk_console
 from altgrad_cli.notation import decimals, format_value, printable
 
 if TYPE_CHECKING:
     from altgrad_cli.sweeps.listing import Listed
 
 SCHEMA = "altgrad.ls/1"
+CONFIGS_SCHEMA = "altgrad.configs/1"
 
-EXAMPLES = ("altgrad ls", "altgrad ls runs", "altgrad ls runs/sweep-20251121-090000 --json")
+EXAMPLES = (
+    "altgrad ls",
+    "altgrad ls runs",
+    "altgrad ls runs/sweep-20251121-090000 --json",
+    "altgrad configs",
+    "altgrad configs --json",
+)
 _STYLES = {"damaged": "red", "collapsed": "yellow", "live": "green"}
 _WIDE = 80
 
@@ -76,3 +82,34 @@ def _size(count: int) -> str:
             break
         size, unit = size / 1000, larger
     return f"{size:.1f} {unit}" if size < 9.95 and unit != "B" else f"{size:.0f} {unit}"
+
+
+def configs(
+    json: Annotated[bool, typer.Option("--json", help="The list as one JSON document on stdout.")] = False,
+) -> None:
+    """List the shipped configs, each with what it is; `altgrad train NAME --dry-run` shows every key."""
+    from altgrad_cli.config.loading import shipped_configs
+
+    rows = [
+        {"name": name, "description": _description(path.read_text("utf-8")), "path": str(path)}
+        for name, path in shipped_configs().items()
+    ]
+    if json:
+        print_json(CONFIGS_SCHEMA, {"configs": rows})
+        return
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    for row in rows:
+        table.add_row(row["name"], row["description"])
+    data_console().print(table)
+
+
+def _description(text: str) -> str:
+    """The sentence that a config opens with: the first of its leading comment."""
+    comment = []
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            break
+        comment.append(line.removeprefix("#").strip())
+    sentence, end, _ = " ".join(comment).partition(". ")
+    return sentence + end.strip()

@@ -1,0 +1,186 @@
+"""Every room says what lies in it, holds few files, stands in no circle, and has its names to itself."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.test_layers import LAZY_REEXPORTS, PACKAGE, imported_modules
+
+MOST_FILES = 12
+LARGER = {"forensics": 19, "training": 17, "metrics": 14, "rounding": 13}
+"""Rooms that still hold more, and how many at most; a number here only ever falls."""
+MIRRORED = {
+    "Alert": "the rule of a metric, and the event that says it holds",
+    "Archive": "the writer of forensic checkpoints, and the zip file it writes",
+    "Attribution": "of a sweep, from runs; of a checkpoint, from one step again",
+    "Comparison": "of formats over seeds; of a run with another at one step",
+    "Difference": "between a report and its logs; between a replay and its trace",
+    "Evidence": "of a verdict; of a report; of a diagnosis",
+    "Finding": "an arm's result; a sentence of a diagnosis",
+    "Place": "a troubled layer; where a value came from",
+    "codes": "codes of a format; how they are counted in training",
+    "comparison": "its page shows what it holds",
+    "compiled": "a rounding, and a pass, compiled",
+    "corpus": "the room and its front door",
+    "diagnosis": "its page shows what it holds",
+    "document": "of a report; of a diagnosis",
+    "eager": "a rounding, and a pass, as torch runs it",
+    "engine": "of one run; of a sweep of runs",
+    "evidence": "of a report; of a diagnosis",
+    "facts": "what a report states; what a format's page states",
+    "foreign": "files of others; their diagnosis",
+    "model": "the network's shape as configured; the network",
+    "notation": "numbers of a grid; values in a report",
+    "passes": "how a pass is run; how it is measured",
+    "report": "the command and what it calls",
+    "rounding": "the room; what it does to a tensor, as metrics",
+    "run": "configured; carried out; shown",
+    "runs": "the room; its records as a report's evidence",
+    "spec": "of a format; of a metric",
+    "update": "an update in training; its measures",
+    "updates": "the room; how they are measured in training",
+}
+"""A name that stands twice -> what its bearers are. It is for mirrored rooms; each entry less is a gain."""
+_ENTRY = re.compile(r"^ *((?:[a-z0-9_]+, )*[a-z0-9_]+) {2,}\S")
+
+
+def rooms() -> list[Path]:
+    """Every folder of modules below the package; the shipped configs are none."""
+    return sorted(path.parent for path in PACKAGE.rglob("__init__.py") if path.parent != PACKAGE)
+
+
+def contents(room: Path) -> set[str]:
+    """The names of the modules and rooms that lie directly in ``room``."""
+    modules = {path.stem for path in room.glob("*.py") if not path.stem.startswith("__")}
+    return modules | {path.parent.name for path in room.glob("*/__init__.py")}
+
+
+def listed(docstring: str) -> list[str]:
+    """The names in the table of contents: lines of one name or several, two spaces, and what it is."""
+    rows = [match[1] for line in docstring.splitlines() if (match := _ENTRY.match(line))]
+    return [name for row in rows for name in row.split(", ")]
+
+
+def _docstring(room: Path) -> str:
+    return ast.get_docstring(ast.parse((room / "__init__.py").read_text("utf-8")), clean=False) or ""
+
+
+def _id(room: Path) -> str:
+    return room.relative_to(PACKAGE).as_posix()
+
+
+@pytest.mark.parametrize("room", [room for room in rooms() if contents(room)], ids=_id)
+def test_the_table_of_contents_is_true(room: Path) -> None:
+    assert sorted(listed(_docstring(room))) == sorted(contents(room))
+
+
+@pytest.mark.parametrize("room", rooms(), ids=_id)
+def test_a_room_holds_few_files(room: Path) -> None:
+    files = [path for path in room.glob("*.py") if not path.stem.startswith("__")]
+    assert len(files) <= LARGER.get(_id(room), MOST_FILES)
+
+
+def test_a_table_of_contents_is_read_name_by_name() -> None:
+    text = 'A room.\n\nstep, state  the parts\n    engine  the run\nA sentence  with two spaces.\n"""'
+    assert listed(text) == ["step", "state", "engine"]
+
+
+# --- circles --------------------------------------------------------------------------------------------
+
+
+def module_name(path: Path) -> str:
+    """``altgrad_cli.config.run`` of the path to that file; a room's name of its ``__init__``."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(source: str, known: Iterable[str]) -> set[str]:
+    """The modules among ``known`` that ``source`` imports, anywhere, under TYPE_CHECKING too."""
+    names = set(imported_modules(source))
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names & set(known)
+
+
+def circle(graph: Mapping[str, Iterable[str]]) -> list[str]:
+    """The modules of one circle of ``graph`` (module -> what it imports); [] where there is none."""
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return [str(name) for name in error.args[1]]
+    return []
+
+
+def _modules() -> dict[str, Path]:
+    return {module_name(path): path for path in PACKAGE.rglob("*.py") if "_configs" not in path.parts}
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    modules = _modules()
+    graph = {
+        name: imports_of(path.read_text("utf-8"), modules) - {name}
+        for name, path in modules.items()
+        if path.relative_to(PACKAGE).as_posix() not in LAZY_REEXPORTS
+    }
+    assert circle(graph) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import a.b",
+        "from a import b",
+        "from a.b import c",
+        "def f():\n    from a.b import c",
+        "if TYPE_CHECKING:\n    from a.b import c",
+    ],
+)
+def test_a_circle_would_be_found(source: str) -> None:
+    imported = imports_of(source, ["a.b", "a.c"])
+    assert imported == {"a.b"}
+    assert circle({"a.c": imported, "a.b": ["a.c"]})
+
+
+# --- names ----------------------------------------------------------------------------------------------
+
+
+def twice(places: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Name -> places, of (name, place) pairs, for every name that stands in several and is not mirrored."""
+    by_name: dict[str, list[str]] = defaultdict(list)
+    for name, place in places:
+        by_name[name].append(place)
+    return {name: where for name, where in by_name.items() if len(where) > 1 and name not in MIRRORED}
+
+
+def public_classes(source: str) -> list[str]:
+    """The classes that a module defines at its top and does not keep to itself."""
+    body = ast.parse(source).body
+    return [n.name for n in body if isinstance(n, ast.ClassDef) and not n.name.startswith("_")]
+
+
+def test_a_class_has_its_name_to_itself() -> None:
+    modules = _modules()
+    assert not twice(
+        (name, module) for module, path in modules.items() for name in public_classes(path.read_text("utf-8"))
+    )
+
+
+def test_a_module_has_its_name_to_itself() -> None:
+    assert not twice((module.rpartition(".")[2], module) for module in _modules())
+
+
+def test_a_name_that_stands_twice_would_be_found() -> None:
+    source = "class One: ...\nclass _Own: ...\ndef f():\n    class Inner: ..."
+    assert public_classes(source) == ["One"]
+    assert twice([("One", "a"), ("One", "b"), ("Two", "a")]) == {"One": ["a", "b"]}
+    if MIRRORED:
+        name = next(iter(MIRRORED))
+        assert not twice([(name, "a"), (name, "b")])
