@@ -1,6 +1,7 @@
 """A run's folder, its log, its record, and who listens to it.
 
 folder      A run's folder on disk
+line_shape  Whether a line of a log is an event whose values may be computed with
 log         Reading and repairing ``events.jsonl``, line by line, whatever its length
 loggers     Listeners to a run's events, one file each. They receive; they cannot change training
 record      What a run's log says, as one record
