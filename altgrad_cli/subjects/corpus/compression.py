@@ -10,6 +10,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -108,25 +109,32 @@ COMPRESSIONS = (
 _BY_SUFFIX = {compression.suffix: compression for compression in COMPRESSIONS}
 
 
+@lru_cache(maxsize=64)  # a name is asked several things in a row, and a folder may hold very many
+def _taken_apart(name: str) -> tuple[str, str, list[Compression]]:
+    """The name without its compressions, its suffix in lower case, and the compressions."""
+    layers = []
+    stem, _, suffix = name.rpartition(".")
+    while stem and (layer := _BY_SUFFIX.get(f".{suffix.lower()}")) is not None:
+        layers.append(layer)
+        name = stem
+        stem, _, suffix = name.rpartition(".")
+    return name, f".{suffix.lower()}" if stem and suffix else "", layers
+
+
 def compressions_of(path: Path) -> list[Compression]:
     """How the file is compressed, by its name, the outermost first: mostly one way or none."""
-    layers = []
-    while (layer := _BY_SUFFIX.get(path.suffix.lower())) is not None:
-        layers.append(layer)
-        path = path.with_suffix("")
-    return layers
+    return _taken_apart(path.name)[2]
 
 
 def bare(path: Path) -> Path:
     """``path`` without the suffixes of its compression."""
-    for _ in compressions_of(path):
-        path = path.with_suffix("")
-    return path
+    name, _, layers = _taken_apart(path.name)
+    return path.with_name(name) if layers else path
 
 
 def kind_of(path: Path) -> str:
     """The suffix in lower case that says what is in the file, under its compression: ``.jsonl``."""
-    return bare(path).suffix.lower()
+    return _taken_apart(path.name)[1]
 
 
 def feed(path: Path, layers: Iterable[Compression], command: str = "cat") -> str:

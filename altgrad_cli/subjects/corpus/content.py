@@ -7,7 +7,9 @@ fail, guessing an encoding, trains on garbage.
 
 from __future__ import annotations
 
+import errno
 import lzma
+import os
 import re
 import shlex
 import stat
@@ -83,7 +85,7 @@ def open_content(path: Path) -> Iterator[Content]:
     """
     layers: list[Compression] = []
     try:
-        refuse_special(path)
+        regular_status(path)
         with ExitStack() as opened:
             content: Content = opened.enter_context(path.open("rb"))
             head = content.peek(_HEAD_BYTES)[:_HEAD_BYTES]
@@ -106,20 +108,27 @@ def unreadable(path: Path, error: OSError) -> DataError:
     return DataError(f"cannot read the corpus: {error.strerror or error}", where=str(path))
 
 
-def refuse_special(path: Path) -> None:
-    """Raises DataError for what is no regular file: reading a pipe or a device may never end."""
-    if path.is_symlink() and not path.exists():
+def regular_status(path: Path) -> os.stat_result:
+    """The status of a regular file.
+
+    Raises DataError for what is none, since reading a pipe or a device may never end, and for a link to
+    nowhere.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        if not path.is_symlink() or error.errno not in (errno.ENOENT, errno.ELOOP):
+            raise
         raise DataError(
             f"a link to {path.readlink()}, which leads nowhere",
             where=str(path),
             hint="bring back what it leads to, or remove the link",
-        )
-    mode = path.stat().st_mode
-    if stat.S_ISREG(mode):
-        return
+        ) from None
+    if stat.S_ISREG(status.st_mode):
+        return status
     kinds = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
     raise DataError(
-        f"{kinds.get(stat.S_IFMT(mode), 'a device')}, not a regular file",
+        f"{kinds.get(stat.S_IFMT(status.st_mode), 'a device')}, not a regular file",
         where=str(path),
         hint="write the text to a file first: a corpus is read more than once",
     )
@@ -135,9 +144,7 @@ def _refuse_disguise(path: Path, layers: Sequence[Compression], head: bytes) -> 
     ``layers`` are the compressions that the content has, the outermost first; ``head`` is what begins under
     them.
     """
-    kind, named = kind_of(path), compressions_of(path)
-    stem = shlex.quote(bare(path).stem)
-    unpacked = f"unpack it, and use the result in its place: {feed(path, layers)} > {stem}-unpacked{kind}"
+    kind, named, stem = kind_of(path), compressions_of(path), shlex.quote(bare(path).stem)
     for magic, what, remedy in _OTHER_KINDS:
         if magic.match(head) and (layers or (kind, what) != (".parquet", "a Parquet file")):
             by_itself = not layers or what == "a tar archive"  # tar takes a compression off as well
@@ -146,7 +153,7 @@ def _refuse_disguise(path: Path, layers: Sequence[Compression], head: bytes) -> 
                 where=str(path),
                 hint=remedy.format(file=shlex.quote(str(path)), stem=stem, suffix=kind)
                 if by_itself
-                else unpacked,
+                else _unpacking(path, layers),
             )
     if named and not layers:
         raise DataError(
@@ -159,7 +166,9 @@ def _refuse_disguise(path: Path, layers: Sequence[Compression], head: bytes) -> 
         raise DataError(
             f"the content is {layers[-1].name}-compressed{_under(layers[:-1])}, which the name does not say",
             where=str(path),
-            hint=f"call it {fitting}: it is read as it is" if kind in _TEXT_KINDS else unpacked,
+            hint=f"call it {fitting}: it is read as it is"
+            if kind in _TEXT_KINDS
+            else _unpacking(path, layers),
         )
     if kind == ".parquet":
         return
@@ -182,6 +191,11 @@ def _refuse_disguise(path: Path, layers: Sequence[Compression], head: bytes) -> 
 
 def _under(layers: Sequence[Compression]) -> str:
     return f", under {' and '.join(layer.name for layer in layers)}" if layers else ""
+
+
+def _unpacking(path: Path, layers: Sequence[Compression]) -> str:
+    unpacked = f"{shlex.quote(bare(path).stem)}-unpacked{kind_of(path)}"
+    return f"unpack it, and use the result in its place: {feed(path, layers)} > {unpacked}"
 
 
 def _conversion(path: Path, encoding: str) -> str:

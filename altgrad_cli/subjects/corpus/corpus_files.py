@@ -17,7 +17,7 @@ from pathlib import Path
 
 from altgrad_cli.errors import DataError
 from altgrad_cli.subjects.corpus.compression import COMPRESSIONS, bare, compressions_of, feed, kind_of
-from altgrad_cli.subjects.corpus.content import open_content, refuse_special, unreadable
+from altgrad_cli.subjects.corpus.content import open_content, regular_status, unreadable
 from altgrad_cli.subjects.corpus.readers import READERS, can_read
 from altgrad_cli.subjects.corpus.records import SPLIT_NAMES
 
@@ -54,7 +54,7 @@ def find_files(path: Path) -> list[CorpusFile]:
                 where=str(path),
                 hint="a relative data.path starts at the working directory",
             )
-        refuse_special(path)
+        regular_status(path)
         if not can_read(path):
             raise _no_corpus_file(path)
         _say_missing_shards([CorpusFile(path, None)])
@@ -126,9 +126,13 @@ def _files_of_folder(folder: Path) -> list[CorpusFile]:
     return named
 
 
+_FAMILIES = {reader: kind for kind, reader in reversed(tuple(READERS.items()))}
+"""The first suffix of each reader, which stands for all of its suffixes."""
+
+
 def _family(path: Path) -> str:
-    """The kind of file; the suffixes of one reader are one kind."""
-    return next(kind for kind, reader in READERS.items() if reader is READERS[kind_of(path)])
+    """The kind of file, by the first suffix that its reader has."""
+    return _FAMILIES[READERS[kind_of(path)]]
 
 
 def _counted(passed_over: Mapping[Path, str]) -> str:
@@ -153,26 +157,27 @@ def _one_of_each(files: Iterable[Path], passed_over: dict[Path, str]) -> list[Pa
         if not can_read(file):
             passed_over[file] = _written_link(file)
             continue
-        refuse_special(file)
+        status = regular_status(file)
         # Two names of one file are one file, unless they are names of two splits.
-        first = readable.setdefault((_identity(file), _split_named_by(bare(file).stem)), file)
+        identity = (status.st_dev, status.st_ino, _split_named_by(bare(file).stem))
+        first = readable.setdefault(identity, file)
         if first != file:
             passed_over[file] = f"the same file as {first}"
-        elif why := _written_link(file):
+        elif status.st_size < _LONGEST_LINK and (why := _written_link(file)):
             passed_over[file] = why
-    plain = {file for file in readable.values() if not compressions_of(file)}
+    there = set(readable.values())
     for file in readable.values():
-        if compressions_of(file) and bare(file) in plain:
+        if compressions_of(file) and bare(file) in there:
             passed_over[file] = f"a copy of {bare(file).name}"
     return [file for file in readable.values() if file not in passed_over]
 
 
 def _written_link(file: Path) -> str:
     """What to say of a file that is only the path of another: so git writes a link where it may make none."""
-    if not file.is_file() or not 0 < file.stat().st_size < _LONGEST_LINK:
+    if not file.is_file() or file.stat().st_size >= _LONGEST_LINK:
         return ""
     target = os.fsdecode(file.read_bytes())
-    if target.isprintable() and (file.parent / target).exists():
+    if target and target.isprintable() and (file.parent / target).exists():
         return f"a link to {target} that was copied as a text"
     return ""
 
