@@ -212,7 +212,7 @@ def _run(spec: SweepSpec, folder: Path, jobs: int, output: Output, *, new: bool)
     if not (output.quiet or output.as_json):
         for command in _next_commands(folder):
             console.print(f"next: {command}", soft_wrap=True)
-    collapsed = any(f.judgement.outcome == "collapsed" for f in record.findings.values())
+    collapsed = any(f.outcome == "collapsed" for f in record.findings.values())
     return COLLAPSED if output.strict and collapsed else OK
 
 

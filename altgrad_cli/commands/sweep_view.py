@@ -242,7 +242,7 @@ def verdict_words(row: Mapping[str, Any]) -> str:
 
 
 def _ending(row: Mapping[str, Any]) -> str:
-    words = _collapse(row) or row["warning"]
+    words = _collapse(row)
     collapse = f" ({words})" if words else ""
     rho = f", rho {_rho(row)}" if row["recovered_fraction"] is not None else ""
     words = verdict_words(row)
@@ -252,7 +252,7 @@ def _ending(row: Mapping[str, Any]) -> str:
 
 def _collapse(row: Mapping[str, Any]) -> str:
     if not row["collapse_class"]:
-        return ""
+        return f"warning: {row['warning']}" if row["warning"] else ""
     collapse = {"class": row["collapse_class"], "step": row["collapse_step"]}
     return collapse_words(collapse | {"detected": row["collapse_detected"]})
 

@@ -51,7 +51,7 @@ def ends_fault(*, frozen: float, fp32: float) -> str | None:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Evidence:
+class Symptoms:
     """What a run measured that bears on why it fell short. None: not measured."""
 
     nonfinite: bool = False
@@ -70,7 +70,7 @@ class Evidence:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """The judgement of one run."""
+    """What one run came to."""
 
     grade: Grade | None
     """None where rho is not known."""
@@ -89,17 +89,17 @@ def _reaches(rates: Mapping[str, float | None], limit: float) -> bool:
     return any(rate is not None and rate >= limit for rate in rates.values())
 
 
-def find_cause(evidence: Evidence) -> Cause:
+def find_cause(symptoms: Symptoms) -> Cause:
     """The first cause that holds, in the order of ``Cause``. Rates are pooled, never one layer's maximum."""
-    zeros = {"stored_weights": evidence.stored_zero_share}
-    tau = evidence.median_transfer
-    if evidence.nonfinite:
+    zeros = {"stored_weights": symptoms.stored_zero_share}
+    tau = symptoms.median_transfer
+    if symptoms.nonfinite:
         return "nonfinite"
-    if evidence.diverged:
+    if symptoms.diverged:
         return "diverged"
-    if _reaches(evidence.underflow, UNDERFLOWED_FROM) or _reaches(zeros, UNDERFLOWED_FROM):
+    if _reaches(symptoms.underflow, UNDERFLOWED_FROM) or _reaches(zeros, UNDERFLOWED_FROM):
         return "underflowed"
-    if _reaches(evidence.overflow, SATURATED_FROM):
+    if _reaches(symptoms.overflow, SATURATED_FROM):
         return "saturated"
     if tau is not None and tau <= STALLED_UP_TO:
         return "stalled"
@@ -108,18 +108,18 @@ def find_cause(evidence: Evidence) -> Cause:
     return "unexplained"
 
 
-def judge(rho: float | None, evidence: Evidence, open_because: str = NO_CONTROLS) -> Verdict:
+def judge(rho: float | None, symptoms: Symptoms, open_because: str = NO_CONTROLS) -> Verdict:
     """Grade a run by its recovered fraction and name the cause of anything below ``trained``.
 
     Args:
         rho: ``recovered_fraction``; None leaves the grade open.
-        evidence: what the run measured.
+        symptoms: what the run measured.
         open_because: why there is no rho.
 
     A run that ended non-finite, or whose rho is NaN, failed whatever rho says.
     """
     if rho is None:
-        cause = find_cause(evidence)
+        cause = find_cause(symptoms)
         known = None if cause == "unexplained" else cause
         return Verdict(
             grade=None,
@@ -129,15 +129,15 @@ def judge(rho: float | None, evidence: Evidence, open_because: str = NO_CONTROLS
             recovered_fraction=None,
             open_because=open_because,
         )
-    if evidence.nonfinite or math.isnan(rho) or rho < FAILED_BELOW:
+    if symptoms.nonfinite or math.isnan(rho) or rho < FAILED_BELOW:
         grade: Grade = "failed"
     else:
         grade = "trained" if rho >= TRAINED_FROM else "degraded"
     near_edge = any(abs(rho - edge) <= EDGE_WIDTH for edge in (FAILED_BELOW, TRAINED_FROM))
     return Verdict(
         grade=grade,
-        borderline=near_edge and not evidence.nonfinite,
-        cause=None if grade == "trained" else find_cause(evidence),
+        borderline=near_edge and not symptoms.nonfinite,
+        cause=None if grade == "trained" else find_cause(symptoms),
         suspected=False,
         recovered_fraction=rho,
     )

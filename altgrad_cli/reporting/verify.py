@@ -30,7 +30,7 @@ _IMAGE = re.compile(r"!\[[^\]]*\]\([^)]*\)")
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class Mismatch:
     """One place where the report and the logs do not agree."""
 
     line: int
@@ -54,7 +54,7 @@ class Verification:
     report: Path
     checked: int
     """Values that were recomputed."""
-    differences: tuple[Difference, ...]
+    differences: tuple[Mismatch, ...]
 
 
 def verify(report: Path, logs: Sequence[Path] = ()) -> Verification:
@@ -81,7 +81,7 @@ def verify(report: Path, logs: Sequence[Path] = ()) -> Verification:
     return Verification(report, checked, differences)
 
 
-def check(text: str, scope: Scope) -> tuple[int, tuple[Difference, ...]]:
+def check(text: str, scope: Scope) -> tuple[int, tuple[Mismatch, ...]]:
     """How many values of the report ``text`` were recomputed from ``scope``, and what differs."""
     checker = _Checker(text, scope)
     return checker.checked, tuple(checker.differences)
@@ -111,7 +111,7 @@ class _Checker:
         self.scope = scope
         self.evidence: Evidence = scope.evidence
         self.checked = 0
-        self.differences: list[Difference] = []
+        self.differences: list[Mismatch] = []
         self.lines = text.splitlines()
         self.row = 0
         while self.row < len(self.lines):
@@ -130,7 +130,7 @@ class _Checker:
             self.row += 1
 
     def _differ(self, printed: str, computed: str | None, source: str, row: int | None = None) -> None:
-        self.differences.append(Difference((self.row if row is None else row) + 1, printed, computed, source))
+        self.differences.append(Mismatch((self.row if row is None else row) + 1, printed, computed, source))
 
     def _compare(self, printed: str, source: str, row: int | None = None) -> None:
         self.checked += 1

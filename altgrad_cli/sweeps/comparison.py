@@ -13,11 +13,11 @@ from altgrad_cli.metrics.noise import Interval, paired_interval
 from altgrad_cli.notation import decimals
 from altgrad_cli.runs.series import Series
 from altgrad_cli.sweeps.arms import Arm
-from altgrad_cli.sweeps.verdicts import Finding
+from altgrad_cli.sweeps.verdicts import JudgedRun
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Comparison:
+class SeedComparison:
     """One format over all seeds, held against another run with the same seeds."""
 
     arm: str
@@ -67,7 +67,7 @@ def seed_groups(arms: Iterable[Arm]) -> list[list[Arm]]:
     return list(groups.values())
 
 
-def compare_seeds(arms: Iterable[Arm], findings: Mapping[str, Finding]) -> list[Comparison]:
+def compare_seeds(arms: Iterable[Arm], findings: Mapping[str, JudgedRun]) -> list[SeedComparison]:
     """Each format that was run with several seeds against the first format with the same settings."""
     groups = seed_groups(arm for arm in arms if arm.kind == "format")
     if max(map(len, groups), default=0) < 2:
@@ -83,9 +83,9 @@ def _settings(group: list[Arm]) -> TrainConfig:
     return replace(group[0].config, seed=0, fp8_format="E5M2")
 
 
-def _compare(group: list[Arm], others: list[Arm], findings: Mapping[str, Finding]) -> Comparison:
+def _compare(group: list[Arm], others: list[Arm], findings: Mapping[str, JudgedRun]) -> SeedComparison:
     finished = [arm for arm in group if arm.name in findings]
-    rhos = [rho for arm in finished if (rho := findings[arm.name].judgement.rho) is not None]
+    rhos = [rho for arm in finished if (rho := findings[arm.name].rho) is not None]
     by_seed = {arm.config.seed: arm for arm in others if arm.name in findings}
     pairs = [(arm, by_seed[arm.config.seed]) for arm in finished if arm.config.seed in by_seed]
     validations = [findings[arm.name].record.validation for pair in pairs for arm in pair]
@@ -94,7 +94,7 @@ def _compare(group: list[Arm], others: list[Arm], findings: Mapping[str, Finding
     differences = [
         a - b for a, b in zip(losses[::2], losses[1::2], strict=True) if a is not None and b is not None
     ]
-    return Comparison(
+    return SeedComparison(
         arm=_name(group[0]),
         against=_name(others[0]),
         seeds=len(finished),

@@ -24,7 +24,7 @@ from altgrad_cli.sweeps.executors.local import Executor
 from altgrad_cli.sweeps.executors.messages import Task, TaskReport
 from altgrad_cli.sweeps.results import SweepRecord, assemble, write_sweep
 from altgrad_cli.sweeps.specification import SweepSpec
-from altgrad_cli.sweeps.verdicts import Finding
+from altgrad_cli.sweeps.verdicts import JudgedRun
 
 _ATTEMPTS = 2
 """How often an arm whose process dies is started: once more, from its last checkpoint."""
@@ -209,12 +209,11 @@ class _Sweep:
             self.watcher.note("ended at once: unfinished arms go on from their last checkpoint")
 
 
-def _write_verdict(run_dir: Path, finding: Finding) -> None:
+def _write_verdict(run_dir: Path, finding: JudgedRun) -> None:
     directory = RunDirectory(run_dir)
     known = directory.summary.is_file()
     summary = read_json(directory.summary, RUN_SCHEMA) if known else {"schema": RUN_SCHEMA}
-    judgement = finding.judgement
-    judged = {"run": directory.name, "collapse": judgement.collapse, **judgement.to_json()}
+    judged = {"run": directory.name, "collapse": finding.collapse, **finding.to_json()}
     if any(summary.get(key, summary) != value for key, value in judged.items()):
         directory.write_summary({**summary, **judged})
 

@@ -20,7 +20,7 @@ from altgrad_cli.sweeps.ablation.roles import attribution_arms
 from altgrad_cli.sweeps.arms import Arm, arm_name, control_config, rules_alone
 from altgrad_cli.sweeps.retries import retry_arms
 from altgrad_cli.sweeps.specification import SweepSpec, Variation
-from altgrad_cli.sweeps.verdicts import Finding
+from altgrad_cli.sweeps.verdicts import JudgedRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +35,12 @@ class Equivalence:
         return f"{self.second} is {self.factor:g} x {self.first}"
 
 
-def plan_sweep(spec: SweepSpec, findings: Mapping[str, Finding]) -> tuple[Arm, ...]:
+def plan_sweep(spec: SweepSpec, findings: Mapping[str, JudgedRun]) -> tuple[Arm, ...]:
     """All arms known to be needed once ``findings`` (by arm name) are in, in their order.
 
     Arms with equal configurations are one arm: it is listed once, where it was first needed.
     """
-    arms = _Collected()
+    arms = _Arms()
     variations = list(spec.variations())
     controls = [_add_controls(arms, variation) for variation in variations]
     formats: list[Arm] = []
@@ -79,13 +79,13 @@ def equivalences(spec: SweepSpec) -> tuple[Equivalence, ...]:
     return tuple(found)
 
 
-def measured_by_config(arms: Iterable[Arm], findings: Mapping[str, Finding]) -> dict[TrainConfig, Measured]:
+def measured_by_config(arms: Iterable[Arm], findings: Mapping[str, JudgedRun]) -> dict[TrainConfig, Measured]:
     """What the ``arms`` that have ended measured, by their configurations."""
     finished = (arm for arm in arms if arm.name in findings and findings[arm.name].record.ended)
     return {arm.config: measured(findings[arm.name].record) for arm in finished}
 
 
-def _add_rescues(arms: _Collected, arm: Arm, finding: Finding, findings: Mapping[str, Finding]) -> None:
+def _add_rescues(arms: _Arms, arm: Arm, finding: JudgedRun, findings: Mapping[str, JudgedRun]) -> None:
     """The runs that undo one role of the layers in which ``arm`` shows trouble."""
 
     def lookup(config: TrainConfig) -> Measured | None:
@@ -96,7 +96,7 @@ def _add_rescues(arms: _Collected, arm: Arm, finding: Finding, findings: Mapping
         arms.add(replace(arm, name=name, kind="rescue", config=config, retry_of=arm.name, reason=reason))
 
 
-class _Collected:
+class _Arms:
     """Arms in order of first need, one for each configuration."""
 
     def __init__(self) -> None:
@@ -115,7 +115,7 @@ class _Collected:
         return arm
 
 
-def _add_controls(arms: _Collected, variation: Variation) -> dict[str, str]:
+def _add_controls(arms: _Arms, variation: Variation) -> dict[str, str]:
     """Add the controls of ``variation``; the names under which they are in the plan."""
     names: dict[str, str] = {}
     for regime, reason in _CONTROL_REASONS.items():

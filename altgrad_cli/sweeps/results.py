@@ -15,8 +15,8 @@ from altgrad_cli.errors import UsageError
 from altgrad_cli.runs.folder import SWEEP as SWEEP
 from altgrad_cli.runs.folder import check_name, read_json, write_json
 from altgrad_cli.runs.record import RunRecord
-from altgrad_cli.sweeps.ablation.layers import LocalAttribution
-from altgrad_cli.sweeps.ablation.roles import Attribution, Stage
+from altgrad_cli.sweeps.ablation.layers import LayerAttribution
+from altgrad_cli.sweeps.ablation.roles import Stage, StageAttribution
 from altgrad_cli.sweeps.ablation.settle import (
     Where,
     attribution_row,
@@ -27,7 +27,7 @@ from altgrad_cli.sweeps.ablation.settle import (
 from altgrad_cli.sweeps.arms import Arm, ArmKind
 from altgrad_cli.sweeps.plan import Equivalence, equivalences, plan_sweep
 from altgrad_cli.sweeps.specification import SweepSpec
-from altgrad_cli.sweeps.verdicts import Finding, judge_run
+from altgrad_cli.sweeps.verdicts import JudgedRun, judge_run
 
 SCHEMA = "altgrad.sweep/1"
 
@@ -38,7 +38,7 @@ class ArmResult:
 
     arm: Arm
     run_dir: Path
-    finding: Finding | None
+    finding: JudgedRun | None
 
     def summary(self) -> dict[str, Any]:
         """The arm's row, as ``sweep --json`` prints it. Null: not measured, or not finished."""
@@ -77,9 +77,9 @@ _RESULT_KEYS = (
 )
 
 
-def _result_values(finding: Finding) -> dict[str, Any]:
-    record, judgement = finding.record, finding.judgement
-    collapse = judgement.collapse or {}
+def _result_values(finding: JudgedRun) -> dict[str, Any]:
+    record = finding.record
+    collapse = finding.collapse or {}
     return {
         "collapse_class": collapse.get("class"),
         "collapse_step": collapse.get("onset", collapse.get("step")),
@@ -91,7 +91,7 @@ def _result_values(finding: Finding) -> dict[str, Any]:
         "overflow_rate": record.worst_role("overflow_rate"),
         "underflow_rate": record.worst_role("underflow_rate"),
         "nonfinite_steps": len(record.dropped_steps),
-        **judgement.to_json(),
+        **finding.to_json(),
     }
 
 
@@ -109,7 +109,7 @@ class SweepRecord:
         return self.path.resolve().name
 
     @property
-    def findings(self) -> dict[str, Finding]:
+    def findings(self) -> dict[str, JudgedRun]:
         """The finished arms' results by name."""
         return {arm.arm.name: arm.finding for arm in self.arms if arm.finding is not None}
 
@@ -128,11 +128,11 @@ class SweepRecord:
         """Formats in the order that are one experiment."""
         return equivalences(self.spec)
 
-    def attributions(self) -> list[Attribution]:
+    def attributions(self) -> list[StageAttribution]:
         """For each failing format arm of a sweep with ``attribute``: which stage fails."""
         return whole_attributions(self.planned, self.findings) if self.spec.attribute else []
 
-    def local_attributions(self) -> list[LocalAttribution]:
+    def local_attributions(self) -> list[LayerAttribution]:
         """For each arm with rules of a sweep with ``attribute``: the roles in trouble, layer by layer."""
         return local_attributions(self.planned, self.findings) if self.spec.attribute else []
 
@@ -153,7 +153,7 @@ class SweepRecord:
         }
 
 
-def judge_records(arms: Sequence[Arm], records: Mapping[str, RunRecord]) -> dict[str, Finding]:
+def judge_records(arms: Sequence[Arm], records: Mapping[str, RunRecord]) -> dict[str, JudgedRun]:
     """Every finished arm with its verdict, against its own controls where those are finished too."""
     findings = {}
     for arm in arms:
@@ -161,13 +161,13 @@ def judge_records(arms: Sequence[Arm], records: Mapping[str, RunRecord]) -> dict
         if record is not None:
             controls = arm.controls or {}
             fp32, frozen = (records.get(controls.get(end, "")) for end in ("fp32", "frozen"))
-            findings[arm.name] = Finding(record, judge_run(record, fp32, frozen))
+            findings[arm.name] = judge_run(record, fp32, frozen)
     return findings
 
 
-def settle(spec: SweepSpec, records: Mapping[str, RunRecord]) -> tuple[tuple[Arm, ...], dict[str, Finding]]:
+def settle(spec: SweepSpec, records: Mapping[str, RunRecord]) -> tuple[tuple[Arm, ...], dict[str, JudgedRun]]:
     """The plan that the finished ``records`` lead to, and the verdict on each."""
-    findings: dict[str, Finding] = {}
+    findings: dict[str, JudgedRun] = {}
     while True:
         arms = plan_sweep(spec, findings)
         judged = judge_records(arms, records)

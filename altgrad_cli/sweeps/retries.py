@@ -18,7 +18,7 @@ from altgrad_cli.sweeps.ablation.roles import Stage
 from altgrad_cli.sweeps.arms import Arm, arm_name
 
 if TYPE_CHECKING:
-    from altgrad_cli.sweeps.verdicts import Finding
+    from altgrad_cli.sweeps.verdicts import JudgedRun
 
 STAGE_OPERANDS: dict[Stage, tuple[Role, ...]] = {
     "forward precision": ("weights", "activations"),
@@ -48,7 +48,7 @@ class LayerTrouble:
         return f"{kind} of {role}" if role else kind
 
 
-def retry_arms(arm: Arm, finding: Finding | None, *, with_interventions: bool) -> Iterator[Arm]:
+def retry_arms(arm: Arm, finding: JudgedRun | None, *, with_interventions: bool) -> Iterator[Arm]:
     """The arms that follow from ``finding``, the result of the format arm ``arm`` (None: not known yet)."""
     failed = finding is not None and finding.failed
     width = parse_format(arm.config.fp8_format)
@@ -70,9 +70,9 @@ def retry_arms(arm: Arm, finding: Finding | None, *, with_interventions: bool) -
         yield intervened_arm(arm)
 
 
-def mixed_arm(arm: Arm, finding: Finding) -> Arm | None:
+def mixed_arm(arm: Arm, finding: JudgedRun) -> Arm | None:
     """``arm`` with BF16 in the layers where the measured trouble sits; None where no layer shows any."""
-    troubles = rank_layers(finding.record, finding.judgement.verdict.cause)
+    troubles = rank_layers(finding.record, finding.verdict.cause)
     if not troubles:
         return None
     allowed = max(1, int(len(finding.record.layers) * _LARGEST_SHARE))

@@ -9,7 +9,7 @@ from typing import Any
 from altgrad_cli.config.precision import OPERAND_ROLES
 from altgrad_cli.metrics.verdict import (
     NO_CONTROLS,
-    Evidence,
+    Symptoms,
     Verdict,
     confirms_collapse,
     ends_fault,
@@ -21,13 +21,14 @@ from altgrad_cli.training.watch.collapse import collapse_words
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Judgement:
-    """The verdict on one run, and what it was reached with."""
+class JudgedRun:
+    """One run's record with the verdict on it, and what that was reached with."""
 
+    record: RunRecord
     verdict: Verdict
     step: int | None
     """The step whose validation losses gave rho; None without rho. Rho means nothing without it."""
-    evidence: Evidence
+    symptoms: Symptoms
     outcome: str
     """``RunRecord.outcome``, but not ``collapsed`` where the end of the run does not confirm it."""
     collapse: dict[str, Any] | None
@@ -39,6 +40,11 @@ class Judgement:
     def rho(self) -> float | None:
         """The recovered fraction at ``step``."""
         return self.verdict.recovered_fraction
+
+    @property
+    def failed(self) -> bool:
+        """Whether the verdict says so; an open verdict does not."""
+        return self.verdict.grade == "failed"
 
     def to_json(self) -> dict[str, Any]:
         """What ``sweep.json`` and ``run.json`` say of it."""
@@ -54,20 +60,7 @@ class Judgement:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """A finished arm's result."""
-
-    record: RunRecord
-    judgement: Judgement
-
-    @property
-    def failed(self) -> bool:
-        """Whether the verdict says so; an open verdict does not."""
-        return self.judgement.verdict.grade == "failed"
-
-
-def judge_run(record: RunRecord, fp32: RunRecord | None, frozen: RunRecord | None) -> Judgement:
+def judge_run(record: RunRecord, fp32: RunRecord | None, frozen: RunRecord | None) -> JudgedRun:
     """Judge ``record`` against controls of the same seed; without both the grade is None.
 
     Rho is taken at the last step at which all three were evaluated. A control that is an end of the scale
@@ -76,8 +69,8 @@ def judge_run(record: RunRecord, fp32: RunRecord | None, frozen: RunRecord | Non
     step, rho, fault = None, None, NO_CONTROLS
     if fp32 is not None and frozen is not None:
         step, rho, fault = _last_recovered_fraction(record, fp32, frozen)
-    evidence = gather_evidence(record)
-    verdict = judge(rho, evidence, fault)
+    symptoms = gather_symptoms(record)
+    verdict = judge(rho, symptoms, fault)
     if record is fp32 or record is frozen:
         verdict = Verdict(
             grade=None,
@@ -87,17 +80,23 @@ def judge_run(record: RunRecord, fp32: RunRecord | None, frozen: RunRecord | Non
             recovered_fraction=rho,
             open_because="an end of the scale of rho" if rho is not None else fault,
         )
-    elif rho is None and evidence.nonfinite and fp32 is not None and frozen is not None:
+    elif rho is None and symptoms.nonfinite and fp32 is not None and frozen is not None:
         # It ended before the controls were first evaluated beside it: failed, with no fraction to tell.
-        verdict = replace(judge(math.nan, evidence), recovered_fraction=None)
+        verdict = replace(judge(math.nan, symptoms), recovered_fraction=None)
     outcome, collapse, warning = record.outcome, record.collapse, None
     if collapse is not None and collapse["class"] == "stall_collapse":
         at_onset = record.validation.before(collapse["onset"])
         if not confirms_collapse(verdict.grade, at_onset=at_onset, at_end=record.validation.last()):
             warning = f"{collapse_words(collapse)}, not confirmed by the end of the run"
             outcome, collapse = "completed", None
-    return Judgement(
-        verdict=verdict, step=step, evidence=evidence, outcome=outcome, collapse=collapse, warning=warning
+    return JudgedRun(
+        record=record,
+        verdict=verdict,
+        step=step,
+        symptoms=symptoms,
+        outcome=outcome,
+        collapse=collapse,
+        warning=warning,
     )
 
 
@@ -115,10 +114,10 @@ def _last_recovered_fraction(
     return None, None, "no evaluation in common with the controls"
 
 
-def gather_evidence(record: RunRecord) -> Evidence:
+def gather_symptoms(record: RunRecord) -> Symptoms:
     """What the run measured that bears on a cause; rates are means over its steps, pooled over layers."""
     divergence = [alert.state for alert in record.alerts if alert.name == "divergence"]
-    return Evidence(
+    return Symptoms(
         nonfinite=(record.collapse or {}).get("class") == "nonfinite",
         diverged=bool(divergence) and divergence[-1] == "raised",
         underflow={role: record.mean(f"underflow_rate/{role}") for role in OPERAND_ROLES},

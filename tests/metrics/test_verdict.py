@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from altgrad_cli.metrics.verdict import Evidence, find_cause, judge, perplexity, recovered_fraction
+from altgrad_cli.metrics.verdict import Symptoms, find_cause, judge, perplexity, recovered_fraction
 
 
 def test_recovered_fraction():
@@ -44,20 +44,20 @@ def test_perplexity():
     ],
 )
 def test_grades_and_their_edges(rho, grade, borderline):
-    verdict = judge(rho, Evidence())
+    verdict = judge(rho, Symptoms())
     assert (verdict.grade, verdict.borderline, verdict.suspected) == (grade, borderline, False)
     assert verdict.cause == (None if grade == "trained" else "unexplained")
 
 
 def test_nonfinite_fails_whatever_rho_says():
-    verdict = judge(0.95, Evidence(nonfinite=True))
+    verdict = judge(0.95, Symptoms(nonfinite=True))
     assert (verdict.grade, verdict.cause, verdict.borderline) == ("failed", "nonfinite", False)
 
 
 def test_without_a_control_the_grade_is_open_and_the_cause_suspected():
-    verdict = judge(None, Evidence(median_transfer=0.01))
+    verdict = judge(None, Symptoms(median_transfer=0.01))
     assert (verdict.grade, verdict.cause, verdict.suspected) == (None, "stalled", True)
-    verdict = judge(None, Evidence(median_transfer=0.99))
+    verdict = judge(None, Symptoms(median_transfer=0.99))
     assert (verdict.grade, verdict.cause, verdict.suspected) == (None, None, False)
 
 
@@ -71,10 +71,10 @@ ALL_AT_ONCE = {
 
 
 def test_the_first_cause_that_holds_is_named():
-    evidence = {}
+    symptoms = {}
     for cause, signs in reversed(ALL_AT_ONCE.items()):
-        evidence |= signs
-        assert find_cause(Evidence(**evidence)) == cause
+        symptoms |= signs
+        assert find_cause(Symptoms(**symptoms)) == cause
 
 
 @pytest.mark.parametrize(
@@ -90,4 +90,4 @@ def test_the_first_cause_that_holds_is_named():
     ],
 )
 def test_edges_of_the_causes(signs, cause):
-    assert find_cause(Evidence(**signs)) == cause
+    assert find_cause(Symptoms(**signs)) == cause

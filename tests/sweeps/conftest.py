@@ -13,7 +13,7 @@ from altgrad_cli.config.loading import load_config, resolve
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.runs.record import read_run
 from altgrad_cli.sweeps.specification import SweepSpec
-from altgrad_cli.sweeps.verdicts import Finding, judge_run
+from altgrad_cli.sweeps.verdicts import JudgedRun, judge_run
 
 LAYERS = ("blocks.0.attn.c_attn", "blocks.0.attn.c_proj", "blocks.0.mlp.c_fc", "lm_head")
 
@@ -54,7 +54,7 @@ def tiny(corpus_file: Path) -> Callable[..., TrainConfig]:
 
 
 WriteLog = Callable[..., Path]
-Find = Callable[..., Finding]
+Find = Callable[..., JudgedRun]
 
 
 def spec(**changes: Any) -> SweepSpec:
@@ -131,10 +131,10 @@ def write_log(tmp_path: Path) -> WriteLog:
 def find(write_log: WriteLog) -> Find:
     """``find("e7m0-uniform", rho=.1, ...)``: a finished arm with that recovered fraction."""
 
-    def make(name: str, *, rho: float, **log: Any) -> Finding:
+    def make(name: str, *, rho: float, **log: Any) -> JudgedRun:
         fp32 = read_run(write_log("fp32", validation={3: 2.0}))
         frozen = read_run(write_log("frozen", validation={3: 3.0}))
         record = read_run(write_log(name, validation={3: 3.0 - rho}, **log))
-        return Finding(record, judge_run(record, fp32, frozen))
+        return judge_run(record, fp32, frozen)
 
     return make

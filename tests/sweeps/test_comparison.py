@@ -9,7 +9,7 @@ import pytest
 
 from altgrad_cli.config.loading import load_config
 from altgrad_cli.runs.record import RunRecord, read_run
-from altgrad_cli.sweeps.comparison import Comparison, compare_seeds
+from altgrad_cli.sweeps.comparison import SeedComparison, compare_seeds
 from altgrad_cli.sweeps.results import assemble
 from altgrad_cli.sweeps.specification import SweepSpec
 from tests.sweeps.conftest import WriteLog
@@ -17,7 +17,7 @@ from tests.sweeps.conftest import WriteLog
 E5M2 = {42: 2.40, 43: 2.50, 44: 2.30}
 
 
-def compared(write_log: WriteLog, tmp_path: Path, e3m4: dict[int, float]) -> list[Comparison]:
+def compared(write_log: WriteLog, tmp_path: Path, e3m4: dict[int, float]) -> list[SeedComparison]:
     spec = SweepSpec(base=load_config("base"), order=("E5M2", "E3M4"), seeds=tuple(e3m4), retries=False)
     records: dict[str, RunRecord] = {}
     for seed in e3m4:

@@ -15,11 +15,11 @@ from altgrad_cli.sweeps.ablation.restoration import restored
 from altgrad_cli.sweeps.plan import equivalences, plan_sweep
 from altgrad_cli.sweeps.retries import rank_layers
 from altgrad_cli.sweeps.specification import SweepSpec, parse_axes, parse_order, parse_seeds
-from altgrad_cli.sweeps.verdicts import Finding
+from altgrad_cli.sweeps.verdicts import JudgedRun
 from tests.sweeps.conftest import LAYERS, Find, spec
 
 
-def names(spec: SweepSpec, findings: dict[str, Finding] | None = None) -> list[str]:
+def names(spec: SweepSpec, findings: dict[str, JudgedRun] | None = None) -> list[str]:
     return [arm.name for arm in plan_sweep(spec, findings or {})]
 
 
@@ -75,7 +75,7 @@ def test_a_failing_format_is_retried_with_bf16_where_the_trouble_was_measured(fi
         metrics={"update_transfer": [0.01] * 3},
         layers={"bit_stall_rate": [0.2, 0.999, 0.3, None], "overflow_rate/weights": [0.9, 0.0, 0.0, 0.0]},
     )
-    assert finding.judgement.verdict.cause == "stalled"
+    assert finding.verdict.cause == "stalled"
     mixed = next(
         arm
         for arm in plan_sweep(spec(order=("E7M0",)), {"e7m0-uniform": finding})

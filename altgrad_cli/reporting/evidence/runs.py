@@ -19,11 +19,11 @@ from altgrad_cli.notation import format_value
 from altgrad_cli.reporting.blocks.sources import Source, cited, parse_source
 from altgrad_cli.reporting.evidence.facts import RULES, evaluate
 from altgrad_cli.runs.record import RunRecord
-from altgrad_cli.sweeps.ablation.layers import LocalAttribution
-from altgrad_cli.sweeps.ablation.roles import Attribution, attribute, parts_of
+from altgrad_cli.sweeps.ablation.layers import LayerAttribution
+from altgrad_cli.sweeps.ablation.roles import StageAttribution, attribute, parts_of
 from altgrad_cli.sweeps.ablation.settle import attribute_layers, noise_of
 from altgrad_cli.sweeps.arms import Arm
-from altgrad_cli.sweeps.verdicts import Finding, Judgement
+from altgrad_cli.sweeps.verdicts import JudgedRun
 
 RULE = "rule"
 """The name that stands for the definitions' constants where a source names a run."""
@@ -37,7 +37,7 @@ class Evidence:
     """By the name that the report calls them."""
     arms: Mapping[str, Arm]
     """Of each run; none for a log whose configuration this version cannot read."""
-    findings: Mapping[str, Finding]
+    findings: Mapping[str, JudgedRun]
 
     def run(self, name: str) -> RunRecord:
         """The run of that name; UsageError where the report has none."""
@@ -55,9 +55,9 @@ class Evidence:
         arm = self.arms.get(log.name)
         return self.runs.get((arm.controls or {}).get(regime, "")) if arm else None
 
-    def judgement(self, log: RunRecord) -> Judgement:
+    def judged(self, log: RunRecord) -> JudgedRun:
         """Verdict, cause and recovered fraction of a run."""
-        return self.findings[log.name].judgement
+        return self.findings[log.name]
 
     def parts(self, log: RunRecord) -> dict[str, RunRecord]:
         """Role set (or rescue) -> the run that rounds just that, else like ``log``; itself included."""
@@ -65,12 +65,12 @@ class Evidence:
         parts = parts_of(arm, self.arms.values()) if arm else {}
         return {key: self.runs[part.name] for key, part in parts.items()}
 
-    def attribution(self, log: RunRecord) -> Attribution | None:
+    def attribution(self, log: RunRecord) -> StageAttribution | None:
         """Which stage fails in ``log``, by the runs that are there; None where there are none beside it."""
-        rho = {key: self.judgement(run).rho for key, run in self.parts(log).items()}
+        rho = {key: self.judged(run).rho for key, run in self.parts(log).items()}
         return attribute(log.name, rho) if len(rho) > 1 else None
 
-    def places(self, log: RunRecord) -> list[LocalAttribution]:
+    def places(self, log: RunRecord) -> list[LayerAttribution]:
         """The roles in trouble in ``log``, layer by layer, with what their rescues show."""
         arm = self.arms.get(log.name)
         return attribute_layers(arm, list(self.arms.values()), self.findings) if arm else []
@@ -133,7 +133,7 @@ def _loss_noise(evidence: Evidence, log: RunRecord, _: Source) -> float | None:
     return noise_of(arm, evidence.findings) if arm else None
 
 
-def _attributed(evidence: Evidence, log: RunRecord, source: Source) -> LocalAttribution | None:
+def _attributed(evidence: Evidence, log: RunRecord, source: Source) -> LayerAttribution | None:
     return next((a for a in evidence.places(log) if a.role == source.argument and a.confirmed), None)
 
 
@@ -149,35 +149,35 @@ def _attributed_layers(evidence: Evidence, log: RunRecord, source: Source) -> st
 
 def _verdict(evidence: Evidence, log: RunRecord, _: Source) -> str | None:
     """The grade, or why there is none; None for an end of the scale."""
-    verdict = evidence.judgement(log).verdict
+    verdict = evidence.judged(log).verdict
     if verdict.grade is None and verdict.recovered_fraction is None:
         return f"no verdict: {verdict.open_because}"
     return verdict.grade
 
 
 def _ended(evidence: Evidence, log: RunRecord, _: Source) -> str:
-    judgement = evidence.judgement(log)
-    return judgement.collapse["class"] if judgement.collapse else judgement.outcome
+    judged_run = evidence.judged(log)
+    return judged_run.collapse["class"] if judged_run.collapse else judged_run.outcome
 
 
 _JUDGED: dict[str, Callable[[Evidence, RunRecord, Source], Any]] = {
-    "outcome": lambda evidence, log, _: evidence.judgement(log).outcome,
+    "outcome": lambda evidence, log, _: evidence.judged(log).outcome,
     "ended": _ended,
-    "warning": lambda evidence, log, _: evidence.judgement(log).warning,
+    "warning": lambda evidence, log, _: evidence.judged(log).warning,
     "verdict": _verdict,
     # As earlier reports call them; a control has none.
     "verdict_studied": lambda evidence, log, source: None if log.control else _verdict(evidence, log, source),
-    "cause_studied": lambda evidence, log, _: None if log.control else evidence.judgement(log).verdict.cause,
-    "borderline": lambda evidence, log, _: evidence.judgement(log).verdict.borderline,
-    "cause": lambda evidence, log, _: evidence.judgement(log).verdict.cause,
-    "recovered_fraction.step": lambda evidence, log, _: evidence.judgement(log).step,
+    "cause_studied": lambda evidence, log, _: None if log.control else evidence.judged(log).verdict.cause,
+    "borderline": lambda evidence, log, _: evidence.judged(log).verdict.borderline,
+    "cause": lambda evidence, log, _: evidence.judged(log).verdict.cause,
+    "recovered_fraction.step": lambda evidence, log, _: evidence.judged(log).step,
     "controls": _controls,
     "attributed_stage": _attributed_stage,
     "attributed_layers": _attributed_layers,
     "loss_noise": _loss_noise,
     "plan.reason": _plan_reason,
     "recovered_fraction": lambda evidence, log, source: evidence.recovered_fraction(
-        log, source.first if source.first is not None else evidence.judgement(log).step or 0
+        log, source.first if source.first is not None else evidence.judged(log).step or 0
     ),
 }
 

@@ -17,7 +17,7 @@ from altgrad_cli.runs.folder import EVENTS
 from altgrad_cli.runs.record import RunRecord, read_run
 from altgrad_cli.sweeps.arms import Arm, find_controls
 from altgrad_cli.sweeps.results import is_sweep, judge_records, read_plan
-from altgrad_cli.sweeps.verdicts import Finding, judge_run
+from altgrad_cli.sweeps.verdicts import judge_run
 
 LAYER_METRICS = frozenset(
     {
@@ -83,8 +83,8 @@ class Scope:
 
     def fell_short(self, log: RunRecord) -> bool:
         """Whether a run failed: its verdict says so, or it collapsed."""
-        judgement = self.evidence.judgement(log)
-        return judgement.verdict.grade == "failed" or judgement.outcome == "collapsed"
+        judged_run = self.evidence.judged(log)
+        return judged_run.verdict.grade == "failed" or judged_run.outcome == "collapsed"
 
     def arm(self, log: RunRecord) -> Arm | None:
         """What ``log`` is in the plan of its sweep; of a run by itself, what it would be."""
@@ -137,7 +137,7 @@ def gather(paths: Sequence[Path], layer_metrics: Collection[str] | None = LAYER_
 
 def judged(runs: Mapping[str, RunRecord], arms: Mapping[str, Arm]) -> Evidence:
     """The evidence of ``runs``, each held against the controls of its arm."""
-    alone = {name: Finding(log, judge_run(log, None, None)) for name, log in runs.items()}
+    alone = {name: judge_run(log, None, None) for name, log in runs.items()}
     return Evidence(runs, arms, alone | judge_records(list(arms.values()), runs))
 
 

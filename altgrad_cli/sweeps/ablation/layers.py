@@ -19,7 +19,7 @@ from altgrad_cli.sweeps.ablation.places import (
     PLACE_ROLES,
     Loss,
     Measured,
-    Place,
+    TroubledLayer,
     losses,
     troubled_places,
     unreached_layers,
@@ -51,12 +51,12 @@ Lookup = Callable[[TrainConfig], Measured | None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LocalAttribution:
+class LayerAttribution:
     """One suspected role, the layers it sits in, and what its rescue shows."""
 
     arm: str
     role: Role
-    places: tuple[Place, ...]
+    places: tuple[TroubledLayer, ...]
     """The evidence: every layer in which the role is in trouble, in this run or once others are rescued."""
     layers: tuple[str, ...]
     """The layers that are named; empty where the rescue confirms none."""
@@ -140,7 +140,7 @@ class LocalAttribution:
 
 def attempts(
     config: TrainConfig, role: Role, run: Measured, lookup: Lookup
-) -> Iterator[tuple[tuple[Place, ...], TrainConfig]]:
+) -> Iterator[tuple[tuple[TroubledLayer, ...], TrainConfig]]:
     """Rescues of ``role`` in ``run``, each with the places that it restores.
 
     The worst come first, for trouble spreads: a layer behind one whose gradients vanish may be in trouble for
@@ -164,7 +164,7 @@ def attempts(
         places = sorted((*places, *new), key=lambda place: run.layers.index(place.layer))
 
 
-def _worst(places: list[Place]) -> list[Place]:
+def _worst(places: list[TroubledLayer]) -> list[TroubledLayer]:
     """Those near the worst; all of them where updates stall, which no other layer's stall brings about."""
     rates = [place.rate for place in places if place.trouble != "stall"]
     limit = WORST_SHARE * max(rates, default=0.0)
@@ -181,7 +181,7 @@ def rescues(config: TrainConfig, run: Measured, lookup: Lookup) -> Iterator[tupl
 
 def attribute_places(
     arm: str, config: TrainConfig, run: Measured, lookup: Lookup, noise: float | None
-) -> list[LocalAttribution]:
+) -> list[LayerAttribution]:
     """For every role that is in trouble somewhere in ``run``: where, and whether its rescue confirms it."""
     return [
         _read(arm, role, run, tried, lookup, noise)
@@ -194,10 +194,10 @@ def _read(
     arm: str,
     role: Role,
     run: Measured,
-    tried: Sequence[tuple[tuple[Place, ...], TrainConfig]],
+    tried: Sequence[tuple[tuple[TroubledLayer, ...], TrainConfig]],
     lookup: Lookup,
     noise: float | None,
-) -> LocalAttribution:
+) -> LayerAttribution:
     """Each rescue speaks for the layers that it adds, against the one before it; see ``attempts``."""
     finished = [found for _, rescue in tried if (found := lookup(rescue)) is not None]
     named: set[str] = set()
@@ -218,7 +218,7 @@ def _read(
     found = lookup(rescue)
     measure, pairs = losses(role, run, found) if found is not None else ("", [])
     step, gain = loss_gain(run.validation, found.validation) if found is not None else (None, None)
-    return LocalAttribution(
+    return LayerAttribution(
         arm=arm,
         role=role,
         places=places,

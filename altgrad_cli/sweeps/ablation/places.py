@@ -49,7 +49,7 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class TroubledLayer:
     """A role of a layer in which a measure crosses its limit."""
 
     role: Role
@@ -83,17 +83,17 @@ def measured(record: RunRecord) -> Measured:
     return Measured(tuple(record.layers), mean, first, record.validation)
 
 
-def troubled_places(run: Measured, role: Role) -> list[Place]:
+def troubled_places(run: Measured, role: Role) -> list[TroubledLayer]:
     """The layers in which ``role`` is in trouble, in the order of the network."""
-    found: dict[int, Place] = {}
+    found: dict[int, TroubledLayer] = {}
     for metric, trouble, limit in _LIMITS[role]:
         for layer, rate in enumerate(run.mean(metric)):
             if rate is not None and rate >= limit:
-                found.setdefault(layer, Place(role, run.layers[layer], trouble, metric, rate))
+                found.setdefault(layer, TroubledLayer(role, run.layers[layer], trouble, metric, rate))
     if role == "stored_weights":
         for layer, rate in enumerate(run.mean("update_transfer")):
             if rate is not None and rate <= STALLED_UP_TO:
-                place = Place(role, run.layers[layer], "stall", "update_transfer", rate)
+                place = TroubledLayer(role, run.layers[layer], "stall", "update_transfer", rate)
                 found.setdefault(layer, place)
     return [found[layer] for layer in sorted(found)]
 

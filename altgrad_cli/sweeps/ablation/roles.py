@@ -145,7 +145,7 @@ class Contribution:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Attribution:
+class StageAttribution:
     """Which stage fails, by how much, and what confirms it."""
 
     arm: str
@@ -187,7 +187,7 @@ def parts_of(arm: Arm, arms: Iterable[Arm]) -> dict[str, Arm]:
     return {key: by_config[config] for key, config in configs.items() if config in by_config}
 
 
-def attribute(arm: str, rho: Mapping[str, float | None]) -> Attribution:
+def attribute(arm: str, rho: Mapping[str, float | None]) -> StageAttribution:
     """Read the factorial of ``arm``: the first stage that fails as roles are added, if undoing it helps.
 
     Args:
@@ -208,7 +208,7 @@ def attribute(arm: str, rho: Mapping[str, float | None]) -> Attribution:
     else:
         how = _HOW.get(best, f"with only {best}")
         explanation = f"rho is {before:.2f} with {failing} rounded, and {rho[best]:.2f} {how}"
-    return Attribution(
+    return StageAttribution(
         arm=arm,
         stage=stage if confirmed else None,
         failing=failing if confirmed else None,

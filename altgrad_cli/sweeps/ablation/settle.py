@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from altgrad_cli.runs.record import CONTROLS
-from altgrad_cli.sweeps.ablation.layers import LocalAttribution, attribute_places, loss_noise
+from altgrad_cli.sweeps.ablation.layers import LayerAttribution, attribute_places, loss_noise
 from altgrad_cli.sweeps.ablation.places import measured, unreached_layers
-from altgrad_cli.sweeps.ablation.roles import Attribution, Stage, attribute, parts_of, rho_by_roles
+from altgrad_cli.sweeps.ablation.roles import Stage, StageAttribution, attribute, parts_of, rho_by_roles
 from altgrad_cli.sweeps.arms import Arm, rules_alone
 from altgrad_cli.sweeps.plan import measured_by_config
 from altgrad_cli.sweeps.retries import STAGE_OPERANDS, layers_at_fault
-from altgrad_cli.sweeps.verdicts import Finding
+from altgrad_cli.sweeps.verdicts import JudgedRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +44,9 @@ def _where_values(where: Where | None) -> dict[str, Any]:
     }
 
 
-def whole_attributions(arms: Sequence[Arm], findings: Mapping[str, Finding]) -> list[Attribution]:
+def whole_attributions(arms: Sequence[Arm], findings: Mapping[str, JudgedRun]) -> list[StageAttribution]:
     """For each failing format arm with a factorial: which stage fails."""
-    rhos = {name: finding.judgement.rho for name, finding in findings.items()}
+    rhos = {name: finding.rho for name, finding in findings.items()}
     return [
         attribute(arm.name, rho_by_roles(arm, arms, rhos))
         for arm in arms
@@ -58,7 +58,7 @@ def whole_attributions(arms: Sequence[Arm], findings: Mapping[str, Finding]) -> 
 
 
 def locate(
-    arms: Sequence[Arm], findings: Mapping[str, Finding], arm_name: str, stage: Stage, failing: str
+    arms: Sequence[Arm], findings: Mapping[str, JudgedRun], arm_name: str, stage: Stage, failing: str
 ) -> Where | None:
     """Where the trouble of a confirmed ``stage`` was measured; None where nothing was.
 
@@ -81,7 +81,7 @@ def locate(
 
 
 def attribution_row(
-    arms: Sequence[Arm], findings: Mapping[str, Finding], found: Attribution
+    arms: Sequence[Arm], findings: Mapping[str, JudgedRun], found: StageAttribution
 ) -> dict[str, Any]:
     """``found`` as plain values, with where its trouble was measured."""
     row = found.to_json()
@@ -93,7 +93,7 @@ def attribution_row(
     return row
 
 
-def local_attributions(arms: Sequence[Arm], findings: Mapping[str, Finding]) -> list[LocalAttribution]:
+def local_attributions(arms: Sequence[Arm], findings: Mapping[str, JudgedRun]) -> list[LayerAttribution]:
     """For each finished format arm with rules: the roles in trouble, layer by layer."""
     return [
         found
@@ -104,15 +104,15 @@ def local_attributions(arms: Sequence[Arm], findings: Mapping[str, Finding]) -> 
 
 
 def attribute_layers(
-    arm: Arm, arms: Sequence[Arm], findings: Mapping[str, Finding]
-) -> list[LocalAttribution]:
+    arm: Arm, arms: Sequence[Arm], findings: Mapping[str, JudgedRun]
+) -> list[LayerAttribution]:
     """The roles in trouble in ``arm``, layer by layer, with what their rescues among ``arms`` show."""
     run = measured(findings[arm.name].record)
     lookup = measured_by_config(arms, findings).get
     return attribute_places(arm.name, arm.config, run, lookup, noise_of(arm, findings))
 
 
-def noise_of(arm: Arm, findings: Mapping[str, Finding]) -> float | None:
+def noise_of(arm: Arm, findings: Mapping[str, JudgedRun]) -> float | None:
     """``loss_noise`` by the evaluations of the controls of ``arm``; None where one of them is missing."""
     controls = {regime: findings.get((arm.controls or {}).get(regime, "")) for regime in CONTROLS}
     series = {regime: found.record.validation for regime, found in controls.items() if found is not None}

@@ -111,7 +111,7 @@ def test_controls_are_those_of_the_same_seed_and_settings(tmp_path: Path) -> Non
     )
     other = gather([tmp_path / "sweep", tmp_path / "other"])
     assert other.evidence.control(other.evidence.run("other"), "fp32") is None, "another learning rate"
-    assert other.evidence.judgement(other.evidence.run("other")).verdict.grade is None
+    assert other.evidence.judged(other.evidence.run("other")).verdict.grade is None
     reason = "no fp32 and frozen control of the same seed and settings"
     assert other.evidence.value("other: verdict") == f"no verdict: {reason}"
     assert other.evidence.value("other: recovered_fraction@120") is None

@@ -18,7 +18,7 @@ import pytest
 from altgrad_cli.config.loading import load_config
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.runs.record import RunRecord, build_record
-from altgrad_cli.sweeps.ablation.layers import LocalAttribution, attribute_places, loss_noise
+from altgrad_cli.sweeps.ablation.layers import LayerAttribution, attribute_places, loss_noise
 from altgrad_cli.sweeps.ablation.places import measured
 from altgrad_cli.sweeps.results import SweepRecord, assemble
 from altgrad_cli.sweeps.specification import SweepSpec
@@ -167,7 +167,7 @@ def test_without_a_rescue_that_gives_something_back_nothing_is_named(trained: Tr
     arm = next(row.arm for row in result.arms if row.arm.kind == "format")
     run = measured(trained(arm.config))
 
-    def confirmed(rescue: Any) -> list[LocalAttribution]:
+    def confirmed(rescue: Any) -> list[LayerAttribution]:
         return [a for a in attribute_places(arm.name, arm.config, run, lambda _: rescue, 0.0) if a.confirmed]
 
     assert confirmed(measured(result.findings["fp32"].record))

@@ -14,13 +14,13 @@ from altgrad_cli.sweeps.ablation.roles import (
     FULL,
     SCALED,
     STOCHASTIC,
-    Attribution,
     Contribution,
     Stage,
+    StageAttribution,
 )
 
 
-def stage_sentence(scope: Scope, found: Attribution) -> str:
+def stage_sentence(scope: Scope, found: StageAttribution) -> str:
     """What the factorial says about ``found.arm``, and which rescue confirms it."""
     log = scope.evidence.run(found.arm)
     runs = scope.evidence.parts(log)

@@ -13,8 +13,8 @@ def headline(scope: Scope) -> str:
     """One sentence a main run, the findings first."""
     lines = []
     for log in scope.main_runs:
-        n, verdict = scope.evidence.of(log), scope.evidence.judgement(log).verdict
-        step = scope.evidence.judgement(log).step
+        n, verdict = scope.evidence.of(log), scope.evidence.judged(log).verdict
+        step = scope.evidence.judged(log).step
         if verdict.grade is None:
             line = f"- `{log.name}`: {n('outcome')}; {n('verdict')}"
         else:
@@ -23,9 +23,9 @@ def headline(scope: Scope) -> str:
             line += f", rho {n(f'recovered_fraction@{step}')} at step {n(f'step@{step}')}"
         if verdict.cause:
             line += f"; {n('cause')}: {CAUSES[verdict.cause]}"
-        if scope.evidence.judgement(log).collapse:
+        if scope.evidence.judged(log).collapse:
             line += f"; {collapse_sentence(scope, log)}"
-        elif scope.evidence.judgement(log).warning:
+        elif scope.evidence.judged(log).warning:
             line += f"; warning: {n('warning')}"
         if verdict.borderline:
             line += "; borderline"

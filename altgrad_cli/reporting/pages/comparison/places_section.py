@@ -5,7 +5,7 @@ from __future__ import annotations
 from altgrad_cli.reporting.blocks.document import Block, TableColumn, Text, make_table, measured
 from altgrad_cli.reporting.evidence.scope import Scope
 from altgrad_cli.runs.record import RunRecord
-from altgrad_cli.sweeps.ablation.layers import LocalAttribution
+from altgrad_cli.sweeps.ablation.layers import LayerAttribution
 
 _MEASURES = {
     "zero_update_fraction": "the share of its updates that leave the weights as they were",
@@ -45,7 +45,7 @@ def _nothing(scope: Scope, log: RunRecord) -> str:
     )
 
 
-def _blocks(scope: Scope, log: RunRecord, found: LocalAttribution) -> list[Block]:
+def _blocks(scope: Scope, log: RunRecord, found: LayerAttribution) -> list[Block]:
     rescue = next(
         (
             scope.evidence.run(arm.name)
@@ -67,7 +67,7 @@ def _blocks(scope: Scope, log: RunRecord, found: LocalAttribution) -> list[Block
     return [Text(sentence), make_table(scope.evidence, "layer", layers, columns)]
 
 
-def _sentence(scope: Scope, log: RunRecord, found: LocalAttribution, rescue: RunRecord | None) -> str:
+def _sentence(scope: Scope, log: RunRecord, found: LayerAttribution, rescue: RunRecord | None) -> str:
     n = scope.evidence.of(log)
     role = found.role.replace("_", " ")
     shown = [place for place in found.places if not place.hidden]
@@ -104,7 +104,7 @@ def _sentence(scope: Scope, log: RunRecord, found: LocalAttribution, rescue: Run
     return text + _loss(scope, log, found, rescue)
 
 
-def _loss(scope: Scope, log: RunRecord, found: LocalAttribution, rescue: RunRecord) -> str:
+def _loss(scope: Scope, log: RunRecord, found: LayerAttribution, rescue: RunRecord) -> str:
     if found.loss_step is None:
         return "The two have no evaluation in common."
     step = found.loss_step

@@ -21,9 +21,7 @@ def runs_by_arm(scope: Scope, runs: Sequence[RunRecord]) -> list[list[RunRecord]
 def spread_section(scope: Scope) -> Section | None:
     """Recovered fraction of every arm, with its spread where it was run with several seeds."""
     candidates = [
-        log
-        for log in scope.runs
-        if log.control not in ("fp32", "frozen") and scope.evidence.judgement(log).step
+        log for log in scope.runs if log.control not in ("fp32", "frozen") and scope.evidence.judged(log).step
     ]
     groups = [
         (members[0].name, members, step)

@@ -45,8 +45,8 @@ CAUSES = {
 def summary(scope: Scope, log: RunRecord) -> Section:
     """What was run, how it ended, and how far it is from its controls."""
     n = scope.evidence.of(log)
-    judgement = scope.evidence.judgement(log)
-    step = judgement.step
+    judged_run = scope.evidence.judged(log)
+    step = judged_run.step
     lines = [
         (
             f"- **Format**: {n('grid')}, regime {n('regime')}, rounding {n('config.precision.rounding')}, "
@@ -65,9 +65,9 @@ def summary(scope: Scope, log: RunRecord) -> Section:
         lines.append(
             f"- **Faults were planted** in this run: {n('injections')}; it says nothing about the format."
         )
-    if judgement.collapse:
+    if judged_run.collapse:
         lines.append(f"- **Collapse**: {collapse_sentence(scope, log)}.")
-    elif judgement.warning:
+    elif judged_run.warning:
         lines.append(f"- **Warning**: {n('warning')}.")
     lines.append(_losses(scope, log))
     if step is not None:
@@ -118,7 +118,7 @@ def _losses(scope: Scope, log: RunRecord) -> str:
 
 def _verdict(scope: Scope, log: RunRecord) -> str:
     n = scope.evidence.of(log)
-    verdict = scope.evidence.judgement(log).verdict
+    verdict = scope.evidence.judged(log).verdict
     if verdict.grade is None:
         text = f"- **Verdict**: {n('verdict')}"
         return text + (f"; suspected cause: {n('cause')}: {CAUSES[verdict.cause]}." if verdict.cause else ".")

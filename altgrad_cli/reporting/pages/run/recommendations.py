@@ -74,7 +74,7 @@ _WORST = {
 
 def recommendation(scope: Scope, log: RunRecord) -> Section | None:
     """Advice by the measured cause; where a run has tested it, with what that run measured."""
-    cause = scope.evidence.judgement(log).verdict.cause
+    cause = scope.evidence.judged(log).verdict.cause
     if cause is None:
         return None
     lines = [f"- {advice}" for advice in _ADVICE[cause]]
@@ -87,7 +87,7 @@ def recommendation(scope: Scope, log: RunRecord) -> Section | None:
 
 def _tested(scope: Scope, log: RunRecord) -> list[str]:
     """What the runs that undo one thing measured, best first."""
-    step = scope.evidence.judgement(log).step
+    step = scope.evidence.judged(log).step
     if step is None:
         return []
     tests = [

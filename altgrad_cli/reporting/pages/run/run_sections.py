@@ -75,7 +75,7 @@ def limits(scope: Scope, log: RunRecord) -> Section:
             "real hardware are not part of it."
         ),
     ]
-    if scope.evidence.judgement(log).step is None:
+    if scope.evidence.judged(log).step is None:
         lines.append("- Without rho it is open how much was lost.")
     return Section("What this run does not show", (Text("\n".join(lines)),))
 
