@@ -94,7 +94,7 @@ PAYLOAD = record(
     formats=Each(Each((int, str))),
     weights=Values(Tensor),
     stored_weights=Values(record(codes=(Tensor, None), scale=float, format=str)),
-    optimizer=record(m=Values(Tensor), v=Values(Tensor)),
+    optimizer=Values(Values(Tensor)),
     quantizers=Each(QUANTIZER),
     streams=Values(Tensor),
     monitors=record({"history": HISTORY, "watchers": Values(dict)}),

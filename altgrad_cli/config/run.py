@@ -15,6 +15,7 @@ from altgrad_cli.config.model import ModelConfig
 from altgrad_cli.config.precision import PrecisionConfig
 from altgrad_cli.errors import ConfigError
 
+RuleName = Literal["adamw"]
 Schedule = Literal["constant", "cosine", "linear"]
 
 
@@ -37,8 +38,9 @@ _RUN_LIMITS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimizerConfig:
-    """AdamW and its learning-rate schedule. Decay acts on matrices only."""
+    """The update rule and its learning-rate schedule. Decay acts on matrices only."""
 
+    rule: RuleName = "adamw"
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     weight_decay: float = 0.1

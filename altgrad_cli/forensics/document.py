@@ -122,7 +122,7 @@ class ForeignDiagnosis:
 
 def plain(value: object) -> Any:
     """A tree of dataclasses as dictionaries; a field's name is its key unless its metadata says another."""
-    if isinstance(value, Counterfactual):
+    if isinstance(value, Counterfactual | OptimizerReport):
         return plain(value.to_json())
     if is_dataclass(value):
         return {

@@ -155,41 +155,57 @@ def _stall_words(since: int | None, history: Sequence[Mapping[str, Any]], now: O
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
-    """One of Adam's moments over all parameters."""
+class SlotReport:
+    """One slot of the update rule over all parameters."""
 
     nonfinite: int
     where: tuple[str, ...]
-    """The parameters whose moment is not finite."""
+    """The parameters whose number is not finite."""
     amax: float
     zero_share: float
 
 
 @dataclass(frozen=True, slots=True)
 class OptimizerReport:
-    """Whether Adam's moments are sound."""
+    """Whether the update rule's state is sound."""
 
     updates: int
     learning_rate: float
-    m: Moment
-    v: Moment
-    negative_v: int
-    sound: bool
+    slots: Mapping[str, SlotReport]
+    negative: Mapping[str, int]
+    """Numbers below 0 in the slots that may hold none."""
+
+    @property
+    def sound(self) -> bool:
+        """Whether every number is finite, and of the sign that it has to have."""
+        return not (any(slot.nonfinite for slot in self.slots.values()) or any(self.negative.values()))
+
+    def to_json(self) -> dict[str, Any]:
+        """The ``optimizer`` of the diagnosis."""
+        return {
+            "updates": self.updates,
+            "learning_rate": self.learning_rate,
+            **self.slots,
+            **{f"negative_{name}": count for name, count in self.negative.items()},
+            "sound": self.sound,
+        }
 
 
 def optimizer_report(scene: Scene) -> OptimizerReport:
-    """Adam's moments before the step."""
-    state = scene.state
-    m, v = (_moment(state, buffer) for buffer in (state.adam.m, state.adam.v))
-    negative = int((state.adam.v < 0).sum())
-    sound = not (m.nonfinite or v.nonfinite or negative)
-    return OptimizerReport(state.adam_step, scene.learning_rate, m, v, negative, sound)
+    """The update rule's state before the step."""
+    rule = scene.state.optimizer
+    return OptimizerReport(
+        updates=rule.steps,
+        learning_rate=scene.learning_rate,
+        slots={name: _slot_report(scene.state, buffer) for name, buffer in rule.slots.items()},
+        negative={name: int((rule.slots[name] < 0).sum()) for name in rule.nonnegative},
+    )
 
 
-def _moment(state: TrainState, buffer: Tensor) -> Moment:
+def _slot_report(state: TrainState, buffer: Tensor) -> SlotReport:
     finite = torch.isfinite(buffer)
     views = zip(state.flat.names, state.flat.views(finite), strict=True)
-    return Moment(
+    return SlotReport(
         nonfinite=int((~finite).sum()),
         where=tuple(name for name, view in views if not bool(view.all())),
         amax=float(torch.where(finite, buffer, 0.0).abs().max()),

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from altgrad_cli.config.loading import changes, flat, load_config, resolve, to_yaml
+from altgrad_cli.config.loading import changes, flat, from_plain, load_config, resolve, to_yaml
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import CheckpointError, ConfigError
 from altgrad_cli.files import unused, write_whole
@@ -80,7 +80,8 @@ def plan_resumption(
         raise _nothing_to_go_on_from(directory, history, unusable)
     step = 0 if saved is None else int(saved["step"])
     starts = [start for start in history.starts if start["step"] <= step]
-    before = starts[-1]["config"] if starts else resolve(directory.load_config())
+    # Read and resolved again: a setting that is newer than the run has its default.
+    before = resolve(from_plain(starts[-1]["config"]) if starts else directory.load_config())
     config = _said_config(before, config_name or str(directory.config), overrides)
     changed = _changes(before, resolve(config))
     ended = history.ended and not changed

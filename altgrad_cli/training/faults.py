@@ -6,11 +6,11 @@
     amax         the amax history of one operand is divided by 2^20, so its next scale is far too small
     kill         the process is killed by SIGKILL
 
-MODULE is a linear layer, ``data`` (the embedded batch) or ``optimizer`` (Adam's first moment). ROLE is
-``weights``, ``activations`` or ``gradients`` (struck before its rounding, in that step only),
-``stored_weights`` (the updated parameter, before it is checked; bitflip: the parameter before the step) or
-``optimizer_state``. What is left out, and which element is struck, follows from a hash of the fault's text
-and the seed, so that a replay strikes the same place.
+MODULE is a linear layer, ``data`` (the embedded batch) or ``optimizer`` (the update rule's first slot, as
+AdamW's m). ROLE is ``weights``, ``activations`` or ``gradients`` (struck before its rounding, in that step
+only), ``stored_weights`` (the updated parameter, before it is checked; bitflip: the parameter before the
+step) or ``optimizer_state``. What is left out, and which element is struck, follows from a hash of the
+fault's text and the seed, so that a replay strikes the same place.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ class Faults:
             elif injection.kind == "amax":
                 self._shrink_history(state, injection)
             elif injection.module == OPTIMIZER or injection.role == "optimizer_state":
-                self._strike_span(state, injection, state.adam.m)
+                self._strike_span(state, injection, next(iter(state.optimizer.slots.values())))
             elif injection.kind == "bitflip" and injection.role == "stored_weights":
                 self._strike_span(state, injection, state.flat.values)
 
@@ -199,7 +199,7 @@ class Faults:
         """The candidate, one updated weight struck where a fault on ``stored_weights`` is due."""
         for injection in self.due(step):
             if injection.role == "stored_weights" and injection.kind in ("nan", "inf", "spike"):
-                self._strike_span(state, injection, update.wide)
+                self._strike_span(state, injection, update.unrounded)
                 if update.rounded is not None and injection.kind == "spike":
                     self._strike_span(state, injection, update.rounded)
                 update = replace(update, finite=update.finite and injection.kind == "spike")

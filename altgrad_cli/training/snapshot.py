@@ -7,7 +7,7 @@ What ``take_snapshot`` puts into a payload, key by key:
     init_hash, formats              fingerprint of the initial weights; (step, format) from which each held
     weights                         name -> float32 carrier, a state dict of the network
     stored_weights                  layer -> codes, scale, format, where the weights live on a grid (role M)
-    optimizer                       Adam's m and v by name of the parameter
+    optimizer                       the update rule's slots (AdamW: m, v) by name of the parameter
     quantizers                      per layer and role: format in words, scale of the next pass, amax history
     streams                         every random stream, as it was before the step's first draw
     monitors                        the state of monitors and interventions, given by the engine
@@ -31,7 +31,7 @@ from torch import Tensor
 
 from altgrad_cli.checkpoints.file import content_hash, plain_copy, write_checkpoint
 from altgrad_cli.checkpoints.retention import anomaly_path
-from altgrad_cli.config.loading import resolve
+from altgrad_cli.config.loading import from_plain, resolve
 from altgrad_cli.config.precision import OPERAND_ROLES
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import CheckpointError
@@ -68,7 +68,7 @@ def take_snapshot(
     payload = {
         "kind": kind,
         "step": state.step,
-        "adam_step": state.adam_step,
+        "adam_step": state.optimizer.steps,
         "config": config,
         "config_hash": config_hash(config),
         "init_hash": state.init_hash,
@@ -77,8 +77,8 @@ def take_snapshot(
         "weights": dict(zip(flat.names, flat.views(flat.values), strict=True)),
         "stored_weights": _stored_weights(state),
         "optimizer": {
-            "m": dict(zip(flat.names, flat.views(state.adam.m), strict=True)),
-            "v": dict(zip(flat.names, flat.views(state.adam.v), strict=True)),
+            name: dict(zip(flat.names, flat.views(slot), strict=True))
+            for name, slot in state.optimizer.slots.items()
         },
         "quantizers": _quantizers(state),
         "streams": dict(streams_before if streams_before is not None else state.streams.state_dict()),
@@ -161,8 +161,7 @@ def _restore(state: TrainState, payload: Mapping[str, Any]) -> None:
     optimizer = payload["optimizer"]
     for buffer, tensors in (
         (flat.values, payload["weights"]),
-        (state.adam.m, optimizer["m"]),
-        (state.adam.v, optimizer["v"]),
+        *((slot, optimizer[name]) for name, slot in state.optimizer.slots.items()),
     ):
         if tuple(tensors) != flat.names and set(tensors) != set(flat.names):
             raise CheckpointError("the checkpoint is of another network: its parameters have other names")
@@ -171,7 +170,7 @@ def _restore(state: TrainState, payload: Mapping[str, Any]) -> None:
                 raise CheckpointError(f"the checkpoint is of another network: {name} has another shape")
             view.copy_(tensors[name])
     state.init_hash = str(payload["init_hash"])
-    state.step, state.adam_step = int(payload["step"]), int(payload["adam_step"])
+    state.step, state.optimizer.steps = int(payload["step"]), int(payload["adam_step"])
     state.formats = [(int(step), str(name)) for step, name in payload["formats"]]
     changed = grid_changed(state.config, payload)
     wanted = study_format(state.config)
@@ -201,11 +200,8 @@ def study_format_of(payload: Mapping[str, Any]) -> str:
 
 def grid_changed(config: TrainConfig, payload: Mapping[str, Any]) -> bool:
     """Whether a run that goes on from ``payload`` with ``config`` rounds otherwise than before."""
-    saved, plain = payload["config"], resolve(config)
-    return any(
-        content_hash(plain_copy(plain[key])) != content_hash(saved[key])
-        for key in ("fp8_format", "precision")
-    )
+    saved = from_plain(payload["config"])  # a setting that is newer than the checkpoint has its default
+    return (config.fp8_format, config.precision) != (saved.fp8_format, saved.precision)
 
 
 def _restore_histories(state: TrainState, index: int, roles: Mapping[str, Any], changed: bool) -> None:

@@ -18,8 +18,9 @@ from altgrad_cli.subjects.gpt.model import GPT, initialize
 from altgrad_cli.surgery.linear import PassSlot, QuantizedLinear, number_layers
 from altgrad_cli.surgery.precision_plan import PrecisionPlan, plan_precision
 from altgrad_cli.training.streams import Streams
-from altgrad_cli.updates.adamw import AdamState
 from altgrad_cli.updates.flat import FlatParameters, flatten
+from altgrad_cli.updates.registry import build_rule
+from altgrad_cli.updates.rule import UpdateRule
 
 
 @dataclass(slots=True)
@@ -79,7 +80,7 @@ class TrainState:
     layers: list[tuple[str, QuantizedLinear]]
     slot: PassSlot
     flat: FlatParameters
-    adam: AdamState
+    optimizer: UpdateRule
     scales: OperandScales
     stored_scales: list[float | None]
     """Power-of-two scale of each layer's stored weights; None where a float32 master is kept."""
@@ -88,7 +89,6 @@ class TrainState:
     formats: list[tuple[int, str]]
     """(step, format) from which each format was in force."""
     step: int = 0
-    adam_step: int = 0
 
     @property
     def format(self) -> str:
@@ -157,7 +157,7 @@ def build_state(config: TrainConfig, vocab_size: int) -> TrainState:
         layers=layers,
         slot=slot,
         flat=flat,
-        adam=AdamState.zeros_like(flat.values),
+        optimizer=build_rule(config.optimizer, flat),
         scales=fresh_scales(plan, config),
         stored_scales=[None] * len(layers),
         streams=streams,

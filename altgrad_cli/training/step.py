@@ -131,7 +131,7 @@ def commit_step(state: TrainState, step: Step) -> dict[int, float]:
 
 def update_norm(state: TrainState, update: CandidateUpdate) -> float | None:
     """L2 norm of the change that ``update`` makes to all parameters, unrounded; None where not finite."""
-    return float(torch.linalg.vector_norm(update.wide - state.flat.values)) if update.finite else None
+    return float(torch.linalg.vector_norm(update.unrounded - state.flat.values)) if update.finite else None
 
 
 def _in_turn(taps: list[Tap]) -> Tap | None:

@@ -160,8 +160,7 @@ def _see_inputs(observer: _Observer, state: TrainState, batch: Batch) -> None:
         observer.see(positions[purpose], phase="state", module="streams", role=purpose)
     for role, part, buffer in (
         ("stored_weights", "", flat.values),
-        ("optimizer_state", "m", state.adam.m),
-        ("optimizer_state", "v", state.adam.v),
+        *(("optimizer_state", name, slot) for name, slot in state.optimizer.slots.items()),
     ):
         for name, view in zip(flat.names, flat.views(buffer), strict=True):
             observer.see(view, phase="state", module=_module_of(name), role=role, part=part)
@@ -175,9 +174,8 @@ def _see_inputs(observer: _Observer, state: TrainState, batch: Batch) -> None:
 def _see_update(observer: _Observer, state: TrainState, update: CandidateUpdate) -> None:
     flat = state.flat
     for role, part, buffer in (
-        ("optimizer_state", "m", update.adam.m),
-        ("optimizer_state", "v", update.adam.v),
-        ("stored_weights", "", update.wide),
+        *(("optimizer_state", name, slot) for name, slot in update.proposal.slots.items()),
+        ("stored_weights", "", update.unrounded),
     ):
         start = flat.linear_end if state.plan.frozen_blocks and part else 0
         for name, view, begin in zip(flat.names, flat.views(buffer), flat.bounds, strict=False):

@@ -1,7 +1,7 @@
 """The optimizer's update: computed, rounded where the weights are stored on a grid, checked, then committed.
 
-Nothing here changes the parameters or the moments before ``commit``; an update that is not finite is simply
-never committed.
+Nothing here changes the parameters or the rule's state before ``commit``; an update that is not finite is
+simply never committed.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from altgrad_cli.rounding.quantize import STATS, round_to_grid
 from altgrad_cli.rounding.scaling import current_scale, stored_weight_scale
 from altgrad_cli.training.state import TrainState
 from altgrad_cli.training.streams import fork
-from altgrad_cli.updates.adamw import AdamState, adamw_candidate
 from altgrad_cli.updates.flat import largest_magnitude
+from altgrad_cli.updates.rule import Proposal
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +41,8 @@ class CandidateUpdate:
     """
 
     learning_rate: float
-    wide: Tensor
-    """w + dw of all parameters, unrounded; flat, aligned with ``FlatParameters.values``."""
-    adam: AdamState
-    """The moments that belong to it, aligned likewise."""
+    proposal: Proposal
+    """What the rule proposed: w + dw of all parameters, and its own state there."""
     amax: list[float]
     """max |w + dw| of each block linear layer, then of all other parameters; NaN or inf where not finite."""
     finite: bool
@@ -59,25 +57,32 @@ class CandidateUpdate:
     rescales: list[Rescale]
     rounding_stream: torch.Generator | None
 
+    @property
+    def unrounded(self) -> Tensor:
+        """w + dw of all parameters; flat, aligned with ``FlatParameters.values``."""
+        return self.proposal.parameters
+
 
 @torch.no_grad()
 def candidate_update(state: TrainState, gradient: Tensor, learning_rate: float) -> CandidateUpdate:
     """The update that ``gradient`` (flat) leads to, beside the state."""
-    wide, adam = _adamw(state, gradient, learning_rate)
+    start = state.flat.linear_end if state.plan.frozen_blocks else 0
+    proposal = state.optimizer.propose(gradient, learning_rate, start)
+    unrounded = proposal.parameters
     generator = fork(state.streams["rounding_update"]) if state.plan.stochastic_update else None
-    _round_moments(state, adam, generator)
+    _round_slots(state, proposal, generator)
     flat = state.flat
-    linear = flat.linear_views(wide)
-    rest = wide[flat.linear_end :]
+    linear = flat.linear_views(unrounded)
+    rest = unrounded[flat.linear_end :]
     amax: list[float] = torch.stack([largest_magnitude(part) for part in (*linear, rest)]).tolist()
     finite = all(math.isfinite(value) for value in amax)
     if not (finite and state.plan.stores_weights):
-        return CandidateUpdate(learning_rate, wide, adam, amax, finite, None, None, None, [], generator)
+        return CandidateUpdate(learning_rate, proposal, amax, finite, None, None, None, [], generator)
     stats = None
     if state.config.monitors.enabled:
         stats = torch.full((len(linear), len(STATS)), torch.nan, dtype=torch.float64, device=state.device)
     stored, rescales = [], []
-    rounded = torch.empty_like(wide[: flat.linear_end])
+    rounded = torch.empty_like(unrounded[: flat.linear_end])
     for index, (view, target) in enumerate(zip(linear, flat.linear_views(rounded), strict=True)):
         fmt, scale = state.stored_format(index), state.stored_scales[index]
         if fmt is None or scale is None:
@@ -88,19 +93,17 @@ def candidate_update(state: TrainState, gradient: Tensor, learning_rate: float) 
             if after != scale:
                 rescales.append(Rescale(index, scale, after, amax[index]))
         stored.append(target)
-    return CandidateUpdate(
-        learning_rate, wide, adam, amax, finite, rounded, stored, stats, rescales, generator
-    )
+    return CandidateUpdate(learning_rate, proposal, amax, finite, rounded, stored, stats, rescales, generator)
 
 
-def _round_moments(state: TrainState, adam: AdamState, generator: torch.Generator | None) -> None:
-    """Put the candidate's m and v of the layers with role O onto their grid, each at its own amax."""
+def _round_slots(state: TrainState, proposal: Proposal, generator: torch.Generator | None) -> None:
+    """Put the rule's own state for the layers with role O onto their grid, each slot at its own amax."""
     for index, layer in enumerate(state.plan.layers):
         fmt = layer.format_of("optimizer_state")
         if fmt is None:
             continue
-        for moment in (adam.m, adam.v):
-            view = state.flat.linear_views(moment)[index]
+        for slot in proposal.slots.values():
+            view = state.flat.linear_views(slot)[index]
             stochastic = state.plan.stochastic_operands
             round_to_grid(
                 view,
@@ -114,7 +117,7 @@ def _round_moments(state: TrainState, adam: AdamState, generator: torch.Generato
 
 def _round_stored(
     state: TrainState,
-    wide: Tensor,
+    unrounded: Tensor,
     fmt: FP8Format,
     scale: float,
     generator: torch.Generator | None,
@@ -122,7 +125,7 @@ def _round_stored(
     stats: Tensor | None = None,
 ) -> None:
     round_to_grid(
-        wide,
+        unrounded,
         fmt,
         scale,
         rounding="nearest" if generator is None else "stochastic",
@@ -133,33 +136,6 @@ def _round_stored(
     )
 
 
-def _adamw(state: TrainState, gradient: Tensor, learning_rate: float) -> tuple[Tensor, AdamState]:
-    """(parameters, moments) after the optimizer's step; what is frozen is copied."""
-    flat, optimizer = state.flat, state.config.optimizer
-    before = (flat.values, state.adam.m, state.adam.v)
-    wide, m, v = (torch.empty_like(tensor) for tensor in before)
-    start = flat.linear_end if state.plan.frozen_blocks else 0
-    for new, old in zip((wide, m, v), before, strict=True):
-        new[:start].copy_(old[:start])
-    for part, decay in (
-        (slice(start, flat.matrix_end), optimizer.weight_decay),
-        (slice(flat.matrix_end, flat.bounds[-1]), 0.0),
-    ):
-        adamw_candidate(
-            flat.values[part],
-            gradient[part],
-            AdamState(state.adam.m[part], state.adam.v[part]),
-            wide[part],
-            AdamState(m[part], v[part]),
-            step=state.adam_step + 1,
-            learning_rate=learning_rate,
-            betas=optimizer.betas,
-            eps=optimizer.eps,
-            weight_decay=decay,
-        )
-    return wide, AdamState(m, v)
-
-
 @torch.no_grad()
 def re_encode(state: TrainState, update: CandidateUpdate) -> dict[int, float]:
     """Round the layers with a new scale again, from the unrounded candidate, onto the new grid.
@@ -167,29 +143,28 @@ def re_encode(state: TrainState, update: CandidateUpdate) -> dict[int, float]:
     Returns the share of weights whose value that changed, by layer.
     """
     flips: dict[int, float] = {}
-    wide = state.flat.linear_views(update.wide)
+    unrounded = state.flat.linear_views(update.unrounded)
     for rescale in update.rescales:
         fmt = state.stored_format(rescale.layer)
         assert fmt is not None
         assert update.stored is not None
         target = update.stored[rescale.layer]
         before = target.clone()
-        _round_stored(state, wide[rescale.layer], fmt, rescale.after, update.rounding_stream, target)
+        _round_stored(state, unrounded[rescale.layer], fmt, rescale.after, update.rounding_stream, target)
         flips[rescale.layer] = float(rescale_flip_rate(before, target))
     return flips
 
 
 @torch.no_grad()
 def commit(state: TrainState, update: CandidateUpdate) -> None:
-    """Make the update happen: weights, moments, stored scales and the rounding stream."""
+    """Make the update happen: weights, the rule's state, stored scales and the rounding stream."""
     flat = state.flat
     start = 0
     if update.rounded is not None:
         start = flat.linear_end
         flat.values[:start].copy_(update.rounded)
-    flat.values[start:].copy_(update.wide[start:])
-    state.adam = update.adam
+    flat.values[start:].copy_(update.unrounded[start:])
+    state.optimizer.commit(update.proposal, flat.values)
     for rescale in update.rescales:
         state.stored_scales[rescale.layer] = rescale.after
     state.streams.adopt("rounding_update", update.rounding_stream)
-    state.adam_step += 1

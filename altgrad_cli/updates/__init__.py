@@ -1,5 +1,7 @@
 """What an optimizer proposes before anything is overwritten.
 
-adamw  AdamW that computes a candidate beside the state instead of overwriting it
-flat   All parameters in one buffer
+rule      What every update rule offers: propose and commit
+registry  Update rules by the names of ``optimizer.rule``
+adamw     AdamW that computes a candidate beside the state instead of overwriting it
+flat      All parameters in one buffer
 """

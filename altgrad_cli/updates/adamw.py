@@ -8,24 +8,12 @@ torch's, operation for operation, and a test holds the two bit for bit equal.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True, slots=True)
-class AdamState:
-    """First and second moment, flat and aligned with the parameters, float32."""
-
-    m: Tensor
-    v: Tensor
-
-    @classmethod
-    def zeros_like(cls, parameters: Tensor) -> AdamState:
-        """The state before the first step."""
-        return cls(torch.zeros_like(parameters), torch.zeros_like(parameters))
-
+from altgrad_cli.config.run import OptimizerConfig
+from altgrad_cli.updates.flat import FlatParameters
+from altgrad_cli.updates.rule import Proposal
 
 # A slice stays in cache through all the passes, and is long enough for every thread to gain; on other devices
 # one slice is the whole.
@@ -36,9 +24,9 @@ _CPU_SLICE = 1 << 18
 def adamw_candidate(
     parameters: Tensor,
     gradient: Tensor,
-    state: AdamState,
-    out_parameters: Tensor,
-    out_state: AdamState,
+    m: Tensor,
+    v: Tensor,
+    out: tuple[Tensor, Tensor, Tensor],
     *,
     step: int,
     learning_rate: float,
@@ -46,7 +34,7 @@ def adamw_candidate(
     eps: float,
     weight_decay: float,
 ) -> None:
-    """Write parameters and moments after AdamW step number ``step`` (from 1) into the ``out`` tensors.
+    """Write parameters, m and v after AdamW step number ``step`` (from 1) into ``out``.
 
     All tensors are 1-D, float32 and of one length; inputs are not changed. NaN and inf pass through.
     """
@@ -58,12 +46,52 @@ def adamw_candidate(
     scratch = torch.empty(min(stride, length), dtype=parameters.dtype, device=parameters.device)
     for start in range(0, length, stride):
         part = slice(start, min(start + stride, length))
-        p, g, denominator = out_parameters[part], gradient[part], scratch[: part.stop - start]
-        m, v = out_state.m[part], out_state.v[part]
+        p, new_m, new_v = (tensor[part] for tensor in out)
+        g, denominator = gradient[part], scratch[: part.stop - start]
         torch.mul(parameters[part], 1 - learning_rate * weight_decay, out=p)
-        torch.lerp(state.m[part], g, 1 - beta1, out=m)
-        torch.mul(state.v[part], beta2, out=v)
-        v.addcmul_(g, g, value=1 - beta2)
-        torch.sqrt(v, out=denominator)
+        torch.lerp(m[part], g, 1 - beta1, out=new_m)
+        torch.mul(v[part], beta2, out=new_v)
+        new_v.addcmul_(g, g, value=1 - beta2)
+        torch.sqrt(new_v, out=denominator)
         denominator.div_(correction).add_(eps)
-        p.addcdiv_(m, denominator, value=-step_size)
+        p.addcdiv_(new_m, denominator, value=-step_size)
+
+
+class AdamW:
+    """AdamW on all parameters, its decay on the matrices only. 64 bits a weight."""
+
+    nonnegative: tuple[str, ...] = ("v",)
+
+    def __init__(self, optimizer: OptimizerConfig, flat: FlatParameters) -> None:
+        self._optimizer, self._flat = optimizer, flat
+        self.slots = {name: torch.zeros_like(flat.values) for name in ("m", "v")}
+        self.steps = 0
+
+    def propose(self, gradient: Tensor, learning_rate: float, start: int = 0) -> Proposal:
+        flat, optimizer = self._flat, self._optimizer
+        before = (flat.values, *self.slots.values())
+        after = [torch.empty_like(tensor) for tensor in before]
+        for new, old in zip(after, before, strict=True):
+            new[:start].copy_(old[:start])
+        for part, decay in (
+            (slice(start, flat.matrix_end), optimizer.weight_decay),
+            (slice(flat.matrix_end, flat.bounds[-1]), 0.0),
+        ):
+            values, m, v = (tensor[part] for tensor in before)
+            adamw_candidate(
+                values,
+                gradient[part],
+                m,
+                v,
+                (after[0][part], after[1][part], after[2][part]),
+                step=self.steps + 1,
+                learning_rate=learning_rate,
+                betas=optimizer.betas,
+                eps=optimizer.eps,
+                weight_decay=decay,
+            )
+        return Proposal(after[0], dict(zip(self.slots, after[1:], strict=True)))
+
+    def commit(self, proposal: Proposal, stored: Tensor) -> None:
+        self.slots = proposal.slots
+        self.steps += 1

@@ -162,10 +162,10 @@ def test_a_bit_of_a_token_flips(state: TrainState, batch: Batch) -> None:
 def test_optimizer_faults_strike_the_first_moment(state: TrainState) -> None:
     planted = faults(state, "nan@5:optimizer", "inf@5:blocks.0.mlp.c_fc:optimizer_state")
     planted.before_step(state, 5)
-    assert int(state.adam.m.isnan().sum()) == 1
-    where = dict(zip(state.flat.names, state.flat.views(state.adam.m), strict=True))
+    assert int(state.optimizer.slots["m"].isnan().sum()) == 1
+    where = dict(zip(state.flat.names, state.flat.views(state.optimizer.slots["m"]), strict=True))
     assert int(where["blocks.0.mlp.c_fc.weight"].isinf().sum()) == 1
-    assert bool(torch.isfinite(state.adam.v).all())
+    assert bool(torch.isfinite(state.optimizer.slots["v"]).all())
 
 
 def test_an_amax_fault_shrinks_one_history(state: TrainState) -> None:

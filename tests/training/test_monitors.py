@@ -162,7 +162,7 @@ def test_a_shifted_run_goes_on_from_its_weights_on_the_new_grid(
                 assert float(view.abs().max()) > 0
             assert all(not len(h) for row in state.scales.histories for h in row if h is not None)
             assert state.step == 20
-            assert state.adam_step == 20, "the optimizer goes on"
+            assert state.optimizer.steps == 20, "the optimizer goes on"
     steps = [e for e in events if isinstance(e, StepCompleted)]
     assert [e.format for e in steps] == ["E1M6"] * 20 + ["E3M4"] * 3
     assert [e.step for e in steps] == list(range(1, 24))

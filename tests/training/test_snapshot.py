@@ -16,7 +16,7 @@ from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import CheckpointError
 from altgrad_cli.training.engine import train
 from altgrad_cli.training.events import CheckpointSaved, Event, StepCompleted
-from altgrad_cli.training.snapshot import restore_snapshot, take_snapshot, write_anomaly
+from altgrad_cli.training.snapshot import grid_changed, restore_snapshot, take_snapshot, write_anomaly
 from altgrad_cli.training.state import build_state
 
 Tiny = Callable[..., TrainConfig]
@@ -114,9 +114,9 @@ def test_a_snapshot_restores_every_number(tiny: Tiny) -> None:
         for history in row:
             if history is not None:
                 history.values = [0.5, 0.25]
-    state.step, state.adam_step = 5, 4
-    state.adam.m.uniform_()
-    state.adam.v.uniform_()
+    state.step, state.optimizer.steps = 5, 4
+    state.optimizer.slots["m"].uniform_()
+    state.optimizer.slots["v"].uniform_()
     torch.rand(7, generator=state.streams["rounding_update"])
     taken = take_snapshot(state, {"counter": 3}, corpus={"fingerprint": "x"})
     other = build_state(from_plain(taken["config"]), 256)
@@ -125,12 +125,21 @@ def test_a_snapshot_restores_every_number(tiny: Tiny) -> None:
     assert content_hash(again) == content_hash(taken)
 
 
+def test_a_setting_newer_than_the_checkpoint_has_its_default(tiny: Tiny) -> None:
+    state = build_state(tiny(), 256)
+    taken = take_snapshot(state, {})
+    del taken["config"]["optimizer"]["rule"], taken["config"]["precision"]["overflow"]
+    assert not grid_changed(state.config, taken)
+    restore_snapshot(build_state(tiny(), 256), taken)
+    assert grid_changed(tiny("precision.overflow=ieee", "fp8_format=E5M2"), taken)
+
+
 def test_the_snapshot_owns_its_memory(tiny: Tiny) -> None:
     state = build_state(tiny(), 256)
     taken = take_snapshot(state, {})
     before = content_hash(taken)
     state.flat.values.zero_()
-    state.adam.m.fill_(1.0)
+    state.optimizer.slots["m"].fill_(1.0)
     assert content_hash(taken) == before
 
 

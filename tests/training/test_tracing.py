@@ -40,7 +40,7 @@ def test_tracing_changes_nothing(tiny: Tiny, regime: str, rounding: str) -> None
     assert torch.equal(traced.result.gradient, plain.gradient)
     assert traced.update is not None
     assert traced.update.finite and update.finite
-    assert torch.equal(traced.update.wide, update.wide)
+    assert torch.equal(traced.update.unrounded, update.unrounded)
     assert (traced.update.rounded is None) == (update.rounded is None)
     if traced.update.rounded is not None and update.rounded is not None:
         assert torch.equal(traced.update.rounded, update.rounded)

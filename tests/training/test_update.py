@@ -49,28 +49,28 @@ def test_the_candidate_is_torchs_adamw_with_decay_on_matrices_only(tiny: Tiny) -
     state = build_state(tiny("precision.regime=fp32"), 256)
     result = run_pass(state, random_batch())
     update = candidate_update(state, result.gradient, 1e-3)
-    assert torch.equal(update.wide, by_torch(state, result.gradient, 1e-3))
+    assert torch.equal(update.unrounded, by_torch(state, result.gradient, 1e-3))
 
 
 @pytest.mark.parametrize("regime", ["fp32", "standard", "uniform"])
 def test_a_candidate_leaves_the_state_alone_until_it_is_committed(tiny: Tiny, regime: str) -> None:
     state = build_state(tiny(f"precision.regime={regime}", "precision.rounding=stochastic"), 256)
     result = run_pass(state, random_batch())
-    values, m = state.flat.values.clone(), state.adam.m.clone()
+    values, m = state.flat.values.clone(), state.optimizer.slots["m"].clone()
     stream = state.streams["rounding_update"].get_state()
     first = candidate_update(state, result.gradient, 1e-3)
     kept = None if first.stored is None else [tensor.clone() for tensor in first.stored]
     second = candidate_update(state, result.gradient, 1e-3)
     assert torch.equal(state.flat.values, values)
-    assert torch.equal(state.adam.m, m)
-    assert state.adam_step == 0
+    assert torch.equal(state.optimizer.slots["m"], m)
+    assert state.optimizer.steps == 0
     assert torch.equal(state.streams["rounding_update"].get_state(), stream)
     if kept is not None and second.stored is not None:
         assert all(torch.equal(a, b) for a, b in zip(kept, second.stored, strict=True)), "reproducible"
     commit(state, second)
     assert not torch.equal(state.flat.values, values)
-    assert not torch.equal(state.adam.m, m)
-    assert state.adam_step == 1
+    assert not torch.equal(state.optimizer.slots["m"], m)
+    assert state.optimizer.steps == 1
     drawn = not torch.equal(state.streams["rounding_update"].get_state(), stream)
     assert drawn == (regime == "uniform")
 
@@ -108,7 +108,7 @@ def test_frozen_blocks_get_no_update_and_no_decay(tiny: Tiny) -> None:
         take_step(state, seed=step)
     end = state.flat.linear_end
     assert torch.equal(state.flat.values[:end], before[:end])
-    assert not state.adam.m[:end].any()
+    assert not state.optimizer.slots["m"][:end].any()
     assert (state.flat.values[end:] != before[end:]).float().mean() > 0.5
 
 
@@ -178,7 +178,7 @@ def test_a_rescale_encodes_again_from_the_unrounded_candidate(tiny: Tiny) -> Non
     # a step of 3 scales: the first weight leaves the range, the others land between grid points
     update = candidate_update(state, gradient, 3 * scale)
     assert [(r.layer, r.before, r.after) for r in update.rescales] == [(0, scale, 2 * scale)]
-    wide = state.flat.linear_views(update.wide)[0].clone()
+    wide = state.flat.linear_views(update.unrounded)[0].clone()
     assert update.stored is not None
     at_old_scale = update.stored[0].clone()
     fmt = parse_format("E3M4")
@@ -232,7 +232,7 @@ def test_stochastic_updates_are_unbiased(tiny: Tiny) -> None:
 
     def transfer(update: CandidateUpdate) -> float:
         assert update.rounded is not None
-        dw = update.wide[:end].double() - before
+        dw = update.unrounded[:end].double() - before
         return float(((update.rounded.double() - before) @ dw) / (dw @ dw))
 
     taus = []
@@ -255,7 +255,7 @@ def test_stochastic_updates_go_to_a_neighbour(tiny: Tiny) -> None:
     assert update.stored is not None
     fmt = parse_format("E3M4")
     for index, (wide, rounded) in enumerate(
-        zip(state.flat.linear_views(update.wide), update.stored, strict=True)
+        zip(state.flat.linear_views(update.unrounded), update.stored, strict=True)
     ):
         scale = state.stored_scales[index]
         assert scale is not None
@@ -265,7 +265,7 @@ def test_stochastic_updates_go_to_a_neighbour(tiny: Tiny) -> None:
 def test_moments_are_stored_only_where_the_role_is_on(tiny: Tiny) -> None:
     plain = build_state(tiny("fp8_format=E4M3", "precision.regime=standard"), 256)
     gradient = run_pass(plain, random_batch()).gradient
-    plain_m = candidate_update(plain, gradient, 1e-3).adam.m
+    plain_m = candidate_update(plain, gradient, 1e-3).proposal.slots["m"]
     torch.testing.assert_close(plain_m, 0.1 * gradient, rtol=1e-6, atol=0)
     state = build_state(
         tiny(
@@ -275,7 +275,7 @@ def test_moments_are_stored_only_where_the_role_is_on(tiny: Tiny) -> None:
         ),
         256,
     )
-    m = candidate_update(state, gradient, 1e-3).adam.m
+    m = candidate_update(state, gradient, 1e-3).proposal.slots["m"]
     end = state.flat.linear_end
     assert not torch.equal(m[:end], plain_m[:end])
     assert torch.equal(m[end:], plain_m[end:])
@@ -289,5 +289,5 @@ def test_the_frozen_control_keeps_the_moments_of_its_blocks_through_steps(tiny: 
     for seed in range(3):
         commit(state, candidate_update(state, run_pass(state, random_batch(seed)).gradient, 1e-3))
         assert torch.equal(state.flat.values[:end], weights)
-        assert not state.adam.m[:end].any() and not state.adam.v[:end].any()
-        assert state.adam.m[end:].any()
+        assert not state.optimizer.slots["m"][:end].any() and not state.optimizer.slots["v"][:end].any()
+        assert state.optimizer.slots["m"][end:].any()

@@ -76,7 +76,7 @@ def read_update(
         flat.layout(blocks_only=True) if persistence is None else persistence.layout,
         before,
         after,
-        update.wide[:end] - flat.values[:end],
+        update.unrounded[:end] - flat.values[:end],
         result.gradient[:end],
         stored=stored,
         persistence=persistence,
@@ -121,7 +121,7 @@ def _grid_values(
     end = flat.linear_end
     if update.rounded is not None and all(stored):
         return flat.values[:end], update.rounded
-    before, after = flat.values[:end].clone(), update.wide[:end].clone()
+    before, after = flat.values[:end].clone(), update.unrounded[:end].clone()
     targets = zip(flat.linear_views(before), flat.linear_views(after), strict=True)
     for layer, (old, new) in enumerate(targets):
         grid = grids[layer]
@@ -177,7 +177,7 @@ def interval_diagnostics(
         for name, value in values.items():
             columns.setdefault(name, [None] * layer_count)[layer] = value
 
-    weights, wide = flat.linear_views(flat.values), flat.linear_views(update.wide)
+    weights, unrounded = flat.linear_views(flat.values), flat.linear_views(update.unrounded)
     gradients = flat.linear_views(step.result.gradient)
     for layer, grid in enumerate(grids):
         if grid is None:
@@ -188,11 +188,11 @@ def interval_diagnostics(
             expected = predicted_stall_rate(w, *grid, update.learning_rate, beta1)
             put(layer, {"predicted_stall_rate": float(expected)})
         if config.log_stiffness:
-            put(layer, measure_stiffness(w, gradients[layer], wide[layer] - w, *grid))
+            put(layer, measure_stiffness(w, gradients[layer], unrounded[layer] - w, *grid))
         if config.log_grid_alignment:
             put(layer, measure_grid_alignment(w, *grid))
         if config.log_ulp:
-            after = wide[layer] if update.stored is None else update.stored[layer]
+            after = unrounded[layer] if update.stored is None else update.stored[layer]
             put(layer, measure_ulp(w, after, *grid))
         if update.stored is not None and state.stored_format(layer) is not None:
             census.count_stored(layer, update.stored[layer], *grid)

@@ -136,7 +136,7 @@ def test_update_metrics_agree_with_tensors_compared_by_hand(tiny: Tiny) -> None:
     assert update.stored is not None
     before = state.flat.linear_views(state.flat.values)[3]
     after = update.stored[3]
-    dw = state.flat.linear_views(update.wide)[3] - before
+    dw = state.flat.linear_views(update.unrounded)[3] - before
     moved = dw != 0
     assert measured.layers["bit_stall_rate"][3] == pytest.approx(
         float((moved & (before == after)).sum() / moved.sum())

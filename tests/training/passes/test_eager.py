@@ -32,13 +32,13 @@ def everything(state: TrainState) -> dict[str, object]:
     return {
         "values": state.flat.values.clone(),
         "gradient": state.flat.gradient.clone(),
-        "m": state.adam.m.clone(),
-        "v": state.adam.v.clone(),
+        "m": state.optimizer.slots["m"].clone(),
+        "v": state.optimizer.slots["v"].clone(),
         "streams": state.streams.state_dict(),
         "histories": [[None if h is None else list(h.values) for h in row] for row in state.scales.histories],
         "stored_scales": list(state.stored_scales),
         "default stream": torch.random.get_rng_state(),
-        "step": (state.step, state.adam_step),
+        "step": (state.step, state.optimizer.steps),
     }
 
 

@@ -144,12 +144,10 @@ def _layers(diagnosis: Diagnosis) -> Section:
 def _optimizer(state: OptimizerReport) -> Section:
     updates, rate = format_value(state.updates), format_value(state.learning_rate)
     lines = [f"{updates} updates so far, learning rate {rate}"]
-    for name, moment in (("m", state.m), ("v", state.v)):
-        where = f" in {', '.join(moment.where)}" if moment.where else ""
-        amax, zeros = format_value(moment.amax), format_value(moment.zero_share)
-        lines.append(
-            f"{name}: {format_value(moment.nonfinite)} not finite{where}, amax {amax}, zeros {zeros}"
-        )
+    for name, slot in state.slots.items():
+        where = f" in {', '.join(slot.where)}" if slot.where else ""
+        amax, zeros = format_value(slot.amax), format_value(slot.zero_share)
+        lines.append(f"{name}: {format_value(slot.nonfinite)} not finite{where}, amax {amax}, zeros {zeros}")
     return Section("Optimizer state", (bullets(lines),))
 
 
