@@ -19,11 +19,13 @@ from altgrad_cli.rounding.constants import (
     FLOAT32_EMIN,
     FLOAT32_MANTISSA,
     FLOAT64_MANTISSA,
+    Carrier,
     Overflow,
     check_scale,
     plan_rounding,
 )
 from altgrad_cli.rounding.eager import round_eager
+from altgrad_cli.rounding.kernel import Mode
 from altgrad_cli.rounding.scaling import one_scale
 from altgrad_cli.rounding.scratch import SLICE
 
@@ -130,8 +132,8 @@ def _slices(
     size = SLICE if x.device.type == "cpu" else max(x.numel(), 1)
     for part, target in zip(torch.split(flat, size), torch.split(targets, size), strict=True):
         grid = torch.empty(part.shape, dtype=torch.float32, device=x.device)
-        round_eager(part, grid, plan, scale, None, None, rescale=False)
-        if not plan.uniform:
+        round_eager(part, grid, plan, scale, None, None, Mode(rescale=False))
+        if plan.carrier is not Carrier.INTEGERS:
             if plan.divisor is None and plan.scale != 1:  # a folded power of two: the division is exact
                 grid.mul_(1 / plan.scale)
             if format.is_uniform:

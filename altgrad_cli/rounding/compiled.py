@@ -19,11 +19,18 @@ import torch
 from torch import Tensor
 
 from altgrad_cli.formats import FP8Format
-from altgrad_cli.rounding.constants import Overflow, Rounding, RoundingPlan, is_power_of_two, plan_rounding
+from altgrad_cli.rounding.constants import (
+    Carrier,
+    Overflow,
+    Rounding,
+    RoundingPlan,
+    is_power_of_two,
+    plan_rounding,
+)
 from altgrad_cli.rounding.eager import round_eager
 from altgrad_cli.rounding.kernel import Scale
 from altgrad_cli.rounding.statistics import STATS, count_everywhere, merge_rows
-from altgrad_cli.rounding.stochastic import Key
+from altgrad_cli.rounding.stochastic import Key, advanced
 from altgrad_cli.rounding.traced import round_and_count, round_traced
 from altgrad_cli.rounding.traced_counts import LINE, finish_rows
 
@@ -74,7 +81,7 @@ class _Variant(NamedTuple):
     threads: int
 
     @property
-    def trusting(self) -> bool:
+    def assume_finite(self) -> bool:
         """Whether values are counted as if all were finite, and counted again where they were not."""
         return self.counted and not self.in_place and self.device.type == "cpu"
 
@@ -92,7 +99,12 @@ def round_compiled(
     That is: without a compiler, on float64 carriers, for given random bits, and for tensors so small that
     the eager form is faster.
     """
-    if x.numel() < SMALLEST or plan.wide or x.dtype != torch.float32 or isinstance(random, Tensor):
+    if (
+        x.numel() < SMALLEST
+        or plan.carrier is Carrier.FLOAT64
+        or x.dtype != torch.float32
+        or isinstance(random, Tensor)
+    ):
         return False
     if compile_failure(x.device):
         return False
@@ -123,11 +135,12 @@ def round_compiled(
     whole = x.numel() - x.numel() % LINE
     lines, target = x[:whole].view(-1, LINE), out[:whole].view(-1, LINE)
     kernel(lines, target, scales, key, _ones(len(lines), x.device), stats)
-    if variant.trusting and not all(map(math.isfinite, stats.tolist())):
+    if variant.assume_finite and not all(map(math.isfinite, stats.tolist())):
         stats.copy_(count_everywhere(lines, target, plan, scale))
     if whole < x.numel():
         rest = torch.empty_like(stats)
-        round_eager(x[whole:], out[whole:], plan, scale, random, rest, first=whole)
+        later = None if random is None else advanced(random, whole)
+        round_eager(x[whole:], out[whole:], plan, scale, later, rest)
         merge_rows(stats, rest)
     return True
 
@@ -167,16 +180,20 @@ def _no_guards(guards: Sequence[object]) -> list[bool]:
 def _kernel(variant: _Variant) -> Kernel:
     plan = plan_rounding(variant.format, None, variant.overflow)
     counted, in_place, power_of_two = variant.counted, variant.in_place, variant.power_of_two
-    stochastic, device, trusting = variant.rounding == "stochastic", variant.device, variant.trusting
+    stochastic, device, assume_finite = (
+        variant.rounding == "stochastic",
+        variant.device,
+        variant.assume_finite,
+    )
 
     def kernel(x: Tensor, out: Tensor, scales: Tensor, key: Tensor, ones: Tensor, row: Tensor) -> None:
         random = key if stochastic else None
         if counted:
             value, (amax, sums) = round_and_count(
-                x, scales, plan, random, ones, power_of_two=power_of_two, trusting=trusting
+                x, scales, plan, random, ones, power_of_two=power_of_two, assume_finite=assume_finite
             )
             size = torch.full((1,), x.numel(), dtype=torch.float64, device=device)
-            row.copy_(finish_rows(amax.view(1), sums.view(1, -1), size, trusting=trusting)[0])
+            row.copy_(finish_rows(amax.view(1), sums.view(1, -1), size, assume_finite=assume_finite)[0])
         else:
             value = round_traced(x, scales, plan, random, power_of_two=power_of_two).value
         (x if in_place else out).copy_(value)

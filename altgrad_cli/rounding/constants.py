@@ -12,7 +12,8 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
-from functools import lru_cache
+from enum import Enum
+from functools import cached_property, lru_cache
 from typing import Literal, get_args
 
 from altgrad_cli.errors import FormatError, UsageError, check_choice
@@ -25,35 +26,62 @@ FLOAT32_EMIN, FLOAT32_EMAX = -126, 127
 FLOAT32_MANTISSA, FLOAT64_MANTISSA = 23, 52
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+class Carrier(Enum):
+    """The numbers that a rounding is computed in."""
+
+    INTEGERS = "float32, in whose units the grid is the integers"
+    FLOAT32 = "float32"
+    FLOAT64 = "float64, for exponents that float32 has not"
+
+
+@dataclass(frozen=True, kw_only=True)
 class RoundingPlan:
     """What the tensor code does for one (format, scale, overflow).
 
-    x is divided by ``divisor`` before the rounding and multiplied by it after (None: nothing to do); all
-    bounds are in the units between, in which a uniform grid is the integers.
+    x is divided by ``divisor`` before the rounding and multiplied by it after (None: nothing to do). Between
+    the two everything is in units in which the format's 1 is ``one``, a power of two; so are the bounds.
     """
 
     format: FP8Format
     scale: float  # the float32 that the carrier divides by
     divisor: float | None
-    uniform: bool
-    wide: bool  # exponents that need a float64 carrier
-    limit: float  # the format's maximum
-    lowest_binade: float  # of the gap: 2^emin
-    highest_binade: float
-    step_exponent: int  # M: the gap is binade * 2^-M
+    one: float
+    carrier: Carrier
+    overflow_value: float | None  # what an overflow becomes; None saturates
     gap_is_normal: bool  # whether every gap is a normal number of the carrier
     multiple_fits: bool  # whether limit * 2^M is one: x may be multiplied first and divided then
     factor_folds: bool  # whether a grid value's significand may be multiplied by the divisor before its power
     tie_parity: int | None  # M = 0: the lowest exponent bit of binades whose code is even
-    saturate: bool
-    negative_zero: bool
-    maximum: float  # of the format, in units of x / s; so are the next two
-    overflow_threshold: float
-    min_normal: float | None
-    overflow_threshold_in_units: float  # the same, in the units of limit
-    min_normal_in_units: float  # 0 for fixed point
-    overflow_value: float | None  # what an unsaturated overflow becomes
+
+    @cached_property
+    def saturate(self) -> bool:
+        """Whether what is too large becomes the maximum."""
+        return self.overflow_value is None
+
+    @cached_property
+    def limit(self) -> float:
+        """The format's maximum."""
+        return self.format.max_representable_value * self.one
+
+    @cached_property
+    def lowest_binade(self) -> float:
+        """2^emin: below it the gap stays the same."""
+        return math.ldexp(self.one, self.format.emin)
+
+    @cached_property
+    def highest_binade(self) -> float:
+        """2^emax."""
+        return math.ldexp(self.one, max(self.format.emax, self.format.emin))
+
+    @cached_property
+    def overflow_threshold(self) -> float:
+        """From here the rounding exceeds the maximum."""
+        return self.format.overflow_threshold * self.one
+
+    @cached_property
+    def min_normal(self) -> float:
+        """The smallest normal value; 0 for fixed point."""
+        return (self.format.min_normal or 0.0) * self.one
 
 
 def float32(value: float) -> float:
@@ -119,37 +147,36 @@ def plan_rounding(format: FP8Format, scale: float | None, overflow: Overflow) ->
     overflow_value = _overflow_value(format, overflow)
     s = 1.0 if scale is None else check_scale(scale)
     m = format.mantissa_bits
-    wide = not format.is_uniform and format.emin < FLOAT32_EMIN
     fold = 0
     divisor: float | None = None
-    uniform = format.is_uniform and not wide
-    if uniform:
-        fold = -format.smallest_exponent  # the grid becomes the integers
+    needs_float64 = not format.is_uniform and format.emin < FLOAT32_EMIN
+    carrier = Carrier.FLOAT64 if needs_float64 else Carrier.FLOAT32
+    if format.is_uniform:
         merged = math.ldexp(s, format.smallest_exponent)
-        if not 2.0 ** (FLOAT32_EMIN + 24) <= merged <= 2.0**100:
-            uniform, wide, fold = False, True, 0
+        if 2.0 ** (FLOAT32_EMIN + 24) <= merged <= 2.0**100:
+            carrier = Carrier.INTEGERS
+            fold = -format.smallest_exponent  # the step becomes 1
+        else:
+            carrier = Carrier.FLOAT64
             merged = s
         divisor = None if merged == 1 else merged
     elif s != 1:
         exponent = math.frexp(s)[1] - 1
-        if not wide and is_power_of_two(s) and _fits(format, 0) and _fits(format, exponent):
+        if not needs_float64 and is_power_of_two(s) and _fits(format, 0) and _fits(format, exponent):
             fold = exponent
         else:
             divisor = s
-    emax = max(format.emax, format.emin)
+    in_float64 = carrier is Carrier.FLOAT64
     limit = math.ldexp(format.max_representable_value, fold)
-    multiple_fits = wide or limit < 2.0 ** (FLOAT32_EMAX - m)
+    multiple_fits = in_float64 or limit < 2.0 ** (FLOAT32_EMAX - m)
     return RoundingPlan(
         format=format,
         scale=s,
         divisor=divisor,
-        uniform=uniform,
-        wide=wide,
-        limit=limit,
-        lowest_binade=math.ldexp(1.0, format.emin + fold),
-        highest_binade=math.ldexp(1.0, emax + fold),
-        step_exponent=m,
-        gap_is_normal=wide or format.smallest_exponent + fold >= FLOAT32_EMIN,
+        one=math.ldexp(1.0, fold),
+        carrier=carrier,
+        overflow_value=overflow_value,
+        gap_is_normal=in_float64 or format.smallest_exponent + fold >= FLOAT32_EMIN,
         multiple_fits=multiple_fits,
         factor_folds=(
             divisor is not None
@@ -157,23 +184,15 @@ def plan_rounding(format: FP8Format, scale: float | None, overflow: Overflow) ->
             and overflow_value is None
             and _product_is_normal(format, divisor)
         ),
-        tie_parity=_tie_parity(format, fold, wide) if m == 0 else None,
-        saturate=overflow == "saturate",
-        negative_zero=format.negative_zero,
-        maximum=format.max_representable_value,
-        overflow_threshold=format.overflow_threshold,
-        min_normal=format.min_normal,
-        overflow_threshold_in_units=math.ldexp(format.overflow_threshold, fold),
-        min_normal_in_units=math.ldexp(format.min_normal or 0.0, fold),
-        overflow_value=overflow_value,
+        tie_parity=_tie_parity(format, fold, in_float64) if m == 0 else None,
     )
 
 
-def _tie_parity(format: FP8Format, fold: int, wide: bool) -> int:
+def _tie_parity(format: FP8Format, fold: int, in_float64: bool) -> int:
     """The lowest bit of the carrier's exponent field in the binades whose code is even.
 
     The code of 2^e is e - emin + 1; the carrier's field for it is e + fold + its bias.
     """
     even_exponent = format.emin + 1
-    carrier_bias = 1023 if wide else 127
+    carrier_bias = 1023 if in_float64 else 127
     return (even_exponent + fold + carrier_bias) & 1

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from altgrad_cli.rounding.constants import RoundingPlan, is_power_of_two
-from altgrad_cli.rounding.kernel import Scale, round_slice
+from altgrad_cli.rounding.kernel import EAGER, Mode, Scale, round_slice
 from altgrad_cli.rounding.scratch import SLICE, Scratch, scratch
 from altgrad_cli.rounding.statistics import SliceCounter, count_everywhere
-from altgrad_cli.rounding.stochastic import Key, RandomWork, random_bits
+from altgrad_cli.rounding.stochastic import Key, RandomWork, advanced, random_bits
 
 
 def round_eager(
@@ -19,16 +19,11 @@ def round_eager(
     scale: Scale,
     random: Key | Tensor | None,
     stats: Tensor | None,
-    *,
-    first: int = 0,
-    rescale: bool = True,
-    within_limit: bool = False,
+    mode: Mode = EAGER,
 ) -> None:
     """Round flat ``x`` of any float dtype into flat float32 ``out``; fill the row ``stats``.
 
-    ``random`` is the key or the bits of stochastic rounding, ``first`` the flat index of x[0] for the key.
-    Without ``rescale`` the result is not multiplied back by the divisor. ``within_limit`` says that no
-    |x / scale| exceeds the format's maximum.
+    ``random`` is the key or the bits of stochastic rounding.
     """
     size = x.numel()
     if size == 0:
@@ -36,7 +31,6 @@ def round_eager(
             stats.zero_()
         return
     divisor = _divisor(plan, scale, x.device)
-    factor = divisor if rescale else None
     on_cpu = x.device.type == "cpu"
     counter = SliceCounter(plan) if stats is not None and on_cpu else None
     if on_cpu and size > SLICE:
@@ -48,20 +42,15 @@ def round_eager(
         if part.dtype != torch.float32:
             narrow_into(part, target)
             part = target
-        work = None if random is None else _random_work(random, first + start, start, space)
+        work = None if random is None else _random_work(random, start, space)
         if counter is not None:
             within = counter.before(part, space)
-            round_slice(
-                part, target, space.gap, space.gap_bits, plan, divisor, factor, work,
-                magnitude_in_gap=True, within_limit=within,
-            )  # fmt: skip
+            known = Mode(magnitude_in_gap=True, within_limit=within)
+            round_slice(part, target, space.gap, plan, divisor, work, known)
             counter.after(target, space)
         else:
             before = part.clone() if stats is not None else None
-            round_slice(
-                part, target, space.gap, space.gap_bits, plan, divisor, factor, work,
-                within_limit=within_limit,
-            )  # fmt: skip
+            round_slice(part, target, space.gap, plan, divisor, work, mode)
             if stats is not None and before is not None:
                 used = scale if isinstance(scale, Tensor) else plan.scale
                 stats.copy_(count_everywhere(before, target, plan, used))
@@ -69,12 +58,13 @@ def round_eager(
         stats.numpy()[:] = counter.row()
 
 
-def _random_work(random: Key | Tensor, index: int, start: int, space: Scratch) -> RandomWork:
+def _random_work(random: Key | Tensor, start: int, space: Scratch) -> RandomWork:
+    memory = space.random.bits
     if isinstance(random, Tensor):
-        bits = random[start : start + space.bits.numel()]
+        bits = random[start : start + memory.numel()]
     else:
-        bits = random_bits(index, random, space.bits, space.noise_bits)
-    return RandomWork(bits, space.noise, space.whole, space.bits)
+        bits = random_bits(advanced(random, start), memory, space.noise.bits)
+    return RandomWork(bits, space.noise.values, space.whole.values, memory)
 
 
 def _divisor(plan: RoundingPlan, scale: Scale, device: torch.device) -> Scale | None:

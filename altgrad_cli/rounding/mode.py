@@ -12,6 +12,7 @@ from altgrad_cli.formats import FP8Format, parse_format
 from altgrad_cli.rounding.compiled import round_compiled
 from altgrad_cli.rounding.constants import Overflow, Rounding, plan_rounding
 from altgrad_cli.rounding.eager import narrow_into, round_eager
+from altgrad_cli.rounding.kernel import Mode
 from altgrad_cli.rounding.scaling import one_scale
 from altgrad_cli.rounding.statistics import STATS, Counters, count_extremes, safe_magnitude
 from altgrad_cli.rounding.stochastic import Key, draw_key
@@ -75,7 +76,7 @@ def round_to_grid(
             within = not isinstance(scale, Tensor) and amax <= safe_magnitude(plan)
             stats = None
         if not (compiled and round_compiled(flat, flat_target, plan, scale, random, stats)):
-            round_eager(flat, flat_target, plan, scale, random, stats, within_limit=within)
+            round_eager(flat, flat_target, plan, scale, random, stats, Mode(within_limit=within))
         if target is not result:
             result.copy_(target)
     return result if out is None else out

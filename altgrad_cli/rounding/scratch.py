@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,18 +19,23 @@ SLICE = 1 << 19
 _KEPT_SIZES = 64
 
 
-class Scratch:
-    """Flat float32 buffers of one size, each beside its int32 view; what they are for is up to the user."""
+class Buffer(NamedTuple):
+    """Float memory, and the same memory as integers."""
 
-    __slots__ = ("bits", "gap", "gap_bits", "noise", "noise_bits", "whole")
+    values: Tensor
+    bits: Tensor
+
+
+class Scratch:
+    """Flat float32 buffers of one size; what they are for is up to the user."""
+
+    __slots__ = ("gap", "noise", "random", "whole")
 
     def __init__(self, size: int, device: torch.device) -> None:
         # A tensor born in inference mode could not be written to outside of it.
         with torch.inference_mode(False):
-            self.gap, self.noise, self.whole, fourth = (_buffer(number, size, device) for number in range(4))
-            self.gap_bits = self.gap.view(torch.int32)
-            self.noise_bits = self.noise.view(torch.int32)
-            self.bits = fourth.view(torch.int32)
+            memory = (_buffer(number, size, device) for number in range(4))
+            self.gap, self.noise, self.whole, self.random = (Buffer(b, b.view(torch.int32)) for b in memory)
 
 
 class _Store(threading.local):

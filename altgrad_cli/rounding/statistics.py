@@ -1,7 +1,16 @@
 """What is counted where a tensor is rounded: one row of numbers per rounding.
 
 Counted here, beside the rounding, and nowhere else, so that no second pass over the data is needed and a
-rate means the same thing in every report.
+rate means the same thing in every report. The five values 0, 0.1, 0.3, 6.5 and 7 rounded to E2M1 (0, .5, 1,
+1.5, 2, 3, 4, 6; the next value would be 8, so overflow begins at 7) at scale 1 become 0, 0, 0.5, 6 and 6:
+
+    amax 7        count 5       nonzero 4     nonfinite 0
+    overflow 1    7 would round to 8
+    clipped 2     6.5 and 7 are above 6
+    underflow 1   0.1 became 0
+    subnormal 1   0.5 is below the smallest normal value, 1
+    error_sum     -0.1 + 0.2 - 0.5 - 1 = -1.4
+    abs_sum       0.1 + 0.3 + 6.5 + 7 = 13.9
 """
 
 from __future__ import annotations
@@ -46,17 +55,17 @@ def count_everywhere(x: Tensor, q: Tensor, plan: RoundingPlan, scale: float | Te
     both = finite & torch.isfinite(q)
     rounded = q.abs()
     zero = rounded == 0
-    if plan.min_normal is None:
+    if plan.format.min_normal is None:
         subnormal = torch.zeros((), device=x.device)
     else:
-        subnormal = ((rounded < _as_tensor(scale, x) * plan.min_normal) & ~zero).sum()
+        subnormal = ((rounded < _as_tensor(scale, x) * plan.format.min_normal) & ~zero).sum()
     amax = torch.where(finite, magnitude, 0.0).max() if x.numel() else torch.zeros((), device=x.device)
     columns = (
         amax,
         torch.full((), float(x.numel()), dtype=torch.float64, device=x.device),
         (x != 0).sum(),
-        (scaled >= plan.overflow_threshold).sum(),
-        (scaled > plan.maximum).sum(),
+        (scaled >= plan.format.overflow_threshold).sum(),
+        (scaled > plan.format.max_representable_value).sum(),
         ((x != 0) & zero).sum(),
         subnormal,
         (~finite).sum(),
@@ -106,7 +115,7 @@ def _as_tensor(scale: float | Tensor, like: Tensor) -> Tensor:
 
 def safe_magnitude(plan: RoundingPlan) -> float:
     """Within this |x| nothing is clipped, whichever way the quotient was rounded."""
-    return plan.maximum * plan.scale * (1 - 1e-6)
+    return plan.format.max_representable_value * plan.scale * (1 - 1e-6)
 
 
 class SliceCounter:
@@ -121,8 +130,10 @@ class SliceCounter:
         scale = plan.scale
         self._safe = safe_magnitude(plan)
         # Below this magnitude a result can be subnormal or zero.
-        self._small = scale * (plan.maximum if plan.min_normal is None else plan.min_normal)
-        self._min_normal = None if plan.min_normal is None else float32(plan.min_normal * scale)
+        self._small = scale * (
+            plan.format.max_representable_value if plan.format.min_normal is None else plan.format.min_normal
+        )
+        self._min_normal = None if plan.format.min_normal is None else float32(plan.format.min_normal * scale)
         self._amax = 0.0
         self._totals = [0.0] * (len(STATS) - 1)
         self._exact: Tensor | None = None
@@ -132,7 +143,7 @@ class SliceCounter:
 
     def before(self, x: Tensor, space: Scratch) -> bool:
         """Count what depends on x alone. Returns whether no |x / s| exceeds the format's maximum."""
-        magnitude = torch.abs(x, out=space.gap)
+        magnitude = torch.abs(x, out=space.gap.values)
         high = magnitude.amax().item()
         abs_sum, total = magnitude.sum().item(), x.sum().item()
         within = high <= self._safe
@@ -142,20 +153,23 @@ class SliceCounter:
             return within
         clipped = overflow = zeros = 0.0
         if not within:
-            maximum, threshold = self._plan.maximum, self._plan.overflow_threshold
+            maximum, threshold = (
+                self._plan.format.max_representable_value,
+                self._plan.format.overflow_threshold,
+            )
             clipped = _count(self._scaled(magnitude, space).gt_(maximum))
             overflow = _count(self._scaled(magnitude, space).ge_(threshold)) if clipped else 0.0
             if overflow and not self._plan.saturate:
                 self._exact = x.clone()  # the result will hold values that have no error
         if self._find_small(magnitude) == 0:
             part = self._with_small(x)
-            zeros = _count(torch.eq(part, 0.0, out=space.noise[: part.numel()]))
+            zeros = _count(torch.eq(part, 0.0, out=space.noise.values[: part.numel()]))
         self._amax = max(self._amax, high)
         self._seen = (zeros, overflow, clipped, abs_sum, total)
         return within
 
     def _scaled(self, magnitude: Tensor, space: Scratch) -> Tensor:
-        return torch.div(magnitude, self._plan.scale, out=space.noise)
+        return torch.div(magnitude, self._plan.scale, out=space.noise.values)
 
     def _find_small(self, magnitude: Tensor) -> float:
         """Note where |x| is so small that the result can be subnormal or zero; returns the least |x|."""
@@ -187,7 +201,7 @@ class SliceCounter:
         underflow = subnormal = 0.0
         if self._has_small:
             part = self._with_small(q)
-            noise = space.noise[: part.numel()]
+            noise = space.noise.values[: part.numel()]
             lost = _count(torch.eq(part, 0.0, out=noise))
             underflow = lost - zeros
             if self._min_normal is not None:

@@ -56,11 +56,16 @@ def _spread(index: Tensor) -> Tensor:
     return index * _signed(_WEYL)
 
 
-def random_bits(first: int, key: Key, out: Tensor, scratch: Tensor) -> Tensor:
-    """Uniform integers in [0, 2^24) for the flat indices from ``first`` on, into int32 ``out``; eager."""
+def advanced(key: Key, first: int) -> Key:
+    """The key that gives the indices from 0 on the bits that ``key`` gives those from ``first`` on."""
+    return _signed(first * _WEYL + key[0]), key[1]
+
+
+def random_bits(key: Key, out: Tensor, scratch: Tensor) -> Tensor:
+    """Uniform integers in [0, 2^24) for the flat indices from 0 on, into int32 ``out``; eager."""
     count = out.numel()
     spread = _spread_indices(max(count, SLICE), out.device)[:count]
-    torch.add(spread, _signed(first * _WEYL + key[0]), out=out)
+    torch.add(spread, _signed(key[0]), out=out)
     return _mix(out, scratch, key[1], *(constant(value, torch.int32) for value in _MIXING))
 
 

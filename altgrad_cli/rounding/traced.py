@@ -1,7 +1,12 @@
 """The rounding as a graph sees it: operands, scales and counts are tensors, formats are constants.
 
-``quantization.compiled`` makes one kernel of it; ``TracedRounding`` puts it into the graph of a whole forward
+``rounding.compiled`` makes one kernel of it; ``TracedRounding`` puts it into the graph of a whole forward
 and backward pass. The bits of a rounded operand are those of the eager form for the same operand and scale.
+
+The plan is made without a scale, so nothing of the scale is folded into its constants. For E3M4 at scale 0.25
+the graph computes, of x = 0.3: scaled = 0.3 / 0.25 = 1.2, grid = 1.1875 (the gap is 1/16), and value =
+1.1875 * 0.25 = 0.296875. A uniform grid is the integers in the plan's units: for E0M7 at the same scale,
+whose step is 1/128, scaled = 0.3 / 0.25 * 128 = 153.6 is clamped to 127, and value = 127 / 128 * 0.25.
 """
 
 from __future__ import annotations
@@ -15,8 +20,9 @@ from torch import Tensor
 from altgrad_cli.config.precision import OPERAND_ROLES
 from altgrad_cli.formats import FP8Format
 from altgrad_cli.rounding.constants import Overflow, RoundingPlan, plan_rounding
-from altgrad_cli.rounding.kernel import round_slice
+from altgrad_cli.rounding.kernel import TRACED, round_slice
 from altgrad_cli.rounding.scaling import scale_on_device
+from altgrad_cli.rounding.scratch import Buffer
 from altgrad_cli.rounding.stochastic import RandomWork, random_bits_traced
 from altgrad_cli.rounding.traced_counts import count_lines, line_length
 
@@ -52,7 +58,7 @@ def round_traced(
         bits = random_bits_traced(x.numel(), key, x.device).view(x.shape)
         random = RandomWork(bits, torch.empty_like(x), torch.empty_like(x), torch.empty_like(bits))
     gap, grid = torch.empty_like(x), torch.empty_like(x)
-    round_slice(scaled, grid, gap, gap.view(torch.int32), plan, None, None, random, traced=True)
+    round_slice(scaled, grid, Buffer(gap, gap.view(torch.int32)), plan, None, random, TRACED)
     value = grid if unit is None else grid * unit
     return Rounded(scaled, grid, value * scale[1])
 
@@ -65,24 +71,24 @@ def round_and_count(
     ones: Tensor,
     *,
     power_of_two: bool,
-    trusting: bool = False,
+    assume_finite: bool = False,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Q(x), and what ``count_lines`` finds, in one loop over the data.
 
-    By itself torch's compiler writes two: one that counts, and another that rounds a second time and stores.
-    It is kept from that by giving the result memory of its own before anything reads it, and each line a
-    scale of its own to load, so that storing is a loop over lines as counting is.
+    Left alone, torch's compiler would emit two loops, one that counts and another that rounds a second time
+    and stores. ``as_strided`` makes it write the result to memory first, and a scale for each line gives the
+    storing loop the shape of the counting loop, so that the two become one.
 
     Args:
         x, scale, plan, key, power_of_two: as ``round_traced``; x of any shape, scale (2,).
         ones: float32 ones, ``line_count(x.shape)`` or more, from outside the graph.
-        trusting: as ``count_lines``.
+        assume_finite: as ``count_lines``.
     """
     lines = x.reshape(-1, line_length(x.shape[-1]))
     scales = scale.view(2, 1, 1) * ones[: lines.shape[0]].view(-1, 1)
     rounded = round_traced(lines, scales, plan, key, power_of_two=power_of_two)
     value = rounded.value.as_strided(rounded.value.shape, rounded.value.stride())
-    counts = count_lines(lines, rounded.scaled, rounded.grid, value, plan, trusting=trusting)
+    counts = count_lines(lines, rounded.scaled, rounded.grid, value, plan, assume_finite=assume_finite)
     return value.view(x.shape), counts
 
 

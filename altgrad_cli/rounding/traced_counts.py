@@ -31,34 +31,36 @@ def line_count(shape: Sequence[int]) -> int:
 
 
 def count_lines(
-    x: Tensor, scaled: Tensor, grid: Tensor, value: Tensor, plan: RoundingPlan, *, trusting: bool = False
+    x: Tensor, scaled: Tensor, grid: Tensor, value: Tensor, plan: RoundingPlan, *, assume_finite: bool = False
 ) -> tuple[Tensor, Tensor]:
     """The largest finite |x| (0-d, float32), and the sums (1-D, float64) that ``finish_rows`` asks for.
 
     Args:
         x, value: what was rounded, and the result: (lines, at most ``LINE``).
         scaled, grid: x / s and its rounding, in the plan's units.
-        trusting: leave out what only matters where x or value is not finite or a line's sum leaves float32.
-            Where that is so, the sum of the magnitudes or of the errors is not finite either.
+        assume_finite: leave out the steps that are needed only where x or value is not finite, or where a
+            line's sum exceeds float32. If the assumption was wrong, the sum of the magnitudes or that of
+            the errors is not finite, and the caller counts again.
 
-    Inside a line sums are taken in float32, two counts to a number, which is exact; those of the lines in
-    float64.
+    A line is summed in float32 and the lines in float64. One float32 sum carries two counts, exactly: a value
+    that has the first property adds 1, one with the second adds 4096. Where 3 of 2048 values overflow and 5
+    are clipped, the sum is 5 + 3 * 4096 = 12293.
     """
     magnitude, error = x.abs(), value - x
-    small = torch.where(grid.abs() < plan.min_normal_in_units, 1.0, 0.0)
-    if not trusting:
+    small = torch.where(grid.abs() < plan.min_normal, 1.0, 0.0)
+    if not assume_finite:
         finite = magnitude <= torch.finfo(torch.float32).max
         magnitude = torch.where(finite, magnitude, 0.0)
         error = torch.where(finite if plan.saturate else finite & torch.isfinite(value), error, 0.0)
         small = torch.where(finite, small, _PAIR)
-    unit = _unit(trusting)
+    unit = _unit(assume_finite)
     size = scaled.abs()
-    beyond = torch.where(size >= plan.overflow_threshold_in_units, _PAIR + 1.0, 1.0)
+    beyond = torch.where(size >= plan.overflow_threshold, _PAIR + 1.0, 1.0)
     zero = torch.where(x == 0, _PAIR + 1.0, 1.0)
     clipped, overflow = _pair(torch.where(size > plan.limit, beyond, 0.0))
     lost, zeros = _pair(torch.where(value == 0, zero, 0.0))
     below, nonfinite = _pair(small)
-    if plan.min_normal is None:
+    if plan.format.is_fixed_point:
         below = lost  # fixed point has no subnormals
     sums = (
         nonfinite,
@@ -80,21 +82,21 @@ def _pair(weights: Tensor) -> tuple[Tensor, Tensor]:
     return sums - high * _PAIR, high
 
 
-def _unit(trusting: bool) -> float:
+def _unit(assume_finite: bool) -> float:
     """What errors and magnitudes are added in, so that a line of the largest floats does not overflow."""
-    return 1.0 if trusting else 4096.0
+    return 1.0 if assume_finite else 4096.0
 
 
-def finish_rows(amax: Tensor, sums: Tensor, sizes: Tensor, *, trusting: bool = False) -> Tensor:
+def finish_rows(amax: Tensor, sums: Tensor, sizes: Tensor, *, assume_finite: bool = False) -> Tensor:
     """The rows (tensors, len(STATS)) from what ``count_lines`` found for each.
 
     Args:
         amax: (tensors,).
         sums: (tensors, sums of one).
         sizes: float64 (tensors,), how many values each has.
-        trusting: as ``count_lines`` was called.
+        assume_finite: as ``count_lines`` was called.
     """
-    unit = _unit(trusting)
+    unit = _unit(assume_finite)
     nonfinite, zeros, overflow, clipped, lost, below, error, abs_sum = sums.unbind(1)
     columns = {
         "amax": amax.double(),

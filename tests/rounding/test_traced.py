@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from altgrad_cli.formats import FP8Format, parse_format
-from altgrad_cli.rounding.constants import Overflow
+from altgrad_cli.rounding.constants import Carrier, Overflow
 from altgrad_cli.rounding.quantize import STATS, round_to_grid
 from altgrad_cli.rounding.stochastic import draw_key
 from altgrad_cli.rounding.traced import round_and_count, traced_plan
@@ -45,7 +45,7 @@ def test_the_bits_and_the_counts_are_the_eager_ones(name: str, scale: float, sto
     overflows: list[Overflow] = ["saturate"] + (["ieee"] if format.has_specials else [])
     for overflow in overflows:
         plan = traced_plan(format, overflow)
-        if plan.wide:
+        if plan.carrier is Carrier.FLOAT64:
             continue  # passes with such formats are eager
         x = operand(format, scale)
         expected_row = torch.zeros(len(STATS), dtype=torch.float64)

@@ -26,7 +26,7 @@ from altgrad_cli.config.model import ModelConfig
 from altgrad_cli.config.precision import HEAD, OPERAND_ROLES, Overflow, ScalingConfig
 from altgrad_cli.formats import FP8Format
 from altgrad_cli.rounding.compiled import compile_failure
-from altgrad_cli.rounding.constants import is_power_of_two
+from altgrad_cli.rounding.constants import Carrier, is_power_of_two
 from altgrad_cli.rounding.statistics import STATS
 from altgrad_cli.rounding.stochastic import draw_key
 from altgrad_cli.rounding.traced import Slot, TracedRounding, traced_plan
@@ -289,7 +289,7 @@ def find_pass(state: TrainState, plan: PrecisionPlan, scales: Scales, batch: Bat
                 return None
             if scale is not None and not _scale_fits(scale, fmt, scaling):
                 return None
-            if traced_plan(fmt, config.precision.overflow).wide:
+            if traced_plan(fmt, config.precision.overflow).carrier is Carrier.FLOAT64:
                 return None
             slots.append(Slot(index, number, fmt, scale is None))
     return _compiled(
