@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import yaml
 
@@ -19,20 +18,10 @@ from altgrad_cli.training.events import Alert
 from altgrad_cli.training.watch.collapse import onset_words
 
 
-def _best(log: RunRecord, metric: str) -> tuple[int, float] | None:
-    finite = [(value, step) for step, value in log.series(metric) if math.isfinite(value)]
-    value, step = min(finite, default=(None, None))
-    return None if step is None or value is None else (step, value)
-
-
-def _best_step(log: RunRecord, source: Source) -> int | None:
-    best = _best(log, source.argument or "validation_loss")
-    return best[0] if best else None
-
-
-def _best_value(log: RunRecord, source: Source) -> float | None:
-    best = _best(log, source.argument or "validation_loss")
-    return best[1] if best else None
+def _best(log: RunRecord, source: Source) -> tuple[float, int] | None:
+    """The lowest finite value of a metric, and its step."""
+    series = log.series(source.argument or "validation_loss")
+    return min(((value, step) for step, value in series if math.isfinite(value)), default=None)
 
 
 def _interventions(log: RunRecord, source: Source) -> int:
@@ -44,10 +33,6 @@ def _timeline(log: RunRecord, _: Source) -> str | None:
     if not formats:
         return log.format
     return ", ".join(f"{name} from step {step}" if step else name for step, name in formats)
-
-
-def _grid(log: RunRecord, _: Source) -> str | None:
-    return parse_format(log.format).describe() if log.format else None
 
 
 def _window(_: RunRecord, source: Source) -> str | None:
@@ -62,14 +47,6 @@ def _bound_clips(log: RunRecord, _: Source) -> int:
 
 def _raised(log: RunRecord, source: Source) -> list[Alert]:
     return [alert for alert in log.alerts if alert.name == source.argument and alert.state == "raised"]
-
-
-def _first_alert(log: RunRecord, source: Source) -> int | None:
-    return next((alert.step for alert in _raised(log, source)), None)
-
-
-def _alerts_raised(log: RunRecord, source: Source) -> int:
-    return len(_raised(log, source))
 
 
 def _alerting_layers(log: RunRecord, source: Source) -> int:
@@ -116,13 +93,13 @@ def _onset(log: RunRecord, _: Source) -> str | None:
     return onset_words(collapse.get("onset", collapse.get("step"))) if collapse else None
 
 
-FACTS: dict[str, Callable[[RunRecord, Source], Any]] = {
+FACTS: dict[str, Callable[[RunRecord, Source], object]] = {
     "step": lambda _, source: source.first,
     "window": _window,
     "format": lambda log, _: log.format,
     "format_studied": lambda log, _: studied_format(log),
     "rules": _rules,
-    "grid": _grid,
+    "grid": lambda log, _: parse_format(log.format).describe() if log.format else None,
     "roles": lambda log, _: rounded_roles(log) or "none",
     "layers_in_bf16": _layers_in_bf16,
     "formats": _timeline,
@@ -137,17 +114,17 @@ FACTS: dict[str, Callable[[RunRecord, Source], Any]] = {
     "dropped_steps": lambda log, _: len(log.dropped_steps),
     "first_dropped_step": lambda log, _: next(iter(log.dropped_steps), None),
     "resumptions": lambda log, _: log.resumptions,
-    "best_step": _best_step,
-    "best": _best_value,
-    "first_alert": _first_alert,
-    "alerts_raised": _alerts_raised,
+    "best_step": lambda log, source: best[1] if (best := _best(log, source)) else None,
+    "best": lambda log, source: best[0] if (best := _best(log, source)) else None,
+    "first_alert": lambda log, source: next((alert.step for alert in _raised(log, source)), None),
+    "alerts_raised": lambda log, source: len(_raised(log, source)),
     "alerting_layers": _alerting_layers,
     "interventions": _interventions,
     "bound_clips": _bound_clips,
     "injections": lambda log, _: ", ".join(log.injections) or None,
 }
 
-MAPPINGS: dict[str, Callable[[RunRecord], Mapping[str, Any] | None]] = {
+MAPPINGS: dict[str, Callable[[RunRecord], Mapping[str, object] | None]] = {
     "config": lambda log: log.config,
     "collapse": lambda log: log.collapse,
     "corpus": lambda log: log.started.corpus if log.started else None,
@@ -157,12 +134,12 @@ MAPPINGS: dict[str, Callable[[RunRecord], Mapping[str, Any] | None]] = {
 """``config.learning_rate`` and the like: a key of what the log keeps as a mapping."""
 
 
-def look_up(log: RunRecord, dotted: str) -> Any:
+def look_up(log: RunRecord, dotted: str) -> object:
     """The value of ``root.key.key``, None where there is none; UsageError where nothing is called so."""
     root, _, rest = dotted.partition(".")
     if root not in MAPPINGS:
         raise UsageError(f"no quantity is called {dotted!r}", allowed=", ".join(sorted(known_quantities())))
-    value: Any = MAPPINGS[root](log)
+    value: object = MAPPINGS[root](log)
     for key in rest.split("."):
         value = value.get(key) if isinstance(value, Mapping) else None
     return value
@@ -173,7 +150,7 @@ def known_quantities() -> list[str]:
     return [*REDUCTIONS, *LAYER_REDUCTIONS, *FACTS, *(f"{root}.<key>" for root in MAPPINGS)]
 
 
-def evaluate(log: RunRecord, source: Source) -> Any:
+def evaluate(log: RunRecord, source: Source) -> object:
     """The value of ``source`` in the run ``log``; quantities that need other runs are the evidence's."""
     if source.quantity in REDUCTIONS:
         return reduce(log, source)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -94,20 +93,12 @@ def _type_mean(log: RunRecord, source: Source) -> float | None:
     return sum(chosen) / len(chosen) if chosen else None
 
 
-def _end(log: RunRecord, source: Source) -> float | None:
-    return log.end(source.argument or "")
-
-
-def _worst_role(log: RunRecord, source: Source) -> float | None:
-    return log.worst_role(source.argument or "")
-
-
-LAYER_REDUCTIONS: dict[str, Callable[[RunRecord, Source], Any]] = {
+LAYER_REDUCTIONS: dict[str, Callable[[RunRecord, Source], object]] = {
     "worst_layer": _worst_layer,
     "layers_at_least": _layers_at_least,
     "measured_layers": _measured_layers,
     "type_mean": _type_mean,
-    "end": _end,
-    "worst_role": _worst_role,
+    "end": lambda log, source: log.end(source.argument or ""),
+    "worst_role": lambda log, source: log.worst_role(source.argument or ""),
 }
 """Across the layers, each by its mean over the steps, and across roles; ``end`` is over the last steps."""

@@ -10,7 +10,6 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from altgrad_cli.errors import UsageError
 from altgrad_cli.metrics.noise import paired_interval
@@ -24,6 +23,9 @@ from altgrad_cli.sweeps.ablation.roles import StageAttribution, attribute, parts
 from altgrad_cli.sweeps.ablation.settle import attribute_layers, noise_of
 from altgrad_cli.sweeps.arms import Arm
 from altgrad_cli.sweeps.verdicts import JudgedRun
+
+Quantity = Callable[["Evidence", RunRecord, Source], object]
+"""What a source's quantity is of a run."""
 
 RULE = "rule"
 """The name that stands for the definitions' constants where a source names a run."""
@@ -83,7 +85,7 @@ class Evidence:
             return None
         return recovered_fraction(loss, frozen=frozen, fp32=fp32)
 
-    def value(self, source: Source | str) -> Any:
+    def value(self, source: Source | str) -> object:
         """The value that ``source`` names, None where not measured; UsageError where it names nothing."""
         if isinstance(source, str):
             source = parse_source(source)
@@ -123,28 +125,19 @@ def _controls(evidence: Evidence, log: RunRecord, _: Source) -> str | None:
     return ", ".join(names) or None
 
 
-def _plan_reason(evidence: Evidence, log: RunRecord, _: Source) -> str | None:
-    arm = evidence.arms.get(log.name)
-    return arm.reason or None if arm else None
+def _of_arm(ask: Callable[[Evidence, Arm], object]) -> Quantity:
+    """What ``ask`` says of the arm that a run is; None for a run that is none."""
+    return lambda evidence, log, _: ask(evidence, arm) if (arm := evidence.arms.get(log.name)) else None
 
 
-def _loss_noise(evidence: Evidence, log: RunRecord, _: Source) -> float | None:
-    arm = evidence.arms.get(log.name)
-    return noise_of(arm, evidence.findings) if arm else None
+def _attributed(ask: Callable[[LayerAttribution], object]) -> Quantity:
+    """What ``ask`` says of the confirmed attribution of the role in parentheses; None without one."""
 
+    def quantity(evidence: Evidence, log: RunRecord, source: Source) -> object:
+        confirmed = (a for a in evidence.places(log) if a.role == source.argument and a.confirmed)
+        return next(map(ask, confirmed), None)
 
-def _attributed(evidence: Evidence, log: RunRecord, source: Source) -> LayerAttribution | None:
-    return next((a for a in evidence.places(log) if a.role == source.argument and a.confirmed), None)
-
-
-def _attributed_stage(evidence: Evidence, log: RunRecord, source: Source) -> str | None:
-    found = _attributed(evidence, log, source)
-    return found.stage if found else None
-
-
-def _attributed_layers(evidence: Evidence, log: RunRecord, source: Source) -> str | None:
-    found = _attributed(evidence, log, source)
-    return ", ".join(found.layers) if found else None
+    return quantity
 
 
 def _verdict(evidence: Evidence, log: RunRecord, _: Source) -> str | None:
@@ -160,7 +153,7 @@ def _ended(evidence: Evidence, log: RunRecord, _: Source) -> str:
     return judged_run.collapse["class"] if judged_run.collapse else judged_run.outcome
 
 
-_JUDGED: dict[str, Callable[[Evidence, RunRecord, Source], Any]] = {
+_JUDGED: dict[str, Quantity] = {
     "outcome": lambda evidence, log, _: evidence.judged(log).outcome,
     "ended": _ended,
     "warning": lambda evidence, log, _: evidence.judged(log).warning,
@@ -172,38 +165,41 @@ _JUDGED: dict[str, Callable[[Evidence, RunRecord, Source], Any]] = {
     "cause": lambda evidence, log, _: evidence.judged(log).verdict.cause,
     "recovered_fraction.step": lambda evidence, log, _: evidence.judged(log).step,
     "controls": _controls,
-    "attributed_stage": _attributed_stage,
-    "attributed_layers": _attributed_layers,
-    "loss_noise": _loss_noise,
-    "plan.reason": _plan_reason,
+    "attributed_stage": _attributed(lambda found: found.stage),
+    "attributed_layers": _attributed(lambda found: ", ".join(found.layers)),
+    "loss_noise": _of_arm(lambda evidence, arm: noise_of(arm, evidence.findings)),
+    "plan.reason": _of_arm(lambda _, arm: arm.reason or None),
     "recovered_fraction": lambda evidence, log, source: evidence.recovered_fraction(
         log, source.first if source.first is not None else evidence.judged(log).step or 0
     ),
 }
 
 
-def _over_runs(source: Source, values: Sequence[Any]) -> Any:
+def _over_runs(source: Source, values: Sequence[object]) -> object:
     """Several runs as one value; None as soon as one of them has none (``leader`` passes those over)."""
     if source.over == "number":
         return len(source.runs)
+    known = [
+        (float(value), run)
+        for value, run in zip(values, source.runs, strict=True)
+        if isinstance(value, int | float)
+    ]
     if source.over == "leader":
-        known = [
-            (value, run)
-            for run, value in zip(source.runs, values, strict=True)
-            if value is not None and not math.isnan(value)
-        ]
-        return max(known, key=lambda item: item[0])[1] if known else None
-    if any(value is None for value in values):
+        ranked = [(value, run) for value, run in known if not math.isnan(value)]
+        return max(ranked, key=lambda item: item[0], default=(0, None))[1]
+    if len(known) < len(values):
         return None
+    numbers = [value for value, _ in known]
     if source.over in ("lowest", "highest"):
-        return min(values) if source.over == "lowest" else max(values)
+        return min(numbers) if source.over == "lowest" else max(numbers)
     if source.over == "difference":
-        first, second = values
-        return float(first - second)
+        first, second = numbers
+        return first - second
     if source.over in ("paired", "halfwidth"):
-        half = len(values) // 2
-        interval = paired_interval([a - b for a, b in zip(values[:half], values[half:], strict=True)])
+        half = len(numbers) // 2
+        interval = paired_interval([a - b for a, b in zip(numbers[:half], numbers[half:], strict=True)])
         return (interval.mean if source.over == "paired" else interval.half_width) if interval else None
+    finite = all(map(math.isfinite, numbers))
     if source.over == "average":
-        return math.fsum(values) / len(values) if all(map(math.isfinite, values)) else math.nan
-    return statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else None
+        return math.fsum(numbers) / len(numbers) if finite else math.nan
+    return statistics.stdev(numbers) if len(numbers) > 1 and finite else None

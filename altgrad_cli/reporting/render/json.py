@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import html
-from typing import Any
 
 from altgrad_cli.reporting.blocks.document import Block, Picture, Report, Table, Text
 from altgrad_cli.reporting.blocks.sources import CITED, ROW, without_sources
 
 
-def to_json(report: Report) -> dict[str, Any]:
+def to_json(report: Report) -> dict[str, object]:
     """Title, logs, and for each section its text, tables and cited values."""
     return {
         "title": report.title,
@@ -25,7 +24,7 @@ def to_json(report: Report) -> dict[str, Any]:
     }
 
 
-def _block(block: Block) -> dict[str, Any]:
+def _block(block: Block) -> dict[str, object]:
     if isinstance(block, Text):
         return {
             "kind": "text",

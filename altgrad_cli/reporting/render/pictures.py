@@ -24,6 +24,11 @@ from altgrad_cli.reporting.blocks.thinning import nonfinite_points
 from altgrad_cli.reporting.render.hover import Hover, hover_of
 
 _HEAT = LinearSegmentedColormap.from_list("heat", palette.HEAT)
+_OUTSIDE_THE_SCALE = {
+    "not measured": palette.MISSING,
+    "exactly 0": palette.ZERO,
+    "not finite": palette.NONFINITE,
+}
 DPI = 110
 WIDTH = 9.2
 _STYLE = {
@@ -86,15 +91,7 @@ def _draw_lines(figure: figures.LineFigure) -> Canvas:
         if curve.faint is not None:
             axes.plot(curve.x, curve.faint, color=curve.color, alpha=0.22, linewidth=0.7, linestyle=style)
         width, alpha = (0.9, 0.6) if curve.minor else (1.7, 1.0)
-        axes.plot(
-            curve.x,
-            curve.y,
-            color=curve.color,
-            linewidth=width,
-            alpha=alpha,
-            linestyle=style,
-            label=curve.label,
-        )
+        axes.plot(curve.x, curve.y, color=curve.color, lw=width, alpha=alpha, ls=style, label=curve.label)
         broken = nonfinite_points(curve.x, curve.y)
         if len(broken):
             axes.plot(*broken.T, "x", color=palette.NONFINITE, markersize=7, markeredgewidth=1.8, zorder=5)
@@ -136,17 +133,10 @@ def _draw_heat(figure: figures.HeatFigure) -> Canvas:
     # The axis is shared, and each panel has set it to its own run's length.
     canvas.axes[-1].set_xlim(min(first for first, _ in borders), max(last for _, last in borders))
     if len({last for _, last in borders}) > 1:
-        seen.add("missing")
+        seen.add("not measured")
     canvas.axes[-1].set_xlabel(figure.x_label)
-    canvas.suptitle(
-        figure.title,
-        x=0.12 / WIDTH,
-        y=1 - 0.12 / height,
-        ha="left",
-        va="top",
-        fontsize=11.5,
-        fontweight="bold",
-    )
+    x, y = 0.12 / WIDTH, 1 - 0.12 / height
+    canvas.suptitle(figure.title, x=x, y=y, ha="left", va="top", fontsize=11.5, fontweight="bold")
     length = min(sum(heights) + gap * (len(heights) - 1), 3.6)
     bar_axes = canvas.add_axes(
         (1 - 0.95 / WIDTH, (height - top - length) / height, 0.17 / WIDTH, length / height)
@@ -171,16 +161,16 @@ def _draw_panel(axes: Axes, scale: figures.Scale, panel: figures.Panel, seen: se
     extent = (*panel.borders, len(panel.rows) - 0.5, -0.5)
     axes.set_facecolor(palette.MISSING)
     if not panel.measured.all():
-        seen.add("missing")
+        seen.add("not measured")
     shown = np.ma.masked_where(
         ~panel.measured | nonfinite | zero, np.clip(scale.forward(panel.values), scale.low, scale.high)
     )
     norm = Normalize(scale.low, scale.high)
     image = axes.imshow(shown, cmap=_HEAT, norm=norm, extent=extent, aspect="auto", interpolation="nearest")
-    for name, where, color in (("zero", zero, palette.ZERO), ("nonfinite", nonfinite, palette.NONFINITE)):
+    for name, where in (("exactly 0", zero), ("not finite", nonfinite)):
         if where.any():
             seen.add(name)
-            flat = LinearSegmentedColormap.from_list(name, [color, color])
+            flat = LinearSegmentedColormap.from_list(name, [_OUTSIDE_THE_SCALE[name]] * 2)
             only = np.ma.masked_where(~where, where.astype(float))
             axes.imshow(only, cmap=flat, extent=extent, aspect="auto", interpolation="nearest")
     if panel.mark is not None:
@@ -193,15 +183,10 @@ def _draw_panel(axes: Axes, scale: figures.Scale, panel: figures.Panel, seen: se
 
 
 def _explain_colors(canvas: Canvas, seen: set[str]) -> None:
-    legend = {
-        "missing": ("not measured", palette.MISSING),
-        "zero": ("exactly 0", palette.ZERO),
-        "nonfinite": ("not finite", palette.NONFINITE),
-    }
     patches = [
         Patch(facecolor=color, edgecolor=palette.GREY, linewidth=0.6, label=name)
-        for key, (name, color) in legend.items()
-        if key in seen
+        for name, color in _OUTSIDE_THE_SCALE.items()
+        if name in seen
     ]
     if patches:
         canvas.legend(handles=patches, loc="lower right", ncols=3, fontsize=8)
@@ -219,23 +204,16 @@ def _label_rows(axes: Axes, rows: tuple[str, ...]) -> None:
 def _draw_clouds(figure: figures.CloudFigure) -> Canvas:
     canvas, axes = _canvas(5.2)
     scale = figure.scale
-    axes.plot(
-        [scale.low, scale.high], [scale.low, scale.high], color=palette.GREY, linewidth=1, linestyle="--"
-    )
+    ends = (scale.low, scale.high)
+    axes.plot(ends, ends, color=palette.GREY, linewidth=1, linestyle="--")
     for cloud, marker in zip(figure.clouds, "osD^vPX*<>" * 9, strict=False):
         x, y = (np.clip(scale.forward(values), scale.low, scale.high) for values in (cloud.x, cloud.y))
-        axes.plot(
-            x, y, marker, color=cloud.color, alpha=0.55, markersize=5, markeredgewidth=0, label=cloud.label
-        )
+        axes.plot(x, y, marker, color=cloud.color, alpha=0.55, ms=5, mew=0, label=cloud.label)
     for axis, label in ((axes.xaxis, figure.x_label), (axes.yaxis, figure.y_label)):
         axis.set_ticks(scale.positions(), labels=scale.labels())
         axis.set_label_text(label)
-    axes.set(
-        title=figure.title,
-        aspect="equal",
-        xlim=(scale.low - 0.05, scale.high),
-        ylim=(scale.low - 0.05, scale.high),
-    )
+    limits = (scale.low - 0.05, scale.high)
+    axes.set(title=figure.title, aspect="equal", xlim=limits, ylim=limits)
     axes.annotate(
         "as predicted", (0.9, 0.94), xycoords="axes fraction", ha="right", color=palette.GREY, fontsize=8
     )
@@ -249,22 +227,9 @@ def _draw_spread(figure: figures.SpreadFigure) -> Canvas:
         values = np.array(row.values)
         finite = values[np.isfinite(values)]
         if len(finite):
-            axes.plot(
-                [finite.min(), finite.max()],
-                [index, index],
-                color=row.color,
-                linewidth=5,
-                alpha=0.3,
-                solid_capstyle="round",
-            )
-            axes.plot(
-                finite,
-                np.full(len(finite), index),
-                "o",
-                color=row.color,
-                markersize=6,
-                markeredgecolor="white",
-            )
+            ends, rows = [finite.min(), finite.max()], np.full(len(finite), index)
+            axes.plot(ends, [index, index], color=row.color, lw=5, alpha=0.3, solid_capstyle="round")
+            axes.plot(finite, rows, "o", color=row.color, ms=6, mec="white")
             if len(finite) > 1:
                 axes.plot(finite.mean(), index, "|", color=row.color, markersize=17, markeredgewidth=2)
         else:

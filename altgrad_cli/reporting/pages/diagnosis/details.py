@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 from altgrad_cli.forensics.against import Comparison
 from altgrad_cli.forensics.attempt import Outcome
@@ -74,7 +73,9 @@ def foreign_layers(diagnosis: ForeignDiagnosis) -> Section:
     return _table_section("Tensors, worst first", headers, rows, *words)
 
 
-def _table_section(title: str, headers: tuple[str, ...], rows: list[tuple[Any, ...]], *lines: str) -> Section:
+def _table_section(
+    title: str, headers: tuple[str, ...], rows: Sequence[Sequence[object]], *lines: str
+) -> Section:
     blocks = [bullets(lines)] if lines else []
     return Section(title, (*blocks, plain_table(headers, rows)) if rows else tuple(blocks))
 
