@@ -1,6 +1,6 @@
 """What a checkpoint alone can prove: what failed, where first, why, and what would have saved it.
 
-evidence         open a file and say how far it can be trusted
+opened           open a file and say how far it can be trusted
 document         what a diagnosis says, part by part
 scene            the state before the recorded step, rebuilt; and variations of it
 attempt          that step once more, under a variation, and what came out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from torch import Tensor
@@ -29,9 +29,9 @@ class Counterfactual:
 
     kind: Kind
     change: str
+    outcome: Outcome | None = field(metadata={"merged": {"survives": None}})
     overrides: tuple[str, ...]
     """``key=value`` that make this change for a run; empty where no configuration can."""
-    outcome: Outcome | None
     reason: str | None = None
     format: str | None = None
     rounding: str | None = None
@@ -41,20 +41,6 @@ class Counterfactual:
     def survives(self) -> bool | None:
         """Whether the step survived under the change; None where it cannot be made."""
         return None if self.outcome is None else self.outcome.survives
-
-    def to_json(self) -> dict[str, Any]:
-        """One entry of ``counterfactuals`` in the diagnosis."""
-        outcome = {"survives": None} if self.outcome is None else asdict(self.outcome)
-        return {
-            "kind": self.kind,
-            "change": self.change,
-            **outcome,
-            "overrides": list(self.overrides),
-            "reason": self.reason,
-            "format": self.format,
-            "rounding": self.rounding,
-            "scaling": self.scaling,
-        }
 
 
 def remedies(scene: Scene, shadow: Tensor | None) -> Iterator[Counterfactual]:
@@ -101,7 +87,7 @@ def remedies(scene: Scene, shadow: Tensor | None) -> Iterator[Counterfactual]:
         yield _under(scene, shadow, "update", "update rounded stochastically", rounding="stochastic")
     other = another_batch(scene)
     if other is None:
-        yield Counterfactual("input", "another batch", (), None, "the corpus is not at hand (--data PATH)")
+        yield Counterfactual("input", "another batch", None, (), "the corpus is not at hand (--data PATH)")
     else:
         yield _try(scene, None, "input", "another batch", (), batch=other)
     if scene.faults.due(scene.step):
@@ -149,8 +135,8 @@ def _grid_entry(
         plan = plan_for(scene.state, changed, fmt.name)
         outcome = attempt(scene, config=changed, plan=plan, shadow=shadow)
     except AltgradError as error:
-        return Counterfactual("format", words, overrides, None, error.message, fmt.name, rounding, recipe)
-    return Counterfactual("format", words, overrides, outcome, None, fmt.name, rounding, recipe)
+        return Counterfactual("format", words, None, overrides, error.message, fmt.name, rounding, recipe)
+    return Counterfactual("format", words, outcome, overrides, None, fmt.name, rounding, recipe)
 
 
 def _try(
@@ -159,8 +145,8 @@ def _try(
     try:
         outcome = attempt(scene, shadow=shadow, **changes)
     except AltgradError as error:
-        return Counterfactual(kind, words, overrides, None, error.message)
-    return Counterfactual(kind, words, overrides, outcome)
+        return Counterfactual(kind, words, None, overrides, error.message)
+    return Counterfactual(kind, words, outcome, overrides)
 
 
 def _under(scene: Scene, shadow: Tensor | None, kind: Kind, words: str, **precision: Any) -> Counterfactual:
@@ -169,7 +155,7 @@ def _under(scene: Scene, shadow: Tensor | None, kind: Kind, words: str, **precis
     try:
         plan = plan_for(scene.state, config, scene.state.format)
     except ConfigError as error:
-        return Counterfactual(kind, words, overrides, None, error.message)
+        return Counterfactual(kind, words, None, overrides, error.message)
     return _try(scene, shadow, kind, words, overrides, config=config, plan=plan)
 
 

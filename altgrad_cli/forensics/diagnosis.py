@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from altgrad_cli.checkpoints.foreign import ForeignTensors
+from altgrad_cli.checkpoints.model import TraceRecord
 from altgrad_cli.errors import UsageError
 from altgrad_cli.forensics.against import Comparison, compare_with
 from altgrad_cli.forensics.batch_report import describe_batch
 from altgrad_cli.forensics.bisection import minimal_bf16_layers
 from altgrad_cli.forensics.counterfactuals import Counterfactual, format_grid, remedies
 from altgrad_cli.forensics.document import Diagnosis, ForeignDiagnosis, ForeignFailure, ForeignTrust
-from altgrad_cli.forensics.evidence import Evidence, open_evidence, trust_report
 from altgrad_cli.forensics.failure import (
     DIVERGENCE,
     NONE,
@@ -40,13 +40,13 @@ from altgrad_cli.forensics.mechanism import (
     explain_nonfinite,
     explain_stall,
 )
+from altgrad_cli.forensics.opened import OpenedCheckpoint, open_checkpoint, trust_report
 from altgrad_cli.forensics.provenance import AmaxSuspect, amax_suspects, describe_origin
 from altgrad_cli.forensics.replay import not_run, replay
 from altgrad_cli.forensics.scene import Scene, rebuild
 from altgrad_cli.forensics.trace_again import trace_again
 from altgrad_cli.formats import parse_format
 from altgrad_cli.training.origin import FirstNonfinite, find_first
-from altgrad_cli.training.trace_record import TraceRecord, from_plain
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,10 +76,10 @@ def diagnose(path: Path, questions: Questions) -> Diagnosis | ForeignDiagnosis:
     """
     before = torch.get_num_threads()
     try:
-        found = open_evidence(path)
-        if isinstance(found, ForeignTensors):
-            return diagnose_foreign(found, questions)
-        return diagnose_evidence(found, questions)
+        opened = open_checkpoint(path)
+        if isinstance(opened, ForeignTensors):
+            return diagnose_foreign(opened, questions)
+        return diagnose_checkpoint(opened, questions)
     finally:
         torch.set_num_threads(before)
 
@@ -109,62 +109,54 @@ def diagnose_foreign(foreign: ForeignTensors, questions: Questions) -> ForeignDi
     )
 
 
-def diagnose_evidence(evidence: Evidence, questions: Questions) -> Diagnosis:
+def diagnose_checkpoint(opened: OpenedCheckpoint, questions: Questions) -> Diagnosis:
     """The diagnosis of a checkpoint that altgrad wrote."""
     if questions.format is not None:
         raise UsageError(
             "--format is for state dicts that altgrad did not write",
-            where=str(evidence.path),
+            where=str(opened.path),
             hint="this checkpoint knows its formats; --what-if tries the others",
         )
-    scene = rebuild(evidence, questions.data)
-    records = _records(evidence, scene)
+    scene = rebuild(opened, questions.data)
+    records = _records(opened, scene)
     first = find_first(records)
     suspects = amax_suspects(records)
     seen = examine(scene)
     attribution = _attribution(scene, seen)
     now = None if attribution is None else attribution.recorded
     count = sum(record.nonfinite for record in records if record.phase != "optimizer") or seen.nonfinite
-    failure = classify(evidence, first, now, count)
-    mechanism = _mechanism(failure.kind, evidence, first, attribution, seen, suspects)
+    failure = classify(opened, first, now, count)
+    mechanism = _mechanism(failure.kind, opened, first, attribution, seen, suspects)
     attempts = {} if attribution is None else attribution.attempts
     diagnosis = Diagnosis(
-        file=str(evidence.path),
-        run=None if evidence.run_folder is None else str(evidence.run_folder),
-        trust=trust_report(evidence),
+        file=str(opened.path),
+        run=None if opened.run_folder is None else str(opened.run_folder),
+        trust=trust_report(opened),
         failure=failure,
-        first_nonfinite=None if first is None else describe_origin(first, scene.state, evidence.step),
+        first_nonfinite=None if first is None else describe_origin(first, scene.state, opened.step),
         mechanism=replace(mechanism, attempts=attempts),
         amax_suspects=suspects,
-        lead_time=lead_time(history_of(evidence), evidence.step),
+        lead_time=lead_time(history_of(opened.saved), opened.step),
         layers=_selected(_origin_first(seen.layers, first), questions.layer),
         optimizer=optimizer_report(scene),
-        replay=replay(evidence, questions.threads) if questions.replay else not_run(),
+        replay=replay(opened, questions.threads) if questions.replay else not_run(),
         counterfactuals=_what_if(scene, seen) if questions.what_if else (),
         minimal_bf16_layers=_minimal(scene, questions, failure.kind, now is not None),
         batch=describe_batch(scene),
-        against=_against(evidence, questions),
+        against=_against(opened, questions),
     )
     return replace(
         diagnosis,
         findings=tuple(findings(diagnosis)),
-        next=next_command(evidence, diagnosis, questions.what_if),
+        next=next_command(opened, diagnosis, questions.what_if),
     )
 
 
-def _records(evidence: Evidence, scene: Scene) -> tuple[TraceRecord, ...]:
-    """The recorded trace; the step traced again where there is none, or where it shows less than was seen."""
-    recorded = evidence.payload.get("trace")
-    if recorded:
-        try:
-            records = from_plain(recorded)
-        except (TypeError, ValueError, KeyError):
-            records = ()
-        if records:
-            return records
-    if scene.batch is None:
-        return ()
-    return trace_again(scene)
+def _records(opened: OpenedCheckpoint, scene: Scene) -> tuple[TraceRecord, ...]:
+    """The recorded trace; the step traced again where there is none."""
+    if opened.saved.trace:
+        return opened.saved.trace
+    return () if scene.batch is None else trace_again(scene)
 
 
 def _attribution(scene: Scene, seen: Examination) -> Attribution | None:
@@ -173,14 +165,14 @@ def _attribution(scene: Scene, seen: Examination) -> Attribution | None:
 
 def _mechanism(
     kind: str,
-    evidence: Evidence,
+    opened: OpenedCheckpoint,
     first: FirstNonfinite | None,
     attribution: Attribution | None,
     seen: Examination,
     suspects: Sequence[AmaxSuspect],
 ) -> Mechanism:
     if kind == NONFINITE:
-        struck = [fault for fault in evidence.injections.struck if fault.get("step") == evidence.step]
+        struck = [fault for fault in opened.saved.injections.struck if fault.step == opened.step]
         return explain_nonfinite(first, attribution, suspects, struck)
     if kind == STALL:
         return explain_stall(attribution, seen.zeroed)
@@ -205,10 +197,10 @@ def _minimal(scene: Scene, questions: Questions, kind: str, repeatable: bool) ->
     return minimal_bf16_layers(scene)
 
 
-def _against(evidence: Evidence, questions: Questions) -> Comparison | None:
+def _against(opened: OpenedCheckpoint, questions: Questions) -> Comparison | None:
     if questions.against is None:
         return None
-    return compare_with(questions.against, history_of(evidence), evidence.step, evidence.payload["config"])
+    return compare_with(questions.against, history_of(opened.saved), opened.step, opened.saved.config)
 
 
 def _origin_first(rows: list[dict[str, Any]], first: FirstNonfinite | None) -> list[dict[str, Any]]:

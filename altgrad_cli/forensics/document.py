@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from altgrad_cli.checkpoints.model import to_plain
 from altgrad_cli.forensics.against import Comparison
 from altgrad_cli.forensics.batch_report import BatchReport
 from altgrad_cli.forensics.counterfactuals import Counterfactual
-from altgrad_cli.forensics.evidence import Trust
 from altgrad_cli.forensics.failure import Failure, FailureClass, OptimizerReport
 from altgrad_cli.forensics.lead_time import LeadTime
 from altgrad_cli.forensics.mechanism import Mechanism
+from altgrad_cli.forensics.opened import Trust
 from altgrad_cli.forensics.provenance import AmaxSuspect, Origin
 from altgrad_cli.forensics.replay import Replay, not_run
 
@@ -64,7 +65,7 @@ class Diagnosis:
 
     def to_json(self) -> dict[str, Any]:
         """The document as plain values, by the keys of the schema."""
-        document: dict[str, Any] = plain(self)
+        document: dict[str, Any] = to_plain(self)
         return document
 
 
@@ -116,20 +117,5 @@ class ForeignDiagnosis:
 
     def to_json(self) -> dict[str, Any]:
         """The document as plain values, by the keys of the schema."""
-        document: dict[str, Any] = plain(self)
+        document: dict[str, Any] = to_plain(self)
         return document
-
-
-def plain(value: object) -> Any:
-    """A tree of dataclasses as dictionaries; a field's name is its key unless its metadata says another."""
-    if isinstance(value, Counterfactual | OptimizerReport):
-        return plain(value.to_json())
-    if is_dataclass(value):
-        return {
-            part.metadata.get("key", part.name): plain(getattr(value, part.name)) for part in fields(value)
-        }
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return value

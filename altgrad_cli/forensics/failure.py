@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from statistics import fmean
+from typing import Final, Literal
 
 import torch
 from torch import Tensor
 
+from altgrad_cli.checkpoints.model import Checkpoint, RecordedFailure, Scalar
 from altgrad_cli.forensics.attempt import Outcome
-from altgrad_cli.forensics.evidence import Evidence, Scalar
+from altgrad_cli.forensics.opened import OpenedCheckpoint
 from altgrad_cli.forensics.scene import Scene
 from altgrad_cli.metrics.thresholds import COLLAPSE_STALL, COLLAPSE_TRANSFER, COLLAPSE_WINDOW
 from altgrad_cli.training.origin import FirstNonfinite
@@ -28,12 +29,9 @@ NOT_JUDGED: Final = "not_judged"
 """A file without one tensor whose values can be judged: neither failed nor healthy."""
 
 
-def history_of(evidence: Evidence) -> list[Mapping[str, Any]]:
+def history_of(saved: Checkpoint) -> Sequence[Mapping[str, Scalar]]:
     """The recorded scalars of the last steps, oldest first."""
-    history = evidence.payload.get("history")
-    if history is None:
-        history = (evidence.payload.get("monitors") or {}).get("history")
-    return [entry for entry in history or [] if isinstance(entry, Mapping)]
+    return saved.monitors.history if saved.history is None else saved.history
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,10 +42,10 @@ class Failure:
     step: int
     captured_at: int
     """The step that the checkpoint stands before."""
-    captured_for: Scalar
+    captured_for: str | None
     """The class that the run itself saw."""
     trigger: str
-    recorded_trigger: Scalar
+    recorded_trigger: str | None
     format: str
     formats: tuple[tuple[int, str], ...]
     """(steps taken, the format in force after them), oldest first."""
@@ -56,85 +54,84 @@ class Failure:
     overflow: str
     scaling: str
     nonfinite_count: int
-    loss: Scalar
+    loss: float | None
     loss_before: float | None
     best_loss: float | None
 
 
 def classify(
-    evidence: Evidence, first: FirstNonfinite | None, now: Outcome | None, nonfinite_count: int
+    opened: OpenedCheckpoint, first: FirstNonfinite | None, now: Outcome | None, nonfinite_count: int
 ) -> Failure:
     """What failed, by the trace first, then by what was recorded, then by what the step shows."""
-    recorded: Mapping[str, Any] = evidence.payload.get("failure") or {}
-    history = history_of(evidence)
+    saved = opened.saved
+    recorded = saved.failure or RecordedFailure(kind=NONE, step=opened.step)
+    history = history_of(saved)
     since = stalled_since(history)
     kind: FailureClass = NONE
-    step, trigger = evidence.step, "nothing in this step is out of order"
-    if recorded.get("class") == NONFINITE or first is not None:
+    step, trigger = opened.step, "nothing in this step is out of order"
+    if recorded.kind == NONFINITE or first is not None:
         kind = NONFINITE
-        trigger = first.words if first else str(recorded.get("trigger") or "a non-finite value")
-    elif recorded.get("class") == STALL or since is not None or _stalls_now(now):
+        trigger = first.words if first else recorded.trigger or "a non-finite value"
+    elif recorded.kind == STALL or since is not None or _stalls_now(now):
         kind = STALL
-        onset, detected = recorded.get("stall_collapsed_at"), recorded.get("stall_detected_at")
-        step = since if since is not None else evidence.step
+        onset, detected = recorded.stall_collapsed_at, recorded.stall_detected_at
+        step = since if since is not None else opened.step
         trigger = _stall_words(since, history, now)
         if isinstance(onset, int):
             step = detected if isinstance(detected, int) else onset
             words = onset_words(onset) if isinstance(detected, int) else f"in the window from step {onset}"
             trigger = f"stall collapse {words}; {trigger}"
-    elif (diverging := _divergence(evidence)) is not None:
+    elif (diverging := _divergence(opened)) is not None:
         kind, step, trigger = DIVERGENCE, *diverging
-    losses = [entry["loss"] for entry in history if isinstance(entry.get("loss"), int | float)]
-    precision = evidence.config.precision
+    losses = _numbers(history, "loss")
+    precision = opened.config.precision
     return Failure(
         kind=kind,
         step=step,
-        captured_at=evidence.step,
-        captured_for=recorded.get("class"),
+        captured_at=opened.step,
+        captured_for=None if saved.failure is None else recorded.kind,
         trigger=trigger,
-        recorded_trigger=recorded.get("trigger"),
-        format=evidence.payload["format"],
-        formats=tuple((number, name) for number, name in evidence.payload["formats"]),
+        recorded_trigger=recorded.trigger,
+        format=saved.format,
+        formats=saved.formats,
         regime=precision.regime,
         rounding=precision.rounding,
         overflow=precision.overflow,
         scaling=precision.scaling.recipe,
         nonfinite_count=nonfinite_count,
-        loss=now.loss if now is not None else recorded.get("loss"),
+        loss=now.loss if now is not None else recorded.loss,
         loss_before=losses[-1] if losses else None,
         best_loss=min(losses) if losses else None,
     )
 
 
-def _divergence(evidence: Evidence) -> tuple[int, str] | None:
+def _divergence(opened: OpenedCheckpoint) -> tuple[int, str] | None:
     """(first step, words) of a divergence that the run's own monitor was flagging."""
-    watchers = (evidence.payload.get("monitors") or {}).get("watchers") or {}
-    saved = watchers.get("divergence")
     monitor = Divergence()
     try:
-        monitor.load_state_dict(dict(saved or {}))
+        monitor.load_state_dict(dict(opened.saved.monitors.watchers.get("divergence", {})))
         ratio = float(monitor.smoothed or 0.0) / float(monitor.best or math.inf)
     except (KeyError, TypeError, ValueError, RuntimeError, ZeroDivisionError, OverflowError):
         return None  # monitors were off, or say nothing that can be read
     if monitor.streak < monitor.steps:
         return None
     words = f"the smoothed loss has been above {monitor.factor} times its best for {monitor.streak} steps"
-    return evidence.step - monitor.streak, f"{words}, now {ratio:.2f} times"
+    return opened.step - monitor.streak, f"{words}, now {ratio:.2f} times"
 
 
-def stalled_since(history: Sequence[Mapping[str, Any]]) -> int | None:
+def stalled_since(history: Sequence[Mapping[str, Scalar]]) -> int | None:
     """First step of the last 50 recorded ones where these show a stall collapse; None where they do not."""
-    window = [
-        entry
-        for entry in history[-COLLAPSE_WINDOW:]
-        if isinstance(entry.get("update_transfer"), int | float)
-        and isinstance(entry.get("bit_stall_rate"), int | float)
-    ]
-    if len(window) < COLLAPSE_WINDOW:
+    steps, transfers, stalls = (
+        _numbers(history[-COLLAPSE_WINDOW:], name) for name in ("step", "update_transfer", "bit_stall_rate")
+    )
+    if min(map(len, (steps, transfers, stalls))) < COLLAPSE_WINDOW:
         return None
-    transfer = statistics.fmean(entry["update_transfer"] for entry in window)
-    stall = statistics.fmean(entry["bit_stall_rate"] for entry in window)
-    return int(window[0]["step"]) if transfer <= COLLAPSE_TRANSFER and stall >= COLLAPSE_STALL else None
+    stalled = fmean(transfers) <= COLLAPSE_TRANSFER and fmean(stalls) >= COLLAPSE_STALL
+    return int(steps[0]) if stalled else None
+
+
+def _numbers(history: Sequence[Mapping[str, Scalar]], name: str) -> list[float]:
+    return [value for entry in history if isinstance(value := entry.get(name), int | float)]
 
 
 def _stalls_now(now: Outcome | None) -> bool:
@@ -143,11 +140,11 @@ def _stalls_now(now: Outcome | None) -> bool:
     return now.transfer <= COLLAPSE_TRANSFER and now.stall >= COLLAPSE_STALL
 
 
-def _stall_words(since: int | None, history: Sequence[Mapping[str, Any]], now: Outcome | None) -> str:
+def _stall_words(since: int | None, history: Sequence[Mapping[str, Scalar]], now: Outcome | None) -> str:
     if since is not None:
         window = history[-COLLAPSE_WINDOW:]
-        transfer = statistics.fmean(entry["update_transfer"] for entry in window)
-        stall = statistics.fmean(entry["bit_stall_rate"] for entry in window)
+        transfer = fmean(_numbers(window, "update_transfer"))
+        stall = fmean(_numbers(window, "bit_stall_rate"))
         return f"over the last {COLLAPSE_WINDOW} steps mean tau {transfer:.4f} and mean bit-stall {stall:.4f}"
     if now is not None and now.transfer is not None and now.stall is not None:
         return f"in this step tau {now.transfer:.4f} and bit-stall {now.stall:.4f}"
@@ -171,35 +168,20 @@ class OptimizerReport:
 
     updates: int
     learning_rate: float
-    slots: Mapping[str, SlotReport]
-    negative: Mapping[str, int]
-    """Numbers below 0 in the slots that may hold none."""
-
-    @property
-    def sound(self) -> bool:
-        """Whether every number is finite, and of the sign that it has to have."""
-        return not (any(slot.nonfinite for slot in self.slots.values()) or any(self.negative.values()))
-
-    def to_json(self) -> dict[str, Any]:
-        """The ``optimizer`` of the diagnosis."""
-        return {
-            "updates": self.updates,
-            "learning_rate": self.learning_rate,
-            **self.slots,
-            **{f"negative_{name}": count for name, count in self.negative.items()},
-            "sound": self.sound,
-        }
+    slots: Mapping[str, SlotReport] = field(metadata={"merged": {}})
+    negative: Mapping[str, int] = field(metadata={"merged": {}})
+    """Numbers below 0 in the slots that may hold none, as ``negative_<slot>``."""
+    sound: bool
+    """Whether every number is finite, and of the sign that it has to have."""
 
 
 def optimizer_report(scene: Scene) -> OptimizerReport:
     """The update rule's state before the step."""
     rule = scene.state.optimizer
-    return OptimizerReport(
-        updates=rule.steps,
-        learning_rate=scene.learning_rate,
-        slots={name: _slot_report(scene.state, buffer) for name, buffer in rule.slots.items()},
-        negative={name: int((rule.slots[name] < 0).sum()) for name in rule.nonnegative},
-    )
+    slots = {name: _slot_report(scene.state, buffer) for name, buffer in rule.slots.items()}
+    negative = {f"negative_{name}": int((rule.slots[name] < 0).sum()) for name in rule.nonnegative}
+    sound = not (any(slot.nonfinite for slot in slots.values()) or any(negative.values()))
+    return OptimizerReport(rule.steps, scene.learning_rate, slots, negative, sound)
 
 
 def _slot_report(state: TrainState, buffer: Tensor) -> SlotReport:

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 
 from altgrad_cli.forensics.counterfactuals import Counterfactual
 from altgrad_cli.forensics.document import Diagnosis, Finding, NextCommand
-from altgrad_cli.forensics.evidence import Evidence
 from altgrad_cli.forensics.failure import DIVERGENCE, NONE, NONFINITE, STALL
 from altgrad_cli.forensics.mechanism import NOT_THE_FORMAT
+from altgrad_cli.forensics.opened import OpenedCheckpoint
 
 _PREFERRED = ("overflow", "scale", "update", "role", "format")
 
@@ -89,10 +89,10 @@ def _rescue(diagnosis: Diagnosis) -> Iterator[Finding]:
         yield Finding("note", words)
 
 
-def next_command(evidence: Evidence, diagnosis: Diagnosis, what_if: bool) -> NextCommand:
+def next_command(opened: OpenedCheckpoint, diagnosis: Diagnosis, what_if: bool) -> NextCommand:
     """One command and why."""
-    kind, run = diagnosis.failure.kind, evidence.run_folder
-    file = shlex.quote(str(evidence.path))
+    kind, run = diagnosis.failure.kind, opened.run_folder
+    file = shlex.quote(str(opened.path))
     if kind == NONFINITE and not what_if and diagnosis.mechanism.stage != NOT_THE_FORMAT:
         command = f"altgrad diagnose-checkpoint {file} --replay --what-if"
         return NextCommand(command, "see what would have saved this step")
@@ -114,7 +114,7 @@ def next_command(evidence: Evidence, diagnosis: Diagnosis, what_if: bool) -> Nex
             "stochastic rounding of the update lets small steps through in expectation",
         )
     if kind == DIVERGENCE:
-        rate = evidence.config.learning_rate / 10
+        rate = opened.config.learning_rate / 10
         return NextCommand(
             f"{resume} learning_rate={rate:g}", "a smaller step, to see whether the loss falls"
         )

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
+from altgrad_cli.checkpoints.model import StruckFault
 from altgrad_cli.config.precision import ROLES, Role
 from altgrad_cli.forensics.attempt import Outcome, attempt
-from altgrad_cli.forensics.evidence import Scalar
 from altgrad_cli.forensics.provenance import AmaxSuspect
 from altgrad_cli.forensics.scene import Scene
 from altgrad_cli.metrics.thresholds import FAITHFUL_FROM, MISLED_BELOW, STALLED_UP_TO, UNDERFLOWED_FROM
@@ -84,7 +84,7 @@ def explain_nonfinite(
     first: FirstNonfinite | None,
     attribution: Attribution | None,
     suspects: Sequence[AmaxSuspect],
-    struck: Sequence[Mapping[str, Scalar]],
+    struck: Sequence[StruckFault],
 ) -> Mechanism:
     """The stage behind a step that was not finite."""
     told = tuple(_struck_words(fault) for fault in struck)
@@ -135,9 +135,9 @@ def _lying_history(first: FirstNonfinite | None, suspects: Sequence[AmaxSuspect]
     return None
 
 
-def _struck_words(fault: Mapping[str, Scalar]) -> str:
-    place = fault.get("module") or "the process"
-    return f"planted fault: {fault.get('injection')} struck {fault.get('role')} of {place}"
+def _struck_words(fault: StruckFault) -> str:
+    place = fault.module or "the process"
+    return f"planted fault: {fault.injection} struck {fault.role} of {place}"
 
 
 def explain_stall(attribution: Attribution | None, zeroed: Mapping[str, float | None]) -> Mechanism:

@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from altgrad_cli.checkpoints.model import TraceRecord
 from altgrad_cli.formats import parse_format
 from altgrad_cli.training.origin import FirstNonfinite, Producer
 from altgrad_cli.training.state import TrainState
-from altgrad_cli.training.trace_record import TraceRecord
 
 PRODUCER_WORDS: dict[Producer, str] = {
     "rounding": "the rounding made it out of a finite value",

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 
+from altgrad_cli.checkpoints.model import Checkpoint, Scalar, TraceRecord, to_plain
 from altgrad_cli.config.loading import resolve
-from altgrad_cli.forensics.evidence import REPLAY_KEYS, Evidence, Scalar
+from altgrad_cli.forensics.opened import REPLAY_KEYS, OpenedCheckpoint
 from altgrad_cli.training.events import from_json_value
-from altgrad_cli.training.trace_record import TraceRecord, from_plain
 
 _TIME_LIMIT = 600
 
@@ -61,25 +61,25 @@ def not_run(reason: str | None = None) -> Replay:
     return Replay(False, None, 0, None, (), {}, reason)
 
 
-def replay(evidence: Evidence, threads: int | None = None) -> Replay:
+def replay(opened: OpenedCheckpoint, threads: int | None = None) -> Replay:
     """Run the step in a new process and compare every recorded hash.
 
     Args:
         threads: torch's threads there; None takes those of the recorded configuration.
     """
-    recorded = evidence.payload.get("trace")
+    recorded = opened.saved.trace
     if not recorded:
         return not_run("the file holds no trace of the step to compare with")
     command = [sys.executable, "-m", "altgrad_cli.forensics.replay_process"]
     package_root = str(Path(__file__).resolve().parents[2])
     paths = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    config = evidence.config
+    config = opened.config
     if threads is not None:
         config = replace(config, runtime=replace(config.runtime, threads=threads))
     try:
         done = subprocess.run(
             command,
-            input=_message({**evidence.payload, "config": resolve(config)}),
+            input=_message(replace(opened.saved, config=resolve(config))),
             capture_output=True,
             timeout=_TIME_LIMIT,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
@@ -92,20 +92,20 @@ def replay(evidence: Evidence, threads: int | None = None) -> Replay:
         return not_run(f"the replaying process failed: {lines[-1] if lines else done.returncode}")
     answer = json.loads(done.stdout.splitlines()[-1])
     there: Mapping[str, Scalar] = answer["environment"]
-    here: Mapping[str, Scalar] = evidence.payload.get("environment") or {}
+    here: Mapping[str, Scalar] = opened.saved.environment
     different = {
         key: {"recorded": here.get(key), "replayed": there.get(key)}
         for key in REPLAY_KEYS
         if here.get(key) != there.get(key)
     }
-    replayed = from_plain(from_json_value(answer["records"]))
-    return replace(compare(from_plain(recorded), replayed, different), compiled=config.runtime.compile)
+    replayed = tuple(TraceRecord(**record) for record in from_json_value(answer["records"]))
+    return replace(compare(recorded, replayed, different), compiled=config.runtime.compile)
 
 
-def _message(payload: Mapping[str, object]) -> bytes:
+def _message(saved: Checkpoint) -> bytes:
     """What the replaying process is sent: the state that was verified here, so that no file is read twice."""
     buffer = io.BytesIO()
-    torch.save(payload, buffer)
+    torch.save(to_plain(saved), buffer)
     return buffer.getvalue()
 
 

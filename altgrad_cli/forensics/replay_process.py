@@ -12,18 +12,20 @@ def main() -> int:
     """Trace the step of the checkpoint and write its records and the environment to stdout."""
     import torch
 
+    from altgrad_cli.checkpoints.model import Checkpoint, to_plain
     from altgrad_cli.config.loading import from_plain
     from altgrad_cli.errors import AltgradError
-    from altgrad_cli.forensics.evidence import Evidence
+    from altgrad_cli.forensics.opened import OpenedCheckpoint
     from altgrad_cli.forensics.scene import rebuild
     from altgrad_cli.forensics.trace_again import trace_again
     from altgrad_cli.training.environment import describe_environment
     from altgrad_cli.training.events import to_json_value
-    from altgrad_cli.training.trace_record import to_plain
 
     payload = torch.load(io.BytesIO(sys.stdin.buffer.read()), weights_only=True)
+    path = Path("the replayed checkpoint")
+    saved = Checkpoint.from_plain(payload, str(path))
     try:
-        scene = rebuild(Evidence(Path("the replayed checkpoint"), payload, from_plain(payload["config"])))
+        scene = rebuild(OpenedCheckpoint(path, saved, from_plain(saved.config)))
         records = to_plain(trace_again(scene))
     except AltgradError as error:
         sys.stderr.write(f"{error.message}\n")

@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from altgrad_cli.checkpoints.model import RecordedBatch, to_plain
 from altgrad_cli.config.precision import OPERAND_ROLES
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import AltgradError, CheckpointError
-from altgrad_cli.forensics.evidence import Evidence
+from altgrad_cli.forensics.opened import OpenedCheckpoint
 from altgrad_cli.subjects.corpus.batches import Batch
 from altgrad_cli.subjects.corpus.corpus import Corpus, load_corpus
 from altgrad_cli.surgery.precision_plan import LayerPrecision, PrecisionPlan, plan_precision
 from altgrad_cli.training.faults import Faults, resolve_injections
 from altgrad_cli.training.schedule import learning_rate_at
-from altgrad_cli.training.snapshot import batch_from_plain, next_batch, restore_snapshot
+from altgrad_cli.training.snapshot import next_batch, restore_snapshot
 from altgrad_cli.training.state import (
     TrainState,
     build_state,
@@ -45,7 +46,7 @@ class Scene:
     corpus: Corpus | None
 
 
-def rebuild(evidence: Evidence, data: str | None = None) -> Scene:
+def rebuild(opened: OpenedCheckpoint, data: str | None = None) -> Scene:
     """Build the network of the recorded config and put it where the checkpoint was taken.
 
     ``data`` is where the user says the corpus lies; None follows no path and knows the embedded corpus only.
@@ -53,10 +54,10 @@ def rebuild(evidence: Evidence, data: str | None = None) -> Scene:
     Raises:
         CheckpointError: the payload does not fit its own configuration.
     """
-    config = _runnable(evidence.config)
+    config = _runnable(opened.config)
     try:
-        vocabulary = int(evidence.payload["weights"]["wte.weight"].shape[0])
-        _check_size(config, evidence)
+        vocabulary = int(opened.saved.weights["wte.weight"].shape[0])
+        _check_size(config, opened)
         torch.set_num_threads(config.runtime.threads)
         state = build_state(config, vocabulary)
     except CheckpointError:
@@ -64,34 +65,34 @@ def rebuild(evidence: Evidence, data: str | None = None) -> Scene:
     except (KeyError, AttributeError, TypeError, IndexError, RuntimeError) as error:
         raise CheckpointError(
             f"the checkpoint lacks a part of the state: {type(error).__name__} {error}",
-            where=str(evidence.path),
+            where=str(opened.path),
         ) from None
-    restore_snapshot(state, evidence.payload)
-    corpus, reason = _corpus(evidence, config, data)
-    batch, origin = _batch(evidence, state, corpus, reason)
+    restore_snapshot(state, to_plain(opened.saved))
+    corpus, reason = _corpus(opened, config, data)
+    batch, origin = _batch(opened, state, corpus, reason)
     return Scene(
         state=state,
         batch=batch,
         batch_origin=origin,
         faults=Faults(resolve_injections(config.inject, state.layer_names, config.seed), config.seed),
-        step=evidence.step,
-        learning_rate=learning_rate_at(config, evidence.step),
+        step=opened.step,
+        learning_rate=learning_rate_at(config, opened.step),
         corpus=corpus,
     )
 
 
-def _check_size(config: TrainConfig, evidence: Evidence) -> None:
+def _check_size(config: TrainConfig, opened: OpenedCheckpoint) -> None:
     """A configuration cannot ask for a network larger than the tensors that came with it."""
-    held = sum(tensor.numel() for tensor in evidence.payload["weights"].values())
+    held = sum(tensor.numel() for tensor in opened.saved.weights.values())
     model = config.model
     if config.runtime.threads > _MOST_THREADS:
         raise CheckpointError(
-            f"the checkpoint asks for {config.runtime.threads} threads", where=str(evidence.path)
+            f"the checkpoint asks for {config.runtime.threads} threads", where=str(opened.path)
         )
     blocks = 12 * model.n_layer * model.n_embd**2
     if blocks + model.block_size * model.n_embd > held:
         raise CheckpointError(
-            "the checkpoint is of another network than its configuration", where=str(evidence.path)
+            "the checkpoint is of another network than its configuration", where=str(opened.path)
         )
 
 
@@ -102,7 +103,7 @@ def _runnable(config: TrainConfig) -> TrainConfig:
     return replace(config, runtime=replace(config.runtime, device=device, compile=False))
 
 
-def _corpus(evidence: Evidence, config: TrainConfig, data: str | None) -> tuple[Corpus | None, str]:
+def _corpus(opened: OpenedCheckpoint, config: TrainConfig, data: str | None) -> tuple[Corpus | None, str]:
     """The run's corpus, if it is embedded or ``data`` says where it lies.
 
     A path, hub name or cache folder that the file itself states is never followed: the file is not trusted.
@@ -115,16 +116,16 @@ def _corpus(evidence: Evidence, config: TrainConfig, data: str | None) -> tuple[
         corpus = load_corpus(wanted, config.model.block_size)
     except (AltgradError, OSError) as error:
         return None, f"the corpus is not at hand ({getattr(error, 'message', error)})"
-    recorded = (evidence.payload.get("corpus") or {}).get("fingerprint")
+    recorded = opened.saved.corpus.get("fingerprint")
     if recorded != corpus.fingerprint:
         return None, "the corpus here has another fingerprint"
     return corpus, ""
 
 
 def _batch(
-    evidence: Evidence, state: TrainState, corpus: Corpus | None, reason: str
+    opened: OpenedCheckpoint, state: TrainState, corpus: Corpus | None, reason: str
 ) -> tuple[Batch | None, str]:
-    saved = evidence.payload.get("batch")
+    saved = opened.saved.batch
     if saved is not None:
         return _checked(saved, state), "recorded"
     if corpus is not None:
@@ -132,7 +133,7 @@ def _batch(
     return None, f"not in the file, and {reason}"
 
 
-def _checked(saved: Any, state: TrainState) -> Batch:
+def _checked(saved: RecordedBatch, state: TrainState) -> Batch:
     """The recorded batch, if the network can take it.
 
     Raises:
@@ -140,7 +141,7 @@ def _checked(saved: Any, state: TrainState) -> Batch:
     """
     vocabulary = int(state.model.wte.weight.shape[0])
     try:
-        batch = batch_from_plain(saved)
+        batch = Batch(x=saved.x, y=saved.y, offsets=saved.offsets)
         both = torch.stack((batch.x, batch.y))
         fits = (
             both.dtype == torch.int64

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from altgrad_cli.checkpoints.model import TraceRecord
 from altgrad_cli.errors import AltgradError
 from altgrad_cli.forensics.scene import Scene
-from altgrad_cli.training.trace_record import TraceRecord
 from altgrad_cli.training.tracing import trace_step
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from altgrad_cli.checkpoints import retention
 from altgrad_cli.checkpoints.file import read_checkpoint, write_checkpoint
+from altgrad_cli.checkpoints.model import TraceRecord, to_plain
 from altgrad_cli.errors import CheckpointError, WriteError
 from altgrad_cli.subjects.corpus.corpus import Corpus
 from altgrad_cli.training.events import CheckpointSaved
@@ -31,7 +32,6 @@ from altgrad_cli.training.snapshot import (
 )
 from altgrad_cli.training.state import TrainState
 from altgrad_cli.training.step import Step
-from altgrad_cli.training.trace_record import TraceRecord, to_plain
 from altgrad_cli.training.tracing import trace_step
 
 

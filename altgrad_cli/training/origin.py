@@ -13,10 +13,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from altgrad_cli.checkpoints.model import TraceRecord
 from altgrad_cli.config.precision import OPERAND_ROLES, Overflow, Role
 from altgrad_cli.rounding.quantize import STATS
 from altgrad_cli.surgery.precision_plan import PrecisionPlan
-from altgrad_cli.training.trace_record import TraceRecord
 
 Producer = Literal["rounding", "product", "data", "state", "optimizer", "unexplained"]
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from altgrad_cli.checkpoints.model import TraceRecord
 from altgrad_cli.config.precision import HEAD, OPERAND_ROLES, Role
 from altgrad_cli.rounding.quantize import round_to_grid
 from altgrad_cli.rounding.scaling import current_scale
@@ -27,7 +28,7 @@ from altgrad_cli.training.faults import Faults
 from altgrad_cli.training.state import TrainState
 from altgrad_cli.training.step import Step, compute_step
 from altgrad_cli.training.streams import fork
-from altgrad_cli.training.trace_record import TraceRecord, record_of
+from altgrad_cli.training.trace_record import record_of
 from altgrad_cli.training.update import CandidateUpdate, candidate_update
 
 STEP_STREAMS = ("dropout", "rounding_operands", "rounding_update")

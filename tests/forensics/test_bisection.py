@@ -9,7 +9,7 @@ from itertools import chain, combinations
 import pytest
 
 from altgrad_cli.forensics.bisection import minimal_bf16_layers, minimal_set
-from altgrad_cli.forensics.evidence import Evidence, open_evidence
+from altgrad_cli.forensics.opened import OpenedCheckpoint, open_checkpoint
 from altgrad_cli.forensics.scene import rebuild
 from tests.forensics.conftest import Capture
 
@@ -73,13 +73,13 @@ def test_a_planted_set_is_found(capture: Capture, planted: tuple[str, ...]) -> N
         "precision.scaling.recipe=amax",
         f"precision.rules=[{rules}]",
     )
-    evidence = open_evidence(path)
-    assert isinstance(evidence, Evidence)
+    evidence = open_checkpoint(path)
+    assert isinstance(evidence, OpenedCheckpoint)
     assert minimal_bf16_layers(rebuild(evidence)) == planted
 
 
 def test_a_planted_fault_is_saved_by_no_layers(capture: Capture) -> None:
     path = capture("precision.regime=standard", "inject=nan@2:blocks.1.mlp.c_fc:gradients")
-    evidence = open_evidence(path)
-    assert isinstance(evidence, Evidence)
+    evidence = open_checkpoint(path)
+    assert isinstance(evidence, OpenedCheckpoint)
     assert minimal_bf16_layers(rebuild(evidence)) is None

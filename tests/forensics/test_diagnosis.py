@@ -233,11 +233,11 @@ def test_the_rescue_is_a_configuration_that_loads(capture: Capture) -> None:
 def test_the_scene_is_left_as_it_was(capture: Capture) -> None:
     """Sixty what-ifs with other grids of the stored weights, and the weights are the recorded ones after."""
     from altgrad_cli.forensics.counterfactuals import format_grid, remedies
-    from altgrad_cli.forensics.evidence import Evidence, open_evidence
+    from altgrad_cli.forensics.opened import OpenedCheckpoint, open_checkpoint
     from altgrad_cli.forensics.scene import rebuild
 
-    evidence = open_evidence(capture("precision.regime=uniform", "runtime.capture_at=3"))
-    assert isinstance(evidence, Evidence)
+    evidence = open_checkpoint(capture("precision.regime=uniform", "runtime.capture_at=3"))
+    assert isinstance(evidence, OpenedCheckpoint)
     scene = rebuild(evidence)
     before = scene.state.flat.values.clone()
     scales = list(scene.state.stored_scales)

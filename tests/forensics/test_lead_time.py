@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from altgrad_cli.forensics.document import plain
+from altgrad_cli.checkpoints.model import to_plain
 from altgrad_cli.forensics.lead_time import lead_time
 from altgrad_cli.metrics.catalogue import METRICS
 
 
 def judged(series: list[dict[str, Any]], failed_at: int) -> dict[str, Any]:
     """The ``lead_time`` of the document."""
-    document: dict[str, Any] = plain(lead_time(series, failed_at))
+    document: dict[str, Any] = to_plain(lead_time(series, failed_at))
     return document
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from altgrad_cli.checkpoints.file import read_checkpoint, write_checkpoint
-from altgrad_cli.forensics.evidence import Evidence, open_evidence
+from altgrad_cli.forensics.opened import OpenedCheckpoint, open_checkpoint
 from altgrad_cli.forensics.replay import Replay, replay
 from altgrad_cli.training.passes import eager
 from tests.forensics.conftest import Capture, captured
@@ -32,8 +32,8 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def replayed(path: Path, threads: int | None = None) -> Replay:
-    evidence = open_evidence(path)
-    assert isinstance(evidence, Evidence)
+    evidence = open_checkpoint(path)
+    assert isinstance(evidence, OpenedCheckpoint)
     return replay(evidence, threads)
 
 

@@ -8,12 +8,13 @@ from typing import get_args
 import pytest
 import torch
 
+from altgrad_cli.checkpoints.model import Phase, TraceRecord, to_plain
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.subjects.corpus.batches import Batch
 from altgrad_cli.training.passes.eager import run_pass
 from altgrad_cli.training.state import TrainState, build_state, fingerprint
 from altgrad_cli.training.step import compute_step
-from altgrad_cli.training.trace_record import Phase, from_plain, record_of, to_plain
+from altgrad_cli.training.trace_record import record_of
 from altgrad_cli.training.tracing import trace_step
 from altgrad_cli.training.update import candidate_update
 
@@ -110,7 +111,7 @@ def test_what_is_rounded_to_inf_keeps_the_value_before(tiny: Tiny) -> None:
 def test_a_payload_gives_the_records_back(tiny: Tiny) -> None:
     state = built(tiny)
     records = trace_step(state, batch(), learning_rate=1e-3).records
-    assert from_plain(to_plain(records)) == records
+    assert tuple(TraceRecord(**record) for record in to_plain(records)) == records
 
 
 def test_the_clip_is_torch_s(tiny: Tiny) -> None:

@@ -8,9 +8,9 @@ from altgrad_cli.forensics.against import Comparison
 from altgrad_cli.forensics.attempt import Outcome
 from altgrad_cli.forensics.batch_report import BatchReport
 from altgrad_cli.forensics.document import Diagnosis, ForeignDiagnosis
-from altgrad_cli.forensics.evidence import Trust
 from altgrad_cli.forensics.failure import OptimizerReport
 from altgrad_cli.forensics.lead_time import LeadTime
+from altgrad_cli.forensics.opened import Trust
 from altgrad_cli.notation import format_value, short_layer
 from altgrad_cli.reporting.blocks.document import Section, bullets, plain_table
 
@@ -96,9 +96,9 @@ def _trust(trust: Trust) -> Section:
         lines.append(f"{key}: recorded {format_value(pair['recorded'])}, here {format_value(pair['here'])}")
     lines += [f"missing {name}: {reason}" for name, reason in trust.missing.items()]
     for fault in trust.injected.struck:
-        place = f"{fault['role']} of {format_value(fault['module'])} at index {format_value(fault['index'])}"
-        change = f"{format_value(fault['before'])} -> {format_value(fault['after'])}"
-        lines.append(f"planted: {fault['injection']} struck {place}: {change}")
+        place = f"{fault.role} of {format_value(fault.module)} at index {format_value(fault.index)}"
+        change = f"{format_value(fault.before)} -> {format_value(fault.after)}"
+        lines.append(f"planted: {fault.injection} struck {place}: {change}")
     return Section("Trust", (bullets(lines),))
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from altgrad_cli.forensics.document import Diagnosis, ForeignDiagnosis
-from altgrad_cli.forensics.evidence import Trust
 from altgrad_cli.forensics.failure import NONE, NONFINITE, Failure
 from altgrad_cli.forensics.lead_time import LeadTime
+from altgrad_cli.forensics.opened import Trust
 from altgrad_cli.forensics.provenance import Origin
 from altgrad_cli.forensics.replay import Replay
 from altgrad_cli.notation import format_value

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from altgrad_cli.checkpoints.file import SCHEMA
 from altgrad_cli.checkpoints.foreign import ForeignTensors, open_file
-from altgrad_cli.checkpoints.payload_shape import check_payload
+from altgrad_cli.checkpoints.model import Checkpoint, Injections, Scalar
 from altgrad_cli.config.loading import from_plain
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import CheckpointError, UsageError
@@ -31,17 +30,6 @@ REPLAY_KEYS = (
 )
 """Parts of the environment that the bits of a step can depend on."""
 ANOMALY_SECTIONS = ("batch", "gradient", "trace", "history")
-
-
-Scalar = str | int | float | bool | None
-
-
-@dataclass(frozen=True, slots=True)
-class Injections:
-    """Planted faults."""
-
-    planned: tuple[str, ...]
-    struck: tuple[Mapping[str, Scalar], ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,23 +55,17 @@ class Trust:
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class OpenedCheckpoint:
     """A checkpoint that altgrad wrote, verified."""
 
     path: Path
-    payload: dict[str, Any]
+    saved: Checkpoint
     config: TrainConfig
 
     @property
     def step(self) -> int:
         """Number of the step that the checkpoint stands before."""
-        return int(self.payload["step"]) + 1
-
-    @property
-    def injections(self) -> Injections:
-        """Planted faults: those planned, and what struck."""
-        saved = self.payload.get("injections") or {}
-        return Injections(self.config.inject, tuple(saved.get("struck", ())))
+        return self.saved.step + 1
 
     @property
     def run_folder(self) -> Path | None:
@@ -92,7 +74,7 @@ class Evidence:
         return folder.parent if folder.name == "checkpoints" else None
 
 
-def open_evidence(path: Path) -> Evidence | ForeignTensors:
+def open_checkpoint(path: Path) -> OpenedCheckpoint | ForeignTensors:
     """The checkpoint at ``path``, or the tensors of a PyTorch or safetensors state dict.
 
     Raises:
@@ -101,64 +83,57 @@ def open_evidence(path: Path) -> Evidence | ForeignTensors:
     opened = open_file(path)
     if isinstance(opened, ForeignTensors):
         return opened
-    check_payload(opened, str(path))
+    saved = Checkpoint.from_plain(opened, str(path))
     try:
-        config = from_plain(opened["config"], source=path.name)
+        config = from_plain(saved.config, source=path.name)
     except UsageError as error:
         raise CheckpointError(
             f"the checkpoint's configuration is not valid: {error.message}",
             where=error.where or str(path),
         ) from None
-    return Evidence(path, opened, config)
+    return OpenedCheckpoint(path, saved, config)
 
 
-def trust_report(evidence: Evidence) -> Trust:
+def trust_report(opened: OpenedCheckpoint) -> Trust:
     """Schema, checks passed, what is missing, how this environment differs, planted faults."""
-    payload = evidence.payload
-    saved = payload.get("environment") or {}
+    saved = opened.saved
+    recorded = saved.environment
     here = describe_environment(
-        "cuda" if saved.get("device") == "cuda" and torch.cuda.is_available() else "cpu"
+        "cuda" if recorded.get("device") == "cuda" and torch.cuda.is_available() else "cpu"
     )
-    here["threads"] = evidence.config.runtime.threads  # a replay sets them
-    missing: dict[str, str] = dict(payload.get("missing") or {})
-    if payload.get("kind") == "anomaly":
-        missing |= {
-            name: "not in the file"
-            for name in ANOMALY_SECTIONS
-            if name not in payload and name not in missing
-        }
+    here["threads"] = opened.config.runtime.threads  # a replay sets them
+    missing = dict(saved.missing)
+    if saved.kind == "anomaly":
+        for name in ANOMALY_SECTIONS:
+            if getattr(saved, name) is None:
+                missing.setdefault(name, "not in the file")
     different = {
-        key: {"recorded": saved.get(key), "here": here.get(key)}
+        key: {"recorded": recorded.get(key), "here": here.get(key)}
         for key in REPLAY_KEYS
-        if saved.get(key) != here.get(key)
+        if recorded.get(key) != here.get(key)
     }
     return Trust(
         schema=SCHEMA,
         verified=("seal", "record checksums", "content hash"),
-        kind=payload["kind"],
+        kind=saved.kind,
         complete=not missing,
         missing=missing,
-        created=(payload.get("circumstances") or {}).get("created"),
-        revision=saved.get("revision"),
-        config_hash=payload["config_hash"],
+        created=saved.metadata.get("created"),
+        revision=recorded.get("revision"),
+        config_hash=saved.config_hash,
         same_environment=not different,
         environment_differences=different,
         replay_expected_exact=not different,
-        injected=evidence.injections,
-        codes_agree=_codes_agree(payload),
+        injected=replace(saved.injections, planned=opened.config.inject),
+        codes_agree=_codes_agree(saved),
     )
 
 
-def _codes_agree(payload: Mapping[str, Any]) -> bool | None:
-    stored = payload.get("stored_weights") or {}
-    if not stored:
-        return None
-    for name, entry in stored.items():
-        carrier = payload["weights"].get(f"{name}.weight")
-        if entry["codes"] is None or carrier is None:
+def _codes_agree(saved: Checkpoint) -> bool | None:
+    for name, stored in saved.stored_weights.items():
+        carrier = saved.weights.get(f"{name}.weight")
+        if stored.codes is None or carrier is None:
             continue
-        if not bool(
-            (dequantize(entry["codes"], parse_format(entry["format"]), entry["scale"]) == carrier).all()
-        ):
+        if not bool((dequantize(stored.codes, parse_format(stored.format), stored.scale) == carrier).all()):
             return False
-    return True
+    return True if saved.stored_weights else None
