@@ -95,6 +95,9 @@ def open_content(path: Path) -> Iterator[Content]:
                 head = content.peek(_HEAD_BYTES)[:_HEAD_BYTES]
             _refuse_disguise(path, layers, head)
             yield content
+    except DataError as error:
+        error.where = error.where or str(path)
+        raise
     except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
         if isinstance(error, OSError) and (error.errno is not None or not layers):
             raise unreadable(path, error) from error

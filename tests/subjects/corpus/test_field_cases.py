@@ -206,7 +206,9 @@ def test_compressed_files_are_read_disguised_and_damaged_ones_are_named(
 def test_zstd_without_its_library_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "law.jsonl.zst").write_bytes(zstd(ROWS))
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    assert "zstd -d" in str(refusal(tmp_path / "law.jsonl.zst").hint)
+    error = refusal(tmp_path / "law.jsonl.zst")
+    assert "zstd -d" in str(error.hint)
+    assert error.where == str(tmp_path / "law.jsonl.zst")
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz", "tar.xz", "7z", "rar"])
