@@ -48,7 +48,7 @@ def ls(
     elif listed:
         data_console().print(_table(listed, wide=data_console().width >= _WIDE))
     else:
-        talk_console().print(f"no run below {folder}; altgrad train smoke makes one", soft_wrap=True)
+        talk_console().print(f"no run below {folder}; make one: altgrad train smoke", soft_wrap=True)
 
 
 def _table(listed: list[Listed], *, wide: bool) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import typer
 from rich.table import Table
@@ -12,11 +12,16 @@ from rich.text import Text
 
 from altgrad_cli.commands.console import data_console, print_json, talk_console
 
+if TYPE_CHECKING:
+    from altgrad_cli.config.run import TrainConfig
+    from altgrad_cli.sweeps.arms import Arm
+    from altgrad_cli.sweeps.specification import SweepSpec
+
 TRAIN_SCHEMA = "altgrad.train-plan/1"
 SWEEP_SCHEMA = "altgrad.sweep-plan/1"
 
 
-def show_train_plan(config: Any, folder: Path, *, as_json: bool) -> None:
+def show_train_plan(config: TrainConfig, folder: Path, *, as_json: bool) -> None:
     """The plan of one run with ``config``."""
     from altgrad_cli.config.loading import resolve, to_yaml
     from altgrad_cli.sweeps.estimate import predict_stalls, time_a_step
@@ -51,7 +56,7 @@ def show_train_plan(config: Any, folder: Path, *, as_json: bool) -> None:
     )
 
 
-def show_sweep_plan(spec: Any, folder: Path, jobs: int, *, as_json: bool) -> None:
+def show_sweep_plan(spec: SweepSpec, folder: Path, jobs: int, *, as_json: bool) -> None:
     """The plan of a sweep, as far as it is known before any result."""
     from altgrad_cli.commands.sweep_view import duration
     from altgrad_cli.config.loading import resolve
@@ -111,7 +116,7 @@ def show_sweep_plan(spec: Any, folder: Path, jobs: int, *, as_json: bool) -> Non
         console.print(Text(line), soft_wrap=True)
 
 
-def config_listing(arms: Sequence[Any]) -> list[str]:
+def config_listing(arms: Sequence[Arm]) -> list[str]:
     """The resolved config of the first arm in full, and what is different in each other one."""
     from altgrad_cli.config.loading import changes, resolve, to_yaml
 

@@ -53,7 +53,7 @@ def list_folder(root: Path) -> list[Listed]:
         UsageError: ``root`` is no folder.
     """
     if not root.is_dir():
-        raise UsageError(f"{root} is not a folder", where="DIR", hint="altgrad ls lists this folder")
+        raise UsageError(f"{root} is not a folder", where="DIR", hint="what lies here: altgrad ls")
     found = [root] if is_run(root) else _children(root) if is_sweep(root) else folders_below(root)
     return sorted(map(look_at, found), key=lambda listed: listed.written, reverse=True)
 
@@ -83,7 +83,7 @@ def newest(root: Path) -> Path:
     """The run or sweep at most two levels below ``root`` that was written to last; else UsageError."""
     found = folders_below(root)
     if not found:
-        raise UsageError(f"no run below {root}", hint="altgrad train smoke makes one")
+        raise UsageError(f"no run below {root}", hint="make one: altgrad train smoke")
     return max(found, key=last_written)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -59,6 +61,59 @@ def test_the_folder_that_is_named_in_place_of_one_in_use_can_be_made(
         assert Path(named[1]).resolve().is_relative_to(in_tmp_folder.parent)
     again = altgrad("train", *tiny, "-q", *named)
     assert again.exit_code == 0, again.stderr
+
+
+def followed(arguments: list[str], hint: str) -> list[str]:
+    """``arguments`` as somebody types them again who does what ``hint`` says."""
+    if hint.startswith("did you mean "):
+        meant = hint.removeprefix("did you mean ").partition("?")[0].partition(" or ")[0].split()
+        if meant[0] == "altgrad":
+            return [*meant[1:], *arguments[1:]]
+        if "=" in meant[0]:  # two words that were meant to be one
+            rest = [word for word in arguments if word not in meant[0].split("=")]
+            return [*rest, meant[0]]
+        words = [part for argument in arguments for part in {argument, *argument.split("=")}]
+        wrong = difflib.get_close_matches(meant[0], set(words) - {meant[0]}, n=1, cutoff=0.0)[0]
+        if meant[0] == "learning_rate":
+            wrong = "lr"
+        return [argument.replace(wrong, meant[0]) for argument in arguments]
+    if hint.startswith("name another folder: "):
+        return [*arguments, *shlex.split(hint.removeprefix("name another folder: "))]
+    if ": altgrad " in hint:
+        return shlex.split(hint.partition(": altgrad ")[2])
+    if hint.startswith("for one run: "):
+        return [*arguments[:-1], shlex.split(hint)[-1]]
+    assert re.fullmatch(r"[a-z_.]+=\S+", hint), f"a hint that nobody can follow: {hint}"
+    return [*arguments, hint]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["inspect-fromat", "E3M4"],
+        ["rep", "--help"],
+        ["inspect-format", "E3M4", "--compair", "E5M2"],
+        ["inspect-format", "e3n4"],
+        ["train", "smokes", "--dry-run"],
+        ["train", "smoke", "--dri-run"],
+        ["train", "smoke", "lr=1e-3", "--dry-run"],
+        ["train", "smoke", "max_steps", "3", "--dry-run"],
+        ["train", "smoke", "optimizer.warmpu_steps=1", "--dry-run"],
+        ["train", "smoke", "precision.regime=unifrom", "--dry-run"],
+        ["train", "smoke", "fp8_format=e3n4", "--dry-run"],
+        ["train", "smoke", "model.n_head=3", "--dry-run"],
+        ["train", "smoke", "data.tokenizer=byte", "--dry-run"],
+        ["sweep", "smoke", "--dry-run", "--order", "e3m4,e7n0"],
+        ["sweep", "smoke", "--dry-run", "--set", "optimizer.betas=0.9,0.95"],
+        ["ls", "nowhere"],
+        ["report"],
+    ],
+    ids=" ".join,
+)
+def test_every_hint_can_be_followed(arguments: list[str], in_tmp_folder: Path) -> None:
+    again = followed(arguments, hint_of(altgrad(*arguments)))
+    result = altgrad(*again)
+    assert result.exit_code == 0, f"{again}: {result.stderr}"
 
 
 def test_several_words_without_an_equals_sign() -> None:
