@@ -19,12 +19,6 @@ LARGER = {"forensics": 19, "training": 17, "metrics": 14, "rounding": 13}
 MIRRORED = {
     "Alert": "the rule of a metric, and the event that says it holds",
     "Archive": "the writer of forensic checkpoints, and the zip file it writes",
-    "Attribution": "of a sweep, from runs; of a checkpoint, from one step again",
-    "Comparison": "of formats over seeds; of a run with another at one step",
-    "Difference": "between a report and its logs; between a replay and its trace",
-    "Evidence": "of a verdict; of a report; of a diagnosis",
-    "Finding": "an arm's result; a sentence of a diagnosis",
-    "Place": "a troubled layer; where a value came from",
     "codes": "codes of a format; how they are counted in training",
     "comparison": "its page shows what it holds",
     "compiled": "a rounding, and a pass, compiled",
@@ -33,7 +27,6 @@ MIRRORED = {
     "document": "of a report; of a diagnosis",
     "eager": "a rounding, and a pass, as torch runs it",
     "engine": "of one run; of a sweep of runs",
-    "evidence": "of a report; of a diagnosis",
     "facts": "what a report states; what a format's page states",
     "foreign": "files of others; their diagnosis",
     "model": "the network's shape as configured; the network",
@@ -90,6 +83,16 @@ def test_a_room_holds_few_files(room: Path) -> None:
 def test_a_table_of_contents_is_read_name_by_name() -> None:
     text = 'A room.\n\nstep, state  the parts\n    engine  the run\nA sentence  with two spaces.\n"""'
     assert listed(text) == ["step", "state", "engine"]
+
+
+def test_the_map_names_files_that_exist() -> None:
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text("utf-8")
+    named = re.findall(r"`((?:[a-z_]+/)+(?:[a-z_]+\.py)?)`", text)
+    assert len(named) > 20
+    missing = [
+        name for name in named if not any((root / name).exists() for root in (PACKAGE, PACKAGE.parent))
+    ]
+    assert not missing
 
 
 # --- circles --------------------------------------------------------------------------------------------
