@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,7 @@ def _refuse_missing(where: Path, names: list[str]) -> None:
 
 
 def _read_shards(path: Path, shards: dict[Path, set[str] | None]) -> ForeignTensors:
-    tensors: list[NamedTensor] = []
+    placed: list[tuple[str, NamedTensor]] = []
     kinds, checksums = set(), True
     for shard, expected in shards.items():
         opened = open_file(shard)
@@ -135,8 +136,11 @@ def _read_shards(path: Path, shards: dict[Path, set[str] | None]) -> ForeignTens
                 f"the shard lacks {len(absent)} tensors that the index places in it: {', '.join(absent[:4])}",
                 where=str(shard),
             )
-        tensors += opened.tensors
+        placed += [(shard.name, tensor) for tensor in opened.tensors]
         kinds.add(opened.kind)
         checksums = checksums and opened.checksums
+    # A tensor that lies in two shards has two rows, and each says which shard it is of.
+    copies = Counter(tensor.keys for _, tensor in placed)
+    tensors = [replace(t, keys=(shard, *t.keys)) if copies[t.keys] > 1 else t for shard, t in placed]
     many = f" in {len(shards)} shards" if len(shards) > 1 else ""
     return ForeignTensors(path, tuple(tensors), f"{' and '.join(sorted(kinds))}{many}", checksums)

@@ -11,7 +11,6 @@ counterfactuals  what would have saved the step
 bisection        the smallest set of layers that must leave the 8-bit grid
 failure          what failed and when
 findings         the findings of a diagnosis, worst first
-trace_again      the recorded step traced once more, under variations
 replay_process   the process in which a replay runs
 lead_time        which monitored quantity left its band first
 layer_table      every layer in numbers, worst first

@@ -43,8 +43,7 @@ from altgrad_cli.forensics.mechanism import (
 from altgrad_cli.forensics.opened import OpenedCheckpoint, open_checkpoint, trust_report
 from altgrad_cli.forensics.provenance import AmaxSuspect, amax_suspects, describe_origin
 from altgrad_cli.forensics.replay import not_run, replay
-from altgrad_cli.forensics.scene import Scene, rebuild
-from altgrad_cli.forensics.trace_again import trace_again
+from altgrad_cli.forensics.scene import Scene, rebuild, trace_again
 from altgrad_cli.formats import parse_format
 from altgrad_cli.training.origin import FirstNonfinite, find_first
 

@@ -16,8 +16,7 @@ def main() -> int:
     from altgrad_cli.config.loading import from_plain
     from altgrad_cli.errors import AltgradError
     from altgrad_cli.forensics.opened import OpenedCheckpoint
-    from altgrad_cli.forensics.scene import rebuild
-    from altgrad_cli.forensics.trace_again import trace_again
+    from altgrad_cli.forensics.scene import rebuild, trace_again
     from altgrad_cli.training.environment import describe_environment
     from altgrad_cli.training.events import to_json_value
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from altgrad_cli.checkpoints.model import RecordedBatch, to_plain
+from altgrad_cli.checkpoints.model import RecordedBatch, TraceRecord, to_plain
 from altgrad_cli.config.precision import OPERAND_ROLES
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import AltgradError, CheckpointError
@@ -27,6 +27,7 @@ from altgrad_cli.training.state import (
     encode_stored_weights,
     fresh_scales,
 )
+from altgrad_cli.training.tracing import trace_step
 
 _MOST_THREADS = 1024
 _MOST_LOGITS = 1 << 31
@@ -246,3 +247,14 @@ def _encode_moved(variant: TrainState, moved: list[int]) -> None:
         for layer, weight in stay.items():
             variant.layers[layer][1].weight.data.copy_(weight)
             variant.stored_scales[layer] = scales[layer]
+
+
+def trace_again(scene: Scene) -> tuple[TraceRecord, ...]:
+    """The records of the scene's step, traced as the capture traced it, planted faults included.
+
+    Raises:
+        AltgradError: there is no batch to run it with.
+    """
+    if scene.batch is None:
+        raise AltgradError("the step cannot be repeated without its batch", where=scene.batch_origin)
+    return trace_step(scene.state, scene.batch, faults=scene.faults).records

@@ -277,6 +277,17 @@ def test_shards_are_one_model_and_a_missing_one_is_named(ending: str, index: boo
         diagnose(folder, Questions())
 
 
+@pytest.mark.parametrize("index", [True, False])
+def test_a_tensor_in_two_shards_has_two_rows(index: bool, tmp_path: Path) -> None:
+    """The index places it in the first; a loader that reads both lets the last win."""
+    folder = shards(tmp_path / "model", index=index)
+    stray = {"layer.0.weight": torch.full((3, 3), torch.nan), "layer.1.weight": torch.eye(3)}
+    save_file(stray, folder / "model-00002-of-00002.safetensors")
+    bad = {name: row["nonfinite_weights"] for name, row in rows_of(diagnosed(folder)).items()}
+    first, second = (f"model-0000{n}-of-00002.safetensors.layer.0.weight" for n in (1, 2))
+    assert bad == {first: 0, second: 9, "layer.1.weight": 0}
+
+
 def test_an_index_is_held_to_its_folder_and_a_shard_to_its_index(tmp_path: Path) -> None:
     index = shards(tmp_path / "model") / "model.safetensors.index.json"
     for name in ("../secret.safetensors", "/etc/passwd", ".."):

@@ -71,7 +71,7 @@ def fit_file(
     ]
     if not fits:
         raise CheckpointError(
-            f"the file holds no float matrix to round, {len(tensors)} other tensors",
+            f"nothing to judge: the file holds no float matrix to round, {len(tensors)} other tensors",
             where=str(path),
             allowed="float tensors of 2 dimensions or more",
         )
