@@ -172,6 +172,9 @@ def _events(
             codes = 2 ** parse_format(run_config.fp8_format).width + 1
             counts = random.integers(0, 50, size=codes)
             histograms = {"gradients": [counts.tolist() for _ in LAYERS[:-1]] + [[]]}
+        if step in nonfinite_at[:1]:  # written before the update
+            path = f"checkpoints/anomaly_step_{step}.pt"
+            yield CheckpointSaved(step=step - 1, path=path, reason="nonfinite")
         yield StepCompleted(
             step=step,
             metrics=metrics,
@@ -200,9 +203,6 @@ def _events(
             yield Evaluated(
                 step=step, validation_loss=value, validation_loss_master=None, perplexity=math.exp(value)
             )
-    if nonfinite_at:
-        path = f"checkpoints/anomaly_step_{nonfinite_at[0]}.pt"
-        yield CheckpointSaved(step=nonfinite_at[0] - 1, path=path, reason="nonfinite")
     if outcome != "unfinished":
         yield RunEnded(
             step=steps,
