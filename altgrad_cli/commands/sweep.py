@@ -171,6 +171,7 @@ def _reopen(folder: Path, given: Sequence[str]) -> tuple[SweepSpec, Path]:
 
 
 def _run(spec: SweepSpec, folder: Path, jobs: int, output: Output, *, new: bool) -> int:
+    from altgrad_cli.commands.signals import STOP_INTERRUPTS, handled
     from altgrad_cli.commands.sweep_view import SweepView
     from altgrad_cli.runs.folder import create_folder
     from altgrad_cli.runs.loggers.warnings import warnings_as_lines
@@ -185,7 +186,7 @@ def _run(spec: SweepSpec, folder: Path, jobs: int, output: Output, *, new: bool)
         create_folder(folder)
     executor = LocalExecutor(jobs)
     try:
-        with SweepView(console, quiet=output.quiet) as view:
+        with handled(STOP_INTERRUPTS), SweepView(console, quiet=output.quiet) as view:
             outcome = run_sweep(spec, folder, executor, view, on_failed=_failure_reporter(folder))
     finally:
         executor.close()

@@ -170,6 +170,12 @@ class TrainConfig:
             f"at most {MOST_TOKENS_A_STEP:,} tokens a step; this would be {tokens:,}",
         )
         require(
+            all(1 <= step <= self.max_steps for step in self.runtime.capture_at),
+            "runtime.capture_at",
+            list(self.runtime.capture_at),
+            f"steps from 1 to max_steps ({self.max_steps})",
+        )
+        require(
             0 <= self.emergency_shift_stall_threshold <= 1,
             "emergency_shift_stall_threshold",
             self.emergency_shift_stall_threshold,

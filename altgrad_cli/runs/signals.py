@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 
-_STOP = ("SIGINT", "SIGTERM")
+_STOP = ("SIGINT", "SIGTERM", "SIGHUP")
 _CAPTURE = "SIGUSR1"
+Handler = Callable[[int, FrameType | None], object]
 
 
 class RunSignals:
-    """While entered: Ctrl-C (or SIGTERM) asks for a stop, SIGUSR1 for a forensic checkpoint.
+    """While entered: Ctrl-C (SIGTERM, a closed terminal) asks for a stop, SIGUSR1 for a forensic checkpoint.
 
     A second Ctrl-C interrupts at once.
     """
@@ -19,7 +21,7 @@ class RunSignals:
     def __init__(self, on_stop: Callable[[], object] = lambda: None) -> None:
         self._on_stop = on_stop
         self._stop = self._capture = False
-        self._before: dict[int, object] = {}
+        self._handled = handled({**dict.fromkeys(_STOP, self._stopped), _CAPTURE: self._captured})
 
     def stop_requested(self) -> bool:
         """Whether a stop was asked for."""
@@ -31,24 +33,46 @@ class RunSignals:
         return wanted
 
     def __enter__(self) -> RunSignals:
-        handlers = {**dict.fromkeys(_STOP, self._stopped), _CAPTURE: self._captured}
-        for name, handler in handlers.items():
-            number = getattr(signal, name, None)  # SIGUSR1 is not everywhere
-            if number is not None:
-                self._before[number] = signal.signal(number, handler)
+        self._handled.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._handled.__exit__(kind, error, trace)
 
     def _stopped(self, number: int, frame: FrameType | None) -> None:
         if self._stop:
             raise KeyboardInterrupt
         self._stop = True
-        self._on_stop()
+        with suppress(OSError):  # the terminal may be what is gone
+            self._on_stop()
 
     def _captured(self, number: int, frame: FrameType | None) -> None:
         self._capture = True
+
+
+@contextmanager
+def handled(handlers: Mapping[str, Handler]) -> Iterator[None]:
+    """Inside the block these handlers are in force, also for a SIGINT that a script's shell had ignored.
+
+    Only a SIGHUP that is ignored stays so: ``nohup`` means it. What the system does not know is passed over.
+    """
+    before = {}
+    for name, handler in handlers.items():
+        number = getattr(signal, name, None)
+        if number is not None and not (name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN):
+            before[number] = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+STOP_INTERRUPTS: Mapping[str, Handler] = dict.fromkeys(_STOP, _interrupt)
+"""Every signal that asks for a stop is a KeyboardInterrupt."""

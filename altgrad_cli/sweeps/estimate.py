@@ -42,9 +42,12 @@ def time_a_step(config: TrainConfig) -> StepTime:
     """
     from altgrad_cli.subjects.corpus.corpus import load_corpus
     from altgrad_cli.training.engine import train
+    from altgrad_cli.training.faults import parse_injection
     from altgrad_cli.training.state import choose_device
 
     vocabulary = load_corpus(config.data, config.model.block_size).vocab_size
+    for text in config.inject:  # the steps that are timed are too few for them
+        parse_injection(text, config.max_steps)
     device = choose_device(config.runtime.device).type
     reduced, changes = _within_reach(config, vocabulary, _MOST_WORK.get(device, _MOST_WORK["cpu"]))
     factor = _work(config, vocabulary) / _work(reduced, vocabulary)

@@ -54,11 +54,11 @@ class Injection:
     role: Role | None = None
 
 
-def parse_injection(text: str) -> Injection:
+def parse_injection(text: str, last_step: int | None = None) -> Injection:
     """The fault that ``text`` describes.
 
     Raises:
-        ConfigError: it does not follow the syntax.
+        ConfigError: it does not follow the syntax, or would strike after ``last_step``.
     """
     found = _PATTERN.fullmatch(text.strip())
     if found is None:
@@ -68,6 +68,12 @@ def parse_injection(text: str) -> Injection:
         raise _unknown("fault", kind, KINDS)
     if not (step.isascii() and step.isdigit() and int(step) >= 1):
         raise ConfigError(f"{step!r} is not a step", where="inject", allowed=f"1 or more, as in {SYNTAX}")
+    if last_step is not None and int(step) > last_step:
+        raise ConfigError(
+            f"{text.strip()} cannot happen in a run of {last_step} steps",
+            where="inject",
+            allowed=f"a step from 1 to {last_step}",
+        )
     if role is not None and role not in ROLES:
         raise _unknown("role", role, ROLES)
     if kind == "kill" and module is not None:
@@ -93,13 +99,15 @@ def _unknown(what: str, word: str, known: Sequence[str]) -> ConfigError:
     )
 
 
-def resolve_injections(texts: Sequence[str], layer_names: Sequence[str], seed: int) -> tuple[Injection, ...]:
-    """The faults of a run, with open places filled in and every name checked.
+def resolve_injections(
+    texts: Sequence[str], layer_names: Sequence[str], seed: int, last_step: int | None = None
+) -> tuple[Injection, ...]:
+    """The faults of a run of ``last_step`` steps, with open places filled in and every name checked.
 
     Raises:
-        ConfigError: a fault that does not parse, or names a layer that is not there.
+        ConfigError: a fault that does not parse, cannot happen, or names a layer that is not there.
     """
-    return tuple(_resolve(parse_injection(text), layer_names, seed) for text in texts)
+    return tuple(_resolve(parse_injection(text, last_step), layer_names, seed) for text in texts)
 
 
 def _resolve(injection: Injection, layer_names: Sequence[str], seed: int) -> Injection:

@@ -87,7 +87,7 @@ class LocalExecutor:
         for worker in self._workers:
             worker.connection.close()
             if worker.task is not None:
-                worker.process.terminate()
+                worker.process.kill()
         for worker in self._workers:
             worker.process.join(10)
             if worker.process.is_alive():

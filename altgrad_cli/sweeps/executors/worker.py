@@ -1,6 +1,7 @@
 """The inside of a worker process: takes one run at a time from its connection and reports on it.
 
-It leaves Ctrl-C to its parent, which says "stop" through the connection, and ends when the parent is gone.
+It leaves Ctrl-C, SIGTERM and SIGHUP to its parent, which says "stop" through the connection, and ends when
+the parent is gone.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ _REPORT_EVERY = 0.25
 
 def work(connection: Connection) -> None:
     """Serve one ``Task`` after the other until the other end closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # sent to a whole group of processes, or to a whole terminal
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     # Several processes share the cores: the libraries below torch must not take them all.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with contextlib.suppress(EOFError, OSError):

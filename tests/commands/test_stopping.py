@@ -1,0 +1,52 @@
+"""Every way to ask a run to stop leaves it with a checkpoint, however the process was started."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+
+def started(shell: str, *arguments: str) -> subprocess.Popen[str]:
+    """``python -m altgrad_cli`` with ``arguments``, as ``shell`` starts it."""
+    command = ["sh", "-c", f'{shell} "$0" "$@"', sys.executable, "-m", "altgrad_cli", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize(
+    ("shell", "number"),
+    [
+        ("exec", signal.SIGHUP),
+        ("exec", signal.SIGTERM),
+        ("trap '' INT; exec", signal.SIGINT),  # what a script's shell does to what is behind a "&"
+    ],
+)
+def test_a_run_that_is_asked_to_stop_can_go_on(
+    small_run: list[str], tmp_path: Path, shell: str, number: signal.Signals
+) -> None:
+    out = tmp_path / "run"
+    running = started(shell, "train", *small_run, "max_steps=100000", "-q", "--out", str(out))
+    log = out / "events.jsonl"
+    while not (log.exists() and log.stat().st_size > 10_000):
+        assert running.poll() is None, running.communicate()
+        time.sleep(0.02)
+    running.send_signal(number)
+    _, talk = running.communicate(timeout=120)
+    assert running.returncode == 130, talk
+    assert f"altgrad train --resume {out}" in talk
+    assert list((out / "checkpoints").glob("step_*.pt"))
+
+
+def test_nohup_is_meant(small_run: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    running = started("trap '' HUP; exec", "train", *small_run, "max_steps=30", "-q", "--out", str(out))
+    while not (out / "events.jsonl").exists():
+        assert running.poll() is None, running.communicate()
+        time.sleep(0.02)
+    running.send_signal(signal.SIGHUP)
+    _, talk = running.communicate(timeout=120)
+    assert running.returncode == 0, talk
