@@ -171,10 +171,10 @@ def _reopen(folder: Path, given: Sequence[str]) -> tuple[SweepSpec, Path]:
 
 
 def _run(spec: SweepSpec, folder: Path, jobs: int, output: Output, *, new: bool) -> int:
-    from altgrad_cli.commands.signals import STOP_INTERRUPTS, handled
     from altgrad_cli.commands.sweep_view import SweepView
     from altgrad_cli.runs.folder import create_folder
     from altgrad_cli.runs.loggers.warnings import warnings_as_lines
+    from altgrad_cli.runs.signals import STOP_INTERRUPTS, handled
     from altgrad_cli.sweeps.comparison import compare_seeds
     from altgrad_cli.sweeps.engine import run_sweep
     from altgrad_cli.sweeps.executors.local import LocalExecutor
