@@ -76,8 +76,12 @@ def test_the_json_has_every_arm_with_its_measurements(whole: tuple[Path, Result]
         assert set(arm) >= KEYS
         assert isinstance(arm["val_loss"], float)
         assert (Path(arm["run_dir"]) / "events.jsonl").is_file()
-    assert arms["fp32"]["recovered_fraction"] == 1.0
-    assert arms["frozen"]["recovered_fraction"] == 0.0
+    gap = arms["frozen"]["val_loss"] - arms["fp32"]["val_loss"]
+    assert gap < 0.1, "so short a run cannot tell its controls apart"
+    for arm in arms.values():
+        assert (arm["verdict"], arm["recovered_fraction"]) == (None, None)
+        reason = f"fp32 and frozen are {gap:.3f} nats apart, less than 0.1 at step 30"
+        assert arm["no_verdict_because"] == reason
     assert arms["fp32"]["stall_rate"] is None
     assert arms["e7m0-uniform"]["stall_rate"] > 0.5
 

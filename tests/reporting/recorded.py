@@ -122,6 +122,9 @@ def _events(
     )  # fmt: skip
     for step in range(1, steps + 1):
         bad = step in nonfinite_at
+        if bad and step == nonfinite_at[0]:
+            path = f"checkpoints/anomaly_step_{step}.pt"
+            yield CheckpointSaved(step=step - 1, path=path, reason="nonfinite")
         noise = random.uniform(-0.02, 0.02, size=8)
         loss = math.nan if bad else floor + (5.5 - floor) * math.exp(-step / 25) + noise[0]
         rate = 0.003 + noise[1] / 10

@@ -150,7 +150,9 @@ def _verdict(evidence: Evidence, log: RunRecord, _: Source) -> str | None:
 
 def _ended(evidence: Evidence, log: RunRecord, _: Source) -> str:
     judged_run = evidence.judged(log)
-    return judged_run.collapse["class"] if judged_run.collapse else judged_run.outcome
+    if judged_run.collapse:
+        return str(judged_run.collapse["class"])
+    return judged_run.outcome + (", after a warning" if judged_run.warning else "")
 
 
 _JUDGED: dict[str, Quantity] = {

@@ -22,7 +22,8 @@ def headline(scope: Scope) -> str:
         if step is not None:
             line += f", rho {n(f'recovered_fraction@{step}')} at step {n(f'step@{step}')}"
         if verdict.cause:
-            line += f"; {n('cause')}: {CAUSES[verdict.cause]}"
+            suspected = "suspected cause: " if verdict.suspected else ""
+            line += f"; {suspected}{n('cause')}: {CAUSES[verdict.cause]}"
         if scope.evidence.judged(log).collapse:
             line += f"; {collapse_sentence(scope, log)}"
         elif scope.evidence.judged(log).warning:

@@ -191,7 +191,9 @@ def retries(scope: Scope) -> Section | None:
     for log in followed:
         arm = scope.evidence.arms[log.name]
         why = arm.reason and f": {scope.evidence.of(log)('plan.reason')}"
-        lines.append(f"- `{log.name}` follows `{arm.retry_of}`{why}.")
+        warned = scope.evidence.judged(log).warning is not None
+        warning = f" Warning: {scope.evidence.of(log)('warning')}." if warned else ""
+        lines.append(f"- `{log.name}` follows `{arm.retry_of}`{why}.{warning}")
     table = make_table(
         scope.evidence,
         "run",
