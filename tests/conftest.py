@@ -8,11 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Results are pinned for one thread, and several pytest workers share the machine's cores.
 # Set before anything imports torch; a test that changes the count is undone below.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MKL_NUM_THREADS"] = "1"
+
+# No test depends on how fast the machine is.
+settings.register_profile("altgrad", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("altgrad")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
