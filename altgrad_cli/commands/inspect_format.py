@@ -14,6 +14,7 @@ from altgrad_cli.commands.console import data_console, print_json, talk_console
 from altgrad_cli.errors import UsageError
 from altgrad_cli.files import check_outputs, write_whole
 from altgrad_cli.formats import FP8Format, parse_format
+from altgrad_cli.formats.scale import SMALLEST_SCALE
 from altgrad_cli.reporting.pages.format.facts import FormatFacts, StallQuestion, format_facts
 
 if TYPE_CHECKING:
@@ -159,8 +160,6 @@ def _print_screen(
         if beyond:
             words = "no float32 carrier holds it, so no grid is measured"
             console.print(f"beyond float32: {', '.join(beyond)} ({words})")
-        from altgrad_cli.rounding.scaling import SMALLEST_SCALE  # imports torch
-
         held = [fit.name for fit in fits if fit.scale == SMALLEST_SCALE]
         if held:
             words = "no scale is smaller: what it loses is lost by float32, not by the format"

@@ -11,11 +11,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from altgrad_cli.formats.scale import stored_scale
 from altgrad_cli.formats.spec import FP8Format
 
 # The largest of about 150,000 normal weights, in standard deviations: the size of a small layer.
 AMAX_IN_STDS = 4.5
-_HEADROOM = 1.25
 
 
 @dataclass(frozen=True)
@@ -38,20 +38,17 @@ class StallPrediction:
     std: float
     beta1: float
     scale: float
-    long_run: float  # dw ~ N(0, (lr sqrt((1 - beta1) / (1 + beta1)))^2)
+    long_run: float  # dw ~ N(0, adam_update_deviation^2)
     first_step: float  # |dw| = lr, either sign
     stored_as_zero: float  # share of weights that the grid stores as 0
 
 
-def stored_scale(format: FP8Format, amax: float) -> float:
-    """The scale that stored weights start with: 2^ceil(log2(1.25 amax / max)); 1 for E7M0.
+def adam_update_deviation(learning_rate: float, beta1: float) -> float:
+    """Standard deviation of Adam's steps in the long run, lr * sqrt((1 - b1) / (1 + b1)).
 
-    E7M0 spans every weight as it is, and a scale would only move the same powers of two.
+    The momentum of independent unit gradients has this variance, and v is about 1 then.
     """
-    if format.exponent_bits >= 7 and format.mantissa_bits == 0:
-        return 1.0
-    significand, exponent = math.frexp(_HEADROOM * amax / format.max_representable_value)
-    return math.ldexp(1.0, exponent - (significand == 0.5))
+    return learning_rate * math.sqrt((1 - beta1) / (1 + beta1))
 
 
 def half_gaps(format: FP8Format, weight: float, scale: float = 1.0) -> HalfGaps:
@@ -68,13 +65,13 @@ def predicted_stall(
     """The share of weights w ~ N(0, std^2) whose directional half gap exceeds the update.
 
     ``scale`` is that of the stored weights; by default ``stored_scale`` for amax = 4.5 std. In the long
-    run Adam's normalised step averages noisy gradients, so dw ~ N(0, (lr sqrt((1-b1)/(1+b1)))^2); at the
+    run Adam's normalised step averages noisy gradients, so dw ~ N(0, ``adam_update_deviation``^2); at the
     first step |dw| is lr exactly, up or down alike, and an update of exactly half a gap moves a weight
     only towards an even code.
     """
     if scale is None:
         scale = stored_scale(format, AMAX_IN_STDS * std)
-    spread = learning_rate * math.sqrt((1 - beta1) / (1 + beta1))
+    spread = adam_update_deviation(learning_rate, beta1)
     magnitudes = format.magnitudes
     long_run = first_step = 0.0
     share_below = 0.0

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from altgrad_cli.errors import check_choice
 from altgrad_cli.formats import FP8Format, parse_format
+from altgrad_cli.formats.analysis import adam_update_deviation
 from altgrad_cli.metrics.spec import MetricSpec, ratio
 from altgrad_cli.rounding.constants import Rounding
 from altgrad_cli.rounding.quantize import code_index, round_to_grid
@@ -51,14 +52,6 @@ def room_to_move(
     up = edges[index + 1] * float(scale) - w.double()
     down = w.double() - edges[index] * float(scale)
     return up, down
-
-
-def adam_update_deviation(learning_rate: float, beta1: float) -> float:
-    """Standard deviation of Adam's steps in the long run, lr * sqrt((1 - b1) / (1 + b1)).
-
-    The momentum of independent unit gradients has this variance, and v is about 1 then.
-    """
-    return learning_rate * math.sqrt((1 - beta1) / (1 + beta1))
 
 
 @torch.no_grad()

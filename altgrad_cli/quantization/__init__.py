@@ -11,6 +11,7 @@ from altgrad_cli.reexports import reexports
 
 if TYPE_CHECKING:
     from altgrad_cli.formats import FORMAT_REGISTRY, FP8Format, parse_format
+    from altgrad_cli.formats.scale import compute_scale
     from altgrad_cli.metrics.grid import (
         compute_stiffness_field,
         compute_ulp_distance,
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     )
     from altgrad_cli.metrics.stall import BitStallDetector, detect_bit_stall
     from altgrad_cli.rounding.quantize import dequantize, encode, quantize
-    from altgrad_cli.rounding.scaling import AmaxHistory, compute_scale
+    from altgrad_cli.rounding.scaling import AmaxHistory
     from altgrad_cli.training.watch.clipping import PartitionRelativeClipper
     from altgrad_cli.training.watch.fallback import FORMAT_FALLBACK, EmergencyMantissaShift
 
@@ -33,7 +34,7 @@ _HOME = {
     "encode": "rounding.quantize",
     "quantize": "rounding.quantize",
     "AmaxHistory": "rounding.scaling",
-    "compute_scale": "rounding.scaling",
+    "compute_scale": "formats.scale",
     "BitStallDetector": "metrics.stall",
     "detect_bit_stall": "metrics.stall",
     "compute_stiffness_field": "metrics.grid",

@@ -1,8 +1,4 @@
-"""From the largest magnitude of a tensor to the scale s it is divided by.
-
-An exact scale puts amax on the format's maximum. A power of two leaves the digits of x / s untouched, so the
-grid stays the format's own; it is rounded up, so that amax stays inside.
-"""
+"""The scale of a tensor: its own, that of its history, that of stored weights."""
 
 from __future__ import annotations
 
@@ -14,17 +10,14 @@ import torch
 from torch import Tensor
 
 from altgrad_cli.errors import UsageError
-from altgrad_cli.formats import FP8Format, parse_format
-
-SMALLEST_SCALE = 2.0**-126
-"""The end of float32: below its smallest normal number a scale would lose digits itself, so none is smaller.
-Where it binds, the grid ends above the tensor's amax, and the grid's lowest values are no float32 at all."""
-
-EMPTY_SCALE = 1e-10
-"""The scale of a tensor of zeros, which any would suit."""
-
-STORED_HEADROOM = 1.25
-"""Room a fresh scale of stored weights leaves above their amax, so that growth does not re-scale at once."""
+from altgrad_cli.formats import FP8Format
+from altgrad_cli.formats.scale import (
+    EMPTY_SCALE,
+    SMALLEST_SCALE,
+    compute_scale,
+    round_up_to_power_of_two,
+    stored_scale,
+)
 
 STORED_SLACK = 4.0
 """How far below the maximum the amax of stored weights must have fallen before their scale is lowered."""
@@ -52,28 +45,6 @@ def _not_one_scale(given: str, shape: Sequence[int]) -> UsageError:
         f"a scale of {given} for a tensor of shape {tuple(shape)}",
         allowed="one scale for the whole tensor: a number, or a tensor of one value",
     )
-
-
-def compute_scale(amax: float | Tensor, format: FP8Format | str) -> float:
-    """amax / max, exactly (one float64 division), or ``SMALLEST_SCALE`` where that is larger.
-
-    A tensor of zeros (amax = 0) gets ``EMPTY_SCALE``.
-
-    Raises:
-        UsageError: amax is negative, nan or inf.
-    """
-    value = float(amax)
-    if not (value >= 0 and math.isfinite(value)):
-        raise UsageError(f"no scale follows from amax = {value}", allowed="a finite amax >= 0")
-    if value == 0:
-        return EMPTY_SCALE
-    return max(value / parse_format(format).max_representable_value, SMALLEST_SCALE)
-
-
-def round_up_to_power_of_two(scale: float) -> float:
-    """The smallest power of two >= ``scale`` > 0."""
-    mantissa, exponent = math.frexp(scale)
-    return math.ldexp(1.0, exponent - 1 if mantissa == 0.5 else exponent)
 
 
 def scale_for(
@@ -164,19 +135,17 @@ class AmaxHistory:
 def stored_weight_scale(amax: float, format: FP8Format, current: float | None) -> float:
     """The power-of-two scale of stored weights, with hysteresis, since each change re-encodes them.
 
-    A fresh one is 2^ceil(log2(1.25 amax / max)). ``current`` stays unless the weights overflow
+    A fresh one is ``stored_scale``. ``current`` stays unless the weights overflow
     (amax / current >= format.overflow_threshold) or amax < max * current / 4, and where amax is not finite.
     E7M0, whose range needs no help, has 1.
 
     Raises:
         UsageError: no current scale and an amax that is not finite.
     """
-    if format.mantissa_bits == 0 and format.exponent_bits >= 7:
-        return 1.0
     if current is not None:
         if not math.isfinite(amax) or amax == 0:
             return current
         overflows = amax >= format.overflow_threshold * current
         if not overflows and amax >= format.max_representable_value * current / STORED_SLACK:
             return current
-    return round_up_to_power_of_two(compute_scale(STORED_HEADROOM * amax, format))
+    return stored_scale(format, amax)

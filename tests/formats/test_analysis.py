@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from altgrad_cli.formats import FORMAT_REGISTRY, FP8Format, named_formats, parse_format
-from altgrad_cli.formats.analysis import half_gaps, predicted_stall, stored_scale
+from altgrad_cli.formats.analysis import half_gaps, predicted_stall
+from altgrad_cli.formats.scale import stored_scale
 from altgrad_cli.metrics.stall import first_step_stall_rate, predicted_stall_rate
 from altgrad_cli.rounding.quantize import round_to_grid
 from altgrad_cli.rounding.scaling import stored_weight_scale

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from altgrad_cli.formats import FORMAT_REGISTRY
+from altgrad_cli.formats.analysis import adam_update_deviation
 from altgrad_cli.metrics.stall import (
-    adam_update_deviation,
     first_step_stall_rate,
     predicted_stall_rate,
     room_to_move,

@@ -11,13 +11,11 @@ from hypothesis import strategies as st
 
 from altgrad_cli.errors import UsageError
 from altgrad_cli.formats import FP8Format, parse_format
+from altgrad_cli.formats.scale import EMPTY_SCALE, compute_scale, round_up_to_power_of_two
 from altgrad_cli.rounding.mode import round_to_grid
 from altgrad_cli.rounding.scaling import (
-    EMPTY_SCALE,
     AmaxHistory,
-    compute_scale,
     current_scale,
-    round_up_to_power_of_two,
     scale_for,
     stored_weight_scale,
 )
