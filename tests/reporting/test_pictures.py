@@ -52,6 +52,21 @@ def test_pictures_are_drawn_the_same_each_time(all_figures: list[figures.Figure]
     assert to_svg(all_figures[0]) == to_svg(all_figures[0])
 
 
+def test_a_long_name_leaves_the_picture_its_room() -> None:
+    """Matplotlib warns where nothing is left, and a warning fails; the path says how much is."""
+    x = np.array([1, 2, 4])
+
+    def width(name: str) -> float:
+        curve = figures.Curve(name, x, x.astype(float), "#123456")
+        svg, _ = to_svg(figures.LineFigure("k", "t", "step", "loss", (curve,)))
+        (path,) = re.findall(r'<path d="([^"]+)"[^>]*stroke: #123456', svg, flags=re.DOTALL)[:1]
+        across = [float(point) for point in re.findall(r"[ML] ([\d.]+)", path)]
+        return max(across) - min(across)
+
+    assert width("n" * 200) == pytest.approx(width("n" * 40), rel=0.1)
+    assert width("n" * 200) > width("short") / 2
+
+
 def test_the_pointer_finds_what_is_drawn_there() -> None:
     """Against the drawing itself: the path of the curve in the SVG has the very points that have words."""
     x = np.array([1, 2, 4])

@@ -31,6 +31,7 @@ _OUTSIDE_THE_SCALE = {
 }
 DPI = 110
 WIDTH = 9.2
+_LONGEST_LABEL = 40
 _STYLE = {
     "font.size": 9.5,
     "axes.titlesize": 10,
@@ -84,6 +85,12 @@ def _canvas(height: float) -> tuple[Canvas, Axes]:
     return canvas, canvas.subplots()
 
 
+def _short(label: str) -> str:
+    """``label`` without the middle of a long one, beside which there would be no room for the picture."""
+    head, tail = _LONGEST_LABEL // 2, _LONGEST_LABEL - _LONGEST_LABEL // 2 - 1
+    return label if len(label) <= _LONGEST_LABEL else f"{label[:head]}\N{HORIZONTAL ELLIPSIS}{label[-tail:]}"
+
+
 def _draw_lines(figure: figures.LineFigure) -> Canvas:
     canvas, axes = _canvas(4.6)
     for curve in figure.curves:
@@ -91,7 +98,9 @@ def _draw_lines(figure: figures.LineFigure) -> Canvas:
         if curve.faint is not None:
             axes.plot(curve.x, curve.faint, color=curve.color, alpha=0.22, linewidth=0.7, linestyle=style)
         width, alpha = (0.9, 0.6) if curve.minor else (1.7, 1.0)
-        axes.plot(curve.x, curve.y, color=curve.color, lw=width, alpha=alpha, ls=style, label=curve.label)
+        axes.plot(
+            curve.x, curve.y, color=curve.color, lw=width, alpha=alpha, ls=style, label=_short(curve.label)
+        )
         broken = nonfinite_points(curve.x, curve.y)
         if len(broken):
             axes.plot(*broken.T, "x", color=palette.NONFINITE, markersize=7, markeredgewidth=1.8, zorder=5)
@@ -208,7 +217,7 @@ def _draw_clouds(figure: figures.CloudFigure) -> Canvas:
     axes.plot(ends, ends, color=palette.GREY, linewidth=1, linestyle="--")
     for cloud, marker in zip(figure.clouds, "osD^vPX*<>" * 9, strict=False):
         x, y = (np.clip(scale.forward(values), scale.low, scale.high) for values in (cloud.x, cloud.y))
-        axes.plot(x, y, marker, color=cloud.color, alpha=0.55, ms=5, mew=0, label=cloud.label)
+        axes.plot(x, y, marker, color=cloud.color, alpha=0.55, ms=5, mew=0, label=_short(cloud.label))
     for axis, label in ((axes.xaxis, figure.x_label), (axes.yaxis, figure.y_label)):
         axis.set_ticks(scale.positions(), labels=scale.labels())
         axis.set_label_text(label)
@@ -243,7 +252,7 @@ def _draw_spread(figure: figures.SpreadFigure) -> Canvas:
         )
     axes.set_title(figure.title, pad=20)
     axes.set_xlabel(figure.x_label)
-    axes.set_yticks(range(len(figure.rows)), labels=[row.label for row in figure.rows])
+    axes.set_yticks(range(len(figure.rows)), labels=[_short(row.label) for row in figure.rows])
     axes.set_ylim(len(figure.rows) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
     return canvas
