@@ -21,7 +21,7 @@ from altgrad_cli.config.loading import load_config
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.subjects.corpus.batches import draw_batch
 from altgrad_cli.subjects.corpus.corpus import load_corpus
-from altgrad_cli.subjects.gpt.model import GPT, MakeLinear, cross_entropy, initialize
+from altgrad_cli.subjects.gpt.model import GPT, MakeLinear, cross_entropy, initialize, plain_linear
 from altgrad_cli.training.engine import train
 from altgrad_cli.training.events import Event, StepCompleted
 from altgrad_cli.training.schedule import learning_rate_at
@@ -76,11 +76,6 @@ def engine_step(config: TrainConfig) -> Step:
         return loss
 
     return step
-
-
-def plain_linear(inputs: int, outputs: int) -> nn.Module:
-    """The layer that ``QuantizedLinear`` stands for."""
-    return nn.Linear(inputs, outputs, bias=False)
 
 
 def plain_step(

@@ -166,19 +166,43 @@ class _RoundedProduct(torch.autograd.Function):
 
 
 class QuantizedLinear(nn.Module):
-    """A linear layer without bias, weight (out_features, in_features); the pass rounds its operands."""
+    """Stands for ``linear``, whose parameters it takes over; the pass rounds the operands of its product."""
 
-    def __init__(self, in_features: int, out_features: int, slot: PassSlot) -> None:
+    def __init__(self, linear: nn.Linear, slot: PassSlot) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.weight, self.bias = linear.weight, linear.bias
         self.slot = slot
         self.index = -1  # set by number_layers, once the network is complete
 
     def forward(self, x: Tensor) -> Tensor:
         rounding = self.slot.rounding
         if rounding is None or rounding.leaves_alone(self.index):
-            return F.linear(x, self.weight)  # torch's own products have the same bits, at less expense
-        return _RoundedProduct.apply(x, self.weight, self.index, rounding)  # type: ignore[no-any-return,no-untyped-call]
+            return F.linear(x, self.weight, self.bias)  # torch's own: the same bits, at less expense
+        product: Tensor = _RoundedProduct.apply(x, self.weight, self.index, rounding)  # type: ignore[no-untyped-call]
+        return product if self.bias is None else product + self.bias
+
+
+def swap_linear_layers(
+    model: nn.Module,
+    make: Callable[[nn.Linear], nn.Module],
+    wanted: Callable[[str, nn.Linear], bool] = lambda name, linear: True,
+) -> None:
+    """Replace every ``nn.Linear`` of ``model`` that is ``wanted`` (by name and layer) by what ``make`` gives.
+
+    Parameter objects that ``make`` keeps stay those of the model: optimizers, tied weights and state dicts do
+    not notice. A layer that stands in the model twice is replaced by one in both places.
+    """
+    places = [
+        (name, module)
+        for name, module in model.named_modules(remove_duplicate=False)
+        if type(module) is nn.Linear and wanted(name, module)
+    ]
+    made: dict[nn.Linear, nn.Module] = {}
+    for name, linear in places:
+        parent, _, attribute = name.rpartition(".")
+        if linear not in made:
+            made[linear] = make(linear)
+        setattr(model.get_submodule(parent), attribute, made[linear])
 
 
 def number_layers(model: nn.Module) -> list[tuple[str, QuantizedLinear]]:

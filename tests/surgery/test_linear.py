@@ -14,7 +14,13 @@ from torch.nn import functional as F
 from altgrad_cli.config.precision import OPERAND_ROLES, Role, ScalingConfig
 from altgrad_cli.formats import parse_format
 from altgrad_cli.rounding.quantize import STATS
-from altgrad_cli.surgery.linear import OperandRounding, PassSlot, QuantizedLinear, number_layers
+from altgrad_cli.surgery.linear import (
+    OperandRounding,
+    PassSlot,
+    QuantizedLinear,
+    number_layers,
+    swap_linear_layers,
+)
 from altgrad_cli.surgery.precision_plan import LayerPrecision, PrecisionPlan
 
 BATCH, TIME, WIDTH_IN, WIDTH_OUT = 3, 5, 24, 40
@@ -46,7 +52,7 @@ def products(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Y, dX, dW of the layer."""
     slot = PassSlot()
-    layer = QuantizedLinear(WIDTH_IN, WIDTH_OUT, slot)
+    layer = QuantizedLinear(nn.Linear(WIDTH_IN, WIDTH_OUT, bias=False), slot)
     number_layers(nn.Sequential(layer))
     layer.weight.data.copy_(w)
     x = x.clone().requires_grad_()
@@ -294,5 +300,38 @@ def test_the_slot_is_given_back_after_an_error() -> None:
 
 def test_layers_are_numbered_in_execution_order() -> None:
     slot = PassSlot()
-    network = nn.Sequential(QuantizedLinear(2, 3, slot), nn.GELU(), QuantizedLinear(3, 4, slot))
+    network = nn.Sequential(nn.Linear(2, 3), nn.GELU(), nn.Linear(3, 4))
+    swap_linear_layers(network, lambda linear: QuantizedLinear(linear, slot))
     assert [(name, layer.index) for name, layer in number_layers(network)] == [("0", 0), ("2", 1)]
+
+
+def test_a_swapped_model_computes_the_same_with_the_same_parameters() -> None:
+    """Biases, a tied weight and a layer that stands twice; what is not wanted stays torch's own."""
+    torch.manual_seed(0)
+    shared = nn.Linear(4, 4)
+    model = nn.Sequential(nn.Embedding(5, 4), shared, nn.GELU(), shared, nn.Linear(4, 3), nn.Linear(3, 5))
+    tied = nn.Linear(4, 5, bias=False)
+    tied.weight = model[0].weight
+    model.append(nn.Sequential(nn.Linear(5, 4), tied))
+    before, parameters = model(torch.arange(5)), dict(model.named_parameters())
+    swap_linear_layers(
+        model, lambda linear: QuantizedLinear(linear, PassSlot()), lambda name, linear: name != "4"
+    )
+    assert torch.equal(model(torch.arange(5)), before)
+    assert {name: id(p) for name, p in model.named_parameters()} == {n: id(p) for n, p in parameters.items()}
+    assert model[1] is model[3] and isinstance(model[1], QuantizedLinear)
+    assert type(model[4]) is nn.Linear
+    assert isinstance(model[6][1], QuantizedLinear) and model[6][1].weight is model[0].weight
+
+
+def test_a_bias_is_added_to_the_rounded_product() -> None:
+    torch.manual_seed(0)
+    linear, x = nn.Linear(4, 3), torch.randn(2, 4)
+    slot = PassSlot()
+    layer = QuantizedLinear(linear, slot)
+    number_layers(nn.Sequential(layer))
+    with slot.use(rounding_for(plan_for("E5M2"))):
+        y = layer(x)
+    a, w = (tensor.detach().to(torch.float8_e5m2).float() for tensor in (x, linear.weight))
+    assert not torch.equal(a, x)
+    assert torch.allclose(y, a @ w.T + linear.bias, atol=1e-6)

@@ -1,7 +1,7 @@
 """A GPT after nanoGPT: pre-LayerNorm, no biases, tied embedding and head.
 
-Every linear layer is built by ``linear`` so that the caller decides how its operands are rounded;
-nothing else in the network is rounded. Shapes: B batch, T time, C channels, V vocabulary.
+It knows nothing of rounding: ``surgery`` swaps its linear layers for others.
+Shapes: B batch, T time, C channels, V vocabulary.
 """
 
 from __future__ import annotations
@@ -17,6 +17,11 @@ from altgrad_cli.config.model import ModelConfig
 
 MakeLinear = Callable[[int, int], nn.Module]
 """(in_features, out_features) -> a layer with a ``weight`` of shape (out_features, in_features)."""
+
+
+def plain_linear(in_features: int, out_features: int) -> nn.Module:
+    """torch's own linear layer, without bias."""
+    return nn.Linear(in_features, out_features, bias=False)
 
 
 class LayerNorm(nn.Module):
@@ -106,7 +111,7 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """Tokens (B, T) in, logits (B, T, V) out. The head's weight is the token embedding's."""
 
-    def __init__(self, config: ModelConfig, vocab_size: int, linear: MakeLinear) -> None:
+    def __init__(self, config: ModelConfig, vocab_size: int, linear: MakeLinear = plain_linear) -> None:
         super().__init__()
         self.config = config
         self.dropout_source = DropoutSource()

@@ -33,7 +33,7 @@ from altgrad_cli.rounding.traced import Slot, TracedRounding, traced_plan
 from altgrad_cli.rounding.traced_counts import finish_rows, line_count
 from altgrad_cli.subjects.corpus.batches import Batch
 from altgrad_cli.subjects.gpt.model import GPT, Dropout, cross_entropy
-from altgrad_cli.surgery.linear import PassSlot, QuantizedLinear, Scales, number_layers
+from altgrad_cli.surgery.linear import PassSlot, QuantizedLinear, Scales, number_layers, swap_linear_layers
 from altgrad_cli.surgery.precision_plan import PrecisionPlan
 from altgrad_cli.training.state import TrainState
 from altgrad_cli.updates.flat import FlatParameters, flatten
@@ -170,7 +170,8 @@ class _Recording:
         self._key = key
         self._slot = PassSlot()
         with torch.device("meta"):
-            self._model = GPT(key.model, key.vocab_size, lambda i, o: QuantizedLinear(i, o, self._slot))
+            self._model = GPT(key.model, key.vocab_size)
+        swap_linear_layers(self._model, lambda linear: QuantizedLinear(linear, self._slot))
         named = number_layers(self._model)
         names = [name for name, _ in named]
         self.layers = len(names)

@@ -13,7 +13,13 @@ from altgrad_cli.config.model import ModelConfig
 from altgrad_cli.config.precision import PrecisionConfig, ScalingConfig
 from altgrad_cli.errors import ConfigError
 from altgrad_cli.subjects.gpt.model import GPT, Dropout, DropoutSource, cross_entropy, initialize
-from altgrad_cli.surgery.linear import OperandRounding, PassSlot, QuantizedLinear, number_layers
+from altgrad_cli.surgery.linear import (
+    OperandRounding,
+    PassSlot,
+    QuantizedLinear,
+    number_layers,
+    swap_linear_layers,
+)
 from altgrad_cli.surgery.precision_plan import plan_precision
 
 SHAPE = ModelConfig(n_layer=2, n_head=4, n_embd=32, block_size=16)
@@ -71,8 +77,9 @@ def model_for(
     config: ModelConfig = SHAPE, vocab_size: int = VOCABULARY, seed: int = 1
 ) -> tuple[GPT, PassSlot]:
     slot = PassSlot()
-    model = GPT(config, vocab_size, lambda i, o: QuantizedLinear(i, o, slot))
+    model = GPT(config, vocab_size)
     initialize(model, torch.Generator().manual_seed(seed))
+    swap_linear_layers(model, lambda linear: QuantizedLinear(linear, slot))
     number_layers(model)
     return model, slot
 
