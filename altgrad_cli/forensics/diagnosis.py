@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
 
@@ -16,7 +16,13 @@ from altgrad_cli.forensics.against import Comparison, compare_with
 from altgrad_cli.forensics.batch_report import describe_batch
 from altgrad_cli.forensics.bisection import minimal_bf16_layers
 from altgrad_cli.forensics.counterfactuals import Counterfactual, format_grid, remedies
-from altgrad_cli.forensics.document import Diagnosis, ForeignDiagnosis, ForeignFailure, ForeignTrust
+from altgrad_cli.forensics.document import (
+    Diagnosis,
+    ForeignDiagnosis,
+    ForeignFailure,
+    ForeignTrust,
+    TensorRow,
+)
 from altgrad_cli.forensics.failure import (
     DIVERGENCE,
     NONE,
@@ -30,7 +36,7 @@ from altgrad_cli.forensics.failure import (
 )
 from altgrad_cli.forensics.findings import findings, next_command
 from altgrad_cli.forensics.foreign import describe_tensors, foreign_findings, not_judged
-from altgrad_cli.forensics.layer_table import Examination, examine
+from altgrad_cli.forensics.layer_table import Examination, LayerRow, examine
 from altgrad_cli.forensics.lead_time import lead_time
 from altgrad_cli.forensics.mechanism import (
     Attribution,
@@ -46,6 +52,8 @@ from altgrad_cli.forensics.replay import not_run, replay
 from altgrad_cli.forensics.scene import Scene, rebuild, trace_again
 from altgrad_cli.formats import parse_format
 from altgrad_cli.training.origin import FirstNonfinite, find_first
+
+Row = TypeVar("Row", LayerRow, TensorRow)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +103,7 @@ def diagnose_foreign(foreign: ForeignTensors, questions: Questions) -> ForeignDi
         )
     fmt = None if questions.format is None else parse_format(questions.format)
     rows, left_out = describe_tensors(foreign, fmt), not_judged(foreign)
-    bad = sum(row["nonfinite_weights"] for row in rows)
+    bad = sum(row.nonfinite_weights for row in rows)
     kind: FailureClass = NONFINITE if bad else (NONE if rows else NOT_JUDGED)
     return ForeignDiagnosis(
         file=str(foreign.path),
@@ -202,17 +210,17 @@ def _against(opened: OpenedCheckpoint, questions: Questions) -> Comparison | Non
     return compare_with(questions.against, history_of(opened.saved), opened.step, opened.saved.config)
 
 
-def _origin_first(rows: list[dict[str, Any]], first: FirstNonfinite | None) -> list[dict[str, Any]]:
+def _origin_first(rows: list[LayerRow], first: FirstNonfinite | None) -> list[LayerRow]:
     """The layer where it began before its victims."""
-    return sorted(rows, key=lambda row: first is None or row["name"] != first.record.module)
+    return sorted(rows, key=lambda row: first is None or row.name != first.record.module)
 
 
-def _selected(rows: Sequence[Mapping[str, Any]], layer: str | None) -> tuple[Mapping[str, Any], ...]:
+def _selected(rows: Sequence[Row], layer: str | None) -> tuple[Row, ...]:
     if layer is None:
         return tuple(rows)
-    kept = tuple(row for row in rows if layer in row["name"])
+    kept = tuple(row for row in rows if layer in row.name)
     if not kept:
         raise UsageError(
-            f"no layer is called {layer!r}", where="--layer", allowed=", ".join(row["name"] for row in rows)
+            f"no layer is called {layer!r}", where="--layer", allowed=", ".join(row.name for row in rows)
         )
     return kept

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,6 +10,7 @@ from altgrad_cli.forensics.against import Comparison
 from altgrad_cli.forensics.batch_report import BatchReport
 from altgrad_cli.forensics.counterfactuals import Counterfactual
 from altgrad_cli.forensics.failure import Failure, FailureClass, OptimizerReport
+from altgrad_cli.forensics.layer_table import GridMeasures, LayerRow
 from altgrad_cli.forensics.lead_time import LeadTime
 from altgrad_cli.forensics.mechanism import Mechanism
 from altgrad_cli.forensics.opened import Trust
@@ -51,7 +51,7 @@ class Diagnosis:
     mechanism: Mechanism
     amax_suspects: tuple[AmaxSuspect, ...]
     lead_time: LeadTime
-    layers: tuple[Mapping[str, Any], ...]
+    layers: tuple[LayerRow, ...]
     """Worst first, the origin before its victims."""
     optimizer: OptimizerReport
     replay: Replay
@@ -99,6 +99,23 @@ class LeftOut:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TensorRow:
+    """A tensor that was judged, counted in its own type."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    nonfinite_weights: int
+    first_nonfinite_index: int | None
+    amax: float
+    zero_share: float
+    format: str | None
+    """The grid that it was judged by, in words."""
+    scale: float | None
+    grid: GridMeasures = field(metadata={"merged": {}})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ForeignDiagnosis:
     """Of tensors that altgrad did not write: their values are known, and nothing else."""
 
@@ -108,7 +125,7 @@ class ForeignDiagnosis:
     failure: ForeignFailure
     first_nonfinite: None = None
     mechanism: Mechanism = field(default_factory=lambda: Mechanism(None, ()))
-    layers: tuple[Mapping[str, Any], ...]
+    layers: tuple[TensorRow, ...]
     replay: Replay = field(default_factory=not_run)
     counterfactuals: tuple[Counterfactual, ...] = ()
     minimal_bf16_layers: None = None

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from altgrad_cli.checkpoints.foreign import ForeignTensors
-from altgrad_cli.checkpoints.named_tensors import distinct_names, exact_values
-from altgrad_cli.forensics.document import Finding, LeftOut, Severity
+from altgrad_cli.checkpoints.named_tensors import NamedTensor, distinct_names, exact_values
+from altgrad_cli.forensics.document import Finding, LeftOut, Severity, TensorRow
 from altgrad_cli.forensics.layer_table import weight_measures
 from altgrad_cli.formats import FP8Format
 from altgrad_cli.rounding.scaling import stored_weight_scale
@@ -18,23 +17,18 @@ from altgrad_cli.rounding.scaling import stored_weight_scale
 FLOAT32_MAX = torch.finfo(torch.float32).max
 
 
-def describe_tensors(foreign: ForeignTensors, fmt: FP8Format | None) -> list[dict[str, Any]]:
+def describe_tensors(foreign: ForeignTensors, fmt: FP8Format | None) -> list[TensorRow]:
     """One row a tensor that can be judged, worst first; grid measures only with a format.
 
     What is counted is counted in the tensor's own type. The grid takes real values within float32's range.
     """
     rows = [
-        {
-            "name": name,
-            "shape": list(entry.shape),
-            "dtype": entry.dtype,
-            **_value_measures(entry.tensor, fmt),
-        }
+        _row(name, entry, fmt)
         for name, entry in zip(distinct_names(foreign.tensors), foreign.tensors, strict=True)
-        if entry.tensor is not None and entry.why_not_judged() is None
+        if entry.why_not_judged() is None
     ]
     return sorted(
-        rows, key=lambda row: (row["nonfinite_weights"], row["rounded_to_zero"] or 0.0), reverse=True
+        rows, key=lambda row: (row.nonfinite_weights, row.grid.rounded_to_zero or 0.0), reverse=True
     )
 
 
@@ -49,20 +43,20 @@ def not_judged(foreign: ForeignTensors) -> tuple[LeftOut, ...]:
 
 def foreign_findings(
     foreign: ForeignTensors,
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[TensorRow],
     left_out: Sequence[LeftOut],
     *,
     judged_on_grid: bool,
 ) -> Iterator[Finding]:
     """What a reader of the values should know, most important first."""
-    bad = sum(row["nonfinite_weights"] for row in rows)
+    bad = sum(row.nonfinite_weights for row in rows)
     if bad:
-        yield Finding("failure", f"{bad} non-finite values, most of them in {rows[0]['name']}")
+        yield Finding("failure", f"{bad} non-finite values, most of them in {rows[0].name}")
     if not rows:
         yield Finding("warning", f"nothing to judge: all {len(left_out)} tensors are left out")
     for row in rows:
-        if row["amax"] > FLOAT32_MAX:
-            words = f"{row['name']}: amax {row['amax']:.4g} is finite, and beyond float32 ({FLOAT32_MAX:.4g})"
+        if row.amax > FLOAT32_MAX:
+            words = f"{row.name}: amax {row.amax:.4g} is finite, and beyond float32 ({FLOAT32_MAX:.4g})"
             yield Finding("warning", f"{words}, so no grid is measured: a float32 carrier would hold inf")
     if foreign.names_schema:
         words = (
@@ -81,8 +75,8 @@ def foreign_findings(
         yield Finding("note", "--format NAME adds stiffness, alignment and code use")
 
 
-def _value_measures(tensor: Tensor, fmt: FP8Format | None) -> dict[str, Any]:
-    values = exact_values(tensor)
+def _row(name: str, entry: NamedTensor, fmt: FP8Format | None) -> TensorRow:
+    values = None if entry.tensor is None else exact_values(entry.tensor)
     assert values is not None
     finite = torch.isfinite(values)
     bad = int((~finite).sum())
@@ -90,18 +84,21 @@ def _value_measures(tensor: Tensor, fmt: FP8Format | None) -> dict[str, Any]:
     on_grid = fmt is not None and not values.is_complex() and amax <= FLOAT32_MAX
     scale = stored_weight_scale(amax, fmt, None) if fmt is not None and on_grid else None
     measures = weight_measures(values.float() if on_grid else values, fmt, scale)
-    if measures["rounded_to_zero"] is not None and values.dtype == torch.float64:
+    if measures.rounded_to_zero is not None and values.dtype == torch.float64:
         # What float32 cannot hold at all was rounded to 0 as well.
         nonzero = int((values[finite] != 0).sum())
         carried = int((values[finite].float() != 0).sum())
-        kept = (1 - measures["rounded_to_zero"]) * carried
-        measures["rounded_to_zero"] = 1 - kept / nonzero if nonzero else 0.0
-    return {
-        "nonfinite_weights": bad,
-        "first_nonfinite_index": int((~finite).flatten().nonzero()[0]) if bad else None,
-        "amax": amax,
-        "zero_share": float((values == 0).double().mean()),
-        "format": None if fmt is None else fmt.describe(),
-        "scale": scale,
-        **measures,
-    }
+        kept = (1 - measures.rounded_to_zero) * carried
+        measures = replace(measures, rounded_to_zero=1 - kept / nonzero if nonzero else 0.0)
+    return TensorRow(
+        name=name,
+        shape=tuple(entry.shape),
+        dtype=entry.dtype,
+        nonfinite_weights=bad,
+        first_nonfinite_index=int((~finite).flatten().nonzero()[0]) if bad else None,
+        amax=amax,
+        zero_share=float((values == 0).double().mean()),
+        format=None if fmt is None else fmt.describe(),
+        scale=scale,
+        grid=measures,
+    )

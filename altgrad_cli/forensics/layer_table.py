@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -25,11 +24,55 @@ from altgrad_cli.training.state import TrainState
 from altgrad_cli.training.step import compute_step
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GridMeasures:
+    """Weights on their grid; None where there is none."""
+
+    stiffness_median: float | None = None
+    grid_error_ulp_mean: float | None = None
+    on_grid: float | None = None
+    rounded_to_zero: float | None = None
+    codes_used: float | None = None
+    code_entropy: float | None = None
+
+
+ByRole = Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayerRow:
+    """One layer at the step at hand. None where a quantity was not measured."""
+
+    name: str
+    formats: Mapping[str, str]
+    recipe: str
+    format: str | None
+    """The grid of its weights, in words."""
+    scale: float | None
+    nonfinite_weights: int
+    amax: ByRole | None = None
+    overflow_rate: ByRole | None = None
+    underflow_rate: ByRole | None = None
+    nonfinite_inputs: int | None = None
+    bit_stall_rate: float | None = None
+    zero_update_fraction: float | None = None
+    update_transfer: float | None = None
+    gradient_sparsity: float | None = None
+    gradient_sqnr: float | None = None
+    gradient_cosine: float | None = None
+    grid: GridMeasures = field(metadata={"merged": {}})
+
+    @property
+    def nonfinite(self) -> int:
+        """Values of its weights and operands that are not finite."""
+        return self.nonfinite_weights + (self.nonfinite_inputs or 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Examination:
     """One repetition of the step, measured."""
 
-    layers: list[dict[str, Any]]
+    layers: list[LayerRow]
     """Rows of the table, worst first."""
     shadow: Tensor | None
     """The float32 gradient of the same batch; None where it is not finite or there is no batch."""
@@ -43,7 +86,7 @@ def examine(scene: Scene) -> Examination:
     """Repeat the step (as far as there is a batch for it) and measure every layer."""
     state = scene.state
     rows = [_weight_row(state, index) for index in range(len(state.layers))]
-    bad = sum(row["nonfinite_weights"] for row in rows)
+    bad = sum(row.nonfinite_weights for row in rows)
     if scene.batch is None:
         return Examination(_worst_first(rows), None, {}, bad)
     reference = shadow_pass(state, scene.batch)
@@ -62,9 +105,8 @@ def examine(scene: Scene) -> Examination:
     if step.finite:
         read_update(state, step)
     measured = step.summary.measured
-    for index, row in enumerate(rows):
-        _add_measured(row, index, measured)
-    bad += sum(row["nonfinite_inputs"] or 0 for row in rows)
+    rows = [_with_measured(row, index, measured) for index, row in enumerate(rows)]
+    bad = sum(row.nonfinite for row in rows)
     bad += int((~torch.isfinite(step.result.gradient)).sum()) + int(not math.isfinite(step.summary.loss))
     zeroed: dict[str, float | None] = {
         role: measured.metrics.get(f"underflow_rate/{role}") for role in OPERAND_ROLES
@@ -72,15 +114,26 @@ def examine(scene: Scene) -> Examination:
     return Examination(_worst_first(rows), reference.gradient if finite else None, zeroed, bad)
 
 
-def _add_measured(row: dict[str, Any], index: int, measured: Measurements) -> None:
-    """Put what the step measured of layer number ``index`` into its row."""
-    for name in ("amax", "overflow_rate", "underflow_rate"):
+def _with_measured(row: LayerRow, index: int, measured: Measurements) -> LayerRow:
+    """The row with what the step measured of layer number ``index``."""
+
+    def by_role(name: str) -> ByRole:
         values = {role: _value(measured, f"{name}/{role}", index) for role in OPERAND_ROLES}
-        row[name] = {role: value for role, value in values.items() if value is not None}
-    counts = [_value(measured, f"nonfinite_inputs/{role}", index) for role in OPERAND_ROLES]
-    row["nonfinite_inputs"] = int(sum(count or 0 for count in counts))
-    for name in LAYER_METRICS:
-        row[name] = _value(measured, name, index)
+        return {role: value for role, value in values.items() if value is not None}
+
+    return replace(
+        row,
+        amax=by_role("amax"),
+        overflow_rate=by_role("overflow_rate"),
+        underflow_rate=by_role("underflow_rate"),
+        nonfinite_inputs=int(sum(by_role("nonfinite_inputs").values())),
+        bit_stall_rate=_value(measured, "bit_stall_rate", index),
+        zero_update_fraction=_value(measured, "zero_update_fraction", index),
+        update_transfer=_value(measured, "update_transfer", index),
+        gradient_sparsity=_value(measured, "gradient_sparsity", index),
+        gradient_sqnr=_value(measured, "gradient_sqnr", index),
+        gradient_cosine=_value(measured, "gradient_cosine", index),
+    )
 
 
 def _value(measured: Measurements, name: str, index: int) -> float | None:
@@ -88,32 +141,19 @@ def _value(measured: Measurements, name: str, index: int) -> float | None:
     return None if values is None else values[index]
 
 
-def _weight_row(state: TrainState, index: int) -> dict[str, Any]:
+def _weight_row(state: TrainState, index: int) -> LayerRow:
     layer = state.plan.layers[index]
     weight = state.layers[index][1].weight.detach()
     fmt, scale = grid_of_weights(state, index, weight)
-    row: dict[str, Any] = {
-        "name": layer.name,
-        "formats": {role: grid.name for role, grid in layer.formats},
-        "recipe": layer.recipe,
-        "format": None if fmt is None else fmt.describe(),
-        "scale": scale,
-        "nonfinite_weights": int((~torch.isfinite(weight)).sum()),
-        **dict.fromkeys(_MEASURED),
-    }
-    return row | weight_measures(weight, fmt, scale)
-
-
-LAYER_METRICS = (
-    "bit_stall_rate",
-    "zero_update_fraction",
-    "update_transfer",
-    "gradient_sparsity",
-    "gradient_sqnr",
-    "gradient_cosine",
-)
-"""What a row takes over from the measurements of the step as it is."""
-_MEASURED = ("amax", "overflow_rate", "underflow_rate", "nonfinite_inputs", *LAYER_METRICS)
+    return LayerRow(
+        name=layer.name,
+        formats={role: grid.name for role, grid in layer.formats},
+        recipe=layer.recipe,
+        format=None if fmt is None else fmt.describe(),
+        scale=scale,
+        nonfinite_weights=int((~torch.isfinite(weight)).sum()),
+        grid=weight_measures(weight, fmt, scale),
+    )
 
 
 def grid_of_weights(state: TrainState, index: int, weight: Tensor) -> tuple[FP8Format | None, float | None]:
@@ -131,58 +171,46 @@ def grid_of_weights(state: TrainState, index: int, weight: Tensor) -> tuple[FP8F
     return fmt, scale
 
 
-def weight_measures(weight: Tensor, fmt: FP8Format | None, scale: float | None) -> dict[str, Any]:
+def weight_measures(weight: Tensor, fmt: FP8Format | None, scale: float | None) -> GridMeasures:
     """Stiffness, alignment and code use of weights on a grid; None where there is no grid."""
-    if fmt is None or scale is None:
-        return dict.fromkeys(
-            (
-                "stiffness_median",
-                "grid_error_ulp_mean",
-                "on_grid",
-                "rounded_to_zero",
-                "codes_used",
-                "code_entropy",
-            )
-        )
     finite = weight[torch.isfinite(weight)].flatten()
-    if not finite.numel():
-        return weight_measures(weight, None, None)
+    if fmt is None or scale is None or not finite.numel():
+        return GridMeasures()
     alignment = grid_alignment_statistics(finite, fmt, scale)
     rounded = round_to_grid(finite, fmt, scale)
     nonzero = finite != 0
-    measures: dict[str, Any] = {
-        "stiffness_median": float(stiffness(finite, fmt, scale).median()),
-        "grid_error_ulp_mean": alignment["grid_error_ulp_mean"],
-        "on_grid": alignment["on_grid_frac"],
-        "rounded_to_zero": float(((rounded == 0) & nonzero).sum()) / max(int(nonzero.sum()), 1),
-        "codes_used": None,
-        "code_entropy": None,
-    }
+    used = entropy = None
     if fmt.width <= 8:
         counted = measure_code_use(code_histogram(weight, fmt, scale).unsqueeze(0), fmt)[0].tolist()
         use = dict(zip(CODE_USE_COLUMNS, counted, strict=True))
-        measures |= {"codes_used": codes_used(use), "code_entropy": code_entropy(use)}
-    return measures
-
-
-def _worst_first(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return sorted(rows, key=badness, reverse=True)
-
-
-def badness(row: Mapping[str, Any]) -> tuple[float, ...]:
-    """What makes a layer worse, in order: non-finite values, overflow, stall, underflow, noise."""
-    return (
-        float(row["nonfinite_weights"] + (row["nonfinite_inputs"] or 0)),
-        _largest(row["overflow_rate"]),
-        _or_zero(row["bit_stall_rate"]),
-        _largest(row["underflow_rate"]),
-        -_or_zero(row["gradient_sqnr"]),
+        used, entropy = codes_used(use), code_entropy(use)
+    return GridMeasures(
+        stiffness_median=float(stiffness(finite, fmt, scale).median()),
+        grid_error_ulp_mean=alignment["grid_error_ulp_mean"],
+        on_grid=alignment["on_grid_frac"],
+        rounded_to_zero=float(((rounded == 0) & nonzero).sum()) / max(int(nonzero.sum()), 1),
+        codes_used=used,
+        code_entropy=entropy,
     )
 
 
-def _largest(by_role: Mapping[str, float | None] | None) -> float:
-    values: Sequence[float] = [_or_zero(value) for value in (by_role or {}).values()]
-    return max(values, default=0.0)
+def _worst_first(rows: list[LayerRow]) -> list[LayerRow]:
+    return sorted(rows, key=badness, reverse=True)
+
+
+def badness(row: LayerRow) -> tuple[float, ...]:
+    """What makes a layer worse, in order: non-finite values, overflow, stall, underflow, noise."""
+    return (
+        float(row.nonfinite),
+        _largest(row.overflow_rate),
+        _or_zero(row.bit_stall_rate),
+        _largest(row.underflow_rate),
+        -_or_zero(row.gradient_sqnr),
+    )
+
+
+def _largest(by_role: ByRole | None) -> float:
+    return max(map(_or_zero, (by_role or {}).values()), default=0.0)
 
 
 def _or_zero(value: float | None) -> float:

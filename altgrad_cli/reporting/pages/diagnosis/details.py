@@ -61,14 +61,14 @@ def foreign_layers(diagnosis: ForeignDiagnosis) -> Section:
     )
     rows = [
         (
-            *(row["name"], "x".join(map(str, row["shape"])), row["dtype"]),
-            *(row["nonfinite_weights"], row["amax"], row["zero_share"]),
-            *(row["stiffness_median"], row["grid_error_ulp_mean"]),
-            *(row["rounded_to_zero"], row["codes_used"]),
+            *(row.name, "x".join(map(str, row.shape)), row.dtype),
+            *(row.nonfinite_weights, row.amax, row.zero_share),
+            *(row.grid.stiffness_median, row.grid.grid_error_ulp_mean),
+            *(row.grid.rounded_to_zero, row.grid.codes_used),
         )
         for row in diagnosis.layers
     ]
-    grids = [row["format"] for row in diagnosis.layers if row["format"]]
+    grids = [row.format for row in diagnosis.layers if row.format]
     words = (f"on the grid of {grids[0]}",) if grids else ()
     return _table_section("Tensors, worst first", headers, rows, *words)
 
@@ -115,7 +115,7 @@ def _lead(lead: LeadTime) -> Section:
     return _table_section("Lead time", headers, rows, words)
 
 
-def _worst_role(values: Mapping[str, float | None] | None) -> str:
+def _worst_role(values: Mapping[str, float] | None) -> str:
     """The largest rate of any role, with the role's letter unless it is 0."""
     measured = {role: value for role, value in (values or {}).items() if value is not None}
     if not measured:
@@ -131,11 +131,11 @@ def _layers(diagnosis: Diagnosis) -> Section:
     )
     rows = [
         (
-            *(short_layer(row["name"]), row["stiffness_median"], row["grid_error_ulp_mean"]),
-            *(_worst_role(row["overflow_rate"]), _worst_role(row["underflow_rate"])),
-            *((row["nonfinite_inputs"] or 0) + row["nonfinite_weights"], row["bit_stall_rate"]),
-            *(row["zero_update_fraction"], row["update_transfer"], row["gradient_sparsity"]),
-            *(row["gradient_sqnr"], row["codes_used"]),
+            *(short_layer(row.name), row.grid.stiffness_median, row.grid.grid_error_ulp_mean),
+            *(_worst_role(row.overflow_rate), _worst_role(row.underflow_rate)),
+            *(row.nonfinite, row.bit_stall_rate),
+            *(row.zero_update_fraction, row.update_transfer, row.gradient_sparsity),
+            *(row.gradient_sqnr, row.grid.codes_used),
         )
         for row in diagnosis.layers
     ]
