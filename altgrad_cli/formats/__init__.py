@@ -7,6 +7,7 @@ names        From a name to a format
 notation     How numbers of a grid are written for people
 reference    Rounding onto a grid, slowly and obviously right
 rules        The rules a format's fields must keep
+scale        From the largest magnitude of a tensor to the scale s it is divided by
 spec         What a small float is: one frozen spec, everything else derived from it
 """
 
