@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -57,7 +58,13 @@ def main() -> None:
 
     from altgrad_cli.commands.app import app
 
-    app(prog_name="altgrad")
+    try:
+        app(prog_name="altgrad")
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError:  # told already; what waits in the buffer must not fail once more at the exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

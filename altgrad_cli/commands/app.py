@@ -144,6 +144,7 @@ class AltgradGroup(TyperGroup):
         extra["standalone_mode"] = False
         try:
             result = super().main(args, prog_name or "altgrad", *rest, **extra)
+            sys.stdout.flush()  # what cannot be written is an error of the command
         except Exception as error:  # noqa: BLE001 - the last place where a fault can become a message
             sys.exit(exit_code_of(error))
         sys.exit(result if isinstance(result, int) else 0)

@@ -7,6 +7,7 @@ written (``ALTGRAD_DEBUG=1`` shows it at once).
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import tempfile
@@ -19,13 +20,15 @@ from rich.text import Text
 
 from altgrad_cli import __version__
 from altgrad_cli.commands.console import talk_console
-from altgrad_cli.errors import AltgradError, UsageError
+from altgrad_cli.errors import AltgradError, UsageError, WriteError
+from altgrad_cli.files import reason_of
 from altgrad_cli.notation import printable
 
 OK = 0
 FAILED = 1
 COLLAPSED = 3
 INTERRUPTED = 130
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 def exit_code_of(error: BaseException) -> int:
@@ -35,6 +38,9 @@ def exit_code_of(error: BaseException) -> int:
             traceback.print_exception(error)
         render_error(error)
         return error.exit_code
+    if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+        render_error(WriteError(f"cannot write {error.filename or 'the output'}: {reason_of(error)}"))
+        return FAILED
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         talk_console().print("interrupted")
         return INTERRUPTED

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from altgrad_cli.commands.arguments import complete_arguments, split_config_and_overrides
 from altgrad_cli.commands.console import Output, data_console, print_json, talk_console
-from altgrad_cli.commands.failures import COLLAPSED, INTERRUPTED, OK, exit_code_of
+from altgrad_cli.commands.failures import COLLAPSED, FAILED, INTERRUPTED, OK, exit_code_of
 from altgrad_cli.commands.plan_view import show_train_plan
 from altgrad_cli.errors import UsageError
 from altgrad_cli.notation import decimals
@@ -242,6 +242,8 @@ def _conclude(
             talk_console().print(f"next: {command}", soft_wrap=True)
     if faults:
         return exit_code_of(faults[0])
+    if summary["lost_checkpoints"]:
+        return FAILED
     if summary["outcome"] == "collapsed" or (output.strict and summary["alerts"]):
         return COLLAPSED
     return OK
@@ -306,6 +308,7 @@ def summarize(record: RunRecord) -> dict[str, Any]:
         "verdict": verdict.grade,
         "cause": verdict.cause,
         "failure_report": None,
+        "lost_checkpoints": record.lost_checkpoints,
     }
 
 
@@ -330,6 +333,7 @@ def _print_result(summary: Mapping[str, Any]) -> None:
     ]
     if summary["cause"]:
         lines.append(f"  suspected: {summary['cause']} (no control to judge by: altgrad sweep runs them)")
+    lines += [f"  not written: {lost}" for lost in summary["lost_checkpoints"]]
     if summary["failure_report"]:
         lines.append(f"  failure report: {summary['failure_report']}")
     lines.append(f"  folder: {summary['run_dir']}")

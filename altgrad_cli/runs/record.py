@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from altgrad_cli.config.precision import OPERAND_ROLES, Regime
 from altgrad_cli.metrics.thresholds import COLLAPSE_WINDOW, END_WINDOW
-from altgrad_cli.runs.log import Line, read_lines
+from altgrad_cli.runs.log import RESUMABLE, Line, read_lines
 from altgrad_cli.runs.series import GrowingLayers, GrowingSeries, LayerSeries, Series
 from altgrad_cli.training.events import (
     EVENTS,
@@ -74,6 +74,17 @@ class RunRecord:
     def resumptions(self) -> int:
         """How often the run was taken up again."""
         return len(self.resumed)
+
+    @property
+    def lost_checkpoints(self) -> list[str]:
+        """What should lie on the disk and could not be written: anomalies, the last regular one, the best."""
+        newest = {found.reason: found for found in self.checkpoints if found.reason in RESUMABLE}
+        wanted = [found for found in self.checkpoints if found.reason not in RESUMABLE] + [*newest.values()]
+        return [
+            f"{found.reason} checkpoint of step {found.step}: {found.problem}"
+            for found in wanted
+            if found.path is None
+        ]
 
     @property
     def config(self) -> dict[str, Any]:
