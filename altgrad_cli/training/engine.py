@@ -340,11 +340,10 @@ def _evaluate(run: Run) -> Iterator[Event]:
         validation_loss_master=master,
         perplexity=perplexity(deployed),
     )
-    better = run.monitors.is_best(deployed)
-    flat = run.monitors.plateau(deployed)
-    if better and run.archive is not None and config.runtime.checkpoint_interval and state.step:
+    evaluation = run.monitors.validation.update(deployed)
+    if evaluation.is_best and run.archive is not None and config.runtime.checkpoint_interval and state.step:
         yield run.archive.save_best(state, run.monitors)
-    if flat and config.stop == "plateau" and run.ended is None:
+    if evaluation.stale and config.stop == "plateau" and run.ended is None:
         _end(run, "plateau", f"validation loss {deployed:.4f} has not improved over five evaluations", None)
 
 

@@ -6,7 +6,6 @@ All of it is saved with a checkpoint, so that a patience of three survives a res
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from typing import Any
 
@@ -19,11 +18,10 @@ from altgrad_cli.training.watch.clipping import clipper_for
 from altgrad_cli.training.watch.collapse import Divergence, RisingLoss, StallCollapse
 from altgrad_cli.training.watch.fallback import EmergencyMantissaShift, StallWindow
 from altgrad_cli.training.watch.nonfinite import NonfinitePolicy, is_baseline
+from altgrad_cli.training.watch.validation import ValidationLoss
 
 HISTORY_STEPS = 100
 """How many steps of scalars an anomaly checkpoint carries."""
-PLATEAU_EVALUATIONS = 5
-"""Evaluations in a row without a better validation loss that end a run with ``stop: plateau``."""
 
 
 class Monitors:
@@ -60,8 +58,7 @@ class Monitors:
                 stall_threshold=config.emergency_shift_stall_threshold,
             )
         self.history: deque[dict[str, Any]] = deque(maxlen=HISTORY_STEPS)
-        self.best_validation: float | None = None
-        self.evaluations_without_gain = 0
+        self.validation = ValidationLoss()
 
     def alert_changes(self, measured: Measurements, loss: float, layer_names: list[str]) -> list[AlertChange]:
         """Alerts raised or cleared by this step's measurements, pooled and by layer."""
@@ -74,20 +71,6 @@ class Monitors:
         for index, name in enumerate(layer_names):
             changes += self.alerts.update({metric: values[index] for metric, values in watched.items()}, name)
         return changes
-
-    def is_best(self, validation_loss: float) -> bool:
-        """Whether this is the lowest validation loss so far; one that is not finite never is."""
-        best = self.best_validation
-        return math.isfinite(validation_loss) and (best is None or validation_loss < best)
-
-    def plateau(self, validation_loss: float) -> bool:
-        """Take in an evaluation; whether the loss has stopped improving."""
-        if self.is_best(validation_loss):
-            self.best_validation = validation_loss
-            self.evaluations_without_gain = 0
-        else:
-            self.evaluations_without_gain += 1
-        return self.evaluations_without_gain >= PLATEAU_EVALUATIONS
 
     def start_over(self, config: TrainConfig, state: TrainState) -> None:
         """After a shift: what was counted belongs to the old format."""
@@ -105,8 +88,7 @@ class Monitors:
                 name: watcher.state_dict() for name, watcher in present.items() if watcher is not None
             },
             "history": list(self.history),
-            "best_validation": self.best_validation,
-            "evaluations_without_gain": self.evaluations_without_gain,
+            **self.validation.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -116,8 +98,7 @@ class Monitors:
             if watcher is not None:
                 watcher.load_state_dict(saved)
         self.history.extend(state["history"])
-        self.best_validation = state["best_validation"]
-        self.evaluations_without_gain = state["evaluations_without_gain"]
+        self.validation.load_state_dict(state)
 
 
 _WATCHERS = (

@@ -25,9 +25,10 @@ from altgrad_cli.training.events import (
     StepCompleted,
 )
 from altgrad_cli.training.measuring.passes import Measurements
-from altgrad_cli.training.monitors import PLATEAU_EVALUATIONS, Monitors
+from altgrad_cli.training.monitors import Monitors
 from altgrad_cli.training.state import TrainState, build_state
 from altgrad_cli.training.watch.alerts import ALERTS
+from altgrad_cli.training.watch.validation import PLATEAU_EVALUATIONS, Evaluation
 
 Tiny = Callable[..., TrainConfig]
 FAST = ("runtime.evaluation_interval=100", "use_shadow=false", "diagnostic_interval=1000")
@@ -286,13 +287,13 @@ def test_counters_survive_in_the_state_of_the_monitors(tiny: Tiny) -> None:
     for _ in range(2):
         assert one.shift.check_and_shift("E7M0", True, None) is None
         one.nonfinite.update(True)
-    one.plateau(3.0)
-    one.plateau(3.5)
+    assert one.validation.update(3.0) == Evaluation(is_best=True, stale=False)
+    assert one.validation.update(3.5) == Evaluation(is_best=False, stale=False)
     other.load_state_dict(one.state_dict())
     assert other.shift.check_and_shift("E7M0", True, None) == "E5M2", "two before, one after"
     assert other.nonfinite.streak == 2
-    assert other.best_validation == 3.0
-    assert other.evaluations_without_gain == 1
+    assert not other.validation.update(3.2).is_best
+    assert [other.validation.update(math.nan).stale for _ in range(3)] == [False, False, True]
 
 
 def test_starting_over_forgets_what_belonged_to_the_old_format(tiny: Tiny) -> None:

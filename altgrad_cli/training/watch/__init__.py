@@ -8,4 +8,5 @@ so that patience survives a resume.
     collapse   Collapse without a NaN: a frozen model, a diverging loss, a loss that only rises
     fallback   The emergency shift: which format follows which, and when
     nonfinite  When non-finite steps end a run
+    validation  Whether the validation loss still improves
 """
