@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from altgrad_cli.errors import UsageError
+from altgrad_cli.files import open_regular
 from altgrad_cli.notation import unescape_markdown
 from altgrad_cli.reporting.blocks.sources import CITED, ROW, parse_source
 from altgrad_cli.reporting.evidence.facts import TEXTS
@@ -66,7 +67,8 @@ def verify(report: Path, logs: Sequence[Path] = ()) -> Verification:
         UsageError: the file is no report of altgrad, or its logs are not there.
     """
     try:
-        text = report.read_text(encoding="utf-8")
+        with open_regular(report) as file:
+            text = file.read().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read the report {report}: {error}", where=str(report)) from None
     header = _HEADER.search(text)

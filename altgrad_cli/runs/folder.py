@@ -233,7 +233,7 @@ def read_json(path: Path, schema: str | None = None) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}", where=str(path)) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not JSON: {error}", where=str(path)) from None
     if not isinstance(value, dict):
         raise UsageError(f"{path} does not hold a JSON object", where=str(path))

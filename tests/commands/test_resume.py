@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -92,3 +93,10 @@ def test_a_run_that_is_being_written_is_refused_before_it_is_read(run: Path) -> 
     (run / "events.jsonl").write_text("not even looked at")
     with sole_writer(RunDirectory(run)):
         assert "another process is writing" in refused(run, "max_steps=9")
+
+
+def test_a_pipe_is_no_report_and_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "page.md")
+    result = altgrad("report", "--verify", tmp_path / "page.md")
+    assert result.exit_code == 2
+    assert "it is a pipe, not a file" in result.stderr.lower()

@@ -94,7 +94,7 @@ def test_json_is_strict_and_replaced_whole(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1]", "null"])
+@pytest.mark.parametrize("content", ["", "{", "[1]", "null", "[" * 100_000])
 def test_what_is_no_json_object_is_a_usage_error(tmp_path: Path, content: str) -> None:
     path = tmp_path / "x.json"
     path.write_text(content)

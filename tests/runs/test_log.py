@@ -78,3 +78,34 @@ def test_a_run_has_ended_only_with_its_last_event(tmp_path: Path) -> None:
     assert has_ended(tmp_path)
     _write(tmp_path, [])
     assert not has_ended(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        json.dumps(step(3, loss="abc")),
+        json.dumps(step(3) | {"step": 1e18}),
+        json.dumps(step(3) | {"step": True}),
+        json.dumps(step(3) | {"layers": {"bit_stall_rate": [0.5, "x"]}}),
+        json.dumps(step(3) | {"committed": None}),
+        json.dumps(step(3, loss=2.5)).replace("2.5", "1" * 400),
+        "[" * 100_000,
+        "[1]",
+        "NaN",
+    ],
+)
+def test_a_line_that_is_no_event_is_damage(tmp_path: Path, line: str) -> None:
+    path = _write(tmp_path, STEPS[:4])
+    with path.open("a") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(UsageError, match="damaged line 5"):
+        list(read_lines(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("left_out", "said"), [(0, "beginning"), (1, "step 1 "), (2, "step 2 "), (4, "step 3 ")]
+)
+def test_a_missing_line_is_damage(tmp_path: Path, left_out: int, said: str) -> None:
+    _write(tmp_path, STEPS[:left_out] + STEPS[left_out + 1 :])
+    with pytest.raises(UsageError, match=f"{said}.*is missing"):
+        list(read_lines(tmp_path))
