@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Literal, get_args
 
 from altgrad_cli.errors import FormatError, UsageError, check_choice
@@ -53,35 +53,27 @@ class RoundingPlan:
     factor_folds: bool  # whether a grid value's significand may be multiplied by the divisor before its power
     tie_parity: int | None  # M = 0: the lowest exponent bit of binades whose code is even
 
-    @cached_property
-    def saturate(self) -> bool:
-        """Whether what is too large becomes the maximum."""
-        return self.overflow_value is None
+    saturate: bool = field(init=False)  # what is too large becomes the maximum
+    limit: float = field(init=False)  # the format's maximum
+    lowest_binade: float = field(init=False)  # 2^emin: below it the gap stays the same
+    highest_binade: float = field(init=False)  # 2^emax
+    overflow_threshold: float = field(init=False)  # from here the rounding exceeds the maximum
+    min_normal: float = field(init=False)  # the smallest normal value; 0 for fixed point
 
-    @cached_property
-    def limit(self) -> float:
-        """The format's maximum."""
-        return self.format.max_representable_value * self.one
-
-    @cached_property
-    def lowest_binade(self) -> float:
-        """2^emin: below it the gap stays the same."""
-        return math.ldexp(self.one, self.format.emin)
-
-    @cached_property
-    def highest_binade(self) -> float:
-        """2^emax."""
-        return math.ldexp(self.one, max(self.format.emax, self.format.emin))
-
-    @cached_property
-    def overflow_threshold(self) -> float:
-        """From here the rounding exceeds the maximum."""
-        return self.format.overflow_threshold * self.one
-
-    @cached_property
-    def min_normal(self) -> float:
-        """The smallest normal value; 0 for fixed point."""
-        return (self.format.min_normal or 0.0) * self.one
+    def __post_init__(self) -> None:
+        # Worked out here and not when asked for: torch.compile cannot trace a `cached_property`, whose lock
+        # (Python 3.11) is a context manager it does not know.
+        fmt, one = self.format, self.one
+        derived = {
+            "saturate": self.overflow_value is None,
+            "limit": fmt.max_representable_value * one,
+            "lowest_binade": math.ldexp(one, fmt.emin),
+            "highest_binade": math.ldexp(one, max(fmt.emax, fmt.emin)),
+            "overflow_threshold": fmt.overflow_threshold * one,
+            "min_normal": (fmt.min_normal or 0.0) * one,
+        }
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
 
 
 def float32(value: float) -> float:
