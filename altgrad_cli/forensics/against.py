@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from altgrad_cli.errors import DataError
+from altgrad_cli.runs.folder import EVENTS
 from altgrad_cli.training.events import from_json_value
 
 _PARTED = 0.01
@@ -49,7 +50,7 @@ def read_run(run: Path) -> tuple[Mapping[str, Any], list[dict[str, Any]]]:
     Raises:
         DataError: there is no readable log.
     """
-    log = run / "events.jsonl"
+    log = run / EVENTS
     started: Mapping[str, Any] = {}
     steps: list[dict[str, Any]] = []
     try:

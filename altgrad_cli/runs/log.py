@@ -17,6 +17,7 @@ from typing import Any
 
 from altgrad_cli.errors import UsageError
 from altgrad_cli.files import open_regular, reason_of, unused, write_whole
+from altgrad_cli.runs.folder import EVENTS
 from altgrad_cli.runs.line_shape import is_event
 
 RESUMABLE = ("regular", "best")
@@ -34,7 +35,7 @@ def read_lines(run_dir: Path) -> Iterator[Line]:
     Raises:
         UsageError: there is no log; a line of it is damaged, or steps are missing before it: it is named.
     """
-    return (line for line, _ in _history(run_dir / "events.jsonl"))
+    return (line for line, _ in _history(run_dir / EVENTS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ def cut_after(run_dir: Path, step: int, *, keep: bool = False) -> Path | None:
     Args:
         keep: put what goes into a file of its own, which is returned: the run will not write it again.
     """
-    events = run_dir / "events.jsonl"
+    events = run_dir / EVENTS
     if not events.exists():
         return None
     length = 0
@@ -118,7 +119,7 @@ def newest_first(run_dir: Path) -> Iterator[Line]:
     Raises:
         UsageError: the log cannot be read, or a line of these is damaged.
     """
-    path = run_dir / "events.jsonl"
+    path = run_dir / EVENTS
     try:
         with open_regular(path) as file:
             start = max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES)
