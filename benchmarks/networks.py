@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from altgrad_cli.config.loading import load_config
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.subjects.corpus.batches import draw_batch
-from altgrad_cli.subjects.corpus.corpus import load_corpus
+from altgrad_cli.subjects.corpus.tokens import load_corpus
 from altgrad_cli.subjects.gpt.model import GPT, MakeLinear, cross_entropy, initialize, plain_linear
 from altgrad_cli.training.engine import train
 from altgrad_cli.training.events import Event, StepCompleted

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from altgrad_cli.subjects.corpus.corpus import load_corpus
+from altgrad_cli.subjects.corpus.tokens import load_corpus
 from benchmarks.networks import ENGINE, MONITORED, PLAIN, STANDARD, Size, configure, engine_step, plain_step
 from benchmarks.section import Claim, Options, Section, table
 from benchmarks.steps import start

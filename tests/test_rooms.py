@@ -14,15 +14,12 @@ import pytest
 from tests.test_layers import LAZY_REEXPORTS, PACKAGE, imported_modules
 
 MOST_FILES = 12
-LARGER = {"forensics": 19, "training": 17, "metrics": 14, "rounding": 13}
-"""Rooms that still hold more, and how many at most; a number here only ever falls."""
+LARGER = {"forensics": 18, "training": 17, "metrics": 14, "rounding": 13}
+"""Rooms that still hold more, and how many exactly; a number here only ever falls."""
 MIRRORED = {
-    "Alert": "the rule of a metric, and the event that says it holds",
-    "Archive": "the writer of forensic checkpoints, and the zip file it writes",
     "codes": "codes of a format; how they are counted in training",
     "comparison": "its page shows what it holds",
     "compiled": "a rounding, and a pass, compiled",
-    "corpus": "the room and its front door",
     "diagnosis": "its page shows what it holds",
     "document": "of a report; of a diagnosis",
     "eager": "a rounding, and a pass, as torch runs it",
@@ -30,7 +27,6 @@ MIRRORED = {
     "facts": "what a report states; what a format's page states",
     "foreign": "files of others; their diagnosis",
     "model": "the network's shape as configured; the network",
-    "notation": "numbers of a grid; values in a report",
     "passes": "how a pass is run; how it is measured",
     "report": "the command and what it calls",
     "rounding": "the room; what it does to a tensor, as metrics",
@@ -74,10 +70,22 @@ def test_the_table_of_contents_is_true(room: Path) -> None:
     assert sorted(listed(_docstring(room))) == sorted(contents(room))
 
 
-@pytest.mark.parametrize("room", rooms(), ids=_id)
-def test_a_room_holds_few_files(room: Path) -> None:
-    files = [path for path in room.glob("*.py") if not path.stem.startswith("__")]
-    assert len(files) <= LARGER.get(_id(room), MOST_FILES)
+def misjudged(files: Mapping[str, int], larger: Mapping[str, int]) -> dict[str, int]:
+    """Room -> files, of rooms that hold more than they may, or less than ``larger`` still says they do."""
+    crowded = {room for room, count in files.items() if count > MOST_FILES}
+    return {room: files.get(room, 0) for room in crowded | set(larger) if files.get(room) != larger.get(room)}
+
+
+def test_a_room_holds_few_files() -> None:
+    files = {_id(room): sum(not path.stem.startswith("__") for path in room.glob("*.py")) for room in rooms()}
+    assert misjudged(files, LARGER) == {}
+
+
+def test_a_crowded_room_and_a_stale_ceiling_would_be_found() -> None:
+    assert misjudged({"a": 12, "b": 14}, {"b": 14}) == {}
+    assert misjudged({"a": 13}, {}) == {"a": 13}
+    larger = {"a": 14, "b": 14, "c": 9, "gone": 13}
+    assert misjudged({"a": 15, "b": 13, "c": 9}, larger) == {"a": 15, "b": 13, "gone": 0}
 
 
 def test_a_table_of_contents_is_read_name_by_name() -> None:
@@ -156,11 +164,11 @@ def test_a_circle_would_be_found(source: str) -> None:
 
 
 def twice(places: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    """Name -> places, of (name, place) pairs, for every name that stands in several and is not mirrored."""
+    """Name -> places, of (name, place) pairs, for every name that stands in several."""
     by_name: dict[str, list[str]] = defaultdict(list)
     for name, place in places:
         by_name[name].append(place)
-    return {name: where for name, where in by_name.items() if len(where) > 1 and name not in MIRRORED}
+    return {name: where for name, where in by_name.items() if len(where) > 1}
 
 
 def public_classes(source: str) -> list[str]:
@@ -169,21 +177,28 @@ def public_classes(source: str) -> list[str]:
     return [n.name for n in body if isinstance(n, ast.ClassDef) and not n.name.startswith("_")]
 
 
+def _classes_twice() -> dict[str, list[str]]:
+    sources = {module: path.read_text("utf-8") for module, path in _modules().items()}
+    return twice((name, module) for module, source in sources.items() for name in public_classes(source))
+
+
+def _modules_twice() -> dict[str, list[str]]:
+    return twice((module.rpartition(".")[2], module) for module in _modules())
+
+
 def test_a_class_has_its_name_to_itself() -> None:
-    modules = _modules()
-    assert not twice(
-        (name, module) for module, path in modules.items() for name in public_classes(path.read_text("utf-8"))
-    )
+    assert _classes_twice().keys() <= MIRRORED.keys()
 
 
 def test_a_module_has_its_name_to_itself() -> None:
-    assert not twice((module.rpartition(".")[2], module) for module in _modules())
+    assert _modules_twice().keys() <= MIRRORED.keys()
+
+
+def test_what_is_called_mirrored_stands_twice() -> None:
+    assert MIRRORED.keys() <= _classes_twice().keys() | _modules_twice().keys()
 
 
 def test_a_name_that_stands_twice_would_be_found() -> None:
     source = "class One: ...\nclass _Own: ...\ndef f():\n    class Inner: ..."
     assert public_classes(source) == ["One"]
     assert twice([("One", "a"), ("One", "b"), ("Two", "a")]) == {"One": ["a", "b"]}
-    if MIRRORED:
-        name = next(iter(MIRRORED))
-        assert not twice([(name, "a"), (name, "b")])

@@ -131,7 +131,7 @@ def write_checkpoint(path: Path, payload: Mapping[str, Any]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Archive:
+class OpenedArchive:
     """What a torch file held, and what vouches for it."""
 
     contents: Any
@@ -150,7 +150,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return verified_payload(open_archive(path), str(path))
 
 
-def verified_payload(archive: Archive, where: str) -> dict[str, Any]:
+def verified_payload(archive: OpenedArchive, where: str) -> dict[str, Any]:
     """The payload of an opened archive that altgrad wrote; it is not opened or hashed again.
 
     Raises:
@@ -175,7 +175,7 @@ def verified_payload(archive: Archive, where: str) -> dict[str, Any]:
     return content
 
 
-def open_archive(path: Path) -> Archive:
+def open_archive(path: Path) -> OpenedArchive:
     """The torch file at ``path``; a wrong seal is an error."""
     where = str(path)
     with open_regular(path) as (file, size):
@@ -188,7 +188,7 @@ def open_archive(path: Path) -> Archive:
                 hint="give a .pt file written by altgrad or torch.save, or a .safetensors file",
             )
         sealed = zipped and _verify_seal(file, size, where)
-        return Archive(read_torch_archive(file, size, where), sealed, checksums=zipped)
+        return OpenedArchive(read_torch_archive(file, size, where), sealed, checksums=zipped)
 
 
 def _verify_seal(file: BinaryIO, size: int, where: str) -> bool:

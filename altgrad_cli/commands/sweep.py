@@ -228,7 +228,7 @@ def _next_commands(folder: Path) -> list[str]:
 
 def _prepare_corpus(spec: SweepSpec) -> None:
     """Tokenize once, before the workers ask for it: a corpus that cannot be used ends the sweep here."""
-    from altgrad_cli.subjects.corpus.corpus import load_corpus
+    from altgrad_cli.subjects.corpus.tokens import load_corpus
 
     for config in {variation.base for variation in spec.variations()}:
         load_corpus(config.data, config.model.block_size)

@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 
 from altgrad_cli.checkpoints.foreign import ForeignTensors
-from altgrad_cli.checkpoints.model import TraceRecord
+from altgrad_cli.checkpoints.payload import TraceRecord
 from altgrad_cli.errors import UsageError
 from altgrad_cli.forensics.against import Comparison, compare_with
 from altgrad_cli.forensics.batch_report import describe_batch

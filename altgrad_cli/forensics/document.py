@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from altgrad_cli.checkpoints.model import to_plain
+from altgrad_cli.checkpoints.payload import to_plain
 from altgrad_cli.forensics.against import Comparison
 from altgrad_cli.forensics.batch_report import BatchReport
 from altgrad_cli.forensics.counterfactuals import Counterfactual

@@ -11,7 +11,7 @@ from typing import Final, Literal
 import torch
 from torch import Tensor
 
-from altgrad_cli.checkpoints.model import Checkpoint, RecordedFailure, Scalar
+from altgrad_cli.checkpoints.payload import Checkpoint, RecordedFailure, Scalar
 from altgrad_cli.forensics.attempt import Outcome
 from altgrad_cli.forensics.opened import OpenedCheckpoint
 from altgrad_cli.forensics.scene import Scene

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from altgrad_cli.checkpoints.model import StruckFault
+from altgrad_cli.checkpoints.payload import StruckFault
 from altgrad_cli.config.precision import ROLES, Role
 from altgrad_cli.forensics.attempt import Outcome, attempt
 from altgrad_cli.forensics.provenance import AmaxSuspect

@@ -10,7 +10,7 @@ import torch
 
 from altgrad_cli.checkpoints.file import SCHEMA
 from altgrad_cli.checkpoints.foreign import ForeignTensors, open_file
-from altgrad_cli.checkpoints.model import Checkpoint, Injections, Scalar
+from altgrad_cli.checkpoints.payload import Checkpoint, Injections, Scalar
 from altgrad_cli.config.loading import from_plain
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import CheckpointError, UsageError

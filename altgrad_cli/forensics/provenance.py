@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from altgrad_cli.checkpoints.model import TraceRecord
+from altgrad_cli.checkpoints.payload import TraceRecord
 from altgrad_cli.formats import parse_format
 from altgrad_cli.training.origin import FirstNonfinite, Producer
 from altgrad_cli.training.state import TrainState

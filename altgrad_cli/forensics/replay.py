@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from altgrad_cli.checkpoints.model import Checkpoint, Scalar, TraceRecord, to_plain
+from altgrad_cli.checkpoints.payload import Checkpoint, Scalar, TraceRecord, to_plain
 from altgrad_cli.config.loading import resolve
 from altgrad_cli.forensics.opened import REPLAY_KEYS, OpenedCheckpoint
 from altgrad_cli.training.events import from_json_value

@@ -12,7 +12,7 @@ def main() -> int:
     """Trace the step of the checkpoint and write its records and the environment to stdout."""
     import torch
 
-    from altgrad_cli.checkpoints.model import Checkpoint, to_plain
+    from altgrad_cli.checkpoints.payload import Checkpoint, to_plain
     from altgrad_cli.config.loading import from_plain
     from altgrad_cli.errors import AltgradError
     from altgrad_cli.forensics.opened import OpenedCheckpoint

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from altgrad_cli.checkpoints.model import RecordedBatch, TraceRecord, to_plain
+from altgrad_cli.checkpoints.payload import RecordedBatch, TraceRecord, to_plain
 from altgrad_cli.config.precision import OPERAND_ROLES
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import AltgradError, CheckpointError
 from altgrad_cli.forensics.opened import OpenedCheckpoint
 from altgrad_cli.subjects.corpus.batches import Batch
-from altgrad_cli.subjects.corpus.corpus import Corpus, load_corpus
+from altgrad_cli.subjects.corpus.tokens import Corpus, load_corpus
 from altgrad_cli.surgery.precision_plan import LayerPrecision, PrecisionPlan, plan_precision
 from altgrad_cli.training.faults import Faults, resolve_injections
 from altgrad_cli.training.schedule import learning_rate_at

@@ -3,8 +3,8 @@
 accuracy     How well a grid represents numbers: gaps, relative error, SQNR of a normal input
 analysis     What an update can do to a weight that lives on the grid
 equivalence  Formats that are one experiment under two names
+exact_text   How numbers of a grid are written for people
 names        From a name to a format
-notation     How numbers of a grid are written for people
 reference    Rounding onto a grid, slowly and obviously right
 rules        The rules a format's fields must keep
 scale        From the largest magnitude of a tensor to the scale s it is divided by

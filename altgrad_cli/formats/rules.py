@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from altgrad_cli.errors import FormatError
-from altgrad_cli.formats.notation import exact_text
+from altgrad_cli.formats.exact_text import exact_text
 
 MAX_WIDTH = 16
 FLOAT32_EMAX = 127

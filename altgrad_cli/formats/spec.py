@@ -28,7 +28,7 @@ from fractions import Fraction
 from functools import cached_property
 
 from altgrad_cli.errors import FormatError
-from altgrad_cli.formats.notation import exact_text
+from altgrad_cli.formats.exact_text import exact_text
 from altgrad_cli.formats.rules import check_range, check_specials, check_width
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from altgrad_cli.metrics.layer_sums import FlatLayout
-from altgrad_cli.metrics.spec import Alert, MetricSpec
+from altgrad_cli.metrics.spec import AlertRule, MetricSpec
 from altgrad_cli.metrics.thresholds import DEAD_GRADIENT, PERSISTENCE_STEPS, REGION_FROM, REGION_STEPS
 
 
@@ -181,7 +181,7 @@ PERSISTENCE_METRICS = (
         heading="dead rows",
         pooling="sum",
         bad="high",
-        alert=Alert("dead_neurons", 0.0, 0.0),
+        alert=AlertRule("dead_neurons", 0.0, 0.0),
     ),
     MetricSpec(
         "zero_update_region_fraction",

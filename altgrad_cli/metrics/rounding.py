@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import partial
 
-from altgrad_cli.metrics.spec import Alert, MetricSpec, Row, pool, ratio
+from altgrad_cli.metrics.spec import AlertRule, MetricSpec, Row, pool, ratio
 from altgrad_cli.metrics.thresholds import OVERFLOW_FROM, UNDERFLOW_FROM
 from altgrad_cli.rounding.quantize import STATS
 
@@ -69,7 +69,7 @@ ROUNDING_METRICS = (
         formula=overflow_rate,
         heading="overflow",
         bad="high",
-        alert=Alert("overflow", OVERFLOW_FROM, 0.8 * OVERFLOW_FROM),
+        alert=AlertRule("overflow", OVERFLOW_FROM, 0.8 * OVERFLOW_FROM),
     ),
     _rate(
         "clipped_rate",
@@ -86,7 +86,7 @@ ROUNDING_METRICS = (
         formula=underflow_rate,
         heading="underflow",
         bad="high",
-        alert=Alert("underflow", UNDERFLOW_FROM, 0.8 * UNDERFLOW_FROM),
+        alert=AlertRule("underflow", UNDERFLOW_FROM, 0.8 * UNDERFLOW_FROM),
     ),
     _rate(
         "subnormal_fraction",

@@ -17,7 +17,7 @@ Side = Literal["high", "low"]
 
 
 @dataclass(frozen=True, slots=True)
-class Alert:
+class AlertRule:
     """The level above which a metric warns, and the one at which it has recovered.
 
     The gap between the two, and the steps it has to stay below, keep a rate that hovers at the threshold
@@ -51,7 +51,7 @@ class MetricSpec:
     """How layers make the run's value: from their added counts, or from the values by ``pool_values``."""
     bad: Side | None = None
     """The side on which a run is in trouble; None where neither is."""
-    alert: Alert | None = None
+    alert: AlertRule | None = None
 
 
 def ratio(part: float, whole: float) -> float | None:

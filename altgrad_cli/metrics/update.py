@@ -13,7 +13,7 @@ from torch import Tensor
 
 from altgrad_cli.metrics.layer_sums import FlatLayout, Group
 from altgrad_cli.metrics.persistence import PersistentStall
-from altgrad_cli.metrics.spec import Alert, MetricSpec, Row, ratio
+from altgrad_cli.metrics.spec import AlertRule, MetricSpec, Row, ratio
 from altgrad_cli.metrics.thresholds import STALL_FROM
 
 UPDATE_COLUMNS = (
@@ -168,7 +168,7 @@ STORED_UPDATE_METRICS = (
         formula=bit_stall_rate,
         heading="bit-stall",
         bad="high",
-        alert=Alert("stall", STALL_FROM, 0.8 * STALL_FROM),
+        alert=AlertRule("stall", STALL_FROM, 0.8 * STALL_FROM),
     ),
     MetricSpec(
         "flip_rate",

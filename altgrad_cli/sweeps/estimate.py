@@ -40,7 +40,7 @@ def time_a_step(config: TrainConfig) -> StepTime:
     Loads the corpus and builds the network, so what would stop the run is found here. A step that would take
     long or much memory is timed at a smaller size, and its time scaled by the multiplications left out.
     """
-    from altgrad_cli.subjects.corpus.corpus import load_corpus
+    from altgrad_cli.subjects.corpus.tokens import load_corpus
     from altgrad_cli.training.engine import train
     from altgrad_cli.training.faults import parse_injection
     from altgrad_cli.training.state import choose_device

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from altgrad_cli.checkpoints import retention
 from altgrad_cli.checkpoints.file import read_checkpoint, write_checkpoint
-from altgrad_cli.checkpoints.model import TraceRecord, to_plain
+from altgrad_cli.checkpoints.payload import TraceRecord, to_plain
 from altgrad_cli.errors import CheckpointError, WriteError
-from altgrad_cli.subjects.corpus.corpus import Corpus
+from altgrad_cli.subjects.corpus.tokens import Corpus
 from altgrad_cli.training.events import CheckpointSaved
 from altgrad_cli.training.faults import Faults
 from altgrad_cli.training.monitors import Monitors

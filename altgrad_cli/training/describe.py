@@ -9,7 +9,7 @@ from altgrad_cli.config.loading import resolve
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.metrics.stall import first_step_stall_rate, predicted_stall_rate
 from altgrad_cli.rounding.constants import Rounding
-from altgrad_cli.subjects.corpus.corpus import Corpus
+from altgrad_cli.subjects.corpus.tokens import Corpus
 from altgrad_cli.training.environment import describe_environment
 from altgrad_cli.training.events import RunStarted
 from altgrad_cli.training.schedule import learning_rate_at

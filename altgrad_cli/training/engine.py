@@ -19,7 +19,7 @@ from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.metrics.verdict import perplexity
 from altgrad_cli.rounding.statistics import Counters
 from altgrad_cli.subjects.corpus.batches import Batch, draw_batch
-from altgrad_cli.subjects.corpus.corpus import Corpus, load_corpus
+from altgrad_cli.subjects.corpus.tokens import Corpus, load_corpus
 from altgrad_cli.surgery.precision_plan import plan_precision, without_rounding
 from altgrad_cli.training.allocator import keep_freed_memory
 from altgrad_cli.training.archive import Archive, PendingStep, restore

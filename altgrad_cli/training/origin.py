@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from altgrad_cli.checkpoints.model import TraceRecord
+from altgrad_cli.checkpoints.payload import TraceRecord
 from altgrad_cli.config.precision import OPERAND_ROLES, Overflow, Role
 from altgrad_cli.rounding.quantize import STATS
 from altgrad_cli.surgery.precision_plan import PrecisionPlan

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from altgrad_cli.checkpoints.model import Phase, TraceRecord
+from altgrad_cli.checkpoints.payload import Phase, TraceRecord
 from altgrad_cli.training.state import fingerprint
 
 

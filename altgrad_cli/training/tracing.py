@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from altgrad_cli.checkpoints.model import TraceRecord
+from altgrad_cli.checkpoints.payload import TraceRecord
 from altgrad_cli.config.precision import HEAD, OPERAND_ROLES, Role
 from altgrad_cli.rounding.quantize import round_to_grid
 from altgrad_cli.rounding.scaling import current_scale

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from altgrad_cli.checkpoints.file import content_hash, read_checkpoint, write_checkpoint
-from altgrad_cli.checkpoints.model import Checkpoint, to_plain
+from altgrad_cli.checkpoints.payload import Checkpoint, to_plain
 from altgrad_cli.errors import CheckpointError, UsageError
 from altgrad_cli.forensics import diagnosis
 from altgrad_cli.forensics.diagnosis import Questions

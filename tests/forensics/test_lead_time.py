@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from altgrad_cli.checkpoints.model import to_plain
+from altgrad_cli.checkpoints.payload import to_plain
 from altgrad_cli.forensics.lead_time import lead_time
 from altgrad_cli.metrics.catalogue import METRICS
 

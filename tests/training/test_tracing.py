@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 import torch
 
-from altgrad_cli.checkpoints.model import Phase, TraceRecord, to_plain
+from altgrad_cli.checkpoints.payload import Phase, TraceRecord, to_plain
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.subjects.corpus.batches import Batch
 from altgrad_cli.training.passes.eager import run_pass

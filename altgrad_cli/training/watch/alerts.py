@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from altgrad_cli.metrics.catalogue import METRICS
-from altgrad_cli.metrics.spec import Alert
+from altgrad_cli.metrics.spec import AlertRule
 
 T = TypeVar("T")
 State = Literal["raised", "cleared"]
 
-FLAGS = {flag: Alert(flag, 0.0, 0.0, clear_steps=1) for flag in ("rising_loss", "divergence")}
+FLAGS = {flag: AlertRule(flag, 0.0, 0.0, clear_steps=1) for flag in ("rising_loss", "divergence")}
 """Fed as 0 and 1 by ``RisingLoss`` and ``Divergence``; no metrics."""
-ALERTS: dict[str, Alert] = {name: spec.alert for name, spec in METRICS.items() if spec.alert} | FLAGS
+ALERTS: dict[str, AlertRule] = {name: spec.alert for name, spec in METRICS.items() if spec.alert} | FLAGS
 """What is watched, by the metric's name; ``overflow_rate`` also watches ``overflow_rate/gradients``."""
 
 
@@ -36,7 +36,7 @@ class AlertChange:
 class Alerts:
     """Follows every watched metric of every layer and reports only what changed."""
 
-    def __init__(self, rules: Mapping[str, Alert] = ALERTS) -> None:
+    def __init__(self, rules: Mapping[str, AlertRule] = ALERTS) -> None:
         self._rules = rules
         # (metric key, layer) of a raised alert -> steps in a row it has been below its recovery level
         self._raised: dict[tuple[str, str | None], int] = {}
@@ -69,7 +69,7 @@ class Alerts:
         """The entries whose metric has a rule."""
         return {metric: value for metric, value in values.items() if metric.partition("/")[0] in self._rules}
 
-    def _advance(self, key: tuple[str, str | None], value: float, rule: Alert) -> State | None:
+    def _advance(self, key: tuple[str, str | None], value: float, rule: AlertRule) -> State | None:
         quiet = self._raised.get(key)
         if quiet is None:
             if value > rule.above:

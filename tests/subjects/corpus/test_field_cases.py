@@ -20,10 +20,10 @@ import pytest
 
 from altgrad_cli.config.data import DataConfig
 from altgrad_cli.errors import ConfigError, DataError
-from altgrad_cli.subjects.corpus.corpus import load_corpus
 from altgrad_cli.subjects.corpus.corpus_files import find_files
 from altgrad_cli.subjects.corpus.documents import Documents, load_documents
 from altgrad_cli.subjects.corpus.records import Reading
+from altgrad_cli.subjects.corpus.tokens import load_corpus
 from tests.conftest import SHARED_DATA
 
 FIELD_CASES = SHARED_DATA.parent / "field-cases" / "corpora"

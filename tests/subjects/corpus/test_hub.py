@@ -13,7 +13,7 @@ import pytest
 from altgrad_cli.config.data import DataConfig
 from altgrad_cli.errors import DataError
 from altgrad_cli.subjects.corpus import hub
-from altgrad_cli.subjects.corpus.corpus import load_corpus
+from altgrad_cli.subjects.corpus.tokens import load_corpus
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from altgrad_cli.metrics.spec import Alert
+from altgrad_cli.metrics.spec import AlertRule
 from altgrad_cli.training.watch.alerts import ALERTS, Alerts
 
 
@@ -18,7 +18,7 @@ def states(alerts, metric, values, layer=None):
     return [changes[0].state if changes else None for changes in reported]
 
 
-RULE = {"bit_stall_rate": Alert("stall", 0.5, 0.4, clear_steps=2)}
+RULE = {"bit_stall_rate": AlertRule("stall", 0.5, 0.4, clear_steps=2)}
 
 
 def test_raised_once_and_cleared_once():

@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from altgrad_cli.formats.accuracy import Binade
+from altgrad_cli.formats.exact_text import exact_text
 from altgrad_cli.formats.names import LIBRARY_NAMES
-from altgrad_cli.formats.notation import exact_text
 from altgrad_cli.notation import MISSING
 from altgrad_cli.reporting.pages.format.facts import FormatFacts
 from altgrad_cli.training.watch.fallback import FORMAT_FALLBACK

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from altgrad_cli.formats import FP8Format
-from altgrad_cli.formats.notation import exact_text
+from altgrad_cli.formats.exact_text import exact_text
 from altgrad_cli.notation import MISSING
 from altgrad_cli.reporting.pages.format.facts import FormatFacts
 from altgrad_cli.reporting.pages.format.sheet import headed_grid, number, percent, up_words

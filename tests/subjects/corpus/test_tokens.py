@@ -14,9 +14,9 @@ import torch
 
 from altgrad_cli.config.data import DataConfig
 from altgrad_cli.errors import DataError
-from altgrad_cli.subjects.corpus import corpus
+from altgrad_cli.subjects.corpus import tokens
 from altgrad_cli.subjects.corpus.batches import draw_batch
-from altgrad_cli.subjects.corpus.corpus import Corpus, load_corpus
+from altgrad_cli.subjects.corpus.tokens import Corpus, load_corpus
 from altgrad_cli.subjects.legal_english import legislator
 
 
@@ -61,7 +61,7 @@ def test_the_second_time_tokens_come_from_the_cache(
 ) -> None:
     config = DataConfig(path=str(write_law(tmp_path)), tokenizer=tokenizer)
     first = load_corpus(config, 64)
-    monkeypatch.setattr(corpus, "_prepare", None)
+    monkeypatch.setattr(tokens, "_prepare", None)
     second = load_corpus(config, 64)
     assert same(first, second)
     assert cache_file(second).is_relative_to(tmp_path / "altgrad-cache")
@@ -75,7 +75,7 @@ def test_the_cache_goes_by_content_not_by_place(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "elsewhere").mkdir()
     moved = shutil.move(path, tmp_path / "elsewhere")
     with monkeypatch.context() as only_cache:
-        only_cache.setattr(corpus, "_prepare", None)
+        only_cache.setattr(tokens, "_prepare", None)
         assert same(load_corpus(DataConfig(path=str(moved)), 64), first)
     with path.open("w") as edited:
         edited.write(Path(moved).read_text().replace("umbrella", "parasol"))

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from altgrad_cli.formats import FP8Format, named_formats
-from altgrad_cli.formats.notation import exact_text
+from altgrad_cli.formats.exact_text import exact_text
 
 
 @pytest.mark.parametrize(
