@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from altgrad_cli.errors import DataError
-from altgrad_cli.runs.folder import EVENTS
-from altgrad_cli.training.events import from_json_value
+from altgrad_cli.checkpoints.payload import Scalar
+from altgrad_cli.errors import UsageError
+from altgrad_cli.runs.record import read_run
 
 _PARTED = 0.01
 """Relative difference in loss from which two runs count as parted."""
-_LINE_LIMIT = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +20,8 @@ class Pair:
     """One metric of both runs at the same step."""
 
     metric: str
-    here: object
-    control: object
+    here: Scalar
+    control: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,91 +41,46 @@ class Comparison:
     """Its loss at the step at hand."""
 
 
-def read_run(run: Path) -> tuple[Mapping[str, Any], list[dict[str, Any]]]:
-    """(the first event, one mapping of scalars per step) of a run's log.
-
-    Raises:
-        DataError: there is no readable log.
-    """
-    log = run / EVENTS
-    started: Mapping[str, Any] = {}
-    steps: list[dict[str, Any]] = []
-    try:
-        with log.open(encoding="utf-8") as file:
-            while line := file.readline(_LINE_LIMIT):
-                event = _parsed(line)
-                if event.get("event") == "run_started" and not started:
-                    started = event
-                elif event.get("event") == "step":
-                    metrics = event.get("metrics")
-                    steps.append(
-                        {"step": event.get("step"), **(metrics if isinstance(metrics, dict) else {})}
-                    )
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not a text"
-        raise DataError(
-            f"the run to compare with cannot be read: {reason}",
-            where=str(log),
-            hint="give a run's folder, the one that holds events.jsonl",
-        ) from None
-    if not steps:
-        raise DataError("the run to compare with has no steps", where=str(log))
-    return started, steps
-
-
-def _parsed(line: str) -> Mapping[str, Any]:
-    try:
-        event = from_json_value(json.loads(line))
-    except (ValueError, RecursionError):
-        return {}  # the last line of a run that was killed
-    return event if isinstance(event, dict) else {}
-
-
-def compare_with(
-    run: Path, history: Sequence[Mapping[str, Any]], step: int, config: Mapping[str, Any]
-) -> Comparison:
+def compare_with(run: Path, history: Sequence[Mapping[str, Scalar]], step: int, seed: object) -> Comparison:
     """The run in the folder ``run`` beside the diagnosed one.
 
     Args:
-        history: recorded scalars of the diagnosed run.
-        step: the step to compare at; the last one that both recorded, where it is absent.
-        config: the diagnosed run's resolved configuration.
+        history: recorded scalars of the diagnosed run, one mapping a step.
+        step: the step to compare at; the last one before it that both recorded, where it is absent.
+        seed: the diagnosed run's.
+
+    Raises:
+        UsageError: there is no log, it is damaged, or it holds no steps.
     """
-    started, others = read_run(run)
-    control = {entry["step"]: entry for entry in others}
-    mine = {entry.get("step"): entry for entry in history}
-    shared = sorted(number for number in mine if number in control and isinstance(number, int))
+    control = read_run(run, layer_metrics=())
+    if not len(control.steps):
+        raise UsageError("the run to compare with has no steps", where=str(run))
+    loss = control.series("loss")
+    mine = {number: entry for entry in history if isinstance(number := entry.get("step"), int)}
+    shared = sorted(mine.keys() & set(control.steps.tolist()))
     at = max((number for number in shared if number <= step), default=None)
-    values: list[Pair] = []
-    if at is not None:
-        names = [name for name in mine[at] if name != "step" and name in control[at]]
-        values = [Pair(name, mine[at][name], control[at][name]) for name in names]
-    other_config = started.get("config")
     return Comparison(
         run=str(run),
-        config=None if not isinstance(other_config, dict) else _essence(other_config),
-        same_seed=isinstance(other_config, dict) and other_config.get("seed") == config.get("seed"),
+        config={
+            "fp8_format": control.config.get("fp8_format"),
+            "regime": control.regime,
+            "seed": control.seed,
+        },
+        same_seed=control.seed == seed,
         step=at,
-        metrics=tuple(values),
-        parted_at=_parted(mine, control, shared),
-        control_at_failure=control.get(step, {}).get("loss"),
+        metrics=()
+        if at is None
+        else tuple(
+            Pair(name, value, other)
+            for name, value in mine[at].items()
+            if (other := control.series(name).at(at)) is not None
+        ),
+        parted_at=next((n for n in shared if _parted(mine[n].get("loss"), loss.at(n))), None),
+        control_at_failure=loss.at(step),
     )
 
 
-def _essence(config: Mapping[str, Any]) -> dict[str, Any]:
-    precision = config.get("precision")
-    regime = precision.get("regime") if isinstance(precision, dict) else None
-    return {"fp8_format": config.get("fp8_format"), "regime": regime, "seed": config.get("seed")}
-
-
-def _parted(
-    mine: Mapping[Any, Mapping[str, Any]], control: Mapping[Any, Mapping[str, Any]], shared: Sequence[int]
-) -> int | None:
-    """The first shared step at which the losses differ by more than one percent."""
-    for number in shared:
-        one, other = mine[number].get("loss"), control[number].get("loss")
-        if not isinstance(one, int | float) or not isinstance(other, int | float):
-            continue
-        if not math.isfinite(one) or abs(one - other) > _PARTED * abs(other):
-            return number
-    return None
+def _parted(loss: Scalar, other: float | None) -> bool:
+    if not isinstance(loss, int | float) or other is None:
+        return False
+    return not math.isfinite(loss) or abs(loss - other) > _PARTED * abs(other)

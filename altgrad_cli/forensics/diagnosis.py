@@ -207,7 +207,9 @@ def _minimal(scene: Scene, questions: Questions, kind: str, repeatable: bool) ->
 def _against(opened: OpenedCheckpoint, questions: Questions) -> Comparison | None:
     if questions.against is None:
         return None
-    return compare_with(questions.against, history_of(opened.saved), opened.step, opened.saved.config)
+    return compare_with(
+        questions.against, history_of(opened.saved), opened.step, opened.saved.config.get("seed")
+    )
 
 
 def _origin_first(rows: list[LayerRow], first: FirstNonfinite | None) -> list[LayerRow]:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from altgrad_cli.checkpoints.file import read_checkpoint, write_checkpoint
 from altgrad_cli.config.loading import load_config, with_overrides
-from altgrad_cli.errors import CheckpointError, DataError, UsageError
+from altgrad_cli.errors import CheckpointError, UsageError
 from altgrad_cli.forensics.diagnosis import Questions
 from altgrad_cli.forensics.findings import rescuing_overrides
 from altgrad_cli.training.engine import train
@@ -259,14 +259,18 @@ def test_a_control_is_put_beside_it(run: Path, capture: Capture) -> None:
     assert other["control_at_failure"] is not None
 
 
-def test_a_control_that_is_no_run_is_refused(capture: Capture, tmp_path: Path) -> None:
+def test_a_control_that_is_no_run_is_refused(run: Path, capture: Capture, tmp_path: Path) -> None:
     path = capture("runtime.capture_at=2")
     for folder in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(DataError):
+        with pytest.raises(UsageError, match="no events to read"):
             diagnose(path, Questions(against=folder))
-    (tmp_path / "events.jsonl").write_text('{"event": "step"\n[1]\n"x"\nnot json\n')
-    with pytest.raises(DataError, match="no steps"):
-        diagnose(path, Questions(against=tmp_path))
+    lines = (run / "events.jsonl").read_text().splitlines(keepends=True)
+    steps = [number for number, line in enumerate(lines) if '"event": "step"' in line]
+    del lines[steps[1]]
+    for log, problem in (("".join(lines), "step 2 is missing"), (lines[0], "no steps"), ("[1]\n", "damaged")):
+        (tmp_path / "events.jsonl").write_text(log)
+        with pytest.raises(UsageError, match=problem):
+            diagnose(path, Questions(against=tmp_path))
 
 
 STATE = {
