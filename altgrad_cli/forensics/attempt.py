@@ -12,7 +12,7 @@ from torch import Tensor
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import AltgradError
 from altgrad_cli.forensics.scene import Scene, varied
-from altgrad_cli.metrics.shadow import SHADOW_COLUMNS, gradient_cosine, measure_shadow
+from altgrad_cli.metrics.gradient import SHADOW_COLUMNS, gradient_cosine, measure_shadow
 from altgrad_cli.metrics.spec import pool
 from altgrad_cli.subjects.corpus.batches import Batch
 from altgrad_cli.surgery.linear import Scales

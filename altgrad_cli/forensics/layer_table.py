@@ -12,10 +12,10 @@ from torch import Tensor
 from altgrad_cli.config.precision import OPERAND_ROLES
 from altgrad_cli.forensics.scene import Scene
 from altgrad_cli.formats import FP8Format
-from altgrad_cli.metrics.code_use import CODE_USE_COLUMNS, code_entropy, codes_used, measure_code_use
 from altgrad_cli.metrics.grid import grid_alignment_statistics, stiffness
 from altgrad_cli.metrics.persistence import DeadNeurons
-from altgrad_cli.rounding.quantize import code_histogram, round_to_grid
+from altgrad_cli.metrics.rounding import code_use
+from altgrad_cli.rounding.quantize import round_to_grid
 from altgrad_cli.rounding.scaling import stored_weight_scale
 from altgrad_cli.training.measuring.passes import Measurements, read_pass
 from altgrad_cli.training.measuring.updates import read_update
@@ -181,9 +181,8 @@ def weight_measures(weight: Tensor, fmt: FP8Format | None, scale: float | None) 
     nonzero = finite != 0
     used = entropy = None
     if fmt.width <= 8:
-        counted = measure_code_use(code_histogram(weight, fmt, scale).unsqueeze(0), fmt)[0].tolist()
-        use = dict(zip(CODE_USE_COLUMNS, counted, strict=True))
-        used, entropy = codes_used(use), code_entropy(use)
+        use = code_use(weight, fmt, scale)
+        used, entropy = use["codes_used"], use["code_entropy"]
     return GridMeasures(
         stiffness_median=float(stiffness(finite, fmt, scale).median()),
         grid_error_ulp_mean=alignment["grid_error_ulp_mean"],

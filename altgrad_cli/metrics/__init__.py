@@ -6,14 +6,12 @@ it once a step. ``evaluate(SPECS, row)`` turns a row that was read back into met
 so a layer's rate and the run's rate are the same formula. Undefined (0/0) is None, never 0.0; NaN stays NaN.
 
     catalogue    Every metric there is, by name
-    code_use     How much of a format's code space a tensor uses, from its histogram over the codes
-    gradient     Norms, sparsity and non-finite values of the weight gradients, per layer and pooled
+    gradient     The weight gradients by themselves, and the rounded ones against their float32 shadow
     grid         Weights against the grid they live on: stiffness, alignment, ULP movement
     layer_sums   All linear weights in one flat buffer, and how sums over it become sums over layers and rows
     noise        What of a difference between two arms is noise
     persistence  What lasts
-    rounding     Rates from the counters that are taken where rounding happens
-    shadow       The rounded gradient against the float32 shadow: same batch, same stored weights, no rounding
+    rounding     What rounding did: rates from its counters, and how much of the code space is used
     spec         One metric: name, unit, definition, pooling, the bad side, the level from which it warns
     stall        The stall to expect before an update is made: of Adam, predicted, and of SGD, by the detector
     thresholds   Every threshold of a definition, once

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from altgrad_cli.config.precision import ROLE_LETTERS
-from altgrad_cli.metrics.code_use import CODE_USE_METRICS
-from altgrad_cli.metrics.gradient import GRADIENT_METRICS
+from altgrad_cli.metrics.gradient import GRADIENT_METRICS, SHADOW_METRICS
 from altgrad_cli.metrics.grid import INTERVAL_METRICS
 from altgrad_cli.metrics.persistence import PERSISTENCE_METRICS
-from altgrad_cli.metrics.rounding import ROUNDING_METRICS
-from altgrad_cli.metrics.shadow import SHADOW_METRICS
+from altgrad_cli.metrics.rounding import CODE_USE_METRICS, ROUNDING_METRICS
 from altgrad_cli.metrics.spec import MetricSpec
 from altgrad_cli.metrics.stall import PREDICTION_METRICS
 from altgrad_cli.metrics.update import MASTER_UPDATE_METRICS, RESCALE_METRICS, STORED_UPDATE_METRICS

@@ -1,14 +1,19 @@
-"""Norms, sparsity and non-finite values of the weight gradients, per layer and pooled."""
+"""The weight gradients by themselves, and the rounded ones against their float32 shadow.
+
+The shadow is the gradient of the same batch and the same stored weights without any rounding. A cosine alone
+never convicts a format: read it with the signal-to-noise ratio, the norm and the loss.
+"""
 
 from __future__ import annotations
 
 import math
+from operator import itemgetter
 
 import torch
 from torch import Tensor
 
 from altgrad_cli.metrics.layer_sums import FlatLayout
-from altgrad_cli.metrics.spec import MetricSpec, Row, ratio
+from altgrad_cli.metrics.spec import MetricSpec, Row, ratio, share
 from altgrad_cli.metrics.thresholds import DEAD_GRADIENT
 
 GRADIENT_COLUMNS = ("count", "tiny", "square", "linf", "nonfinite")
@@ -54,39 +59,19 @@ def _count_nonfinite(layout: FlatLayout, gradient: Tensor, linf: Tensor) -> Tens
     return torch.stack([(~torch.isfinite(layer)).sum() for layer in layout.views(gradient)]).double()
 
 
-def gradient_norm(row: Row) -> float:
-    """L2 norm."""
-    return math.sqrt(row["square"])
-
-
-def gradient_linf(row: Row) -> float:
-    """Largest |g|."""
-    return row["linf"]
-
-
-def gradient_sparsity(row: Row) -> float | None:
-    """Share of |g| < 1e-8. A NaN is not below."""
-    return ratio(row["tiny"], row["count"])
-
-
-def nonfinite_gradients(row: Row) -> float:
-    """Number of inf and NaN values."""
-    return row["nonfinite"]
-
-
 GRADIENT_METRICS = (
     MetricSpec(
         "gradient_norm",
         "loss per weight unit",
         "L2 norm of the weight gradient",
-        formula=gradient_norm,
+        formula=lambda row: math.sqrt(row["square"]),
         bad="high",
     ),
     MetricSpec(
         "gradient_linf",
         "loss per weight unit",
         "largest absolute value of the weight gradient",
-        formula=gradient_linf,
+        formula=itemgetter("linf"),
         heading="largest gradient",
         bad="high",
     ),
@@ -94,7 +79,7 @@ GRADIENT_METRICS = (
         "gradient_sparsity",
         "fraction",
         "share of weight gradients with |g| < 1e-8",
-        formula=gradient_sparsity,
+        formula=share("tiny", "count"),
         heading="sparsity",
         bad="high",
     ),
@@ -102,7 +87,105 @@ GRADIENT_METRICS = (
         "nonfinite_gradients",
         "values",
         "number of inf and NaN values in the weight gradient",
-        formula=nonfinite_gradients,
+        formula=itemgetter("nonfinite"),
         bad="high",
+    ),
+)
+
+SHADOW_COLUMNS = (
+    "count",
+    "dot",
+    "square",
+    "reference_square",
+    "error_square",
+    "reference_nonzero",
+    "sign_agreeing",
+)
+
+
+@torch.no_grad()
+def measure_shadow(layout: FlatLayout, gradient: Tensor, reference: Tensor) -> Tensor:
+    """Raw sums comparing each layer's gradient with its float32 shadow; nothing is read by the host.
+
+    Args:
+        layout: the layers' places in the flat tensors.
+        gradient: the gradient with rounding, 1-D, contiguous.
+        reference: the same without any rounding; same length and type.
+
+    Returns:
+        A float64 tensor (layers, len(SHADOW_COLUMNS)). NaN and inf pass into the sums.
+    """
+    sums = layout.block_sums(2, gradient)
+    buffers = torch.empty(2, layout.largest_group, dtype=gradient.dtype, device=gradient.device)
+    inner: list[list[Tensor]] = [[], [], [], []]
+    for group in layout.groups:
+        g, r = gradient[group.values], reference[group.values]
+        a, b = (buffer[: g.numel()] for buffer in buffers)
+        torch.sub(g, r, out=a)
+        for column, (x, y) in zip(inner, ((g, r), (g, g), (r, r), (a, a)), strict=True):
+            column += layout.inner(x, y, group)
+        torch.sign(g, out=a)
+        torch.sign(r, out=b)
+        a.mul_(b).gt_(0)  # signs and not values are multiplied: a product of small gradients can underflow
+        layout.sum_blocks(b.abs_(), sums[0, group.blocks])
+        layout.sum_blocks(a, sums[1, group.blocks])
+    counts = layout.layer_sums(layout.row_sums(sums))
+    dots = torch.stack([value for column in inner for value in column]).view(4, -1).T.double()
+    return torch.cat((layout.counts.unsqueeze(1), dots, counts), dim=1)
+
+
+def gradient_cosine(row: Row) -> float | None:
+    """<g, r> / (|g| |r|); None where either norm is 0."""
+    cosine = ratio(row["dot"], math.sqrt(row["square"]) * math.sqrt(row["reference_square"]))
+    if cosine is None or math.isnan(cosine):
+        return cosine
+    return min(1.0, max(-1.0, cosine))  # sums in float32 can overshoot by an ulp
+
+
+def gradient_sqnr(row: Row) -> float | None:
+    """10 log10(|r|^2 / |g - r|^2) in dB; inf for identical gradients, None where the reference is 0."""
+    signal, noise = row["reference_square"], row["error_square"]
+    if signal == 0:
+        return None
+    if noise == 0:
+        return math.inf
+    quotient = signal / noise
+    if math.isnan(quotient):
+        return math.nan
+    return 10 * math.log10(quotient) if quotient > 0 else -math.inf
+
+
+SHADOW_METRICS = (
+    MetricSpec(
+        "gradient_cosine",
+        "cosine",
+        "cosine of the weight gradient and its float32 shadow; null where either is 0",
+        formula=gradient_cosine,
+        heading="shadow cosine",
+        bad="low",
+    ),
+    MetricSpec(
+        "gradient_sqnr",
+        "dB",
+        "10 log10(|g_ref|^2 / |g - g_ref|^2) against the float32 shadow; Infinity where equal",
+        formula=gradient_sqnr,
+        heading="SQNR",
+        bad="low",
+    ),
+    MetricSpec(
+        "gradient_norm_ratio",
+        "ratio",
+        "L2 norm of the weight gradient over that of its float32 shadow",
+        formula=lambda row: ratio(math.sqrt(row["square"]), math.sqrt(row["reference_square"])),
+        heading="norm ratio",
+        bad="low",
+    ),
+    MetricSpec(
+        "gradient_sign_agreement",
+        "fraction",
+        "share of non-zero float32-shadow gradients whose sign the rounded gradient has",
+        formula=share("sign_agreeing", "reference_nonzero"),
+        heading="sign agreement",
+        bad="low",
     ),
 )

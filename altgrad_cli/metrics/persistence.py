@@ -1,12 +1,13 @@
 """What lasts: weights that stay frozen though pushed, dead output rows, regions that never update.
 
 Each class is a handful of buffers that are advanced once a committed step. None copies a window of weights;
-all have a ``state_dict`` of tensors and plain numbers, for they must survive a resume.
+all have a ``state_dict``, for they must survive a resume.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,7 +17,25 @@ from altgrad_cli.metrics.spec import AlertRule, MetricSpec
 from altgrad_cli.metrics.thresholds import DEAD_GRADIENT, PERSISTENCE_STEPS, REGION_FROM, REGION_STEPS
 
 
-class PersistentStall:
+class _Buffers:
+    """Tensors of a subclass, by the names in ``_kept``, as a resume takes them up again."""
+
+    _kept: ClassVar[tuple[str, ...]]
+
+    def reset(self) -> None:
+        """Forget everything, as after a shift of the format."""
+        for name in self._kept:
+            getattr(self, name).zero_()
+
+    def state_dict(self) -> dict[str, Tensor | int]:
+        return {name: getattr(self, name).clone() for name in self._kept}
+
+    def load_state_dict(self, state: Mapping[str, Tensor | int]) -> None:
+        for name in self._kept:
+            getattr(self, name).copy_(state[name])
+
+
+class PersistentStall(_Buffers):
     """Two numbers a weight: |dw| summed since its code last changed, and the committed steps since then.
 
     A weight is *persistently stalled* when that sum exceeds half the gap of the grid and the last change is
@@ -27,6 +46,8 @@ class PersistentStall:
         layout: the layers' places in the flat buffer.
         like: a flat tensor whose type and device the buffers take.
     """
+
+    _kept = ("pushed", "age")
 
     def __init__(self, layout: FlatLayout, like: Tensor) -> None:
         self.layout = layout
@@ -52,26 +73,16 @@ class PersistentStall:
         stuck = ((self.pushed > gaps / 2) & (self.age >= steps)).double()
         return torch.stack([layer.mean() for layer in self.layout.views(stuck)])
 
-    def reset(self) -> None:
-        """Forget everything, as after a shift of the format."""
-        self.pushed.zero_()
-        self.age.zero_()
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"pushed": self.pushed.clone(), "age": self.age.clone()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.pushed.copy_(state["pushed"])
-        self.age.copy_(state["age"])
-
-
-class DeadNeurons:
+class DeadNeurons(_Buffers):
     """Output rows whose largest |gradient| stayed below 1e-8 for 100 consecutive steps.
 
     Args:
         layout: the layers and their rows.
         steps: consecutive steps that make a row dead.
     """
+
+    _kept = ("streak",)
 
     def __init__(self, layout: FlatLayout, *, steps: int = PERSISTENCE_STEPS) -> None:
         self.layout = layout
@@ -91,18 +102,8 @@ class DeadNeurons:
         dead = (self.streak >= self._steps).double()
         return self.layout.layer_sums(dead.unsqueeze(1))[:, 0]
 
-    def reset(self) -> None:
-        """Start all streaks again."""
-        self.streak.zero_()
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"streak": self.streak.clone()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.streak.copy_(state["streak"])
-
-
-class ZeroUpdateRegions:
+class ZeroUpdateRegions(_Buffers):
     """Layers and output rows of which at least 99 % of the weights with a gradient did not change.
 
     The fraction is taken over windows of 50 steps, one after the other; what is reported belongs to the last
@@ -113,31 +114,33 @@ class ZeroUpdateRegions:
         steps: length of a window.
     """
 
+    _kept = ("sums", "last")
+
     def __init__(self, layout: FlatLayout, *, steps: int = REGION_STEPS) -> None:
         self.layout = layout
         self._window = steps
         rows = layout.layer_of_row
-        self._sums = torch.zeros(len(rows), 2, dtype=torch.float64, device=rows.device)
-        self._last = torch.zeros_like(self._sums)
+        self.sums = torch.zeros(len(rows), 2, dtype=torch.float64, device=rows.device)
+        self.last = torch.zeros_like(self.sums)
         self.steps_in_window = 0
 
     def advance(self, row_counts: Tensor) -> bool:
         """Take in (rows, 2) counts of ``measure_updates``; True when this step completed a window."""
-        self._sums += row_counts
+        self.sums += row_counts
         self.steps_in_window += 1
         if self.steps_in_window < self._window:
             return False
-        self._last.copy_(self._sums)
+        self.last.copy_(self.sums)
         self.reset()
         return True
 
     def row_fractions(self) -> Tensor:
         """Zero-update fraction of each row in the last complete window, float64 (rows,); NaN: no gradient."""
-        return self._last[:, 1] / self._last[:, 0]
+        return self.last[:, 1] / self.last[:, 0]
 
     def layer_fractions(self) -> Tensor:
         """The same pooled over the rows of each layer, float64 (layers,)."""
-        totals = self.layout.layer_sums(self._last)
+        totals = self.layout.layer_sums(self.last)
         return totals[:, 1] / totals[:, 0]
 
     def row_counts(self) -> Tensor:
@@ -147,19 +150,14 @@ class ZeroUpdateRegions:
 
     def reset(self) -> None:
         """Start a new window; the last complete one stays."""
-        self._sums.zero_()
+        self.sums.zero_()
         self.steps_in_window = 0
 
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "sums": self._sums.clone(),
-            "last": self._last.clone(),
-            "steps_in_window": self.steps_in_window,
-        }
+    def state_dict(self) -> dict[str, Tensor | int]:
+        return super().state_dict() | {"steps_in_window": self.steps_in_window}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._sums.copy_(state["sums"])
-        self._last.copy_(state["last"])
+    def load_state_dict(self, state: Mapping[str, Tensor | int]) -> None:
+        super().load_state_dict(state)
         self.steps_in_window = int(state["steps_in_window"])
 
 

@@ -10,6 +10,8 @@ from typing import Literal
 Row = Mapping[str, float]
 """Raw counts and sums of one layer (or of a pool of layers) by column name."""
 
+Formula = Callable[[Row], float | None]
+"""Raw counts to value."""
 Scope = Literal["run", "layer", "layer_role"]
 Cadence = Literal["step", "interval", "evaluation"]
 Pooling = Literal["counts", "sum", "max", "layers", "weights"]
@@ -40,8 +42,8 @@ class MetricSpec:
     """Key in the events; a ``layer_role`` metric is written ``name/role``."""
     unit: str
     definition: str
-    formula: Callable[[Row], float | None] | None = None
-    """Raw counts to value; None where a function of its own computes the value."""
+    formula: Formula | None = None
+    """None where a function of its own computes the value."""
     heading: str | None = None
     """Above a column of a table; None: the name."""
     scope: Scope = "layer"
@@ -59,6 +61,11 @@ def ratio(part: float, whole: float) -> float | None:
     return None if whole == 0 else part / whole
 
 
+def share(part: str, whole: str) -> Formula:
+    """The formula of one column over another; None where there is nothing of the whole."""
+    return lambda row: ratio(row[part], row[whole])
+
+
 def evaluate(specs: Iterable[MetricSpec], row: Row) -> dict[str, float | None]:
     """The value of every metric in ``specs`` that has a formula, by name."""
     return {spec.name: spec.formula(row) for spec in specs if spec.formula is not None}
@@ -69,10 +76,11 @@ def pool(
 ) -> dict[str, float]:
     """Add the rows column by column; the columns named in ``maxima`` take the largest value instead.
 
-    A row whose first column (always the element count) is NaN was not measured and is left out. Any other
-    NaN makes its column NaN: it is never skipped. No rows give zeros, so that every rate is None.
+    A row whose column ``count`` is NaN was not measured and is left out. Any other NaN makes its column NaN:
+    it is never skipped. No rows give zeros, so that every rate is None.
     """
-    measured = [row for row in rows if not math.isnan(row[0])]
+    count = columns.index("count")
+    measured = [row for row in rows if not math.isnan(row[count])]
     pooled = {}
     for index, name in enumerate(columns):
         values = [row[index] for row in measured]

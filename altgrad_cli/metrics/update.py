@@ -13,7 +13,7 @@ from torch import Tensor
 
 from altgrad_cli.metrics.layer_sums import FlatLayout, Group
 from altgrad_cli.metrics.persistence import PersistentStall
-from altgrad_cli.metrics.spec import AlertRule, MetricSpec, Row, ratio
+from altgrad_cli.metrics.spec import AlertRule, MetricSpec, ratio, share
 from altgrad_cli.metrics.thresholds import STALL_FROM
 
 UPDATE_COLUMNS = (
@@ -116,38 +116,13 @@ def _unmoved(same: Tensor, update: Tensor, buffer: Tensor, stored: list[bool], g
     return buffer
 
 
-def bit_stall_rate(row: Row) -> float | None:
-    """Share of the updated weights (dw != 0) whose code did not change."""
-    return ratio(row["stalled"], row["updated"])
-
-
-def flip_rate(row: Row) -> float | None:
-    """Share of all weights whose code changed."""
-    return ratio(row["count"] - row["unchanged"], row["count"])
-
-
-def zero_update_fraction(row: Row) -> float | None:
-    """Share of the weights with a gradient that were left unchanged; None where no gradient is."""
-    return ratio(row["gradient_unchanged"], row["gradient_nonzero"])
-
-
-def update_transfer(row: Row) -> float | None:
-    """tau = <w_after - w_before, dw> / |dw|^2; None when nothing was to be updated."""
-    return ratio(row["transfer_dot"], row["update_square"])
-
-
-def update_norm(row: Row) -> float:
-    """L2 norm of dw."""
-    return float(row["update_square"] ** 0.5)
-
-
 SHARED_UPDATE_METRICS = (
     MetricSpec(
         "zero_update_fraction",
         "fraction",
         "share of weights with a non-zero gradient whose stored value did not change; null where no"
         " gradient is",
-        formula=zero_update_fraction,
+        formula=share("gradient_unchanged", "gradient_nonzero"),
         heading="zero updates",
         bad="high",
     ),
@@ -155,7 +130,7 @@ SHARED_UPDATE_METRICS = (
         "update_norm",
         "weight units",
         "L2 norm of dw, the optimizer's real change of the weights, decay included, unrounded",
-        formula=update_norm,
+        formula=lambda row: float(row["update_square"] ** 0.5),
     ),
 )
 """Metrics of every updated layer, whatever its weights are kept in."""
@@ -165,7 +140,7 @@ STORED_UPDATE_METRICS = (
         "bit_stall_rate",
         "fraction",
         "share of weights with dw != 0 whose stored code did not change (role stored_weights)",
-        formula=bit_stall_rate,
+        formula=share("stalled", "updated"),
         heading="bit-stall",
         bad="high",
         alert=AlertRule("stall", STALL_FROM, 0.8 * STALL_FROM),
@@ -174,7 +149,7 @@ STORED_UPDATE_METRICS = (
         "flip_rate",
         "fraction",
         "share of weights whose stored code changed, at the pre-step scale",
-        formula=flip_rate,
+        formula=lambda row: ratio(row["count"] - row["unchanged"], row["count"]),
         heading="flips",
         bad="low",
     ),
@@ -182,7 +157,7 @@ STORED_UPDATE_METRICS = (
         "update_transfer",
         "ratio",
         "tau = <w_after - w_before, dw> / |dw|^2 of the stored weights: 0 frozen, 1 faithful",
-        formula=update_transfer,
+        formula=share("transfer_dot", "update_square"),
         heading="tau",
         bad="low",
     ),
@@ -196,14 +171,14 @@ MASTER_UPDATE_METRICS = (
         "fraction",
         "share of weights with dw != 0 whose rounded value did not change although the float32 "
         "master did: no loss of the update, and never a trigger",
-        formula=bit_stall_rate,
+        formula=share("stalled", "updated"),
         heading="apparent stall",
     ),
     MetricSpec(
         "apparent_flip_rate",
         "fraction",
         "share of weights whose rounded value changed, at the pre-step scale, float32 masters",
-        formula=flip_rate,
+        formula=lambda row: ratio(row["count"] - row["unchanged"], row["count"]),
         heading="apparent flips",
     ),
     *SHARED_UPDATE_METRICS,

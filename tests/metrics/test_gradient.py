@@ -12,10 +12,12 @@ from altgrad_cli.metrics.gradient import (
     GRADIENT_COLUMNS,
     GRADIENT_MAXIMA,
     GRADIENT_METRICS,
+    SHADOW_COLUMNS,
+    SHADOW_METRICS,
     measure_gradients,
+    measure_shadow,
 )
 from altgrad_cli.metrics.layer_sums import FlatLayout
-from altgrad_cli.metrics.shadow import SHADOW_COLUMNS, SHADOW_METRICS, measure_shadow
 from altgrad_cli.metrics.spec import evaluate, pool
 from altgrad_cli.rounding.quantize import round_to_grid
 

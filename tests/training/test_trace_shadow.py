@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from altgrad_cli.config.run import TrainConfig
-from altgrad_cli.metrics.shadow import SHADOW_COLUMNS, SHADOW_METRICS, measure_shadow
+from altgrad_cli.metrics.gradient import SHADOW_COLUMNS, SHADOW_METRICS, measure_shadow
 from altgrad_cli.metrics.spec import evaluate, pool
 from altgrad_cli.surgery.precision_plan import without_rounding
 from altgrad_cli.training.passes.eager import run_pass, shadow_pass

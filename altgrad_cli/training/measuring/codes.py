@@ -6,7 +6,7 @@ from torch import Tensor
 
 from altgrad_cli.config.precision import OPERAND_ROLES, ROLES, Role
 from altgrad_cli.formats import FP8Format
-from altgrad_cli.metrics.code_use import grid_histograms
+from altgrad_cli.metrics.rounding import grid_histograms
 from altgrad_cli.rounding.quantize import code_histogram
 from altgrad_cli.training.state import TrainState
 

@@ -23,11 +23,13 @@ from altgrad_cli.metrics.gradient import (
     GRADIENT_COLUMNS,
     GRADIENT_MAXIMA,
     GRADIENT_METRICS,
+    SHADOW_COLUMNS,
+    SHADOW_METRICS,
     measure_gradients,
+    measure_shadow,
 )
 from altgrad_cli.metrics.persistence import DeadNeurons
-from altgrad_cli.metrics.rounding import ROUNDING_METRICS, pool_rounding, rounding_row
-from altgrad_cli.metrics.shadow import SHADOW_COLUMNS, SHADOW_METRICS, measure_shadow
+from altgrad_cli.metrics.rounding import ROUNDING_MAXIMA, ROUNDING_METRICS
 from altgrad_cli.metrics.spec import MetricSpec, evaluate, pool
 from altgrad_cli.rounding.quantize import STATS
 from altgrad_cli.training.passes.eager import PassResult
@@ -62,9 +64,9 @@ class Measurements:
 
     def add_rounding(self, rows: Table, suffix: str) -> None:
         """The counters of one role, a row a layer; NaN rows (nothing was rounded there) are not measured."""
-        measured = [None if math.isnan(row[_COUNT]) else rounding_row(row) for row in rows]
+        measured = [None if math.isnan(row[_COUNT]) else dict(zip(STATS, row, strict=True)) for row in rows]
         if any(measured):
-            self.add(ROUNDING_METRICS, pool_rounding(rows), measured, suffix)
+            self.add(ROUNDING_METRICS, pool(STATS, rows, ROUNDING_MAXIMA), measured, suffix)
 
     def put_layers(self, name: str, values: Mapping[int, Value], layer_count: int) -> None:
         """Values of some layers by index; the others stay null."""

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from altgrad_cli.formats import FP8Format
 from altgrad_cli.metrics.catalogue import METRICS
-from altgrad_cli.metrics.code_use import (
+from altgrad_cli.metrics.grid import measure_grid_alignment, measure_stiffness, measure_ulp, stiffness
+from altgrad_cli.metrics.persistence import PersistentStall, ZeroUpdateRegions
+from altgrad_cli.metrics.rounding import (
     CODE_USE_COLUMNS,
     CODE_USE_METRICS,
     grid_histograms,
     measure_code_use,
 )
-from altgrad_cli.metrics.grid import measure_grid_alignment, measure_stiffness, measure_ulp, stiffness
-from altgrad_cli.metrics.persistence import PersistentStall, ZeroUpdateRegions
 from altgrad_cli.metrics.spec import evaluate, pool, pool_values
 from altgrad_cli.metrics.stall import predicted_stall_rate
 from altgrad_cli.metrics.update import (

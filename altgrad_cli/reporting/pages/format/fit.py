@@ -19,9 +19,8 @@ from altgrad_cli.checkpoints.named_tensors import (
 )
 from altgrad_cli.errors import CheckpointError
 from altgrad_cli.formats import FP8Format
-from altgrad_cli.metrics.code_use import CODE_USE_COLUMNS, codes_used, measure_code_use
+from altgrad_cli.metrics.rounding import code_use
 from altgrad_cli.metrics.stall import first_step_stall_rate, predicted_stall_rate
-from altgrad_cli.rounding.codes import code_histogram
 from altgrad_cli.rounding.mode import round_to_grid
 from altgrad_cli.rounding.scaling import stored_weight_scale
 from altgrad_cli.rounding.statistics import STATS
@@ -112,7 +111,6 @@ def fit_tensor(
     counts = torch.zeros(len(STATS), dtype=torch.float64)
     rounded = round_to_grid(x, format, s, stats=counts)
     row = dict(zip(STATS, counts.tolist(), strict=True))
-    use = measure_code_use(code_histogram(x, format, s).unsqueeze(0), format)[0].tolist()
     kept = rounded[finite]
     steps = kept.numel() > 0 and learning_rate > 0
     return replace(
@@ -121,7 +119,7 @@ def fit_tensor(
         overflow=row["overflow"] / row["count"],
         underflow=(row["underflow"] + vanished) / (row["nonzero"] + vanished) if nonzero else None,
         sqnr_db=_sqnr_db(values[finite], kept),
-        codes_used=codes_used(dict(zip(CODE_USE_COLUMNS, use, strict=True))),
+        codes_used=code_use(x, format, s)["codes_used"],
         predicted_stall=float(predicted_stall_rate(kept, format, s, learning_rate, beta1)) if steps else None,
         predicted_stall_first_step=float(first_step_stall_rate(kept, format, s, learning_rate))
         if steps

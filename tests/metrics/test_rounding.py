@@ -8,14 +8,15 @@ import pytest
 import torch
 
 from altgrad_cli.formats import FORMAT_REGISTRY, parse_format
-from altgrad_cli.metrics.code_use import (
+from altgrad_cli.metrics.rounding import (
     CODE_USE_COLUMNS,
     CODE_USE_METRICS,
+    ROUNDING_MAXIMA,
+    ROUNDING_METRICS,
     grid_histograms,
     measure_code_use,
 )
-from altgrad_cli.metrics.rounding import ROUNDING_METRICS, pool_rounding, rounding_row
-from altgrad_cli.metrics.spec import evaluate
+from altgrad_cli.metrics.spec import evaluate, pool
 from altgrad_cli.rounding.quantize import STATS, code_histogram, round_to_grid
 
 
@@ -32,7 +33,7 @@ def test_rates_agree_with_a_loop(name):
     x = torch.randn(3000, generator=torch.Generator().manual_seed(0)) * 2.0 ** torch.linspace(-12, 3, 3000)
     x[::50] = 0.0
     row, rounded = counters(x, fmt, scale)
-    metrics = evaluate(ROUNDING_METRICS, rounding_row(row))
+    metrics = evaluate(ROUNDING_METRICS, dict(zip(STATS, row, strict=True)))
     values, results = x.tolist(), rounded.tolist()
     nonzero = [v for v in values if v != 0]
     lost = sum(v != 0 and q == 0 for v, q in zip(values, results, strict=True))
@@ -49,7 +50,7 @@ def test_rates_agree_with_a_loop(name):
 
 def test_nonfinite_values_are_counted_and_leave_the_mean_error_alone():
     row, _ = counters(torch.tensor([1.0, math.nan, math.inf, 1.1]), FORMAT_REGISTRY["E5M2"])
-    metrics = evaluate(ROUNDING_METRICS, rounding_row(row))
+    metrics = evaluate(ROUNDING_METRICS, dict(zip(STATS, row, strict=True)))
     assert metrics["nonfinite_inputs"] == 2
     assert metrics["mean_rounding_error"] == pytest.approx(-0.1 / 2)
     assert metrics["amax"] == pytest.approx(1.1)
@@ -57,7 +58,7 @@ def test_nonfinite_values_are_counted_and_leave_the_mean_error_alone():
 
 def test_only_zeros_have_no_underflow_rate():
     row, _ = counters(torch.zeros(4), FORMAT_REGISTRY["E5M2"])
-    metrics = evaluate(ROUNDING_METRICS, rounding_row(row))
+    metrics = evaluate(ROUNDING_METRICS, dict(zip(STATS, row, strict=True)))
     assert metrics["underflow_rate"] is None
     assert metrics["overflow_rate"] == 0.0
 
@@ -67,9 +68,9 @@ def test_pooled_counters_are_those_of_all_values():
     parts = [torch.tensor([0.01, 1.0, 300.0]), torch.tensor([2.0, 0.0])]
     rows = [counters(part, fmt)[0] for part in parts]
     unmeasured = [math.nan] * len(STATS)
-    pooled = pool_rounding([rows[0], unmeasured, rows[1]])
-    assert pooled == pytest.approx(rounding_row(counters(torch.cat(parts), fmt)[0]))
-    assert evaluate(ROUNDING_METRICS, pool_rounding([unmeasured]))["overflow_rate"] is None
+    pooled = pool(STATS, [rows[0], unmeasured, rows[1]], ROUNDING_MAXIMA)
+    assert pooled == pytest.approx(dict(zip(STATS, counters(torch.cat(parts), fmt)[0], strict=True)))
+    assert evaluate(ROUNDING_METRICS, pool(STATS, [unmeasured], ROUNDING_MAXIMA))["overflow_rate"] is None
 
 
 def code_metrics(histogram, fmt):
