@@ -21,7 +21,8 @@ from altgrad_cli.config.loading import load_config
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.subjects.corpus.batches import draw_batch
 from altgrad_cli.subjects.corpus.tokens import load_corpus
-from altgrad_cli.subjects.gpt.model import GPT, MakeLinear, cross_entropy, initialize, plain_linear
+from altgrad_cli.subjects.gpt.model import GPT, cross_entropy, initialize
+from altgrad_cli.surgery.linear import swap_layers
 from altgrad_cli.training.engine import train
 from altgrad_cli.training.events import Event, StepCompleted
 from altgrad_cli.training.schedule import learning_rate_at
@@ -81,7 +82,7 @@ def engine_step(config: TrainConfig) -> Step:
 def plain_step(
     config: TrainConfig,
     *,
-    linear: MakeLinear = plain_linear,
+    linear: Callable[[nn.Linear], nn.Module] | None = None,
     adamw: AdamWay = "for-loop",
     autocast: bool = False,
     compiled: bool = False,
@@ -89,15 +90,18 @@ def plain_step(
     """The same network and optimizer without the engine.
 
     Args:
+        linear: what stands for each linear layer, if it is not torch's own; it shares its weight.
         adamw: torch's way of updating; the for-loop is what ``torch.optim.AdamW`` takes on a CPU by itself.
         autocast: forward and loss under bfloat16 autocast.
         compiled: forward and backward by ``torch.compile``.
     """
     torch.set_num_threads(config.runtime.threads)
     corpus = load_corpus(config.data, config.model.block_size)
-    model = GPT(config.model, corpus.vocab_size, linear)
+    model = GPT(config.model, corpus.vocab_size)
     streams = Streams(config.seed)
     initialize(model, streams["init"])
+    if linear is not None:
+        swap_layers(model, nn.Linear, linear)
     settings = config.optimizer
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     gains = [p for p in model.parameters() if p.dim() < 2]
@@ -129,17 +133,18 @@ def plain_step(
     return step
 
 
-def qtorch_linear(inputs: int, outputs: int, *, head: int) -> nn.Module:
-    """A linear layer whose W, A and G QPyTorch rounds to nearest, unscaled: E5M2, the head in BF16."""
+def qtorch_linear(linear: nn.Linear, *, head: int) -> nn.Module:
+    """``linear``, whose W, A and G QPyTorch rounds to nearest, unscaled: E5M2, the head in BF16."""
     from qtorch import FloatingPoint
     from qtorch.quant import Quantizer
 
-    grid = FloatingPoint(exp=8, man=7) if outputs == head else FloatingPoint(exp=5, man=2)
+    grid = FloatingPoint(exp=8, man=7) if linear.out_features == head else FloatingPoint(exp=5, man=2)
     nearest = {"forward_rounding": "nearest", "backward_rounding": "nearest"}
 
     class Rounded(nn.Linear):
         def __init__(self) -> None:
-            super().__init__(inputs, outputs, bias=False)
+            super().__init__(linear.in_features, linear.out_features, bias=False)
+            self.weight = linear.weight
             self.operand = Quantizer(forward_number=grid, **nearest)
             self.gradient = Quantizer(backward_number=grid, **nearest)
 

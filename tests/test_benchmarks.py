@@ -58,7 +58,7 @@ def test_parameters_are_counted_right() -> None:
     counted = scaling.point(48, 2, 1).parameters
     config = networks.configure(scaling.size_of(48, 2), 1)
     vocabulary = networks.load_corpus(config.data, config.model.block_size).vocab_size
-    model = networks.GPT(config.model, vocabulary, networks.plain_linear)
+    model = networks.GPT(config.model, vocabulary)
     assert counted == sum(p.numel() for p in model.parameters())
 
 

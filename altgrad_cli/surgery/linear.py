@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -132,19 +132,25 @@ class PassRounding(Protocol):
         """Q(x) for operand ``role`` of layer number ``layer``; x itself where it stays in float32."""
 
 
+Noise = Callable[[Tensor], Tensor]
+"""x -> uniform numbers in [0, 1) of its shape, for the next dropout layer."""
+
+
 class PassSlot:
-    """Where the layers of one model find the rounding of the pass that is under way."""
+    """Where the layers of one model find the rounding of the pass that is under way, and its noise."""
 
     rounding: PassRounding | None = None
+    noise: Noise | None = None
+    """None drops nothing: an evaluation."""
 
     @contextmanager
-    def use(self, rounding: PassRounding) -> Iterator[None]:
-        """Make ``rounding`` the current one inside the block."""
-        before, self.rounding = self.rounding, rounding
+    def use(self, rounding: PassRounding, noise: Noise | None = None) -> Iterator[None]:
+        """Make these the current ones inside the block."""
+        before, (self.rounding, self.noise) = (self.rounding, self.noise), (rounding, noise)
         try:
             yield
         finally:
-            self.rounding = before
+            self.rounding, self.noise = before
 
 
 class _RoundedProduct(torch.autograd.Function):
@@ -182,27 +188,51 @@ class QuantizedLinear(nn.Module):
         return product if self.bias is None else product + self.bias
 
 
-def swap_linear_layers(
-    model: nn.Module,
-    make: Callable[[nn.Linear], nn.Module],
-    wanted: Callable[[str, nn.Linear], bool] = lambda name, linear: True,
-) -> None:
-    """Replace every ``nn.Linear`` of ``model`` that is ``wanted`` (by name and layer) by what ``make`` gives.
+class PassDropout(nn.Module):
+    """Stands for ``dropout``; the pass brings the noise, so that no other random stream moves."""
 
-    Parameter objects that ``make`` keeps stay those of the model: optimizers, tied weights and state dicts do
-    not notice. A layer that stands in the model twice is replaced by one in both places.
+    def __init__(self, dropout: nn.Dropout, slot: PassSlot) -> None:
+        super().__init__()
+        self.rate, self.slot = dropout.p, slot
+
+    def forward(self, x: Tensor) -> Tensor:
+        noise = self.slot.noise
+        return x if noise is None or not self.rate else x * (noise(x) >= self.rate) / (1 - self.rate)
+
+
+_Layer = TypeVar("_Layer", bound=nn.Module)
+
+
+def swap_layers(
+    model: nn.Module,
+    kind: type[_Layer],
+    make: Callable[[_Layer], nn.Module],
+    wanted: Callable[[str, _Layer], bool] = lambda name, layer: True,
+) -> None:
+    """Replace every layer of ``kind`` that is ``wanted`` (by name and layer) by what ``make`` gives.
+
+    A layer of a subclass stays. Parameter objects that ``make`` keeps stay those of the model: optimizers,
+    tied weights and state dicts do not notice. A layer that stands in the model twice is replaced by one in
+    both places.
     """
     places = [
         (name, module)
         for name, module in model.named_modules(remove_duplicate=False)
-        if type(module) is nn.Linear and wanted(name, module)
+        if type(module) is kind and wanted(name, module)
     ]
-    made: dict[nn.Linear, nn.Module] = {}
-    for name, linear in places:
+    made: dict[_Layer, nn.Module] = {}
+    for name, layer in places:
         parent, _, attribute = name.rpartition(".")
-        if linear not in made:
-            made[linear] = make(linear)
-        setattr(model.get_submodule(parent), attribute, made[linear])
+        if layer not in made:
+            made[layer] = make(layer)
+        setattr(model.get_submodule(parent), attribute, made[layer])
+
+
+def prepare_layers(model: nn.Module, slot: PassSlot) -> list[tuple[str, QuantizedLinear]]:
+    """Let linear layers and dropout of ``model`` ask ``slot``; the linear ones by name, as they run."""
+    swap_layers(model, nn.Linear, lambda linear: QuantizedLinear(linear, slot))
+    swap_layers(model, nn.Dropout, lambda dropout: PassDropout(dropout, slot))
+    return number_layers(model)
 
 
 def number_layers(model: nn.Module) -> list[tuple[str, QuantizedLinear]]:

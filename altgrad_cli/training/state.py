@@ -15,7 +15,7 @@ from altgrad_cli.formats import FP8Format, parse_format
 from altgrad_cli.rounding.quantize import round_to_grid
 from altgrad_cli.rounding.scaling import AmaxHistory, scale_for, stored_weight_scale
 from altgrad_cli.subjects.gpt.model import GPT, initialize
-from altgrad_cli.surgery.linear import PassSlot, QuantizedLinear, number_layers, swap_linear_layers
+from altgrad_cli.surgery.linear import PassSlot, QuantizedLinear, prepare_layers
 from altgrad_cli.surgery.precision_plan import PrecisionPlan, plan_precision
 from altgrad_cli.training.streams import Streams
 from altgrad_cli.updates.flat import FlatParameters, flatten
@@ -143,8 +143,7 @@ def build_state(config: TrainConfig, vocab_size: int) -> TrainState:
     slot = PassSlot()
     model = GPT(config.model, vocab_size)
     initialize(model, streams["init"])
-    swap_linear_layers(model, lambda linear: QuantizedLinear(linear, slot))
-    layers = number_layers(model)
+    layers = prepare_layers(model, slot)
     names = [name for name, _ in layers]
     plan = plan_precision(config.precision, config.fp8_format, names)
     model.to(device)

@@ -19,7 +19,8 @@ from altgrad_cli.surgery.linear import (
     PassSlot,
     QuantizedLinear,
     number_layers,
-    swap_linear_layers,
+    prepare_layers,
+    swap_layers,
 )
 from altgrad_cli.surgery.precision_plan import LayerPrecision, PrecisionPlan
 
@@ -301,8 +302,7 @@ def test_the_slot_is_given_back_after_an_error() -> None:
 def test_layers_are_numbered_in_execution_order() -> None:
     slot = PassSlot()
     network = nn.Sequential(nn.Linear(2, 3), nn.GELU(), nn.Linear(3, 4))
-    swap_linear_layers(network, lambda linear: QuantizedLinear(linear, slot))
-    assert [(name, layer.index) for name, layer in number_layers(network)] == [("0", 0), ("2", 1)]
+    assert [(name, layer.index) for name, layer in prepare_layers(network, slot)] == [("0", 0), ("2", 1)]
 
 
 def test_a_swapped_model_computes_the_same_with_the_same_parameters() -> None:
@@ -314,8 +314,11 @@ def test_a_swapped_model_computes_the_same_with_the_same_parameters() -> None:
     tied.weight = model[0].weight
     model.append(nn.Sequential(nn.Linear(5, 4), tied))
     before, parameters = model(torch.arange(5)), dict(model.named_parameters())
-    swap_linear_layers(
-        model, lambda linear: QuantizedLinear(linear, PassSlot()), lambda name, linear: name != "4"
+    swap_layers(
+        model,
+        nn.Linear,
+        lambda linear: QuantizedLinear(linear, PassSlot()),
+        lambda name, linear: name != "4",
     )
     assert torch.equal(model(torch.arange(5)), before)
     assert {name: id(p) for name, p in model.named_parameters()} == {n: id(p) for n, p in parameters.items()}
@@ -335,3 +338,18 @@ def test_a_bias_is_added_to_the_rounded_product() -> None:
     a, w = (tensor.detach().to(torch.float8_e5m2).float() for tensor in (x, linear.weight))
     assert not torch.equal(a, x)
     assert torch.allclose(y, a @ w.T + linear.bias, atol=1e-6)
+
+
+def test_dropout_draws_from_the_pass_alone_and_keeps_the_mean() -> None:
+    slot, x = PassSlot(), torch.ones(400, 100)
+    model = nn.Sequential(nn.Dropout(0.25), nn.Dropout(0))
+    prepare_layers(model, slot)
+    assert model(x) is x, "without noise nothing is dropped: evaluation"
+    state = torch.random.get_rng_state()
+    noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(3))
+    with slot.use(rounding_for(plan_for("E5M2")), lambda given: noise):
+        dropped = model(x)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.equal(dropped == 0, noise < 0.25)
+    assert set(dropped.unique().tolist()) == {0.0, float(torch.tensor(1 / 0.75))}
+    assert slot.noise is None

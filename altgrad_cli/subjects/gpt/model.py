@@ -1,13 +1,13 @@
 """A GPT after nanoGPT: pre-LayerNorm, no biases, tied embedding and head.
 
-It knows nothing of rounding: ``surgery`` swaps its linear layers for others.
+It is made of torch's own layers and knows nothing of rounding: ``surgery`` swaps linear layers and dropout.
 Shapes: B batch, T time, C channels, V vocabulary.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,63 +15,19 @@ from torch.nn import functional as F
 
 from altgrad_cli.config.model import ModelConfig
 
-MakeLinear = Callable[[int, int], nn.Module]
-"""(in_features, out_features) -> a layer with a ``weight`` of shape (out_features, in_features)."""
-
-
-def plain_linear(in_features: int, out_features: int) -> nn.Module:
-    """torch's own linear layer, without bias."""
-    return nn.Linear(in_features, out_features, bias=False)
-
-
-class LayerNorm(nn.Module):
-    """LayerNorm with a gain and no bias."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, self.weight.shape, self.weight)
-
-
-class Dropout(nn.Module):
-    """Dropout that draws from a generator of its own, so that no other stream moves."""
-
-    def __init__(self, rate: float, source: DropoutSource) -> None:
-        super().__init__()
-        self.rate, self.source = rate, source
-
-    def forward(self, x: Tensor) -> Tensor:
-        noise = self.source.draw(x) if self.rate else None
-        return x if noise is None else x * (noise >= self.rate) / (1 - self.rate)
-
-
-class DropoutSource:
-    """Where the dropout layers of one model find this pass's noise; without any this is an evaluation."""
-
-    generator: torch.Generator | None = None
-    drawn: Iterator[Tensor] | None = None
-    """Noise that was drawn before the pass, a tensor for each dropout layer in execution order."""
-
-    def draw(self, x: Tensor) -> Tensor | None:
-        """Uniform numbers in [0, 1) for the next dropout layer, of the shape of ``x``; None drops nothing."""
-        if self.drawn is not None:
-            return next(self.drawn)
-        if self.generator is None:
-            return None
-        return torch.rand(x.shape, generator=self.generator, device=self.generator.device).to(x.device)
+_linear = partial(nn.Linear, bias=False)
+_norm = partial(nn.LayerNorm, bias=False)
 
 
 class Attention(nn.Module):
     """Causal self-attention."""
 
-    def __init__(self, config: ModelConfig, linear: MakeLinear, drops: DropoutSource) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.n_head = config.n_head
-        self.c_attn = linear(config.n_embd, 3 * config.n_embd)
-        self.c_proj = linear(config.n_embd, config.n_embd)
-        self.drop = Dropout(config.dropout, drops)
+        self.c_attn = _linear(config.n_embd, 3 * config.n_embd)
+        self.c_proj = _linear(config.n_embd, config.n_embd)
+        self.drop = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         B, T, C = x.shape
@@ -83,11 +39,11 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """The feed-forward half of a block."""
 
-    def __init__(self, config: ModelConfig, linear: MakeLinear, drops: DropoutSource) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.c_fc = linear(config.n_embd, 4 * config.n_embd)
-        self.c_proj = linear(4 * config.n_embd, config.n_embd)
-        self.drop = Dropout(config.dropout, drops)
+        self.c_fc = _linear(config.n_embd, 4 * config.n_embd)
+        self.c_proj = _linear(4 * config.n_embd, config.n_embd)
+        self.drop = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.drop(self.c_proj(F.gelu(self.c_fc(x))))
@@ -96,12 +52,12 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """LayerNorm, attention, LayerNorm, MLP, each half on a residual."""
 
-    def __init__(self, config: ModelConfig, linear: MakeLinear, drops: DropoutSource) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.ln_1 = LayerNorm(config.n_embd)
-        self.attn = Attention(config, linear, drops)
-        self.ln_2 = LayerNorm(config.n_embd)
-        self.mlp = MLP(config, linear, drops)
+        self.ln_1 = _norm(config.n_embd)
+        self.attn = Attention(config)
+        self.ln_2 = _norm(config.n_embd)
+        self.mlp = MLP(config)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.ln_1(x))
@@ -111,16 +67,15 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """Tokens (B, T) in, logits (B, T, V) out. The head's weight is the token embedding's."""
 
-    def __init__(self, config: ModelConfig, vocab_size: int, linear: MakeLinear = plain_linear) -> None:
+    def __init__(self, config: ModelConfig, vocab_size: int) -> None:
         super().__init__()
         self.config = config
-        self.dropout_source = DropoutSource()
         self.wte = nn.Embedding(vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.block_size, config.n_embd)
-        self.drop = Dropout(config.dropout, self.dropout_source)
-        self.blocks = nn.ModuleList(Block(config, linear, self.dropout_source) for _ in range(config.n_layer))
-        self.ln_f = LayerNorm(config.n_embd)
-        self.lm_head = linear(config.n_embd, vocab_size)
+        self.drop = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.ln_f = _norm(config.n_embd)
+        self.lm_head = _linear(config.n_embd, vocab_size)
         self.lm_head.weight = self.wte.weight
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -32,8 +32,8 @@ from altgrad_cli.rounding.stochastic import draw_key
 from altgrad_cli.rounding.traced import Slot, TracedRounding, traced_plan
 from altgrad_cli.rounding.traced_counts import finish_rows, line_count
 from altgrad_cli.subjects.corpus.batches import Batch
-from altgrad_cli.subjects.gpt.model import GPT, Dropout, cross_entropy
-from altgrad_cli.surgery.linear import PassSlot, QuantizedLinear, Scales, number_layers, swap_linear_layers
+from altgrad_cli.subjects.gpt.model import GPT, cross_entropy
+from altgrad_cli.surgery.linear import PassDropout, PassSlot, Scales, prepare_layers
 from altgrad_cli.surgery.precision_plan import PrecisionPlan
 from altgrad_cli.training.state import TrainState
 from altgrad_cli.updates.flat import FlatParameters, flatten
@@ -171,8 +171,7 @@ class _Recording:
         self._slot = PassSlot()
         with torch.device("meta"):
             self._model = GPT(key.model, key.vocab_size)
-        swap_linear_layers(self._model, lambda linear: QuantizedLinear(linear, self._slot))
-        named = number_layers(self._model)
+        named = prepare_layers(self._model, self._slot)
         names = [name for name, _ in named]
         self.layers = len(names)
         tokens = math.prod(key.batch_shape)
@@ -181,7 +180,9 @@ class _Recording:
             line_count(shape) for o, i in shapes for shape in ((o, i), (tokens, i), (tokens, o))
         )
         self._flat: FlatParameters = flatten(self._model, [name for name in names if name != HEAD])
-        drops = [module for module in self._model.modules() if isinstance(module, Dropout) and module.rate]
+        drops = [
+            module for module in self._model.modules() if isinstance(module, PassDropout) and module.rate
+        ]
         self.noise_shapes = [(*key.batch_shape, key.model.n_embd)] * len(drops)
         self.order: list[tuple[int, int]] = []
         self.sizes: list[int] = []
@@ -235,8 +236,8 @@ class _Recording:
             overflow=key.overflow,
         )
         views = [view.detach().requires_grad_() for view in flat.views(values)]
-        self._model.dropout_source.drawn = iter(noise.unbind(0)) if self.noise_shapes else None
-        with torch.enable_grad(), self._slot.use(rounding):
+        drawn = iter(noise.unbind(0) if self.noise_shapes else ())
+        with torch.enable_grad(), self._slot.use(rounding, lambda x: next(drawn)):
             named = dict(zip(flat.names, views, strict=True))
             logits = torch.func.functional_call(self._model, named, (x,))
             loss = cross_entropy(logits, y)

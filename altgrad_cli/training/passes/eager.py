@@ -19,7 +19,7 @@ from altgrad_cli.config.precision import OPERAND_ROLES
 from altgrad_cli.rounding.statistics import Counters
 from altgrad_cli.subjects.corpus.batches import Batch
 from altgrad_cli.subjects.gpt.model import cross_entropy
-from altgrad_cli.surgery.linear import Observer, OperandRounding, Scale, Scales, Tap
+from altgrad_cli.surgery.linear import Noise, Observer, OperandRounding, Scale, Scales, Tap
 from altgrad_cli.surgery.precision_plan import PrecisionPlan, without_rounding
 from altgrad_cli.training.passes.compiled import CompiledPass, find_pass
 from altgrad_cli.training.state import TrainState
@@ -82,12 +82,15 @@ def run_pass(
 
 def _streams(state: TrainState, plan: PrecisionPlan) -> dict[str, torch.Generator]:
     """Forks of the streams that a pass draws from."""
-    drawn: dict[str, torch.Generator] = {}
-    if state.config.model.dropout > 0:
-        drawn["dropout"] = fork(state.streams["dropout"])
+    drawn = {"dropout": fork(state.streams["dropout"])}
     if plan.stochastic_operands:
         drawn["rounding_operands"] = fork(state.streams["rounding_operands"])
     return drawn
+
+
+def uniform_noise(generator: torch.Generator) -> Noise:
+    """Noise from ``generator``, drawn where that lives, so that it depends on no device."""
+    return lambda x: torch.rand(x.shape, generator=generator, device=generator.device).to(x.device)
 
 
 def _compiled_pass(
@@ -104,7 +107,7 @@ def _compiled_pass(
         batch,
         scales,
         rounding_stream=drawn.get("rounding_operands"),
-        dropout_stream=drawn.get("dropout"),
+        dropout_stream=drawn["dropout"],
     )
     used: dict[tuple[int, int], Scale] = {
         (index, number): scale
@@ -148,11 +151,9 @@ def _eager_pass(
     )
     parameters = dict(state.model.named_parameters())
     ordered = [parameters[name] for name in state.flat.names]
-    state.model.dropout_source.generator = drawn.get("dropout")
-    with state.slot.use(rounding):
+    with state.slot.use(rounding, uniform_noise(drawn["dropout"])):
         loss = cross_entropy(state.model(batch.x.to(state.device)), batch.y.to(state.device))
         gradients = torch.autograd.grad(loss, ordered)
-    state.model.dropout_source.generator = None
     flat = torch.empty_like(state.flat.values) if out is None else out
     torch.cat([gradient.reshape(-1) for gradient in gradients], out=flat)
     return PassResult(

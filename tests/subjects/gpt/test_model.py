@@ -12,13 +12,12 @@ from torch.nn import functional as F
 from altgrad_cli.config.model import ModelConfig
 from altgrad_cli.config.precision import PrecisionConfig, ScalingConfig
 from altgrad_cli.errors import ConfigError
-from altgrad_cli.subjects.gpt.model import GPT, Dropout, DropoutSource, cross_entropy, initialize
+from altgrad_cli.subjects.gpt.model import GPT, cross_entropy, initialize
 from altgrad_cli.surgery.linear import (
     OperandRounding,
     PassSlot,
-    QuantizedLinear,
     number_layers,
-    swap_linear_layers,
+    prepare_layers,
 )
 from altgrad_cli.surgery.precision_plan import plan_precision
 
@@ -79,8 +78,7 @@ def model_for(
     slot = PassSlot()
     model = GPT(config, vocab_size)
     initialize(model, torch.Generator().manual_seed(seed))
-    swap_linear_layers(model, lambda linear: QuantizedLinear(linear, slot))
-    number_layers(model)
+    prepare_layers(model, slot)
     return model, slot
 
 
@@ -174,21 +172,6 @@ def test_equal_seeds_give_equal_models() -> None:
     one, other, third = (model_for(seed=seed)[0].wte.weight for seed in (1, 1, 2))
     assert torch.equal(one, other)
     assert not torch.equal(one, third)
-
-
-def test_dropout_draws_from_its_own_generator_and_keeps_the_mean() -> None:
-    source = DropoutSource()
-    layer = Dropout(0.25, source)
-    x = torch.ones(400, 100)
-    assert layer(x) is x, "without a generator nothing is dropped: evaluation"
-    state = torch.random.get_rng_state()
-    source.generator = torch.Generator().manual_seed(3)
-    dropped = layer(x)
-    assert torch.equal(torch.random.get_rng_state(), state)
-    assert float((dropped == 0).float().mean()) == pytest.approx(0.25, abs=0.01)
-    assert set(dropped.unique().tolist()) == {0.0, float(torch.tensor(1 / 0.75))}
-    source.generator = torch.Generator().manual_seed(3)
-    assert torch.equal(layer(x), dropped)
 
 
 @pytest.mark.parametrize(

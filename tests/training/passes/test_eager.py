@@ -63,7 +63,7 @@ def test_a_pass_changes_nothing_and_repeats_itself_bit_for_bit(tiny: Tiny, regim
     assert torch.equal(first.gradient, second.gradient)
     assert first.scales_used == second.scales_used
     assert state.slot.rounding is None
-    assert state.model.dropout_source.generator is None
+    assert state.slot.noise is None
 
 
 def test_a_pass_draws_from_forks_that_it_hands_back(tiny: Tiny) -> None:
