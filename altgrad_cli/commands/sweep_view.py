@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -16,11 +15,13 @@ from rich.table import Table
 from rich.text import Text
 
 from altgrad_cli.metrics.thresholds import END_WINDOW, SEED_SPREAD
+from altgrad_cli.metrics.verdict import Verdict
 from altgrad_cli.notation import MISSING, decimals, printable
 from altgrad_cli.sweeps.arms import Arm
 from altgrad_cli.sweeps.comparison import compare_seeds
 from altgrad_cli.sweeps.executors.messages import Progress, TaskReport
 from altgrad_cli.sweeps.results import SweepRecord
+from altgrad_cli.sweeps.verdicts import JudgedRun, arms_without_verdict
 from altgrad_cli.training.watch.collapse import collapse_words
 
 _LINE_EVERY = 30.0
@@ -102,7 +103,7 @@ class SweepView:
                 if running is not None:
                     self._steps_finished += result.finding.record.last_step - (running.first_step or 0)
                 if result.arm.name not in self._told and not first:
-                    self.say(f"[{done}/{len(record.arms)}] {result.arm.name} {_ending(result.summary())}")
+                    self.say(f"[{done}/{len(record.arms)}] {result.arm.name} {_ending(result.finding)}")
                 self._told.add(result.arm.name)
 
     def started(self, arm: Arm, *, resumed: bool) -> None:
@@ -171,22 +172,19 @@ class SweepView:
         return elapsed / taken * left if taken > 0 else None
 
 
-_COLUMNS: tuple[tuple[str, Callable[[Mapping[str, Any]], str], bool], ...] = (
-    ("arm", lambda row: row["name"], True),
-    ("format", lambda row: row["format"], False),
-    ("outcome", lambda row: row["outcome"], False),
-    ("collapse", lambda row: _collapse(row) or row["warning"] or MISSING, True),
-    ("loss", lambda row: decimals(row["final_loss"], 3), False),
-    ("val loss", lambda row: decimals(row["val_loss"], 3), True),
-    ("rho", lambda row: _rho(row), True),
-    ("stall", lambda row: decimals(row["stall_rate"], 3), True),
-    ("tau", lambda row: decimals(row["update_transfer"], 3), False),
-    ("overflow", lambda row: rate(row["overflow_rate"]), False),
-    ("underflow", lambda row: rate(row["underflow_rate"]), False),
-    ("verdict", lambda row: verdict_words(row), True),
+Cell = Callable[[JudgedRun], str]
+_COLUMNS: tuple[tuple[str, Cell, bool], ...] = (
+    ("collapse", lambda found: _collapse(found) or MISSING, True),
+    ("loss", lambda found: decimals(found.record.final_loss, 3), False),
+    ("val loss", lambda found: decimals(found.record.validation.last(), 3), True),
+    ("rho", lambda found: _rho(found), True),
+    ("stall", lambda found: decimals(found.record.end("bit_stall_rate"), 3), True),
+    ("tau", lambda found: decimals(found.record.end("update_transfer"), 3), False),
+    ("overflow", lambda found: rate(found.record.worst_role("overflow_rate")), False),
+    ("underflow", lambda found: rate(found.record.worst_role("underflow_rate")), False),
+    ("verdict", lambda found: verdict_words(found.verdict, brief=True), True),
 )
-"""Heading, cell, and whether a narrow terminal shows it too."""
-_FIGURES = ("loss", "val loss", "rho", "stall", "tau", "overflow", "underflow")
+"""Heading, cell of an arm that has ended, and whether a narrow terminal shows it too."""
 
 
 def results_table(record: SweepRecord, *, brief: bool = False) -> Table:
@@ -195,14 +193,28 @@ def results_table(record: SweepRecord, *, brief: bool = False) -> Table:
         title=f"sweep {record.name}", title_justify="left", box=None, header_style="bold", pad_edge=False
     )
     columns = [column for column in _COLUMNS if column[2] or not brief]
+    for heading in ("arm",) if brief else ("arm", "format", "outcome"):
+        table.add_column(heading, no_wrap=True, overflow="fold")
     for heading, _, _ in columns:
-        justify: Any = "right" if heading in _FIGURES else "left"
-        table.add_column(heading, justify=justify, no_wrap=not brief or heading != "verdict", overflow="fold")
+        table.add_column(
+            heading,
+            justify="left" if heading in ("collapse", "verdict") else "right",
+            no_wrap=not brief or heading != "verdict",
+            overflow="fold",
+        )
     for result in record.arms:
-        row = result.summary()
-        style = _GRADE_STYLES.get(row["verdict"] or "", "")
+        arm, found = result.arm, result.finding
+        names = [arm.name, arm.format, found.outcome if found else "unfinished"]
+        grade = found.verdict.grade if found else None
         table.add_row(
-            *(Text(cell(row), style if heading == "verdict" else "") for heading, cell, _ in columns)
+            *names[: 1 if brief else None],
+            *(
+                Text(
+                    cell(found) if found else MISSING,
+                    _GRADE_STYLES[grade] if grade and heading == "verdict" else "",
+                )
+                for heading, cell, _ in columns
+            ),
         )
     return table
 
@@ -215,54 +227,56 @@ def full_width(console: Console, table: Table) -> int:
 def table_notes(record: SweepRecord) -> list[str]:
     """What a reader of the table has to know."""
     notes = [_HOW_TO_READ]
+    for reason, names in arms_without_verdict(record.findings).items():
+        notes.append(f"No verdict ({', '.join(names)}): {reason}.")
     notes += [f"{equal}: one experiment under power-of-two scales." for equal in record.equivalences]
     if len(record.spec.seeds) == 1:
         notes.append(f"One seed: rho differs by about {SEED_SPREAD} between seeds.")
     notes += [str(comparison) for comparison in compare_seeds(record.planned, record.findings)]
-    for found in record.attributions():
-        where = record.where(found.arm, found.stage, found.failing or "") if found.stage else None
+    for cause in record.attributions():
+        where = record.where(cause.arm, cause.stage, cause.failing or "") if cause.stage else None
         measured = f"; {where}" if where else ""
-        notes.append(f"{found.arm}: {found.stage or 'no stage confirmed'} ({found.explanation}){measured}")
-        for other in found.also:
-            place = record.where(found.arm, other.stage, other.failing)
-            notes.append(f"{found.arm}: also {other}" + (f"; {place}" if place else ""))
-    notes += [str(found) for found in record.local_attributions()]
+        notes.append(f"{cause.arm}: {cause.stage or 'no stage confirmed'} ({cause.explanation}){measured}")
+        for other in cause.also:
+            place = record.where(cause.arm, other.stage, other.failing)
+            notes.append(f"{cause.arm}: also {other}" + (f"; {place}" if place else ""))
+    notes += [str(cause) for cause in record.local_attributions()]
     return notes
 
 
-def verdict_words(row: Mapping[str, Any]) -> str:
-    """``failed (stalled)``, ``trained, borderline``, or why there is no verdict; a dash for an end of rho."""
-    if row["verdict"] is None:
-        if row["recovered_fraction"] is not None or row["no_verdict_because"] is None:
-            return MISSING
-        suspected = f"; suspected: {row['cause']}" if row["cause"] else ""
-        return f"no verdict: {row['no_verdict_because']}{suspected}"
-    words = row["verdict"] + (f" ({row['cause']})" if row["cause"] else "")
-    return words + (", borderline" if row["borderline"] else "")
+def verdict_words(verdict: Verdict, *, brief: bool = False) -> str:
+    """``failed (stalled)``, ``trained, borderline``, or that there is none; a dash for an end of rho.
+
+    Args:
+        brief: leave out why there is none, which is the same for many.
+    """
+    if verdict.grade is not None:
+        words = verdict.grade + (f" ({verdict.cause})" if verdict.cause else "")
+        return words + (", borderline" if verdict.borderline else "")
+    if verdict.recovered_fraction is not None:
+        return MISSING
+    reason = "" if brief else f": {verdict.open_because}"
+    return f"no verdict{reason}" + (f"; suspected: {verdict.cause}" if verdict.cause else "")
 
 
-def _ending(row: Mapping[str, Any]) -> str:
-    words = _collapse(row)
-    collapse = f" ({words})" if words else ""
-    rho = f", rho {_rho(row)}" if row["recovered_fraction"] is not None else ""
-    words = verdict_words(row)
-    verdict = f", {words}" if words != MISSING else ""
-    return f"{row['outcome']}{collapse}: val loss {decimals(row['val_loss'], 3)}{rho}{verdict}"
+def _ending(found: JudgedRun) -> str:
+    collapse = f" ({words})" if (words := _collapse(found)) else ""
+    rho = f", rho {_rho(found)}" if found.rho is not None else ""
+    verdict = f", {words}" if (words := verdict_words(found.verdict)) != MISSING else ""
+    return f"{found.outcome}{collapse}: val loss {decimals(found.record.validation.last(), 3)}{rho}{verdict}"
 
 
-def _collapse(row: Mapping[str, Any]) -> str:
-    if not row["collapse_class"]:
-        return f"warning: {row['warning']}" if row["warning"] else ""
-    collapse = {"class": row["collapse_class"], "step": row["collapse_step"]}
-    return collapse_words(collapse | {"detected": row["collapse_detected"]})
+def _collapse(found: JudgedRun) -> str:
+    if found.collapse is None:
+        return f"warning: {found.warning}" if found.warning else ""
+    return collapse_words({**found.collapse, "step": found.collapse_step})
 
 
-def _rho(row: Mapping[str, Any]) -> str:
-    rho = row["recovered_fraction"]
-    return MISSING if rho is None else f"{decimals(rho, 2)}@{row['recovered_fraction_step']}"
+def _rho(found: JudgedRun) -> str:
+    return MISSING if found.rho is None else f"{decimals(found.rho, 2)}@{found.step}"
 
 
-def rate(value: Any) -> str:
+def rate(value: float | None) -> str:
     """A rate as a percentage, however small; a dash for what was not measured."""
     if value is None:
         return MISSING

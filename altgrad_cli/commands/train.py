@@ -278,7 +278,7 @@ def _write_report(config: TrainConfig, run_dir: Path) -> list[Path]:
 
 def summarize(record: RunRecord) -> dict[str, Any]:
     """What ``train --json`` prints about a run."""
-    from altgrad_cli.sweeps.verdicts import judge_run
+    from altgrad_cli.sweeps.verdicts import figures, judge_run
 
     verdict = judge_run(record, None, None).verdict
     raised = {}
@@ -297,13 +297,7 @@ def summarize(record: RunRecord) -> dict[str, Any]:
         "reason": record.ended.reason if record.ended else None,
         "collapse": record.collapse,
         "steps": record.last_step,
-        "final_loss": record.final_loss,
-        "val_loss": record.validation.last(),
-        "stall_rate": record.end("bit_stall_rate"),
-        "update_transfer": record.end("update_transfer"),
-        "overflow_rate": record.worst_role("overflow_rate"),
-        "underflow_rate": record.worst_role("underflow_rate"),
-        "nonfinite_steps": len(record.dropped_steps),
+        **figures(record),
         "alerts": sorted({name for (name, _, _), still in raised.items() if still}),
         "verdict": verdict.grade,
         "cause": verdict.cause,

@@ -27,7 +27,7 @@ from altgrad_cli.sweeps.ablation.settle import (
 from altgrad_cli.sweeps.arms import Arm, ArmKind
 from altgrad_cli.sweeps.plan import Equivalence, equivalences, plan_sweep
 from altgrad_cli.sweeps.specification import SweepSpec
-from altgrad_cli.sweeps.verdicts import JudgedRun, judge_run
+from altgrad_cli.sweeps.verdicts import JudgedRun, figures, judge_run
 
 SCHEMA = "altgrad.sweep/1"
 
@@ -40,59 +40,27 @@ class ArmResult:
     run_dir: Path
     finding: JudgedRun | None
 
-    def summary(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The arm's row, as ``sweep --json`` prints it. Null: not measured, or not finished."""
-        arm = self.arm.to_json()
-        row: dict[str, Any] = {
-            **{key: arm[key] for key in ("name", "kind", "retry_of", "format", "regime", "seed", "controls")},
-            **dict.fromkeys(_RESULT_KEYS),
-            "outcome": "unfinished",
-            "reason": self.arm.reason,
-            "run_dir": str(self.run_dir),
+        row: dict[str, object] = {**self.arm.to_json(), "outcome": "unfinished", "run_dir": str(self.run_dir)}
+        if self.finding is None:
+            return row | dict.fromkeys(_OF_A_RESULT.split())
+        collapse = self.finding.collapse or {}
+        return {
+            **row,
+            **self.finding.to_json(),
+            **figures(self.finding.record),
+            "collapse_class": collapse.get("class"),
+            "collapse_step": self.finding.collapse_step,
+            "collapse_detected": collapse.get("detected"),
         }
-        if self.finding is not None:
-            row |= _result_values(self.finding)
-        return row
 
 
-_RESULT_KEYS = (
-    "outcome",
-    "collapse_class",
-    "collapse_step",
-    "collapse_detected",
-    "final_loss",
-    "val_loss",
-    "recovered_fraction",
-    "recovered_fraction_step",
-    "stall_rate",
-    "update_transfer",
-    "overflow_rate",
-    "underflow_rate",
-    "nonfinite_steps",
-    "verdict",
-    "no_verdict_because",
-    "borderline",
-    "cause",
-    "warning",
+_OF_A_RESULT = (
+    "collapse_class collapse_step collapse_detected final_loss val_loss recovered_fraction "
+    "recovered_fraction_step stall_rate update_transfer overflow_rate underflow_rate nonfinite_steps verdict "
+    "no_verdict_because borderline cause warning"
 )
-
-
-def _result_values(finding: JudgedRun) -> dict[str, Any]:
-    record = finding.record
-    collapse = finding.collapse or {}
-    return {
-        "collapse_class": collapse.get("class"),
-        "collapse_step": collapse.get("onset", collapse.get("step")),
-        "collapse_detected": collapse.get("detected"),
-        "final_loss": record.final_loss,
-        "val_loss": record.validation.last(),
-        "stall_rate": record.end("bit_stall_rate"),
-        "update_transfer": record.end("update_transfer"),
-        "overflow_rate": record.worst_role("overflow_rate"),
-        "underflow_rate": record.worst_role("underflow_rate"),
-        "nonfinite_steps": len(record.dropped_steps),
-        **finding.to_json(),
-    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +113,7 @@ class SweepRecord:
         return {
             "sweep": self.name,
             "equivalent": [str(equal) for equal in self.equivalences],
-            "arms": [arm.summary() for arm in self.arms],
+            "arms": [arm.to_json() for arm in self.arms],
             "attribution": [
                 attribution_row(self.planned, self.findings, found) for found in self.attributions()
             ],
@@ -210,12 +178,16 @@ def assemble(path: Path, spec: SweepSpec, records: Mapping[str, RunRecord]) -> S
 
 def write_sweep(record: SweepRecord, state: str) -> None:
     """Replace ``sweep.json``; ``state`` is ``running``, ``interrupted`` or ``finished``."""
-    document = record.to_json()
-    for row in document["arms"]:
-        row["run_dir"] = Path(row["run_dir"]).name  # the folder may be moved
+    rows = [{**arm.to_json(), "run_dir": arm.run_dir.name} for arm in record.arms]  # the folder may be moved
     write_json(
         record.path / SWEEP,
-        {"schema": SCHEMA, "state": state, "spec": record.spec.to_json(), **document},
+        {
+            "schema": SCHEMA,
+            "state": state,
+            "spec": record.spec.to_json(),
+            **record.to_json(),
+            "arms": rows,
+        },
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,6 +41,12 @@ class JudgedRun:
     def rho(self) -> float | None:
         """The recovered fraction at ``step``."""
         return self.verdict.recovered_fraction
+
+    @property
+    def collapse_step(self) -> int | None:
+        """The step at which a confirmed collapse began."""
+        collapse = self.collapse or {}
+        return collapse.get("onset", collapse.get("step"))
 
     @property
     def failed(self) -> bool:
@@ -112,6 +119,28 @@ def _last_recovered_fraction(
                 return None, None, f"{fault} at step {step}"
             return step, recovered_fraction(loss, frozen=worst, fp32=best), ""
     return None, None, "no evaluation in common with the controls"
+
+
+def arms_without_verdict(findings: Mapping[str, JudgedRun]) -> dict[str, list[str]]:
+    """Why there is no verdict -> the arms of which that is so; an end of the scale of rho is none of them."""
+    arms: dict[str, list[str]] = {}
+    for name, found in findings.items():
+        if found.rho is None and found.verdict.open_because:
+            arms.setdefault(found.verdict.open_because, []).append(name)
+    return arms
+
+
+def figures(record: RunRecord) -> dict[str, float | None]:
+    """What a run's row shows of its measures, by the keys of ``--json``; None for what was not measured."""
+    return {
+        "final_loss": record.final_loss,
+        "val_loss": record.validation.last(),
+        "stall_rate": record.end("bit_stall_rate"),
+        "update_transfer": record.end("update_transfer"),
+        "overflow_rate": record.worst_role("overflow_rate"),
+        "underflow_rate": record.worst_role("underflow_rate"),
+        "nonfinite_steps": len(record.dropped_steps),
+    }
 
 
 def gather_symptoms(record: RunRecord) -> Symptoms:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.sweeps.conftest import write_log as write_log
+
 TEXT = "Article {n}. The Commission shall, by means of act {n}, adopt the measures in Annex {n}.\n\n"
 
 

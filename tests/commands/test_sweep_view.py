@@ -7,11 +7,21 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from altgrad_cli.commands.sweep_view import SweepView, duration, rate, results_table, verdict_words
+from altgrad_cli.commands.sweep_view import (
+    SweepView,
+    duration,
+    rate,
+    results_table,
+    table_notes,
+    verdict_words,
+)
 from altgrad_cli.config.loading import load_config
+from altgrad_cli.metrics.verdict import Verdict
+from altgrad_cli.runs.record import read_run
 from altgrad_cli.sweeps.executors.messages import Progress, TaskReport
 from altgrad_cli.sweeps.results import SweepRecord, assemble
 from altgrad_cli.sweeps.specification import SweepSpec
+from tests.sweeps.conftest import WriteLog
 
 
 @pytest.fixture
@@ -80,19 +90,34 @@ def test_what_was_not_measured_is_a_dash(record: SweepRecord) -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "words"),
+    ("verdict", "words", "brief"),
     [
-        ({"verdict": "failed", "cause": "stalled", "borderline": True}, "failed (stalled), borderline"),
-        ({"verdict": "trained", "cause": None, "borderline": False}, "trained"),
-        ({"cause": "stalled", "no_verdict_because": "why"}, "no verdict: why; suspected: stalled"),
-        ({"no_verdict_because": "why"}, "no verdict: why"),
-        ({"recovered_fraction": 1.0, "no_verdict_because": "an end of the scale"}, "–"),
-        ({}, "–"),
+        ({"grade": "failed", "cause": "stalled", "borderline": True}, "failed (stalled), borderline", None),
+        ({"grade": "trained"}, "trained", None),
+        ({"cause": "stalled"}, "no verdict: why; suspected: stalled", "no verdict; suspected: stalled"),
+        ({}, "no verdict: why", "no verdict"),
+        ({"recovered_fraction": 1.0}, "–", None),
     ],
 )
-def test_verdicts_in_words(row: dict[str, Any], words: str) -> None:
-    missing = dict.fromkeys(("verdict", "cause", "borderline", "recovered_fraction", "no_verdict_because"))
-    assert verdict_words(missing | row) == words
+def test_verdicts_in_words(verdict: dict[str, Any], words: str, brief: str | None) -> None:
+    missing = dict.fromkeys(("grade", "cause", "recovered_fraction")) | {"open_because": "why"}
+    given = Verdict(**{"borderline": False, "suspected": False, **missing, **verdict})
+    assert verdict_words(given) == words
+    assert verdict_words(given, brief=True) == (brief or words)
+
+
+def test_why_there_is_no_verdict_is_said_once_below_the_table(write_log: WriteLog, tmp_path: Path) -> None:
+    asked = SweepSpec(base=load_config("base"), order=("E5M2", "E7M0"), retries=False)
+    losses = {"fp32": 2.0, "frozen": 2.05, "bf16": 2.01, "e5m2-uniform": 2.02, "e7m0-uniform": 2.04}
+    logs = {name: read_run(write_log(name, validation={3: loss})) for name, loss in losses.items()}
+    record = assemble(tmp_path, asked, logs)
+    screen = console(terminal=False, width=200)
+    screen.print(results_table(record))
+    assert text_of(screen).count("no verdict") == 5
+    reason = "fp32 and frozen are 0.050 nats apart, less than 0.1 at step 3"
+    assert reason not in text_of(screen)
+    assert sum(reason in note for note in table_notes(record)) == 1
+    assert {row.to_json()["no_verdict_because"] for row in record.arms} == {reason}
 
 
 def test_figures() -> None:

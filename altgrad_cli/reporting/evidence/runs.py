@@ -155,7 +155,14 @@ def _ended(evidence: Evidence, log: RunRecord, _: Source) -> str:
     return judged_run.outcome + (", after a warning" if judged_run.warning else "")
 
 
+def _grade(evidence: Evidence, log: RunRecord, _: Source) -> str | None:
+    verdict = evidence.judged(log).verdict
+    return verdict.grade or ("no verdict" if verdict.recovered_fraction is None else None)
+
+
 _JUDGED: dict[str, Quantity] = {
+    "grade": _grade,
+    "no_verdict_because": lambda evidence, log, _: evidence.judged(log).verdict.open_because,
     "outcome": lambda evidence, log, _: evidence.judged(log).outcome,
     "ended": _ended,
     "warning": lambda evidence, log, _: evidence.judged(log).warning,

@@ -46,7 +46,7 @@ def test_sweep_and_report_agree(
     write_sweep(sweep, "finished")
     evidence = gather([folder]).evidence
     for result in sweep.arms:
-        row, name = result.summary(), result.arm.name
+        row, name = result.to_json(), result.arm.name
         assert set(row["controls"].values()) <= records.keys(), "a control that does not exist"
         if row["kind"] == "format":
             assert (

@@ -117,7 +117,7 @@ def attribution_section(scope: Scope) -> Section | None:
                 measured("{}: last(validation_loss)"),
                 TableColumn("rho", "{}: recovered_fraction"),
                 TableColumn("at step", "{}: recovered_fraction.step"),
-                TableColumn("verdict", "{}: verdict"),
+                TableColumn("verdict", "{}: grade"),
                 TableColumn("cause", "{}: cause"),
             ],
         )

@@ -7,6 +7,7 @@ import numpy as np
 from altgrad_cli.reporting.evidence.scope import Scope
 from altgrad_cli.reporting.pages.run.failure_sections import CAUSES, collapse_sentence
 from altgrad_cli.runs.record import RunRecord
+from altgrad_cli.sweeps.verdicts import arms_without_verdict
 
 
 def headline(scope: Scope) -> str:
@@ -16,7 +17,7 @@ def headline(scope: Scope) -> str:
         n, verdict = scope.evidence.of(log), scope.evidence.judged(log).verdict
         step = scope.evidence.judged(log).step
         if verdict.grade is None:
-            line = f"- `{log.name}`: {n('outcome')}; {n('verdict')}"
+            line = f"- `{log.name}`: {n('outcome')}; {n('grade')}"
         else:
             line = f"- `{log.name}`: **{n('verdict')}**"
         if step is not None:
@@ -33,6 +34,9 @@ def headline(scope: Scope) -> str:
         if log.injections:
             line += f"; faults were planted: {n('injections')}"
         lines.append(line + ".")
+    for names in arms_without_verdict(scope.evidence.findings).values():
+        reason = scope.evidence.cite(f"{names[0]}: no_verdict_because")
+        lines.append(f"- No verdict ({', '.join(f'`{name}`' for name in names)}): {reason}.")
     lines += _twins(scope)
     control = next((log for log in scope.failed_runs if _is_control_format(scope, log)), None)
     if control is not None:

@@ -43,7 +43,7 @@ def verdicts(scope: Scope) -> Section:
         [
             TableColumn("format", "{}: format_studied"),
             TableColumn("regime", "{}: regime"),
-            TableColumn("verdict", "{}: verdict"),
+            TableColumn("verdict", "{}: grade"),
             TableColumn("cause", "{}: cause"),
             TableColumn("ended", "{}: ended"),
             TableColumn("onset", "{}: onset"),
@@ -206,7 +206,7 @@ def retries(scope: Scope) -> Section | None:
             TableColumn("shifts", "{}: interventions(emergency_shift)"),
             TableColumn("clips", "{}: interventions(range_clip)"),
             TableColumn("clips that bound", "{}: bound_clips"),
-            TableColumn("verdict", "{}: verdict"),
+            TableColumn("verdict", "{}: grade"),
             TableColumn("layers in BF16", "{}: layers_in_bf16"),
         ],
     )
