@@ -71,11 +71,12 @@ def rebuild(opened: OpenedCheckpoint, data: str | None = None) -> Scene:
     restore_snapshot(state, to_plain(opened.saved))
     corpus, reason = _corpus(opened, config, data)
     batch, origin = _batch(opened, state, corpus, reason)
+    injections = resolve_injections(config.inject, state.plan, config.seed, after=opened.step - 1)
     return Scene(
         state=state,
         batch=batch,
         batch_origin=origin,
-        faults=Faults(resolve_injections(config.inject, state.layer_names, config.seed), config.seed),
+        faults=Faults(injections, config.seed),
         step=opened.step,
         learning_rate=learning_rate_at(config, opened.step),
         corpus=corpus,

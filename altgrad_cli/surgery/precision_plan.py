@@ -38,6 +38,13 @@ class LayerPrecision:
         """The grid of ``role``, or None where it stays in float32."""
         return dict(self.formats).get(role)
 
+    @property
+    def delayed_roles(self) -> tuple[Role, ...]:
+        """The operands whose scale follows a history of their amax."""
+        if self.recipe != "delayed":
+            return ()
+        return tuple(role for role in OPERAND_ROLES if self.format_of(role) is not None)
+
 
 @dataclass(frozen=True, slots=True)
 class PrecisionPlan:

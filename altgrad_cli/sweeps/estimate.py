@@ -41,8 +41,10 @@ def time_a_step(config: TrainConfig) -> StepTime:
     long or much memory is timed at a smaller size, and its time scaled by the multiplications left out.
     """
     from altgrad_cli.subjects.corpus.tokens import load_corpus
+    from altgrad_cli.surgery.precision_plan import plan_precision
     from altgrad_cli.training.engine import train
-    from altgrad_cli.training.faults import parse_injection
+    from altgrad_cli.training.events import RunStarted
+    from altgrad_cli.training.faults import parse_injection, resolve_injections
     from altgrad_cli.training.state import choose_device
 
     vocabulary = load_corpus(config.data, config.model.block_size).vocab_size
@@ -56,6 +58,9 @@ def time_a_step(config: TrainConfig) -> StepTime:
     times: list[float] = []
     last = time.perf_counter()
     for event in train(brief):
+        if isinstance(event, RunStarted) and reduced.model.n_layer == config.model.n_layer:
+            plan = plan_precision(config.precision, config.fp8_format, event.layers)
+            resolve_injections(config.inject, plan, config.seed, last_step=config.max_steps)
         if event.kind == "step":
             times.append(time.perf_counter() - last)
         if sum(times) > _TIMED_SECONDS:

@@ -95,7 +95,9 @@ def train(
     initial_hash = state.init_hash
     payload = None if resume_from is None else restore(state, resume_from, corpus)
     monitors = Monitors(config, state)
-    injections = resolve_injections(config.inject, state.layer_names, config.seed, config.max_steps)
+    injections = resolve_injections(
+        config.inject, state.plan, config.seed, after=state.step, last_step=config.max_steps
+    )
     faults = Faults(injections, config.seed)
     if payload is not None:
         monitors.load_state_dict(payload["monitors"])

@@ -19,7 +19,7 @@ import hashlib
 import os
 import re
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -31,6 +31,7 @@ from altgrad_cli.config.precision import HEAD, OPERAND_ROLES, ROLES, Role
 from altgrad_cli.errors import ConfigError, nearest
 from altgrad_cli.subjects.corpus.batches import Batch
 from altgrad_cli.surgery.linear import Tap
+from altgrad_cli.surgery.precision_plan import PrecisionPlan
 from altgrad_cli.training.state import TrainState
 from altgrad_cli.training.update import CandidateUpdate
 
@@ -58,7 +59,7 @@ def parse_injection(text: str, last_step: int | None = None) -> Injection:
     """The fault that ``text`` describes.
 
     Raises:
-        ConfigError: it does not follow the syntax, or would strike after ``last_step``.
+        ConfigError: it does not follow the syntax, or could not strike in a run of ``last_step`` steps.
     """
     found = _PATTERN.fullmatch(text.strip())
     if found is None:
@@ -100,30 +101,63 @@ def _unknown(what: str, word: str, known: Sequence[str]) -> ConfigError:
 
 
 def resolve_injections(
-    texts: Sequence[str], layer_names: Sequence[str], seed: int, last_step: int | None = None
+    texts: Sequence[str], plan: PrecisionPlan, seed: int, *, after: int = 0, last_step: int | None = None
 ) -> tuple[Injection, ...]:
     """The faults of a run of ``last_step`` steps, with open places filled in and every name checked.
 
+    Those up to step ``after`` are past; they stay as they were written.
+
     Raises:
-        ConfigError: a fault that does not parse, cannot happen, or names a layer that is not there.
+        ConfigError: a fault that does not parse, cannot happen under ``plan``, or names a layer that is not
+            there.
     """
-    return tuple(_resolve(parse_injection(text, last_step), layer_names, seed) for text in texts)
+    faults = [parse_injection(text, last_step) for text in texts]
+    return tuple(_resolve(fault, plan, seed) if fault.step > after else fault for fault in faults)
 
 
-def _resolve(injection: Injection, layer_names: Sequence[str], seed: int) -> Injection:
+def _resolve(injection: Injection, plan: PrecisionPlan, seed: int) -> Injection:
     if injection.kind == "kill" or injection.module in (DATA, OPTIMIZER):
         return injection
     module, role = injection.module, injection.role
+    candidates: dict[str, Sequence[Role]] = {layer.name: OPERAND_ROLES for layer in plan.layers}
+    if module is not None and module not in candidates:
+        raise _unknown("module", module, [*candidates, DATA, OPTIMIZER])
+    if injection.kind == "amax":
+        if injection.step == 1:
+            raise ConfigError(
+                f"{injection.text} cannot happen: the amax histories begin with the first step",
+                where="inject",
+                allowed="amax@2 or later",
+            )
+        candidates = {layer.name: roles for layer in plan.layers if (roles := layer.delayed_roles)}
+        named = candidates if module is None else {module: candidates.get(module, ())}
+        if not any(role in kept or (role is None and kept) for kept in named.values()):
+            raise _no_history(injection, candidates)
     if module is None:
-        blocks = [name for name in layer_names if name != HEAD]
+        blocks = [name for name in candidates if name != HEAD] or list(candidates)
         module = blocks[chosen_index(injection, seed, len(blocks), "module")]
-    elif module not in layer_names:
-        raise _unknown("module", module, [*layer_names, DATA, OPTIMIZER])
     if role is None:
-        role = OPERAND_ROLES[chosen_index(injection, seed, len(OPERAND_ROLES), "role")]
+        open_roles = candidates[module]
+        role = open_roles[chosen_index(injection, seed, len(open_roles), "role")]
     if role == "stored_weights" and module == HEAD:
         raise ConfigError(f"{HEAD} shares the token embedding and stores no weights", where="inject")
     return replace(injection, module=module, role=role)
+
+
+def _no_history(injection: Injection, kept: Mapping[str, Sequence[Role]]) -> ConfigError:
+    """The refusal of an amax fault where nothing of what it names keeps a history."""
+    of_module = kept.get(injection.module or "", ())
+    if not kept:
+        allowed = "a run with an operand under precision.scaling.recipe: delayed"
+    elif of_module:
+        allowed = f"{injection.module}:{', '.join(of_module)}"
+    else:
+        allowed = ", ".join(kept)
+    return ConfigError(
+        f"{injection.text} cannot happen: no such operand keeps an amax history in this run",
+        where="inject",
+        allowed=allowed,
+    )
 
 
 def chosen_index(injection: Injection, seed: int, length: int, what: str = "element") -> int:
@@ -244,7 +278,7 @@ class Faults:
         layer, role = state.layer_names.index(injection.module or ""), OPERAND_ROLES.index(injection.role)
         history = state.scales.histories[layer][role]
         if history is None or not len(history):
-            return  # nothing to strike: the scale follows the tensor itself
+            return  # nothing to strike: the format was changed after the last step, and the scales with it
         before = history.get_amax()
         history.values = [value / AMAX_DIVISOR for value in history.values]
         self._record(injection, injection.role, None, before, history.get_amax())

@@ -60,10 +60,7 @@ def fresh_scales(plan: PrecisionPlan, config: TrainConfig) -> OperandScales:
     length = config.precision.scaling.history
     return OperandScales(
         [
-            [
-                AmaxHistory(length) if layer.format_of(role) and layer.recipe == "delayed" else None
-                for role in OPERAND_ROLES
-            ]
+            [AmaxHistory(length) if role in layer.delayed_roles else None for role in OPERAND_ROLES]
             for layer in plan.layers
         ]
     )

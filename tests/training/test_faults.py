@@ -9,9 +9,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from altgrad_cli.config.loading import load_config
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import ConfigError
 from altgrad_cli.subjects.corpus.batches import Batch
+from altgrad_cli.surgery.precision_plan import PrecisionPlan, plan_precision
 from altgrad_cli.training.faults import SPIKE, Faults, Injection, parse_injection, resolve_injections
 from altgrad_cli.training.passes.eager import run_pass
 from altgrad_cli.training.state import TrainState, build_state
@@ -19,6 +21,14 @@ from altgrad_cli.training.update import candidate_update
 
 Tiny = Callable[..., TrainConfig]
 LAYERS = ["blocks.0.attn.c_attn", "blocks.0.mlp.c_fc", "lm_head"]
+
+
+def plan_of(*overrides: str) -> PrecisionPlan:
+    config = load_config("base", ["fp8_format=E5M2", *overrides])
+    return plan_precision(config.precision, config.fp8_format, LAYERS)
+
+
+UNIFORM = plan_of("precision.regime=uniform")
 
 
 @pytest.fixture
@@ -33,7 +43,7 @@ def batch() -> Batch:
 
 
 def faults(state: TrainState, *texts: str) -> Faults:
-    return Faults(resolve_injections(texts, state.layer_names, 42), 42)
+    return Faults(resolve_injections(texts, state.plan, 42), 42)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +94,7 @@ def test_bad_syntax_is_a_config_error(text: str, message: str) -> None:
 
 def test_a_typo_names_the_nearest_layer() -> None:
     with pytest.raises(ConfigError) as refused:
-        resolve_injections(["nan@5:blocks.0.atn.c_attn"], LAYERS, 42)
+        resolve_injections(["nan@5:blocks.0.atn.c_attn"], UNIFORM, 42)
     assert refused.value.hint == "did you mean blocks.0.attn.c_attn?"
     with pytest.raises(ConfigError) as refused:
         parse_injection("nan@5:lm_head:gradient")
@@ -92,14 +102,15 @@ def test_a_typo_names_the_nearest_layer() -> None:
 
 
 def test_open_places_are_chosen_alike_in_every_process() -> None:
-    (here,) = resolve_injections(["nan@5"], LAYERS, 42)
+    (here,) = resolve_injections(["nan@5"], UNIFORM, 42)
     script = (
         "from altgrad_cli.training.faults import resolve_injections;"
-        f"f = resolve_injections(['nan@5'], {LAYERS!r}, 42)[0]; print(f.module, f.role)"
+        "from tests.training.test_faults import UNIFORM;"
+        "f = resolve_injections(['nan@5'], UNIFORM, 42)[0]; print(f.module, f.role)"
     )
     there = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert there.stdout.split() == [here.module, here.role]
-    assert {resolve_injections([f"nan@{n}"], LAYERS, 42)[0].role for n in range(1, 20)} > {here.role}
+    assert {resolve_injections([f"nan@{n}"], UNIFORM, 42)[0].role for n in range(1, 20)} > {here.role}
 
 
 @pytest.mark.parametrize("role", ["weights", "activations", "gradients"])
@@ -132,7 +143,7 @@ def test_one_element_of_one_operand_is_struck(state: TrainState, batch: Batch, r
 
 
 def test_other_steps_are_left_alone(state: TrainState, batch: Batch) -> None:
-    planted = faults(state, "nan@5:lm_head:gradients", "inf@6:data", "amax@7:lm_head:weights")
+    planted = faults(state, "nan@5:lm_head:gradients", "inf@6:data", "amax@7:blocks.0.mlp.c_fc:weights")
     with planted.active(state, 4) as tap:
         assert tap is None
         assert bool(torch.isfinite(run_pass(state, batch).gradient).all())
@@ -183,10 +194,33 @@ def test_an_amax_fault_shrinks_one_history(state: TrainState) -> None:
     assert struck == [(state.layer_names.index("blocks.0.mlp.c_fc"), 2)]
 
 
-def test_an_amax_fault_without_a_history_strikes_nothing(state: TrainState) -> None:
-    planted = faults(state, "amax@1:blocks.0.mlp.c_fc:gradients")
-    planted.before_step(state, 1)
-    assert planted.struck == []
+@pytest.mark.parametrize(
+    ("fault", "overrides", "allowed"),
+    [
+        ("amax@1", "precision.regime=uniform", "amax@2 or later"),
+        ("amax@5", "precision.regime=fp32", "recipe: delayed"),
+        ("amax@5", "precision.regime=bf16", "recipe: delayed"),
+        ("amax@5", "precision.scaling.recipe=none", "recipe: delayed"),
+        ("amax@5:lm_head", "precision.scaling.recipe=amax", "recipe: delayed"),
+        ("amax@5:lm_head", "precision.regime=uniform", "blocks.0.attn.c_attn, blocks.0.mlp.c_fc"),
+        ("amax@5:lm_head:gradients", "precision.regime=uniform", "blocks.0.attn.c_attn, blocks.0.mlp.c_fc"),
+        ("amax@5:blocks.0.mlp.c_fc:weights", "precision.regime=uniform", "c_fc:activations, gradients"),
+        ("amax@5:blocks.0.mlp.c_fc:gradients", "precision.regime=postln", "c_fc:activations"),
+    ],
+)
+def test_an_amax_fault_that_finds_no_history_is_refused(fault: str, overrides: str, allowed: str) -> None:
+    plan = plan_of(overrides)
+    with pytest.raises(ConfigError, match="cannot happen") as refused:
+        resolve_injections([fault], plan, 42)
+    assert allowed in (refused.value.allowed or "")
+    assert resolve_injections([fault], plan, 42, after=5), "what is past is not asked about"
+
+
+def test_an_open_place_of_an_amax_fault_is_one_with_a_history() -> None:
+    found = {
+        resolve_injections([f"amax@{n}"], plan_of("precision.regime=postln"), 42)[0].role for n in range(2, 9)
+    }
+    assert found == {"activations"}
 
 
 @pytest.mark.parametrize("regime", ["standard", "uniform"])
@@ -214,7 +248,7 @@ def test_a_stored_bit_flips(state: TrainState) -> None:
 def test_kill_kills(tmp_path: object) -> None:
     script = (
         "from altgrad_cli.training.faults import *;"
-        "f = Faults(resolve_injections(['kill@2'], [], 0), 0);"
+        "f = Faults((parse_injection('kill@2'),), 0);"
         "f.before_step(None, 1); print('alive', flush=True);"
         "f.before_step(None, 2); print('still here')"
     )
