@@ -28,7 +28,7 @@ from typing import Any
 from altgrad_cli.config.loading import load_tree, to_yaml
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import UsageError
-from altgrad_cli.files import reason_of, write_whole
+from altgrad_cli.files import open_regular, reason_of, write_whole
 from altgrad_cli.training.events import to_json_value
 
 RUNS = Path("runs")
@@ -230,19 +230,41 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 def read_json(path: Path, schema: str | None = None) -> dict[str, Any]:
     """The object in ``path``; UsageError where there is none, or one of another ``schema`` than this."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        with open_regular(path) as file:
+            value = json.loads(file.read())
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}", where=str(path)) from None
+        raise UsageError(f"{path} cannot be read: {reason_of(error)}", where=str(path)) from None
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not JSON: {error}", where=str(path)) from None
     if not isinstance(value, dict):
         raise UsageError(f"{path} does not hold a JSON object", where=str(path))
-    if schema is not None and value.get("schema", schema) != schema:
-        said = str(value["schema"])[:60]
-        raise UsageError(
-            f"{path} is of schema {said!r}", where=str(path), allowed=schema, hint="a later altgrad reads it"
-        )
+    if schema is not None:
+        _check_schema(path, value, schema)
     return value
+
+
+def check_run_schema(run_dir: Path) -> None:
+    """UsageError where ``run.json`` is of a schema that is not known here, for so may be all of the run.
+
+    One that is absent or damaged says nothing: what a run came to stands in its log.
+    """
+    path = run_dir / SUMMARY
+    try:
+        summary = read_json(path)
+    except UsageError:
+        return
+    _check_schema(path, summary, RUN_SCHEMA)
+
+
+def _check_schema(path: Path, document: Mapping[str, Any], schema: str) -> None:
+    said = document.get("schema", schema)
+    if said != schema:
+        raise UsageError(
+            f"{path} is of schema {str(said)[:60]!r}",
+            where=str(path),
+            allowed=schema,
+            hint="a later altgrad reads it",
+        )
 
 
 def _unwritable(path: Path, error: OSError, where: str) -> UsageError:

@@ -17,7 +17,7 @@ from typing import Any
 
 from altgrad_cli.errors import UsageError
 from altgrad_cli.files import open_regular, reason_of, unused, write_whole
-from altgrad_cli.runs.folder import EVENTS
+from altgrad_cli.runs.folder import EVENTS, check_run_schema
 from altgrad_cli.runs.line_shape import is_event
 
 RESUMABLE = ("regular", "best")
@@ -34,7 +34,9 @@ def read_lines(run_dir: Path) -> Iterator[Line]:
 
     Raises:
         UsageError: there is no log; a line of it is damaged, or steps are missing before it: it is named.
+            Or a later version wrote the run.
     """
+    check_run_schema(run_dir)
     return (line for line, _ in _history(run_dir / EVENTS))
 
 
@@ -57,12 +59,17 @@ class History:
 
 
 def read_history(run_dir: Path) -> History:
-    """How far the log of the run in ``run_dir`` goes without damage; an absent one goes nowhere."""
+    """How far the log of the run in ``run_dir`` goes without damage; an absent one goes nowhere.
+
+    Raises:
+        UsageError: a later version wrote the run.
+    """
     starts: list[Line] = []
     last = {"step": 0, "evaluated": 0}
     saved, damage, kind = False, None, None
+    lines = read_lines(run_dir)
     try:
-        for line in read_lines(run_dir):
+        for line in lines:
             kind = line["event"]
             last[kind] = line["step"]
             if kind == "run_started":
@@ -117,8 +124,9 @@ def newest_first(run_dir: Path) -> Iterator[Line]:
     """The events in the last 256 KiB of the log, newest first; a torn last line is passed over.
 
     Raises:
-        UsageError: the log cannot be read, or a line of these is damaged.
+        UsageError: the log cannot be read, a line of these is damaged, or a later version wrote the run.
     """
+    check_run_schema(run_dir)
     path = run_dir / EVENTS
     try:
         with open_regular(path) as file:

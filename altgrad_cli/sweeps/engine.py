@@ -16,7 +16,15 @@ from typing import Protocol
 
 from altgrad_cli.errors import UsageError, WriteError
 from altgrad_cli.files import write_whole
-from altgrad_cli.runs.folder import EVENTS, RUN_SCHEMA, RunDirectory, create_run, read_json, sole_writer
+from altgrad_cli.runs.folder import (
+    EVENTS,
+    RUN_SCHEMA,
+    RunDirectory,
+    check_run_schema,
+    create_run,
+    read_json,
+    sole_writer,
+)
 from altgrad_cli.runs.log import has_ended
 from altgrad_cli.runs.record import RunRecord, read_run
 from altgrad_cli.sweeps.arms import Arm
@@ -25,6 +33,7 @@ from altgrad_cli.sweeps.executors.messages import Task, TaskReport
 from altgrad_cli.sweeps.results import SweepRecord, assemble, write_sweep
 from altgrad_cli.sweeps.specification import SweepSpec
 from altgrad_cli.sweeps.verdicts import JudgedRun
+from altgrad_cli.training.events import to_json_value
 
 _ATTEMPTS = 2
 """How often an arm whose process dies is started: once more, from its last checkpoint."""
@@ -100,7 +109,10 @@ class _Sweep:
     def run(self) -> SweepOutcome:
         interrupted = False
         for path in sorted(self.folder.iterdir()):
-            if (path / EVENTS).is_file() and has_ended(path):
+            if not (path / EVENTS).is_file():
+                continue
+            check_run_schema(path)
+            if has_ended(path):
                 try:
                     self.records[path.name] = read_run(path)
                 except UsageError as error:  # taken up again, from before the damage
@@ -210,12 +222,21 @@ class _Sweep:
 
 
 def _write_verdict(run_dir: Path, finding: JudgedRun) -> None:
-    directory = RunDirectory(run_dir)
-    known = directory.summary.is_file()
-    summary = read_json(directory.summary, RUN_SCHEMA) if known else {"schema": RUN_SCHEMA}
-    judged = {"run": directory.name, "collapse": finding.collapse, **finding.to_json()}
-    if any(summary.get(key, summary) != value for key, value in judged.items()):
-        directory.write_summary({**summary, **judged})
+    directory, record = RunDirectory(run_dir), finding.record
+    summary = {
+        "schema": RUN_SCHEMA,
+        "run": directory.name,
+        "reason": record.ended.reason if record.ended else None,
+        "steps": record.last_step,
+        "collapse": finding.collapse,
+        **finding.to_json(),
+    }
+    try:
+        known = read_json(directory.summary)
+    except UsageError:  # absent or damaged: the log says it all
+        known = {}
+    if known != to_json_value(summary):
+        directory.write_summary(summary)
 
 
 def _keep_traceback(run_dir: Path, report: TaskReport) -> None:
