@@ -254,8 +254,9 @@ def _send_reports(record: SweepRecord, warn: Callable[[str], object]) -> None:
         if result.finding is not None:
             if not result.finding.failed:
                 write_run_report(result.run_dir)
-            for listener in wandb_listeners(result.arm.config, RunDirectory(result.run_dir), warn=warn):
-                listener.close()
+            for logger in wandb_listeners(result.arm.config, RunDirectory(result.run_dir), warn=warn):
+                logger.start()
+                logger.close()
 
 
 def _print_results(record: SweepRecord) -> None:

@@ -179,11 +179,7 @@ def _train(
 
     console = talk_console()
     view = LiveView(console, config.max_steps, quiet=output.quiet)
-    listeners = [
-        *listeners,
-        view,
-        *wandb_listeners(config, directory, warn=lambda text: view.say(text, "yellow")),
-    ]
+    to_wandb = wandb_listeners(config, directory, warn=lambda text: view.say(text, "yellow"))
     reports: list[Path] = []
     faults: list[Exception] = []
 
@@ -201,11 +197,11 @@ def _train(
             ended = carry_out(
                 config,
                 directory,
-                listeners,
+                [*listeners, view, *to_wandb],
                 resume=resume,
                 stop_requested=signals.stop_requested,
                 capture_requested=signals.capture_requested,
-                circumstances=wandb_circumstances(config, directory),
+                circumstances=wandb_circumstances(to_wandb),
                 on_end=report,
             )
     except UsageError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -87,6 +88,22 @@ def test_a_record_with_a_hole_is_never_averaged_or_verified(run: Path, tmp_path:
         result = altgrad(*arguments)
         assert result.exit_code == 2, result.output
         assert "step 2 is missing" in result.stderr
+
+
+def test_a_run_of_a_later_schema_is_refused_by_name_wherever_it_is_read(run: Path) -> None:
+    summary = run / "run.json"
+    summary.write_text('{"schema": "altgrad.run/9"}')
+    for arguments in (["report", run], ["train", "--resume", run], ["train", "--resume", run, "max_steps=9"]):
+        before = contents(run)
+        result = altgrad(*arguments)
+        assert result.exit_code == 2, result.output
+        assert f"{summary} is of schema 'altgrad.run/9'" in result.stderr.replace("\n", "")
+        assert contents(run) == before
+    listed = json.loads(altgrad("ls", run, "--json").stdout)["entries"]
+    assert [each["outcome"] for each in listed] == ["damaged"]
+    assert "altgrad.run/9" in listed[0]["detail"]
+    summary.write_text('{"schema": "altg')  # the log says it all
+    assert altgrad("report", run).exit_code == 0
 
 
 def test_a_run_that_is_being_written_is_refused_before_it_is_read(run: Path) -> None:

@@ -41,6 +41,24 @@ def test_a_run_that_is_asked_to_stop_can_go_on(
     assert list((out / "checkpoints").glob("step_*.pt"))
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_the_arms_of_a_sweep_that_is_asked_to_stop_can_go_on(
+    small_run: list[str], tmp_path: Path, number: signal.Signals
+) -> None:
+    out = tmp_path / "sweep"
+    words = ["max_steps=100000", "--order=e5m2", "--jobs=2", "-q", "--out", str(out)]
+    running = started("exec", "sweep", *small_run, *words)
+    logs = [out / arm / "events.jsonl" for arm in ("fp32", "frozen")]
+    while not all(log.exists() and log.stat().st_size > 10_000 for log in logs):
+        assert running.poll() is None, running.communicate()
+        time.sleep(0.02)
+    running.send_signal(number)
+    _, talk = running.communicate(timeout=120)
+    assert running.returncode == 130, talk
+    assert f"interrupted; to go on: altgrad sweep --resume {out}" in talk
+    assert all(list((log.parent / "checkpoints").glob("step_*.pt")) for log in logs)
+
+
 def test_nohup_is_meant(small_run: list[str], tmp_path: Path) -> None:
     out = tmp_path / "run"
     running = started("trap '' HUP; exec", "train", *small_run, "max_steps=30", "-q", "--out", str(out))

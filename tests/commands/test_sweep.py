@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 from altgrad_cli.commands.app import app
 from altgrad_cli.runs.folder import RunDirectory, sole_writer
+from tests.runs.test_resumption import contents, without_steps
 
 KEYS = {
     *("name", "kind", "retry_of", "format", "regime", "seed", "outcome", "collapse_class", "collapse_step"),
@@ -118,6 +120,28 @@ def test_a_sweep_that_is_being_carried_out_is_refused_at_once(whole: tuple[Path,
         result = sweep("--resume", str(whole[0]))
     assert result.exit_code == 2
     assert "another process is writing" in result.stderr
+
+
+def test_a_log_with_a_hole_is_named_with_its_arm_and_step(whole: tuple[Path, Result], tmp_path: Path) -> None:
+    out = shutil.copytree(whole[0], tmp_path / "whole")
+    without_steps(3)(out / "bf16")
+    before = contents(out / "bf16")
+    reported = CliRunner().invoke(app, ["report", str(out)])
+    resumed = sweep("--resume", str(out))
+    assert (reported.exit_code, resumed.exit_code) == (2, 1)
+    for result in (reported, resumed):
+        assert "bf16/events.jsonl: step 3 is missing" in result.stderr
+    assert contents(out / "bf16") == before
+
+
+def test_an_arm_of_a_later_schema_is_refused_by_name(whole: tuple[Path, Result], tmp_path: Path) -> None:
+    out = shutil.copytree(whole[0], tmp_path / "whole")
+    (out / "bf16" / "run.json").write_text('{"schema": "altgrad.run/9"}')
+    before = contents(out)
+    for result in (CliRunner().invoke(app, ["report", str(out)]), sweep("--resume", str(out))):
+        assert result.exit_code == 2, result.output
+        assert "bf16/run.json is of schema 'altgrad.run/9'" in result.stderr
+    assert contents(out) == before
 
 
 def test_a_sweep_stopped_by_ctrl_c_goes_on_to_the_same_table(

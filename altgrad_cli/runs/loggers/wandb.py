@@ -11,13 +11,13 @@ import multiprocessing
 import queue
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from altgrad_cli.config.run import TrainConfig
-from altgrad_cli.errors import CheckpointError
+from altgrad_cli.errors import CheckpointError, WriteError
 from altgrad_cli.runs.folder import SWEEP, RunDirectory, read_json, write_json
-from altgrad_cli.runs.loggers.listener import Listener
 from altgrad_cli.runs.loggers.wandb_process import Ended, WandbTarget, serve
 from altgrad_cli.training.events import Event
 
@@ -31,7 +31,7 @@ _ID_KEY = "wandb_id"
 
 def wandb_listeners(
     config: TrainConfig, directory: RunDirectory, *, warn: Callable[[str], object]
-) -> list[Listener]:
+) -> list[WandbLogger]:
     """The W&B logger for a run, or nothing where it is disabled. ``warn`` is given one line if it fails."""
     if config.wandb.mode == "disabled":
         return []
@@ -50,22 +50,20 @@ def wandb_listeners(
     return [WandbLogger(target, warn)]
 
 
-def wandb_circumstances(config: TrainConfig, directory: RunDirectory) -> dict[str, str]:
-    """What a run's checkpoints say about W&B."""
-    return {} if config.wandb.mode == "disabled" else {_ID_KEY: wandb_id(directory)}
+def wandb_circumstances(loggers: Sequence[WandbLogger]) -> dict[str, str]:
+    """What the checkpoints of the run that ``loggers`` listen to say about W&B."""
+    return {_ID_KEY: loggers[0].target.run_id} if loggers else {}
 
 
 def wandb_id(directory: RunDirectory) -> str:
-    """The id of the run in W&B: drawn once, and kept, so that a resume goes on with it.
+    """The id of the run in W&B, so that a resume goes on with it; a new one where it was never there.
 
-    It lies in every checkpoint, and beside them from the first moment on.
+    It lies in every checkpoint, and beside them from the run's first event on.
     """
     path = directory.path / _ID_FILE
     if path.is_file():
         return str(read_json(path)["id"])
-    run_id = _id_in_checkpoint(directory) or secrets.token_hex(4)
-    write_json(path, {"id": run_id})
-    return run_id
+    return _id_in_checkpoint(directory) or secrets.token_hex(4)
 
 
 def _id_in_checkpoint(directory: RunDirectory) -> str | None:
@@ -81,18 +79,29 @@ def _id_in_checkpoint(directory: RunDirectory) -> str | None:
 
 
 class WandbLogger:
-    """Passes events on to the process that talks to W&B."""
+    """Passes events on to the process that talks to W&B.
+
+    The first event starts it: of a run that is refused nothing is left, here or there.
+    """
 
     def __init__(
         self, target: WandbTarget, warn: Callable[[str], object], *, close_seconds: float = CLOSE_SECONDS
     ) -> None:
-        self._warn, self._close_seconds = warn, close_seconds
-        self._warned = False
+        self.target, self._warn, self._close_seconds = target, warn, close_seconds
+        self._started = self._warned = False
+
+    def start(self) -> None:
+        """Start the process, and keep the run's id beside it."""
+        self._started = True
+        id_file = Path(self.target.folder) / _ID_FILE
+        if not id_file.exists():
+            with contextlib.suppress(WriteError):  # every checkpoint holds it too
+                write_json(id_file, {"id": self.target.run_id})
         context = multiprocessing.get_context("spawn")
         self._events = context.Queue(MAX_WAITING)
         self._reports, theirs = context.Pipe(duplex=False)
         self._process = context.Process(
-            target=serve, args=(self._events, theirs, target), name="altgrad-wandb"
+            target=serve, args=(self._events, theirs, self.target), name="altgrad-wandb"
         )
         self._process.daemon = True  # ended with this process, however that ends
         self._process.start()
@@ -100,6 +109,8 @@ class WandbLogger:
 
     def receive(self, event: Event) -> None:
         """Queue one event; never waits."""
+        if not self._started:
+            self.start()
         self._listen()
         if self._warned:
             return
@@ -110,6 +121,8 @@ class WandbLogger:
 
     def close(self) -> None:
         """Let W&B take the rest, for a limited time."""
+        if not self._started:
+            return
         if not self._warned:
             with contextlib.suppress(queue.Full):
                 self._events.put(Ended(), timeout=1)

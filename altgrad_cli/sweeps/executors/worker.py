@@ -53,13 +53,14 @@ def _run(task: Task, connection: Connection) -> TaskReport:
             config = plan.config if plan else directory.load_config()
             for warning in plan.warnings() if plan else ():
                 progress.warn(warning)
+            to_wandb = wandb_listeners(config, directory, warn=progress.warn)
             ended = carry_out(
                 config,
                 directory,
-                [progress, *wandb_listeners(config, directory, warn=progress.warn)],
+                [progress, *to_wandb],
                 resume=plan,
                 stop_requested=_stop_asker(connection),
-                circumstances=wandb_circumstances(config, directory),
+                circumstances=wandb_circumstances(to_wandb),
             )
     except AltgradError as error:
         where = f" ({error.where})" if error.where else ""

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from altgrad_cli.commands.app import app
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.runs.folder import RunDirectory, create_run
 from altgrad_cli.runs.log import read_lines
@@ -23,6 +25,7 @@ from altgrad_cli.runs.loggers.wandb_rows import alert_texts, code_counts, evalua
 from altgrad_cli.runs.resumption import plan_resumption
 from altgrad_cli.runs.run import carry_out
 from altgrad_cli.training.events import Alert, Evaluated, StepCompleted, event_from_json
+from tests.runs.test_resumption import contents
 
 Tiny = Callable[..., TrainConfig]
 
@@ -165,10 +168,21 @@ def test_after_a_resume_no_step_is_logged_twice(tmp_path: Path) -> None:
 def test_the_id_is_found_in_a_checkpoint_that_lost_its_folder(tmp_path: Path, tiny: Tiny) -> None:
     config = tiny("wandb.mode=offline")
     directory = create_run(tmp_path / "a", config)
-    carry_out(config, directory, circumstances=wandb_circumstances(config, directory))
-    known = wandb_id(directory)
-    (directory.path / "wandb.json").unlink()
-    assert wandb_id(directory) == known
+    loggers = wandb_listeners(config, directory, warn=pytest.fail)
+    carry_out(config, directory, circumstances=wandb_circumstances(loggers))
+    assert wandb_id(directory) == loggers[0].target.run_id
+
+
+def test_a_refused_resume_that_turns_it_on_leaves_nothing_behind(tmp_path: Path, tiny: Tiny) -> None:
+    directory = create_run(tmp_path / "a", tiny())
+    seen: list[int] = []
+    carry_out(tiny(), directory, stop_requested=lambda: seen.append(1) is None and len(seen) > 4)
+    before = contents(directory.path)
+    for override, code in (("model.n_embd=64", 2), ("max_steps=9", 0)):
+        words = ["train", "--resume", str(directory.path), "--wandb", "offline", override, "-q"]
+        assert CliRunner().invoke(app, words).exit_code == code
+        assert (contents(directory.path) == before) == (code == 2)
+    assert wandb_files(directory.path)
 
 
 def test_the_arms_of_a_sweep_are_a_group(tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
