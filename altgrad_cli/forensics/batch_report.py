@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from altgrad_cli.forensics.scene import Scene
+from altgrad_cli.forensics.step_again.replay_state import ReplayState
 from altgrad_cli.subjects.corpus.batches import Batch, batch_at
 from altgrad_cli.subjects.gpt.model import cross_entropy
 from altgrad_cli.surgery.linear import OperandRounding
@@ -37,29 +37,29 @@ class BatchReport:
     samples: tuple[Sample, ...]
 
 
-def describe_batch(scene: Scene) -> BatchReport | None:
+def describe_batch(given: ReplayState) -> BatchReport | None:
     """The batch of the step, as text and in losses; None without a batch."""
-    batch = scene.batch
+    batch = given.batch
     if batch is None:
         return None
-    rounded = sample_losses(scene, batch, scene.state.plan)
-    exact = sample_losses(scene, batch, without_rounding(scene.state.plan))
+    rounded = sample_losses(given, batch, given.state.plan)
+    exact = sample_losses(given, batch, without_rounding(given.state.plan))
     samples = tuple(
         Sample(
             offset=batch.offsets[row] if row < len(batch.offsets) else None,
-            text=_text(scene, batch.x[row]),
+            text=_text(given, batch.x[row]),
             loss=float(rounded[row]),
             loss_fp32=float(exact[row]),
         )
         for row in range(batch.x.shape[0])
     )
-    return BatchReport(scene.batch_origin, tuple(batch.offsets), _equals_corpus(scene, batch), samples)
+    return BatchReport(given.batch_origin, tuple(batch.offsets), _equals_corpus(given, batch), samples)
 
 
 @torch.no_grad()
-def sample_losses(scene: Scene, batch: Batch, plan: PrecisionPlan) -> Tensor:
+def sample_losses(given: ReplayState, batch: Batch, plan: PrecisionPlan) -> Tensor:
     """Mean loss of each row, (batch,), nats per token; operands to nearest, no dropout."""
-    state = scene.state
+    state = given.state
     rounding = OperandRounding(
         plan,
         state.config.precision.scaling,
@@ -74,10 +74,10 @@ def sample_losses(scene: Scene, batch: Batch, plan: PrecisionPlan) -> Tensor:
     return losses.view(batch.x.shape).mean(dim=1).cpu()
 
 
-def _equals_corpus(scene: Scene, batch: Batch) -> bool | None:
-    if scene.corpus is None or len(batch.offsets) != batch.x.shape[0]:
+def _equals_corpus(given: ReplayState, batch: Batch) -> bool | None:
+    if given.corpus is None or len(batch.offsets) != batch.x.shape[0]:
         return None
-    tokens = scene.corpus.train
+    tokens = given.corpus.train
     last = len(tokens) - batch.x.shape[1] - 1
     if any(not 0 <= offset <= last for offset in batch.offsets):
         return False
@@ -85,10 +85,10 @@ def _equals_corpus(scene: Scene, batch: Batch) -> bool | None:
     return bool(torch.equal(held.x, batch.x) and torch.equal(held.y, batch.y))
 
 
-def _text(scene: Scene, tokens: Tensor) -> str | None:
-    if scene.corpus is not None:
-        text = scene.corpus.decode(tokens.tolist())
-    elif scene.state.config.data.tokenizer == "bytes":
+def _text(given: ReplayState, tokens: Tensor) -> str | None:
+    if given.corpus is not None:
+        text = given.corpus.decode(tokens.tolist())
+    elif given.state.config.data.tokenizer == "bytes":
         text = bytes(int(token) for token in tokens).decode("utf-8", errors="replace")
     else:
         return None

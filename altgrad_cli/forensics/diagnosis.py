@@ -10,12 +10,10 @@ from typing import TypeVar
 import torch
 
 from altgrad_cli.checkpoints.foreign import ForeignTensors
-from altgrad_cli.checkpoints.payload import TraceRecord
+from altgrad_cli.checkpoints.payload import StruckFault
 from altgrad_cli.errors import UsageError
 from altgrad_cli.forensics.against import Comparison, compare_with
 from altgrad_cli.forensics.batch_report import describe_batch
-from altgrad_cli.forensics.bisection import minimal_bf16_layers
-from altgrad_cli.forensics.counterfactuals import Counterfactual, format_grid, remedies
 from altgrad_cli.forensics.document import (
     Diagnosis,
     ForeignDiagnosis,
@@ -24,11 +22,9 @@ from altgrad_cli.forensics.document import (
     TensorRow,
 )
 from altgrad_cli.forensics.failure import (
-    DIVERGENCE,
     NONE,
     NONFINITE,
     NOT_JUDGED,
-    STALL,
     FailureClass,
     classify,
     history_of,
@@ -36,20 +32,16 @@ from altgrad_cli.forensics.failure import (
 )
 from altgrad_cli.forensics.findings import findings, next_command
 from altgrad_cli.forensics.foreign import describe_tensors, foreign_findings, not_judged
-from altgrad_cli.forensics.layer_table import Examination, LayerRow, examine
+from altgrad_cli.forensics.layer_table import LayerRow, examine
 from altgrad_cli.forensics.lead_time import lead_time
-from altgrad_cli.forensics.mechanism import (
-    Attribution,
-    Mechanism,
-    attribute,
-    explain_divergence,
-    explain_nonfinite,
-    explain_stall,
-)
+from altgrad_cli.forensics.mechanism import attribute, explain
 from altgrad_cli.forensics.opened import OpenedCheckpoint, open_checkpoint, trust_report
-from altgrad_cli.forensics.provenance import AmaxSuspect, amax_suspects, describe_origin
-from altgrad_cli.forensics.replay import not_run, replay
-from altgrad_cli.forensics.scene import Scene, rebuild, trace_again
+from altgrad_cli.forensics.provenance import amax_suspects, describe_origin
+from altgrad_cli.forensics.step_again.bisection import minimal_bf16_layers
+from altgrad_cli.forensics.step_again.replay import not_run, replay
+from altgrad_cli.forensics.step_again.replay_state import rebuild
+from altgrad_cli.forensics.step_again.variations import Trials
+from altgrad_cli.forensics.step_again.what_if import what_if
 from altgrad_cli.formats import parse_format
 from altgrad_cli.training.origin import FirstNonfinite, find_first
 
@@ -124,33 +116,39 @@ def diagnose_checkpoint(opened: OpenedCheckpoint, questions: Questions) -> Diagn
             where=str(opened.path),
             hint="this checkpoint knows its formats; --what-if tries the others",
         )
-    scene = rebuild(opened, questions.data)
-    records = _records(opened, scene)
+    given = rebuild(opened, questions.data)
+    saved, repeatable = opened.saved, given.batch is not None
+    if questions.what_if and not repeatable:
+        raise UsageError(
+            "--what-if needs the batch of the step",
+            where=given.batch_origin,
+            hint="give the corpus of the run (data.path), or an anomaly checkpoint",
+        )
+    records = saved.trace or (given.trace() if repeatable else ())
     first = find_first(records)
     suspects = amax_suspects(records)
-    seen = examine(scene)
-    attribution = _attribution(scene, seen)
-    now = None if attribution is None else attribution.recorded
+    seen = examine(given)
+    trials = Trials(given, seen.shadow)
+    attribution = attribute(trials) if repeatable else None
     count = sum(record.nonfinite for record in records if record.phase != "optimizer") or seen.nonfinite
-    failure = classify(opened, first, now, count)
-    mechanism = _mechanism(failure.kind, opened, first, attribution, seen, suspects)
-    attempts = {} if attribution is None else attribution.attempts
+    failure = classify(opened, first, attribution.recorded if attribution else None, count)
+    saving_layers = questions.what_if and failure.kind == NONFINITE
     diagnosis = Diagnosis(
         file=str(opened.path),
         run=None if opened.run_folder is None else str(opened.run_folder),
         trust=trust_report(opened),
         failure=failure,
-        first_nonfinite=None if first is None else describe_origin(first, scene.state, opened.step),
-        mechanism=replace(mechanism, attempts=attempts),
+        first_nonfinite=None if first is None else describe_origin(first, given.state, opened.step),
+        mechanism=explain(failure.kind, attribution, first, suspects, _struck(opened), seen.zeroed),
         amax_suspects=suspects,
-        lead_time=lead_time(history_of(opened.saved), opened.step),
+        lead_time=lead_time(history_of(saved), opened.step),
         layers=_selected(_origin_first(seen.layers, first), questions.layer),
-        optimizer=optimizer_report(scene),
+        optimizer=optimizer_report(given),
         replay=replay(opened, questions.threads) if questions.replay else not_run(),
-        counterfactuals=_what_if(scene, seen) if questions.what_if else (),
-        minimal_bf16_layers=_minimal(scene, questions, failure.kind, now is not None),
-        batch=describe_batch(scene),
-        against=_against(opened, questions),
+        counterfactuals=tuple(what_if(trials)) if questions.what_if else (),
+        minimal_bf16_layers=minimal_bf16_layers(trials) if saving_layers else None,
+        batch=describe_batch(given),
+        against=_against(opened, questions.against),
     )
     return replace(
         diagnosis,
@@ -159,57 +157,14 @@ def diagnose_checkpoint(opened: OpenedCheckpoint, questions: Questions) -> Diagn
     )
 
 
-def _records(opened: OpenedCheckpoint, scene: Scene) -> tuple[TraceRecord, ...]:
-    """The recorded trace; the step traced again where there is none."""
-    if opened.saved.trace:
-        return opened.saved.trace
-    return () if scene.batch is None else trace_again(scene)
+def _struck(opened: OpenedCheckpoint) -> list[StruckFault]:
+    return [fault for fault in opened.saved.injections.struck if fault.step == opened.step]
 
 
-def _attribution(scene: Scene, seen: Examination) -> Attribution | None:
-    return None if scene.batch is None else attribute(scene, seen.shadow)
-
-
-def _mechanism(
-    kind: str,
-    opened: OpenedCheckpoint,
-    first: FirstNonfinite | None,
-    attribution: Attribution | None,
-    seen: Examination,
-    suspects: Sequence[AmaxSuspect],
-) -> Mechanism:
-    if kind == NONFINITE:
-        struck = [fault for fault in opened.saved.injections.struck if fault.step == opened.step]
-        return explain_nonfinite(first, attribution, suspects, struck)
-    if kind == STALL:
-        return explain_stall(attribution, seen.zeroed)
-    if kind == DIVERGENCE:
-        return explain_divergence(attribution)
-    return Mechanism(None, ())
-
-
-def _what_if(scene: Scene, seen: Examination) -> tuple[Counterfactual, ...]:
-    if scene.batch is None:
-        raise UsageError(
-            "--what-if needs the batch of the step",
-            where=scene.batch_origin,
-            hint="give the corpus of the run (data.path), or an anomaly checkpoint",
-        )
-    return (*remedies(scene, seen.shadow), *format_grid(scene, seen.shadow))
-
-
-def _minimal(scene: Scene, questions: Questions, kind: str, repeatable: bool) -> tuple[str, ...] | None:
-    if not questions.what_if or kind != NONFINITE or not repeatable:
+def _against(opened: OpenedCheckpoint, control: Path | None) -> Comparison | None:
+    if control is None:
         return None
-    return minimal_bf16_layers(scene)
-
-
-def _against(opened: OpenedCheckpoint, questions: Questions) -> Comparison | None:
-    if questions.against is None:
-        return None
-    return compare_with(
-        questions.against, history_of(opened.saved), opened.step, opened.saved.config.get("seed")
-    )
+    return compare_with(control, history_of(opened.saved), opened.step, opened.saved.config.get("seed"))
 
 
 def _origin_first(rows: list[LayerRow], first: FirstNonfinite | None) -> list[LayerRow]:

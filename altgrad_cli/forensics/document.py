@@ -8,14 +8,14 @@ from typing import Any, Literal
 from altgrad_cli.checkpoints.payload import to_plain
 from altgrad_cli.forensics.against import Comparison
 from altgrad_cli.forensics.batch_report import BatchReport
-from altgrad_cli.forensics.counterfactuals import Counterfactual
 from altgrad_cli.forensics.failure import Failure, FailureClass, OptimizerReport
 from altgrad_cli.forensics.layer_table import GridMeasures, LayerRow
 from altgrad_cli.forensics.lead_time import LeadTime
 from altgrad_cli.forensics.mechanism import Mechanism
 from altgrad_cli.forensics.opened import Trust
 from altgrad_cli.forensics.provenance import AmaxSuspect, Origin
-from altgrad_cli.forensics.replay import Replay, not_run
+from altgrad_cli.forensics.step_again.replay import Replay, not_run
+from altgrad_cli.forensics.step_again.what_if import Counterfactual
 
 SCHEMA = "altgrad.diagnose-checkpoint/1"
 Severity = Literal["failure", "warning", "note"]

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from altgrad_cli.checkpoints.payload import Checkpoint, RecordedFailure, Scalar
-from altgrad_cli.forensics.attempt import Outcome
 from altgrad_cli.forensics.opened import OpenedCheckpoint
-from altgrad_cli.forensics.scene import Scene
+from altgrad_cli.forensics.step_again.replay_state import ReplayState
+from altgrad_cli.forensics.step_again.variations import Outcome
 from altgrad_cli.metrics.thresholds import COLLAPSE_STALL, COLLAPSE_TRANSFER, COLLAPSE_WINDOW
 from altgrad_cli.training.origin import FirstNonfinite
 from altgrad_cli.training.state import TrainState
@@ -175,13 +175,13 @@ class OptimizerReport:
     """Whether every number is finite, and of the sign that it has to have."""
 
 
-def optimizer_report(scene: Scene) -> OptimizerReport:
+def optimizer_report(given: ReplayState) -> OptimizerReport:
     """The update rule's state before the step."""
-    rule = scene.state.optimizer
-    slots = {name: _slot_report(scene.state, buffer) for name, buffer in rule.slots.items()}
+    rule = given.state.optimizer
+    slots = {name: _slot_report(given.state, buffer) for name, buffer in rule.slots.items()}
     negative = {f"negative_{name}": int((rule.slots[name] < 0).sum()) for name in rule.nonnegative}
     sound = not (any(slot.nonfinite for slot in slots.values()) or any(negative.values()))
-    return OptimizerReport(rule.steps, scene.learning_rate, slots, negative, sound)
+    return OptimizerReport(rule.steps, given.learning_rate, slots, negative, sound)
 
 
 def _slot_report(state: TrainState, buffer: Tensor) -> SlotReport:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Sequence
 
-from altgrad_cli.forensics.counterfactuals import Counterfactual
 from altgrad_cli.forensics.document import Diagnosis, Finding, NextCommand
 from altgrad_cli.forensics.failure import DIVERGENCE, NONE, NONFINITE, STALL
 from altgrad_cli.forensics.mechanism import NOT_THE_FORMAT
 from altgrad_cli.forensics.opened import OpenedCheckpoint
+from altgrad_cli.forensics.step_again.what_if import Counterfactual
 
 _PREFERRED = ("overflow", "scale", "update", "role", "format")
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from altgrad_cli.config.precision import OPERAND_ROLES
-from altgrad_cli.forensics.scene import Scene
+from altgrad_cli.forensics.step_again.replay_state import ReplayState
 from altgrad_cli.formats import FP8Format
 from altgrad_cli.metrics.grid import grid_alignment_statistics, stiffness
 from altgrad_cli.metrics.persistence import DeadNeurons
@@ -82,19 +82,19 @@ class Examination:
     """Non-finite values in loss, gradient, quantiser inputs and weights."""
 
 
-def examine(scene: Scene) -> Examination:
+def examine(given: ReplayState) -> Examination:
     """Repeat the step (as far as there is a batch for it) and measure every layer."""
-    state = scene.state
+    state = given.state
     rows = [_weight_row(state, index) for index in range(len(state.layers))]
     bad = sum(row.nonfinite_weights for row in rows)
-    if scene.batch is None:
+    if given.batch is None:
         return Examination(_worst_first(rows), None, {}, bad)
-    reference = shadow_pass(state, scene.batch)
+    reference = shadow_pass(state, given.batch)
     finite = bool(torch.isfinite(reference.gradient).all())
     step = compute_step(
         state,
-        scene.batch,
-        faults=scene.faults,
+        given.batch,
+        faults=given.faults,
         read=lambda result: read_pass(
             state,
             result,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -166,10 +167,10 @@ def build_state(config: TrainConfig, vocab_size: int) -> TrainState:
 
 
 @torch.no_grad()
-def encode_stored_weights(state: TrainState) -> None:
-    """Put the weights of every layer with role M onto its grid, with a fresh scale."""
-    for index, (_, layer) in enumerate(state.layers):
-        fmt = state.stored_format(index)
+def encode_stored_weights(state: TrainState, layers: Iterable[int] | None = None) -> None:
+    """Put the weights of every layer (or of ``layers``) with role M onto its grid, with a fresh scale."""
+    for index in range(len(state.layers)) if layers is None else layers:
+        layer, fmt = state.layers[index][1], state.stored_format(index)
         if fmt is None:
             state.stored_scales[index] = None
             continue

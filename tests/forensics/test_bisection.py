@@ -8,9 +8,10 @@ from itertools import chain, combinations
 
 import pytest
 
-from altgrad_cli.forensics.bisection import minimal_bf16_layers, minimal_set
 from altgrad_cli.forensics.opened import OpenedCheckpoint, open_checkpoint
-from altgrad_cli.forensics.scene import rebuild
+from altgrad_cli.forensics.step_again.bisection import minimal_bf16_layers, minimal_set
+from altgrad_cli.forensics.step_again.replay_state import rebuild
+from altgrad_cli.forensics.step_again.variations import Trials
 from tests.forensics.conftest import Capture
 
 NAMES = tuple("abcdefgh")
@@ -75,11 +76,11 @@ def test_a_planted_set_is_found(capture: Capture, planted: tuple[str, ...]) -> N
     )
     evidence = open_checkpoint(path)
     assert isinstance(evidence, OpenedCheckpoint)
-    assert minimal_bf16_layers(rebuild(evidence)) == planted
+    assert minimal_bf16_layers(Trials(rebuild(evidence), None)) == planted
 
 
 def test_a_planted_fault_is_saved_by_no_layers(capture: Capture) -> None:
     path = capture("precision.regime=standard", "inject=nan@2:blocks.1.mlp.c_fc:gradients")
     evidence = open_checkpoint(path)
     assert isinstance(evidence, OpenedCheckpoint)
-    assert minimal_bf16_layers(rebuild(evidence)) is None
+    assert minimal_bf16_layers(Trials(rebuild(evidence), None)) is None

@@ -16,8 +16,16 @@ from altgrad_cli.config.loading import load_config, with_overrides
 from altgrad_cli.errors import CheckpointError, UsageError
 from altgrad_cli.forensics.diagnosis import Questions
 from altgrad_cli.forensics.findings import rescuing_overrides
+from altgrad_cli.forensics.mechanism import attribute
+from altgrad_cli.forensics.opened import OpenedCheckpoint, open_checkpoint
+from altgrad_cli.forensics.step_again import variations
+from altgrad_cli.forensics.step_again.bisection import minimal_bf16_layers
+from altgrad_cli.forensics.step_again.replay_state import rebuild
+from altgrad_cli.forensics.step_again.variations import Trials
+from altgrad_cli.forensics.step_again.what_if import what_if
 from altgrad_cli.training.engine import train
 from altgrad_cli.training.events import RunStarted, StepCompleted, event_to_json, to_json_value
+from altgrad_cli.training.step import Step, compute_step
 from tests.forensics.conftest import TINY, Capture, diagnose
 
 KEYS = {
@@ -230,21 +238,35 @@ def test_the_rescue_is_a_configuration_that_loads(capture: Capture) -> None:
     assert with_overrides(config, rules).precision.rules[0].pattern == "blocks.1.mlp.c_fc"
 
 
-def test_the_scene_is_left_as_it_was(capture: Capture) -> None:
+def test_the_state_is_left_as_it_was(capture: Capture) -> None:
     """Sixty what-ifs with other grids of the stored weights, and the weights are the recorded ones after."""
-    from altgrad_cli.forensics.counterfactuals import format_grid, remedies
-    from altgrad_cli.forensics.opened import OpenedCheckpoint, open_checkpoint
-    from altgrad_cli.forensics.scene import rebuild
-
     evidence = open_checkpoint(capture("precision.regime=uniform", "runtime.capture_at=3"))
     assert isinstance(evidence, OpenedCheckpoint)
-    scene = rebuild(evidence)
-    before = scene.state.flat.values.clone()
-    scales = list(scene.state.stored_scales)
-    tried = [*remedies(scene, None), *format_grid(scene, None)]
-    assert len(tried) > 60
-    assert torch.equal(scene.state.flat.values, before)
-    assert scene.state.stored_scales == scales
+    given = rebuild(evidence)
+    before, scales = given.state.flat.values.clone(), list(given.state.stored_scales)
+    assert len([*what_if(Trials(given, None))]) > 60
+    assert torch.equal(given.state.flat.values, before)
+    assert given.state.stored_scales == scales
+
+
+def test_a_variation_is_tried_once(capture: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the mechanism has tried is not tried again by the remedies, the grid and the bisection."""
+    steps: list[object] = []
+
+    def counted(*arguments: Any, **options: Any) -> Step:
+        steps.append(arguments)
+        return compute_step(*arguments, **options)
+
+    monkeypatch.setattr(variations, "compute_step", counted)
+    evidence = open_checkpoint(capture("precision.regime=uniform", "fp8_format=E5M2", "runtime.capture_at=3"))
+    assert isinstance(evidence, OpenedCheckpoint)
+    trials = Trials(rebuild(evidence), None)
+    attribute(trials)
+    made = [entry for entry in what_if(trials) if entry.outcome is not None]
+    assert minimal_bf16_layers(trials) == ()
+    # Of the grid of formats, E5M2 on delayed scales is the step as recorded, and its stochastic update.
+    assert len(made) > 60
+    assert len(steps) == len(made) - 2
 
 
 def test_a_control_is_put_beside_it(run: Path, capture: Capture) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from altgrad_cli.checkpoints.file import read_checkpoint, write_checkpoint
 from altgrad_cli.forensics.opened import OpenedCheckpoint, open_checkpoint
-from altgrad_cli.forensics.replay import Replay, replay
+from altgrad_cli.forensics.step_again.replay import Replay, replay
 from altgrad_cli.training.passes import eager
 from tests.forensics.conftest import Capture, captured
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from altgrad_cli.forensics.against import Comparison
-from altgrad_cli.forensics.attempt import Outcome
 from altgrad_cli.forensics.batch_report import BatchReport
 from altgrad_cli.forensics.document import Diagnosis, ForeignDiagnosis
 from altgrad_cli.forensics.failure import OptimizerReport
 from altgrad_cli.forensics.lead_time import LeadTime
 from altgrad_cli.forensics.opened import Trust
+from altgrad_cli.forensics.step_again.variations import Outcome
 from altgrad_cli.notation import format_value, short_layer
 from altgrad_cli.reporting.blocks.document import Section, bullets, plain_table
 

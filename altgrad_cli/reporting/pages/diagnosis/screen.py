@@ -9,7 +9,7 @@ from altgrad_cli.forensics.failure import NONE, NONFINITE, Failure
 from altgrad_cli.forensics.lead_time import LeadTime
 from altgrad_cli.forensics.opened import Trust
 from altgrad_cli.forensics.provenance import Origin
-from altgrad_cli.forensics.replay import Replay
+from altgrad_cli.forensics.step_again.replay import Replay
 from altgrad_cli.notation import format_value
 from altgrad_cli.reporting.blocks.document import Section, plain_table
 

@@ -16,7 +16,7 @@ def main() -> int:
     from altgrad_cli.config.loading import from_plain
     from altgrad_cli.errors import AltgradError
     from altgrad_cli.forensics.opened import OpenedCheckpoint
-    from altgrad_cli.forensics.scene import rebuild, trace_again
+    from altgrad_cli.forensics.step_again.replay_state import rebuild
     from altgrad_cli.training.environment import describe_environment
     from altgrad_cli.training.events import to_json_value
 
@@ -24,12 +24,12 @@ def main() -> int:
     path = Path("the replayed checkpoint")
     saved = Checkpoint.from_plain(payload, str(path))
     try:
-        scene = rebuild(OpenedCheckpoint(path, saved, from_plain(saved.config)))
-        records = to_plain(trace_again(scene))
+        given = rebuild(OpenedCheckpoint(path, saved, from_plain(saved.config)))
+        records = to_plain(given.trace())
     except AltgradError as error:
         sys.stderr.write(f"{error.message}\n")
         return error.exit_code
-    answer = {"records": records, "environment": describe_environment(scene.state.device)}
+    answer = {"records": records, "environment": describe_environment(given.state.device)}
     sys.stdout.write(json.dumps(to_json_value(answer)) + "\n")
     return 0
 

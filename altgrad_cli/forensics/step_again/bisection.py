@@ -11,8 +11,7 @@ from collections.abc import Callable, Sequence
 from itertools import combinations
 from math import comb
 
-from altgrad_cli.forensics.attempt import attempt
-from altgrad_cli.forensics.scene import Scene, in_bf16
+from altgrad_cli.forensics.step_again.variations import Trials, in_bf16
 
 _AFFORDABLE = 150
 
@@ -53,16 +52,8 @@ def _explain(
     return (*needed_left, *needed_right)
 
 
-def minimal_bf16_layers(scene: Scene) -> tuple[str, ...] | None:
+def minimal_bf16_layers(trials: Trials) -> tuple[str, ...] | None:
     """The smallest set of layers whose move to BF16 (float32 masters) lets the recorded step survive."""
-    plan = scene.state.plan
+    plan = trials.given.state.plan
     candidates = [layer.name for layer in plan.layers if any(fmt.name != "BF16" for _, fmt in layer.formats)]
-    known: dict[frozenset[str], bool] = {}
-
-    def saves(names: Sequence[str]) -> bool:
-        key = frozenset(names)
-        if key not in known:
-            known[key] = attempt(scene, plan=in_bf16(plan, names)).survives
-        return known[key]
-
-    return minimal_set(candidates, saves)
+    return minimal_set(candidates, lambda names: trials.outcome(in_bf16(plan, names)).survives)

@@ -70,8 +70,8 @@ def replay(opened: OpenedCheckpoint, threads: int | None = None) -> Replay:
     recorded = opened.saved.trace
     if not recorded:
         return not_run("the file holds no trace of the step to compare with")
-    command = [sys.executable, "-m", "altgrad_cli.forensics.replay_process"]
-    package_root = str(Path(__file__).resolve().parents[2])
+    command = [sys.executable, "-m", "altgrad_cli.forensics.step_again.replay_process"]
+    package_root = str(Path(__file__).resolve().parents[3])
     paths = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
     config = opened.config
     if threads is not None:

@@ -1,0 +1,169 @@
+"""The state before the recorded step, rebuilt from the file, with the batch that the step was given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from altgrad_cli.checkpoints.payload import TraceRecord, to_plain
+from altgrad_cli.config.run import TrainConfig
+from altgrad_cli.errors import AltgradError, CheckpointError
+from altgrad_cli.forensics.opened import OpenedCheckpoint
+from altgrad_cli.subjects.corpus.batches import Batch, draw_batch
+from altgrad_cli.subjects.corpus.tokens import Corpus, load_corpus
+from altgrad_cli.training.faults import Faults, resolve_injections
+from altgrad_cli.training.schedule import learning_rate_at
+from altgrad_cli.training.snapshot import next_batch, restore_snapshot
+from altgrad_cli.training.state import TrainState, build_state
+from altgrad_cli.training.tracing import trace_step
+
+_MOST_THREADS = 1024
+_MOST_LOGITS = 1 << 31
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayState:
+    """Everything that the recorded step needs."""
+
+    state: TrainState
+    batch: Batch | None
+    """None where neither the file nor the corpus has it."""
+    batch_origin: str
+    """``recorded``, ``drawn again from the corpus``, or why there is none."""
+    faults: Faults
+    corpus: Corpus | None
+
+    @property
+    def step(self) -> int:
+        """Number of the step."""
+        return self.state.step + 1
+
+    @property
+    def learning_rate(self) -> float:
+        """That of the step, by the schedule."""
+        return learning_rate_at(self.state.config, self.step)
+
+    def given_batch(self) -> Batch:
+        """The batch of the step.
+
+        Raises:
+            AltgradError: there is none to run it with.
+        """
+        if self.batch is None:
+            raise AltgradError("the step cannot be repeated without its batch", where=self.batch_origin)
+        return self.batch
+
+    def another_batch(self) -> Batch:
+        """A batch that has nothing to do with the recorded one.
+
+        Raises:
+            AltgradError: there is no corpus to draw it from.
+        """
+        if self.corpus is None:
+            raise AltgradError("the corpus is not at hand (--data PATH)")
+        config, generator = self.state.config, torch.Generator().manual_seed(1_000_003 + self.step)
+        return draw_batch(self.corpus.train, config.batch_size, config.model.block_size, generator)
+
+    def trace(self) -> tuple[TraceRecord, ...]:
+        """The step traced as its capture traced it, planted faults included; AltgradError without a batch."""
+        return trace_step(self.state, self.given_batch(), faults=self.faults).records
+
+
+def rebuild(opened: OpenedCheckpoint, data: str | None = None) -> ReplayState:
+    """Build the network of the recorded config and put it where the checkpoint was taken.
+
+    ``data`` is where the user says the corpus lies; None follows no path and knows the embedded corpus only.
+
+    Raises:
+        CheckpointError: the payload does not fit its own configuration.
+    """
+    config = _runnable(opened.config)
+    try:
+        vocabulary = int(opened.saved.weights["wte.weight"].shape[0])
+        _check_size(config, opened)
+        torch.set_num_threads(config.runtime.threads)
+        state = build_state(config, vocabulary)
+    except CheckpointError:
+        raise
+    except (KeyError, AttributeError, TypeError, IndexError, RuntimeError) as error:
+        raise CheckpointError(
+            f"the checkpoint lacks a part of the state: {type(error).__name__} {error}",
+            where=str(opened.path),
+        ) from None
+    restore_snapshot(state, to_plain(opened.saved))
+    corpus, reason = _corpus(opened, config, data)
+    batch, origin = _batch(opened, state, corpus, reason)
+    injections = resolve_injections(config.inject, state.plan, config.seed, after=opened.step - 1)
+    return ReplayState(state, batch, origin, Faults(injections, config.seed), corpus)
+
+
+def _check_size(config: TrainConfig, opened: OpenedCheckpoint) -> None:
+    """A configuration cannot ask for a network larger than the tensors that came with it."""
+    held = sum(tensor.numel() for tensor in opened.saved.weights.values())
+    model = config.model
+    if config.runtime.threads > _MOST_THREADS:
+        raise CheckpointError(
+            f"the checkpoint asks for {config.runtime.threads} threads", where=str(opened.path)
+        )
+    blocks = 12 * model.n_layer * model.n_embd**2
+    if blocks + model.block_size * model.n_embd > held:
+        raise CheckpointError(
+            "the checkpoint is of another network than its configuration", where=str(opened.path)
+        )
+
+
+def _runnable(config: TrainConfig) -> TrainConfig:
+    device = config.runtime.device
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    device = device if here.get(device, True) else "cpu"
+    return replace(config, runtime=replace(config.runtime, device=device, compile=False))
+
+
+def _corpus(opened: OpenedCheckpoint, config: TrainConfig, data: str | None) -> tuple[Corpus | None, str]:
+    """The run's corpus, if it is embedded or ``data`` says where it lies.
+
+    A path, hub name or cache folder that the file itself states is never followed: the file is not trusted.
+    """
+    stated = config.data
+    if data is None and (stated.path is not None or stated.hub is not None or stated.tokenizer != "bytes"):
+        return None, "its corpus is not the embedded one: --data PATH says where it lies"
+    try:
+        wanted = replace(stated, path=data, hub=None, cache_dir=None)
+        corpus = load_corpus(wanted, config.model.block_size)
+    except (AltgradError, OSError) as error:
+        return None, f"the corpus is not at hand ({getattr(error, 'message', error)})"
+    if opened.saved.corpus.get("fingerprint") != corpus.fingerprint:
+        return None, "the corpus here has another fingerprint"
+    return corpus, ""
+
+
+def _batch(
+    opened: OpenedCheckpoint, state: TrainState, corpus: Corpus | None, reason: str
+) -> tuple[Batch | None, str]:
+    """The batch of the step, and where it is from or why there is none.
+
+    Raises:
+        CheckpointError: the network cannot take the recorded one.
+    """
+    saved = opened.saved.batch
+    if saved is None:
+        if corpus is None:
+            return None, f"not in the file, and {reason}"
+        return next_batch(state, corpus.train), "drawn again from the corpus"
+    vocabulary = int(state.model.wte.weight.shape[0])
+    try:
+        both = torch.stack((saved.x, saved.y))
+        fits = (
+            both.dtype == torch.int64
+            and both.dim() == 3
+            and 0 < both.shape[2] <= state.config.model.block_size
+            and 0 < saved.x.numel() * vocabulary <= _MOST_LOGITS
+            and int(both.min()) >= 0
+            and int(both.max()) < vocabulary
+        )
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise CheckpointError("the recorded batch is not one that the network can take")
+    return Batch(x=saved.x, y=saved.y, offsets=saved.offsets), "recorded"

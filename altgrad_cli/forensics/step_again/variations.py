@@ -1,0 +1,208 @@
+"""The recorded step under a variation: did it survive, and what did the update do?
+
+A variation is another configuration, another plan, or another thing that the step is given; the step itself
+is ``training.step.compute_step``, the function that trained. Each variation is tried once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from altgrad_cli.config.precision import OPERAND_ROLES, ROLES, PrecisionConfig, Role
+from altgrad_cli.config.run import TrainConfig
+from altgrad_cli.errors import AltgradError
+from altgrad_cli.forensics.step_again.replay_state import ReplayState
+from altgrad_cli.formats import parse_format
+from altgrad_cli.metrics.gradient import SHADOW_COLUMNS, gradient_cosine, measure_shadow
+from altgrad_cli.metrics.spec import pool
+from altgrad_cli.surgery.linear import Scales
+from altgrad_cli.surgery.precision_plan import (
+    LayerPrecision,
+    PrecisionPlan,
+    plan_precision,
+    without_rounding,
+)
+from altgrad_cli.training.measuring.updates import read_update
+from altgrad_cli.training.state import TrainState, encode_stored_weights, fresh_scales
+from altgrad_cli.training.step import Step, compute_step
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What a step came to. None where a quantity could not be measured."""
+
+    survives: bool
+    """Loss, gradient, every rounding's input and the updated weights are finite."""
+    stopped_by: str | None
+    """What was not finite, in words."""
+    loss: float | None = None
+    gradient_norm: float | None = None
+    overflow_rate: float | None = None
+    transfer: float | None = None
+    """tau of the stored weights: 0 frozen, 1 faithful; float32 masters are."""
+    stall: float | None = None
+    """Share of updated weights whose stored value did not change."""
+    cosine: float | None = None
+    """Cosine of the gradient and its float32 shadow."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepVariation:
+    """One change of the recorded step; what is not said is as recorded."""
+
+    config: TrainConfig | None = None
+    format: str | None = None
+    """The format under study."""
+    plan: PrecisionPlan | None = None
+    """None: that of the configuration and the format."""
+    learning_rate: float | None = None
+    fresh_amax: bool = False
+    """Every delayed scale is taken from the tensor itself, as after a warm start."""
+    other_batch: bool = False
+    without_faults: bool = False
+    """Planted faults do not strike again."""
+
+
+AS_RECORDED = StepVariation()
+
+
+def unrounded(plan: PrecisionPlan, role: Role | None = None) -> StepVariation:
+    """One role of ``plan`` left in float32, or all of them."""
+    return StepVariation(plan=without_rounding(plan, role=role))
+
+
+def with_precision(config: TrainConfig, precision: PrecisionConfig) -> StepVariation:
+    """``config`` with other settings of its precision."""
+    return StepVariation(config=replace(config, precision=precision))
+
+
+def stochastic_update(config: TrainConfig) -> StepVariation:
+    """The update of the stored weights rounded stochastically."""
+    return with_precision(config, replace(config.precision, rounding="stochastic"))
+
+
+def in_bf16(plan: PrecisionPlan, names: Sequence[str]) -> StepVariation:
+    """The layers ``names`` of ``plan`` in BF16 on float32 masters."""
+    bf16 = tuple((role, parse_format("BF16")) for role in OPERAND_ROLES)
+    layers = tuple(
+        LayerPrecision(layer.name, bf16, "none") if layer.name in names else layer for layer in plan.layers
+    )
+    return StepVariation(plan=replace(plan, layers=layers))
+
+
+def rounded_roles(plan: PrecisionPlan) -> list[Role]:
+    """The roles that ``plan`` rounds anywhere."""
+    return [role for role in ROLES if any(layer.format_of(role) for layer in plan.layers)]
+
+
+@dataclass(frozen=True, slots=True)
+class Trials:
+    """The recorded step, and what it came to under each variation that was tried; its state stays."""
+
+    given: ReplayState
+    shadow: Tensor | None
+    """The float32 gradient of the recorded batch, to compare with."""
+    _outcomes: dict[StepVariation, Outcome] = field(default_factory=dict)
+
+    def outcome(self, variation: StepVariation) -> Outcome:
+        """What the step comes to under ``variation``.
+
+        Raises:
+            AltgradError: the variation cannot be made, or the step has no batch.
+        """
+        config = variation.config or self.given.state.config
+        state = self.given.state
+        plan = variation.plan or plan_precision(
+            config.precision, variation.format or state.format, state.layer_names
+        )
+        resolved = replace(variation, config=config, format=None, plan=plan)
+        if resolved not in self._outcomes:
+            with _varied(state, config, plan) as varied:
+                self._outcomes[resolved] = self._try(varied, variation)
+        return self._outcomes[resolved]
+
+    def _try(self, state: TrainState, variation: StepVariation) -> Outcome:
+        given = self.given
+        step = compute_step(
+            state,
+            given.another_batch() if variation.other_batch else given.given_batch(),
+            learning_rate=variation.learning_rate,
+            scales=_fresh_amax(state) if variation.fresh_amax else None,
+            faults=None if variation.without_faults else given.faults,
+        )
+        transfer, stall = _update_effect(state, step)
+        norm = step.clip.norm
+        return Outcome(
+            survives=step.finite,
+            stopped_by=None if step.finite else step.first_nonfinite(state),
+            loss=step.summary.loss,
+            gradient_norm=float(torch.linalg.vector_norm(step.result.gradient)) if norm is None else norm,
+            overflow_rate=step.summary.overflow_rate,
+            transfer=transfer,
+            stall=stall,
+            cosine=_cosine(state, step, None if variation.other_batch else self.shadow),
+        )
+
+
+@contextmanager
+def _varied(state: TrainState, config: TrainConfig, plan: PrecisionPlan) -> Iterator[TrainState]:
+    """The state under another config and plan; its weights are put back afterwards.
+
+    Where the grid of stored weights changes they are encoded anew, as an emergency shift would.
+    """
+    variant = replace(
+        state,
+        config=config,
+        plan=plan,
+        stored_scales=list(state.stored_scales),
+        scales=fresh_scales(plan, config),
+    )
+    for histories, recorded in zip(variant.scales.histories, state.scales.histories, strict=True):
+        for history, source in zip(histories, recorded, strict=True):
+            if history is not None and source is not None:
+                history.values = source.values
+    moved = [
+        layer
+        for layer in range(len(state.layers))
+        if variant.stored_format(layer) != state.stored_format(layer)
+    ]
+    kept = state.flat.values.clone() if moved else None
+    try:
+        with suppress(AltgradError):  # weights that are not finite have no scale; the step will show it
+            encode_stored_weights(variant, moved)
+        yield variant
+    finally:
+        if kept is not None:
+            state.flat.values.copy_(kept)
+
+
+def _fresh_amax(state: TrainState) -> Scales:
+    return [
+        [None if layer.recipe == "delayed" and layer.formats else scale for scale in row]
+        for layer, row in zip(state.plan.layers, state.scales.current(state.plan, state.config), strict=True)
+    ]
+
+
+def _update_effect(state: TrainState, step: Step) -> tuple[float | None, float | None]:
+    """(tau, stall) as the engine measures them: over the stored weights that live on a grid."""
+    if not step.finite:
+        return None, None
+    read_update(state, step)
+    metrics = step.summary.measured.metrics
+    if state.plan.stores_weights:
+        return metrics["update_transfer"], metrics["bit_stall_rate"]
+    return (1.0, 0.0) if metrics["update_norm"] else (None, None)  # float32 masters take all of it
+
+
+def _cosine(state: TrainState, step: Step, shadow: Tensor | None) -> float | None:
+    if shadow is None:
+        return None
+    sums = measure_shadow(state.flat.layout(blocks_only=False), step.result.gradient, shadow).tolist()
+    cosine = gradient_cosine(pool(SHADOW_COLUMNS, sums))
+    return None if cosine is None or math.isnan(cosine) else cosine
