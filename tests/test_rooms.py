@@ -24,7 +24,6 @@ MIRRORED = {
     "document": "of a report; of a diagnosis",
     "eager": "a rounding, and a pass, as torch runs it",
     "engine": "of one run; of a sweep of runs",
-    "facts": "what a report states; what a format's page states",
     "foreign": "files of others; their diagnosis",
     "model": "the network's shape as configured; the network",
     "passes": "how a pass is run; how it is measured",

@@ -66,6 +66,7 @@ GRADIENT_METRICS = (
         "L2 norm of the weight gradient",
         formula=lambda row: math.sqrt(row["square"]),
         bad="high",
+        by_layer=True,
     ),
     MetricSpec(
         "gradient_linf",
@@ -82,6 +83,7 @@ GRADIENT_METRICS = (
         formula=share("tiny", "count"),
         heading="sparsity",
         bad="high",
+        by_layer=True,
     ),
     MetricSpec(
         "nonfinite_gradients",
@@ -163,6 +165,7 @@ SHADOW_METRICS = (
         formula=gradient_cosine,
         heading="shadow cosine",
         bad="low",
+        by_layer=True,
     ),
     MetricSpec(
         "gradient_sqnr",
@@ -171,6 +174,7 @@ SHADOW_METRICS = (
         formula=gradient_sqnr,
         heading="SQNR",
         bad="low",
+        by_layer=True,
     ),
     MetricSpec(
         "gradient_norm_ratio",
@@ -179,6 +183,7 @@ SHADOW_METRICS = (
         formula=lambda row: ratio(math.sqrt(row["square"]), math.sqrt(row["reference_square"])),
         heading="norm ratio",
         bad="low",
+        by_layer=True,
     ),
     MetricSpec(
         "gradient_sign_agreement",

@@ -171,6 +171,7 @@ PERSISTENCE_METRICS = (
         cadence="interval",
         pooling="weights",
         bad="high",
+        by_layer=True,
     ),
     MetricSpec(
         "dead_neurons",
@@ -180,6 +181,7 @@ PERSISTENCE_METRICS = (
         pooling="sum",
         bad="high",
         alert=AlertRule("dead_neurons", 0.0, 0.0),
+        by_layer=True,
     ),
     MetricSpec(
         "zero_update_region_fraction",
@@ -190,6 +192,7 @@ PERSISTENCE_METRICS = (
         cadence="interval",
         pooling="weights",
         bad="high",
+        by_layer=True,
     ),
     MetricSpec(
         "zero_update_rows",
@@ -199,5 +202,6 @@ PERSISTENCE_METRICS = (
         cadence="interval",
         pooling="sum",
         bad="high",
+        by_layer=True,
     ),
 )

@@ -29,6 +29,7 @@ ROUNDING_METRICS = (
         heading="overflow",
         bad="high",
         alert=AlertRule("overflow", OVERFLOW_FROM, 0.8 * OVERFLOW_FROM),
+        by_layer=True,
     ),
     _by_role(
         "clipped_rate",
@@ -46,6 +47,7 @@ ROUNDING_METRICS = (
         heading="underflow",
         bad="high",
         alert=AlertRule("underflow", UNDERFLOW_FROM, 0.8 * UNDERFLOW_FROM),
+        by_layer=True,
     ),
     _by_role(
         "subnormal_fraction",
@@ -209,6 +211,7 @@ CODE_USE_METRICS = (
         "share of the format's finite codes that occur in the tensor; null for an empty one",
         formula=lambda row: ratio(row["used"], row["codes"]) if row["count"] else None,
         bad="low",
+        by_layer=True,
     ),
     _by_layer(
         "code_entropy",
@@ -217,6 +220,7 @@ CODE_USE_METRICS = (
         formula=_entropy_of_evenly_used,
         heading="entropy",
         bad="low",
+        by_layer=True,
     ),
     _by_layer(
         "top_binade_share",
@@ -232,6 +236,7 @@ CODE_USE_METRICS = (
         formula=share("zero", "count"),
         heading="on zero",
         bad="high",
+        by_layer=True,
     ),
     _by_layer(
         "nan_share",

@@ -54,6 +54,8 @@ class MetricSpec:
     bad: Side | None = None
     """The side on which a run is in trouble; None where neither is."""
     alert: AlertRule | None = None
+    by_layer: bool = False
+    """Whether reports read it layer by layer; the others they take of the whole run only."""
 
 
 def ratio(part: float, whole: float) -> float | None:

@@ -174,6 +174,7 @@ PREDICTION_METRICS = (
         cadence="interval",
         pooling="weights",
         bad="high",
+        by_layer=True,
     ),
     MetricSpec(
         "first_step_stall_rate",

@@ -125,6 +125,7 @@ SHARED_UPDATE_METRICS = (
         formula=share("gradient_unchanged", "gradient_nonzero"),
         heading="zero updates",
         bad="high",
+        by_layer=True,
     ),
     MetricSpec(
         "update_norm",
@@ -144,6 +145,7 @@ STORED_UPDATE_METRICS = (
         heading="bit-stall",
         bad="high",
         alert=AlertRule("stall", STALL_FROM, 0.8 * STALL_FROM),
+        by_layer=True,
     ),
     MetricSpec(
         "flip_rate",
@@ -160,6 +162,7 @@ STORED_UPDATE_METRICS = (
         formula=share("transfer_dot", "update_square"),
         heading="tau",
         bad="low",
+        by_layer=True,
     ),
     *SHARED_UPDATE_METRICS,
 )
@@ -173,6 +176,7 @@ MASTER_UPDATE_METRICS = (
         "master did: no loss of the update, and never a trigger",
         formula=share("stalled", "updated"),
         heading="apparent stall",
+        by_layer=True,
     ),
     MetricSpec(
         "apparent_flip_rate",

@@ -16,8 +16,8 @@ from pathlib import Path
 from altgrad_cli.errors import UsageError
 from altgrad_cli.files import open_regular
 from altgrad_cli.notation import unescape_markdown
-from altgrad_cli.reporting.blocks.sources import CITED, ROW, parse_source
-from altgrad_cli.reporting.evidence.facts import TEXTS
+from altgrad_cli.reporting.blocks.sources import CITED, ROW
+from altgrad_cli.reporting.evidence.quantities import TEXTS
 from altgrad_cli.reporting.evidence.runs import Evidence
 from altgrad_cli.reporting.evidence.scope import Scope, gather
 from altgrad_cli.reporting.render.markdown import CELLS, END, SEPARATOR, VERBATIM
@@ -137,7 +137,7 @@ class _Checker:
     def _compare(self, printed: str, source: str, row: int | None = None) -> None:
         self.checked += 1
         try:
-            computed = self.evidence.text(parse_source(source))
+            computed = self.evidence.text(source)
         except UsageError as error:
             self._differ(printed, None, f"{source}: {error.message}", row)
             return

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from altgrad_cli.metrics.catalogue import heading_of
 from altgrad_cli.notation import MISSING, escape_markdown, format_value
 from altgrad_cli.reporting.blocks.figures import Figure
-from altgrad_cli.reporting.blocks.sources import ROW
-from altgrad_cli.reporting.evidence.runs import Evidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,20 +25,19 @@ class TableColumn:
     """Empty where no log gives the cells."""
 
 
-def measured(source: str) -> TableColumn:
-    """The column of a metric's values, under the heading that its ``MetricSpec`` gives it."""
-    return TableColumn(heading_of(source.partition("(")[2].partition(")")[0]), source)
-
-
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Cells that each come from one source: the column's, filled with the row's label."""
+    """Cells that each come from one source: the column's, filled with the row's label. Never empty."""
 
     label_header: str
     labels: tuple[str, ...]
     columns: tuple[TableColumn, ...]
     cells: tuple[tuple[str, ...], ...]
     """Printed values, one tuple a row."""
+
+    def has_words(self, column: int) -> bool:
+        """Whether a column holds words, which are set to the left, and not numbers."""
+        return any(row[column][:1].isalpha() and row[column] not in ("NaN", "inf") for row in self.cells)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +62,10 @@ Block = Text | Table | Picture | Verbatim
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A heading (``level`` 2 or 3) and what stands under it."""
+    """A heading and what stands under it."""
 
     title: str
     blocks: tuple[Block, ...]
-    level: int = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,35 +88,47 @@ class Report:
         ]
 
 
-def make_table(
-    evidence: Evidence, label_header: str, labels: Iterable[object], columns: Sequence[TableColumn]
-) -> Table:
-    """The table of ``columns`` for the rows ``labels``; columns without a single value are left out."""
-    rows = [str(label) for label in labels]
-    texts = [[evidence.text(column.source.replace(ROW, label)) for label in rows] for column in columns]
-    kept = [(column, text) for column, text in zip(columns, texts, strict=True) if set(text) - {MISSING}]
-    return Table(
-        label_header,
-        tuple(rows),
-        tuple(column for column, _ in kept),
-        tuple(tuple(text[row] for _, text in kept) for row in range(len(rows))),
-    )
+def section(title: str, *blocks: Block | None) -> Section | None:
+    """What there is of ``blocks`` under a heading; None where that is nothing."""
+    present = tuple(block for block in blocks if block is not None)
+    return Section(title, present) if present else None
 
 
-def bullets(lines: Iterable[str]) -> Text:
+def picture(figure: Figure | None, caption: str = "") -> Picture | None:
+    """``figure``, where there was something to draw, with its caption in Markdown."""
+    return Picture(figure, caption) if figure else None
+
+
+def listed(lines: Iterable[str]) -> Text | None:
+    """A list of ``lines`` in Markdown; None without any."""
+    return Text(text) if (text := "\n".join(f"- {line}" for line in lines)) else None
+
+
+def bullets(lines: Iterable[str]) -> Text | None:
     """A list of ``lines`` as they are, whatever they hold."""
-    return Text("\n".join(f"- {escape_markdown(line)}" for line in lines))
+    return listed(map(escape_markdown, lines))
 
 
-def plain_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
-    """The table of values that no log gives, less the columns without one; the first names its row."""
+def table_of(
+    label_header: str,
+    labels: Sequence[str],
+    columns: Sequence[TableColumn],
+    written: Sequence[Sequence[str]],
+) -> Table | None:
+    """The table of ``written``, column by column, less those without a single value; None without any."""
+    kept = [pair for pair in zip(columns, written, strict=True) if set(pair[1]) - {"", MISSING}]
+    if not kept:
+        return None
+    cells = tuple(zip(*(texts for _, texts in kept), strict=True))
+    return Table(label_header, tuple(labels), tuple(column for column, _ in kept), cells)
+
+
+def plain_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> Table | None:
+    """The table of values that no log gives; the first of a row names it."""
     written = [
         [format_value(value, header) for header, value in zip(headers, row, strict=True)] for row in rows
     ]
-    kept = [n for n in range(1, len(headers)) if {row[n] for row in written} - {"", MISSING}]
-    return Table(
-        headers[0],
-        tuple(row[0] for row in written),
-        tuple(TableColumn(headers[n]) for n in kept),
-        tuple(tuple(row[n] for n in kept) for row in written),
-    )
+    if not written:
+        return None
+    labels, *columns = zip(*written, strict=True)
+    return table_of(headers[0], labels, [TableColumn(header) for header in headers[1:]], columns)

@@ -3,7 +3,7 @@
     e7m0_uniform: mean(update_transfer)[blocks.0.attn.c_attn]@451-500
     e7m0_uniform: collapse.step
     e7m0_uniform,e7m0_uniform-s43: average recovered_fraction@500
-    rule: stall_collapse.transfer
+    rule: trained.from
 
 is *runs* ``:`` an optional word for several runs, a *quantity* with an optional argument, ``[layer]`` and
 ``@step`` or ``@first-last``. In Markdown a number of a sentence stands in a ``<span>`` whose title is its
@@ -47,17 +47,6 @@ class Source:
     ``number`` of the runs, or the ``leader``, the run with the highest value; ``paired``, the mean difference
     of the first half of the runs and the second, run by run, and ``halfwidth``, half its 95 % interval."""
 
-    def __str__(self) -> str:
-        argument = f"({self.argument})" if self.argument else ""
-        layer = f"[{self.layer}]" if self.layer else ""
-        steps = (
-            ""
-            if self.first is None
-            else f"@{self.first}" + ("" if self.last == self.first else f"-{self.last}")
-        )
-        over = f"{self.over} " if self.over else ""
-        return f"{','.join(self.runs)}: {over}{self.quantity}{argument}{layer}{steps}".rstrip()
-
     def of_run(self, run: str) -> Source:
         """The same quantity of one run alone."""
         return replace(self, runs=(run,), over=None)
@@ -83,12 +72,12 @@ def parse_source(text: str) -> Source:
     )
 
 
-def cited(text: str, source: Source | str) -> str:
+def cited(text: str, source: str) -> str:
     """``text`` in Markdown, carrying its source; what Markdown would read as markup is spelled out."""
     escaped = html.escape(text)
     for character in "*`[":
         escaped = escaped.replace(character, f"&#{ord(character)};")
-    return f'<span title="{html.escape(str(source))}">{escaped}</span>'
+    return f'<span title="{html.escape(source)}">{escaped}</span>'
 
 
 CITED = re.compile(r'<span title="(?P<source>[^"]*)">(?P<text>[^<]*)</span>')

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from altgrad_cli.errors import UsageError
 from altgrad_cli.metrics.noise import paired_interval
 from altgrad_cli.metrics.verdict import recovered_fraction
 from altgrad_cli.notation import format_value
-from altgrad_cli.reporting.blocks.sources import Source, cited, parse_source
-from altgrad_cli.reporting.evidence.facts import RULES, evaluate
+from altgrad_cli.reporting.blocks.document import Table, TableColumn, table_of
+from altgrad_cli.reporting.blocks.sources import ROW, Source, cited, parse_source
+from altgrad_cli.reporting.evidence.quantities import RULES, evaluate, heading
 from altgrad_cli.runs.record import RunRecord
 from altgrad_cli.sweeps.ablation.layers import LayerAttribution
 from altgrad_cli.sweeps.ablation.roles import StageAttribution, attribute, parts_of
@@ -85,39 +86,59 @@ class Evidence:
             return None
         return recovered_fraction(loss, frozen=frozen, fp32=fp32)
 
-    def value(self, source: Source | str) -> object:
+    def value(self, source: str) -> object:
         """The value that ``source`` names, None where not measured; UsageError where it names nothing."""
-        if isinstance(source, str):
-            source = parse_source(source)
+        return self._value(parse_source(source))
+
+    def _value(self, source: Source) -> object:
+        if source.over == "number":
+            return len(source.runs)
         if source.over is not None:
-            return _over_runs(
-                source, [self.value(source.of_run(run)) for run in source.runs if source.quantity]
-            )
+            return _over_runs(source, [self._value(source.of_run(run)) for run in source.runs])
         (name,) = source.runs
         if name == RULE:
             if source.quantity not in RULES:
                 raise UsageError(f"no rule is called {source.quantity!r}", allowed=", ".join(RULES))
             return RULES[source.quantity]
         log = self.run(name)
-        if source.quantity in _JUDGED:
-            return _JUDGED[source.quantity](self, log, source)
-        return evaluate(log, source)
+        judged_quantity = _JUDGED.get(source.quantity)
+        return judged_quantity(self, log, source) if judged_quantity else evaluate(log, source)
 
-    def text(self, source: Source | str) -> str:
+    def text(self, source: str) -> str:
         """The value of ``source`` as it is printed."""
-        if isinstance(source, str):
-            source = parse_source(source)
-        return format_value(self.value(source), source.argument or source.quantity)
+        parsed = parse_source(source)
+        return format_value(self._value(parsed), parsed.argument or parsed.quantity)
 
-    def cite(self, source: Source | str) -> str:
+    def cite(self, source: str) -> str:
         """The printed value with its source, for a sentence."""
-        if isinstance(source, str):
-            source = parse_source(source)
         return cited(self.text(source), source)
 
     def of(self, log: RunRecord) -> Callable[[str], str]:
         """``cite`` for one run: ``of(log)("mean(loss)@1-50")``."""
         return lambda quantity: self.cite(f"{log.name}: {quantity}")
+
+    def table(
+        self,
+        label_header: str,
+        labels: Iterable[object],
+        columns: Iterable[str | TableColumn],
+        of: str = ROW,
+    ) -> Table | None:
+        """One row a label, less the columns without a single value; None where none is left.
+
+        Args:
+            label_header: above the labels.
+            labels: what a row is called, and what ``{}`` stands for in a source.
+            columns: a quantity of ``of``, headed as its metric or fact is, or a column with its own words.
+            of: the run that the quantities are of; by default the one that the row is named after.
+        """
+        rows = [str(label) for label in labels]
+        headed = [
+            TableColumn(heading(column), f"{of}: {column}") if isinstance(column, str) else column
+            for column in columns
+        ]
+        written = [[self.text(column.source.replace(ROW, label)) for label in rows] for column in headed]
+        return table_of(label_header, rows, headed, written)
 
 
 def _controls(evidence: Evidence, log: RunRecord, _: Source) -> str | None:
@@ -186,29 +207,24 @@ _JUDGED: dict[str, Quantity] = {
 
 def _over_runs(source: Source, values: Sequence[object]) -> object:
     """Several runs as one value; None as soon as one of them has none (``leader`` passes those over)."""
-    if source.over == "number":
-        return len(source.runs)
-    known = [
-        (float(value), run)
-        for value, run in zip(values, source.runs, strict=True)
-        if isinstance(value, int | float)
-    ]
+    pairs = zip(values, source.runs, strict=True)
+    known = [(float(value), run) for value, run in pairs if isinstance(value, int | float)]
     if source.over == "leader":
-        ranked = [(value, run) for value, run in known if not math.isnan(value)]
-        return max(ranked, key=lambda item: item[0], default=(0, None))[1]
+        ranked = (pair for pair in known if not math.isnan(pair[0]))
+        return max(ranked, key=lambda pair: pair[0], default=(0, None))[1]
     if len(known) < len(values):
         return None
     numbers = [value for value, _ in known]
-    if source.over in ("lowest", "highest"):
-        return min(numbers) if source.over == "lowest" else max(numbers)
-    if source.over == "difference":
-        first, second = numbers
-        return first - second
-    if source.over in ("paired", "halfwidth"):
-        half = len(numbers) // 2
-        interval = paired_interval([a - b for a, b in zip(numbers[:half], numbers[half:], strict=True)])
-        return (interval.mean if source.over == "paired" else interval.half_width) if interval else None
+    half = len(numbers) // 2
+    interval = paired_interval([a - b for a, b in zip(numbers[:half], numbers[half:], strict=False)])
     finite = all(map(math.isfinite, numbers))
-    if source.over == "average":
-        return math.fsum(numbers) / len(numbers) if finite else math.nan
-    return statistics.stdev(numbers) if len(numbers) > 1 and finite else None
+    mean = math.fsum(numbers) / len(numbers) if finite else math.nan
+    return {
+        "lowest": min(numbers),
+        "highest": max(numbers),
+        "difference": numbers[0] - numbers[-1],
+        "paired": interval and interval.mean,
+        "halfwidth": interval and interval.half_width,
+        "average": mean,
+        "deviation": statistics.stdev(numbers) if len(numbers) > 1 and finite else None,
+    }[source.over or ""]

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from altgrad_cli.config.loading import from_plain
-from altgrad_cli.config.precision import OPERAND_ROLES
+from altgrad_cli.config.precision import ROLES
 from altgrad_cli.config.run import WandbConfig
 from altgrad_cli.errors import UsageError
+from altgrad_cli.metrics.catalogue import METRICS
 from altgrad_cli.reporting.evidence.runs import Evidence
 from altgrad_cli.runs.folder import EVENTS
 from altgrad_cli.runs.record import RunRecord, read_run
@@ -20,28 +21,10 @@ from altgrad_cli.sweeps.results import is_sweep, judge_records, read_plan
 from altgrad_cli.sweeps.verdicts import judge_run
 
 LAYER_METRICS = frozenset(
-    {
-        "bit_stall_rate",
-        "apparent_stall_rate",
-        "update_transfer",
-        "zero_update_fraction",
-        "zero_update_region_fraction",
-        "zero_update_rows",
-        "persistent_stall_rate",
-        "predicted_stall_rate",
-        "gradient_sparsity",
-        "gradient_norm",
-        "gradient_cosine",
-        "gradient_norm_ratio",
-        "gradient_sqnr",
-        "dead_neurons",
-        *(f"{rate}/{role}" for rate in ("overflow_rate", "underflow_rate") for role in OPERAND_ROLES),
-        "underflow_rate/stored_weights",
-        "overflow_rate/stored_weights",
-        "zero_share/stored_weights",
-        "codes_used/stored_weights",
-        "code_entropy/stored_weights",
-    }
+    key
+    for name, spec in METRICS.items()
+    if spec.by_layer
+    for key in ([f"{name}/{role}" for role in ROLES] if spec.scope == "layer_role" else [name])
 )
 """The layer metrics that a report reads: what bounds its memory for a long run."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from altgrad_cli.reporting.evidence.facts import RULES
+from altgrad_cli.metrics.thresholds import COLLAPSE_WINDOW
 from altgrad_cli.runs.record import RunRecord
 
 TREND = 5
@@ -38,15 +38,14 @@ def collapse_step(log: RunRecord) -> int | None:
 
 def telling_window(log: RunRecord) -> Window:
     """Where a run's trouble shows: the collapse window, the steps before a non-finite one, or the end."""
-    length = int(RULES["stall_collapse.window"])
     step = collapse_step(log)
     detected = (log.collapse or {}).get("detected")
     if detected is not None:
-        first = max(1, detected - length + 1)
+        first = max(1, detected - COLLAPSE_WINDOW + 1)
         return Window(first, detected, "the window in which the collapse was detected")
     if step is not None and step > 1:
-        return Window(max(1, step - length), step - 1, "the steps before the collapse")
-    return Window(max(1, log.last_step - length + 1), max(1, log.last_step), "the end of the run")
+        return Window(max(1, step - COLLAPSE_WINDOW), step - 1, "the steps before the collapse")
+    return Window(max(1, log.last_step - COLLAPSE_WINDOW + 1), max(1, log.last_step), "the end of the run")
 
 
 def diagnostic_steps(log: RunRecord) -> list[int]:

@@ -35,7 +35,6 @@ def to_html(report: Report) -> str:
     contents = "\n".join(
         f'<li><a href="#{_anchor(section.title)}">{html.escape(section.title)}</a></li>'
         for section in report.sections
-        if section.level == 2
     )
     # "</" may not occur inside a script element.
     data = json.dumps(hovers, separators=(",", ":"), allow_nan=False).replace("</", "<\\/")
@@ -85,12 +84,9 @@ def _anchor(title: str) -> str:
 
 
 def _section(section: Section, hovers: dict[str, Hover]) -> str:
-    blocks = "\n".join(filter(None, (_block(block, hovers) for block in section.blocks)))
-    heading = f"h{section.level}"
-    return (
-        f'<section id="{_anchor(section.title)}">\n<{heading}>{html.escape(section.title)}</{heading}>\n'
-        f"{blocks}\n</section>"
-    )
+    blocks = "\n".join(_block(block, hovers) for block in section.blocks)
+    title = html.escape(section.title)
+    return f'<section id="{_anchor(section.title)}">\n<h2>{title}</h2>\n{blocks}\n</section>'
 
 
 def _block(block: Block, hovers: dict[str, Hover]) -> str:
@@ -124,9 +120,7 @@ def _verbatim(block: Verbatim) -> str:
 
 
 def _table(table: Table) -> str:
-    if not table.labels or not table.columns:
-        return ""
-    words = [any(map(_is_word, cells)) for cells in zip(*table.cells, strict=True)]
+    words = [table.has_words(index) for index in range(len(table.columns))]
     head = "".join(
         f"<th{_cell_class('', word)}>{html.escape(column.header)}</th>"
         for column, word in zip(table.columns, words, strict=True)
@@ -143,10 +137,6 @@ def _table(table: Table) -> str:
         f'<div class="scroll"><table><thead><tr><th>{html.escape(table.label_header)}</th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
-
-
-def _is_word(cell: str) -> bool:
-    return cell[:1].isalpha() and cell not in ("NaN", "inf")
 
 
 def _cell_class(cell: str, word: bool) -> str:

@@ -16,7 +16,7 @@ def to_json(report: Report) -> dict[str, object]:
         "sections": [
             {
                 "title": section.title,
-                "level": section.level,
+                "level": 2,
                 "blocks": [_block(block) for block in section.blocks],
             }
             for section in report.sections

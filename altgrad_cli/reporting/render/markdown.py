@@ -32,7 +32,7 @@ def to_markdown(report: Report, pictures: str | None) -> str:
     for section in report.sections:
         blocks = [text for block in section.blocks if (text := _block(block, pictures))]
         if blocks:
-            parts += [f"{'#' * section.level} {section.title}", *blocks]
+            parts += [f"## {section.title}", *blocks]
     return "\n\n".join(parts) + "\n"
 
 
@@ -80,8 +80,6 @@ def _block(block: Block, pictures: str | None) -> str:
 
 def table_markdown(table: Table) -> str:
     """The table with its columns lined up, under the comment that names their sources."""
-    if not table.labels or not table.columns:
-        return ""
     header = [table.label_header, *(column.header for column in table.columns)]
     sources = SEPARATOR.join(column.source for column in table.columns)
     cited = any(column.source for column in table.columns)
@@ -93,7 +91,7 @@ def table_markdown(table: Table) -> str:
         [label, *map(escape_markdown, cells)] for label, cells in zip(labels, table.cells, strict=True)
     ]
     widths = [max(len(row[index]) for row in escaped) for index in range(len(header))]
-    left = [True, *(_is_text(table, index) for index in range(len(table.columns)))]
+    left = [True, *(table.has_words(index) for index in range(len(table.columns)))]
 
     def line(cells: list[str]) -> str:
         padded = [
@@ -108,11 +106,6 @@ def table_markdown(table: Table) -> str:
     ]
     comment = [f"{CELLS}{sources}{END}"] if cited else []
     return "\n".join([*comment, line(escaped[0]), line(rule), *map(line, escaped[1:])])
-
-
-def _is_text(table: Table, index: int) -> bool:
-    """Whether a column holds words, which are set to the left."""
-    return any(cells[index][:1].isalpha() and cells[index] not in ("NaN", "inf") for cells in table.cells)
 
 
 def _label(label: str) -> str:

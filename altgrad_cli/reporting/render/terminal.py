@@ -14,7 +14,7 @@ from rich.syntax import Syntax
 from rich.table import Table as RichTable
 from rich.text import Text as RichText
 
-from altgrad_cli.reporting.blocks.document import Block, Report, Section, Table, Text, Verbatim
+from altgrad_cli.reporting.blocks.document import Block, Report, Table, Text, Verbatim
 from altgrad_cli.reporting.blocks.sources import without_sources
 
 _WIDEST = 40
@@ -32,21 +32,15 @@ def renderables(report: Report) -> Iterator[RenderableType]:
         blocks = [item for block in section.blocks if (item := _block(block)) is not None]
         if blocks:
             yield RichText()
-            yield _heading(section)
+            yield Rule(RichText(section.title, style="bold"), align="left", style="dim")
             yield from blocks
-
-
-def _heading(section: Section) -> RenderableType:
-    if section.level == 2:
-        return Rule(RichText(section.title, style="bold"), align="left", style="dim")
-    return RichText(section.title, style="bold")
 
 
 def _block(block: Block) -> RenderableType | None:
     if isinstance(block, Text):
         return Markdown(without_sources(block.markdown))
     if isinstance(block, Table):
-        return _FittedTable(block) if block.labels and block.columns else None
+        return _FittedTable(block)
     if isinstance(block, Verbatim):
         return Padding(Syntax(block.text, block.language, background_color="default", word_wrap=True), (0, 2))
     return None
@@ -85,10 +79,9 @@ class _FittedTable:
         )
         part.add_column(table.label_header, overflow="fold")
         for index in columns:
-            words = any(row[index][:1].isalpha() and row[index] != "NaN" for row in table.cells)
             part.add_column(
                 textwrap.fill(table.columns[index].header, widths[index], break_on_hyphens=False),
-                justify="left" if words else "right",
+                justify="left" if table.has_words(index) else "right",
                 max_width=widths[index],
                 overflow="fold",
             )

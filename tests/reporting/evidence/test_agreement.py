@@ -59,6 +59,8 @@ def test_sweep_and_report_agree(
             None if row["recovered_fraction"] in (0, 1) else f"no verdict: {row['no_verdict_because']}"
         )
         assert evidence.value(f"{name}: verdict") == said
+        word = row["verdict"] or (None if row["recovered_fraction"] in (0, 1) else "no verdict")
+        assert evidence.value(f"{name}: grade") == word
         assert evidence.value(f"{name}: cause") == row["cause"]
         assert evidence.value(f"{name}: outcome") == row["outcome"]
         assert evidence.value(f"{name}: last(loss)") == row["final_loss"]

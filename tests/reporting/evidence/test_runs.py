@@ -161,7 +161,7 @@ def test_facts(scope: Scope) -> None:
     assert value("e7m0-uniform-intervened: interventions(emergency_shift)") == 1
     assert value("fp32: verdict") is None, "an end of the scale"
     assert value("e7m0-uniform: roles") == "WAGM"
-    assert value("rule: stall_collapse.window") == 50
+    assert value("rule: trained.from") == 0.9
 
 
 def test_a_quantity_or_run_that_does_not_exist_is_an_error(scope: Scope) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from altgrad_cli.reporting.blocks.document import Block, Section, TableColumn, Text, make_table, measured
-from altgrad_cli.reporting.evidence.facts import RULES
+from altgrad_cli.reporting.blocks.document import Block, Section, Text, section
+from altgrad_cli.reporting.evidence.quantities import RULES
 from altgrad_cli.reporting.evidence.scope import Scope
 from altgrad_cli.reporting.pages.comparison.places_section import places_blocks
+from altgrad_cli.reporting.pages.comparison.plots import ROLE_KEY
 from altgrad_cli.runs.record import RunRecord
 from altgrad_cli.sweeps.ablation.roles import (
     FACTORIAL,
@@ -97,39 +98,25 @@ _HOW: dict[str | None, str] = {
 }
 
 
+_COLUMNS = (
+    *("roles", "config.precision.rounding", "config.precision.scaling.recipe", "last(validation_loss)"),
+    *("recovered_fraction", "recovered_fraction.step", "grade", "cause"),
+)
+
+
 def attribution_section(scope: Scope) -> Section | None:
     """For every failing run with a factorial: the stage, and rho of each set of roles; then the layers of
     every run with rules."""
-    blocks: list[Block] = []
+    blocks: list[Block | None] = []
     for log in scope.failed_runs:
         attribution, runs = scope.evidence.attribution(log), scope.evidence.parts(log)
-        if attribution is None:
-            continue
-        order = [letters for letters in (*FACTORIAL, SCALED, STOCHASTIC) if letters in runs]
-        table = make_table(
-            scope.evidence,
-            "run",
-            [runs[letters].name for letters in order],
-            [
-                TableColumn("roles rounded", "{}: roles"),
-                TableColumn("rounding", "{}: config.precision.rounding"),
-                TableColumn("scaling", "{}: config.precision.scaling.recipe"),
-                measured("{}: last(validation_loss)"),
-                TableColumn("rho", "{}: recovered_fraction"),
-                TableColumn("at step", "{}: recovered_fraction.step"),
-                TableColumn("verdict", "{}: grade"),
-                TableColumn("cause", "{}: cause"),
-            ],
-        )
-        blocks += [Text(stage_sentence(scope, attribution)), table]
+        if attribution is not None:
+            names = [runs[key].name for key in (*FACTORIAL, SCALED, STOCHASTIC) if key in runs]
+            blocks.append(Text(stage_sentence(scope, attribution)))
+            blocks.append(scope.evidence.table("run", names, _COLUMNS))
     if blocks:
-        blocks.append(
-            Text(
-                "Roles: W weights, A activations, G output gradients, M stored weights (with M, the weight "
-                "operand is the stored grid)."
-            )
-        )
+        blocks.append(Text(f"Roles: {ROLE_KEY} (with M, the weight operand is the stored grid)."))
     for log in scope.main_runs:
         if log.has_rules:
             blocks += places_blocks(scope, log)
-    return Section("Attribution", tuple(blocks)) if blocks else None
+    return section("Attribution", *blocks)

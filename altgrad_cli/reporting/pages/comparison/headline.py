@@ -2,63 +2,63 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 
+from altgrad_cli.reporting.blocks.document import Text, listed
 from altgrad_cli.reporting.evidence.scope import Scope
 from altgrad_cli.reporting.pages.run.failure_sections import CAUSES, collapse_sentence
 from altgrad_cli.runs.record import RunRecord
 from altgrad_cli.sweeps.verdicts import arms_without_verdict
 
 
-def headline(scope: Scope) -> str:
+def headline(scope: Scope) -> Text:
     """One sentence a main run, the findings first."""
     lines = []
     for log in scope.main_runs:
-        n, verdict = scope.evidence.of(log), scope.evidence.judged(log).verdict
-        step = scope.evidence.judged(log).step
-        if verdict.grade is None:
-            line = f"- `{log.name}`: {n('outcome')}; {n('grade')}"
-        else:
-            line = f"- `{log.name}`: **{n('verdict')}**"
+        n, judged_run = scope.evidence.of(log), scope.evidence.judged(log)
+        verdict, step = judged_run.verdict, judged_run.step
+        grade = f"**{n('verdict')}**" if verdict.grade else f"{n('outcome')}; {n('grade')}"
+        line = f"`{log.name}`: {grade}"
         if step is not None:
             line += f", rho {n(f'recovered_fraction@{step}')} at step {n(f'step@{step}')}"
         if verdict.cause:
             suspected = "suspected cause: " if verdict.suspected else ""
             line += f"; {suspected}{n('cause')}: {CAUSES[verdict.cause]}"
-        if scope.evidence.judged(log).collapse:
+        if judged_run.collapse:
             line += f"; {collapse_sentence(scope, log)}"
-        elif scope.evidence.judged(log).warning:
+        elif judged_run.warning:
             line += f"; warning: {n('warning')}"
         if verdict.borderline:
             line += "; borderline"
         if log.injections:
             line += f"; faults were planted: {n('injections')}"
-        lines.append(line + ".")
+        lines.append(f"{line}.")
     for names in arms_without_verdict(scope.evidence.findings).values():
         reason = scope.evidence.cite(f"{names[0]}: no_verdict_because")
-        lines.append(f"- No verdict ({', '.join(f'`{name}`' for name in names)}): {reason}.")
+        lines.append(f"No verdict ({', '.join(f'`{name}`' for name in names)}): {reason}.")
     lines += _twins(scope)
     control = next((log for log in scope.failed_runs if _is_control_format(scope, log)), None)
     if control is not None:
         lines.append(
-            f"- **The control format itself fails here**: `{control.name}`, verdict "
+            f"**The control format itself fails here**: `{control.name}`, verdict "
             f"{scope.evidence.of(control)('verdict')}. What fails beside it fails by the regime as well as "
             "by its grid."
         )
-    return "\n".join(lines) or "No format was under study: these are controls."
+    return listed(lines) or Text("No format was under study: these are controls.")
 
 
 def _twins(scope: Scope) -> list[str]:
     """Main runs of two formats whose losses are the same at every step."""
     lines = []
-    for index, first in enumerate(scope.main_runs):
-        for second in scope.main_runs[index + 1 :]:
-            same = np.array_equal(first.series("loss").values, second.series("loss").values, equal_nan=True)
-            if same and first.format != second.format:
-                lines.append(
-                    f"- `{first.name}` and `{second.name}` have the same loss at every step: under these "
-                    "scales the two formats are one grid."
-                )
+    for first, second in combinations(scope.main_runs, 2):
+        same = np.array_equal(first.series("loss").values, second.series("loss").values, equal_nan=True)
+        if same and first.format != second.format:
+            lines.append(
+                f"`{first.name}` and `{second.name}` have the same loss at every step: under these "
+                "scales the two formats are one grid."
+            )
     return lines
 
 

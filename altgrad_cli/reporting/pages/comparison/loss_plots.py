@@ -8,7 +8,7 @@ import numpy as np
 
 from altgrad_cli.metrics.thresholds import FAILED_BELOW, TRAINED_FROM
 from altgrad_cli.reporting.blocks import figures
-from altgrad_cli.reporting.blocks.thinning import smoothed, thin_curve
+from altgrad_cli.reporting.blocks.thinning import MAX_POINTS, smoothed, thin_curve
 from altgrad_cli.reporting.evidence.runs import Evidence
 from altgrad_cli.reporting.evidence.windows import collapse_step
 from altgrad_cli.reporting.pages.comparison.plots import STEP, run_color
@@ -28,19 +28,9 @@ def loss_figure(runs: Sequence[RunRecord], minor: Collection[str] = ()) -> figur
     for log in runs:
         series = log.series("loss")
         if len(series):
-            x, y = thin_curve(series.steps, smoothed(series.values))
-            faint = thin_curve(series.steps, series.values)[1] if len(runs) <= FEW else None
-            curves.append(
-                figures.Curve(
-                    log.name,
-                    x,
-                    y,
-                    run_color(log),
-                    _is_dashed(log, y, curves),
-                    faint if faint is not None and len(faint) == len(x) else None,
-                    log.name in minor,
-                )
-            )
+            smooth = smoothed(series.values)
+            faint = series.values if len(runs) <= FEW and len(series) <= MAX_POINTS else None
+            curves.append(_curve(log, series.steps, smooth, curves, minor, faint))
     if not curves:
         return None
     by_label = {curve.label: curve for curve in curves}
@@ -48,10 +38,19 @@ def loss_figure(runs: Sequence[RunRecord], minor: Collection[str] = ()) -> figur
     return figures.LineFigure("loss", "Training loss", STEP, LOSS, tuple(curves), tuple(marks))
 
 
-def _is_dashed(log: RunRecord, y: figures.Values, before: Sequence[figures.Curve]) -> bool:
-    """Whether a curve shares its colour with an earlier one, or lies exactly on it: so both are seen."""
+def _curve(
+    log: RunRecord,
+    steps: figures.Steps,
+    values: figures.Values,
+    before: Sequence[figures.Curve],
+    minor: Collection[str],
+    faint: figures.Values | None = None,
+) -> figures.Curve:
+    """A run's curve; dashed where it shares its colour with one ``before`` it or lies on it, to be seen."""
+    x, y = thin_curve(steps, values)
     color = run_color(log)
-    return any(curve.color == color or np.array_equal(y, curve.y, equal_nan=True) for curve in before)
+    dashed = any(curve.color == color or np.array_equal(y, curve.y, equal_nan=True) for curve in before)
+    return figures.Curve(log.name, x, y, color, dashed, faint, log.name in minor)
 
 
 def _mark(log: RunRecord, curve: figures.Curve) -> figures.Mark:
@@ -67,9 +66,7 @@ def validation_figure(runs: Sequence[RunRecord], minor: Collection[str] = ()) ->
     curves: list[figures.Curve] = []
     for log in runs:
         if len(log.validation):
-            x, y = thin_curve(log.validation.steps, log.validation.values)
-            dashed = _is_dashed(log, y, curves)
-            curves.append(figures.Curve(log.name, x, y, run_color(log), dashed, None, log.name in minor))
+            curves.append(_curve(log, log.validation.steps, log.validation.values, curves, minor))
     if not curves:
         return None
     title = "Validation loss of the deployed model"

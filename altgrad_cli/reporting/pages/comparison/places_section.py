@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from altgrad_cli.reporting.blocks.document import Block, TableColumn, Text, make_table, measured
+from altgrad_cli.reporting.blocks.document import Block, TableColumn, Text
 from altgrad_cli.reporting.evidence.scope import Scope
 from altgrad_cli.runs.record import RunRecord
 from altgrad_cli.sweeps.ablation.layers import LayerAttribution
@@ -46,25 +46,20 @@ def _nothing(scope: Scope, log: RunRecord) -> str:
 
 
 def _blocks(scope: Scope, log: RunRecord, found: LayerAttribution) -> list[Block]:
-    rescue = next(
-        (
-            scope.evidence.run(arm.name)
-            for arm in scope.evidence.arms.values()
-            if found.finished and arm.config == found.rescued
-        ),
-        None,
-    )
-    sentence = _sentence(scope, log, found, rescue)
+    arms = (arm for arm in scope.evidence.arms.values() if found.finished and arm.config == found.rescued)
+    rescue = next((scope.evidence.run(arm.name) for arm in arms), None)
     layers = dict.fromkeys(
         [*(place.layer for place in found.places), *(loss.layer for loss in found.given_back)]
     )
-    rate = {place.metric for place in found.places}
-    columns = [measured(f"{log.name}: mean({metric})[{{}}]") for metric in sorted(rate)]
+    columns: list[str | TableColumn] = [
+        f"mean({metric})[{{}}]" for metric in sorted({place.metric for place in found.places})
+    ]
     for title, quantity in _METRICS.get(found.measure, ()):
         columns.append(TableColumn(title, f"{log.name}: {quantity}"))
         if rescue is not None:
             columns.append(TableColumn(f"{title}, rescued", f"{rescue.name}: {quantity}"))
-    return [Text(sentence), make_table(scope.evidence, "layer", layers, columns)]
+    table = scope.evidence.table("layer", layers, columns, of=log.name)
+    return [Text(_sentence(scope, log, found, rescue)), *([table] if table else [])]
 
 
 def _sentence(scope: Scope, log: RunRecord, found: LayerAttribution, rescue: RunRecord | None) -> str:
@@ -107,14 +102,10 @@ def _sentence(scope: Scope, log: RunRecord, found: LayerAttribution, rescue: Run
 def _loss(scope: Scope, log: RunRecord, found: LayerAttribution, rescue: RunRecord) -> str:
     if found.loss_step is None:
         return "The two have no evaluation in common."
-    step = found.loss_step
+    step, n = found.loss_step, scope.evidence.of(log)
     difference = scope.evidence.cite(f"{log.name},{rescue.name}: difference at(validation_loss)@{step}")
-    text = f"Validation loss less that of the rescue: {difference} at step {_step(scope, log, step)}"
+    text = f"Validation loss less that of the rescue: {difference} at step {n(f'step@{step}')}"
     if found.noise is None:
         return text + "; what noise makes of it is not known without the controls."
     verdict = "more than" if found.seen_in_loss else "no more than"
-    return f"{text}, {verdict} noise makes of it ({scope.evidence.of(log)('loss_noise')})."
-
-
-def _step(scope: Scope, log: RunRecord, step: int) -> str:
-    return scope.evidence.of(log)(f"step@{step}")
+    return f"{text}, {verdict} noise makes of it ({n('loss_noise')})."

@@ -8,23 +8,21 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from altgrad_cli.config.precision import REGIME_ROLES, ROLE_LETTERS, Role
 from altgrad_cli.formats import FP8Format, parse_format
 from altgrad_cli.notation import format_value, short_layer
 from altgrad_cli.reporting.blocks import figures
 from altgrad_cli.reporting.blocks.palette import color_of
 from altgrad_cli.reporting.blocks.thinning import MAX_POINTS, bin_columns
-from altgrad_cli.reporting.evidence.facts import studied_format
+from altgrad_cli.reporting.evidence.quantities import studied_format
 from altgrad_cli.reporting.evidence.windows import collapse_step
 from altgrad_cli.runs.record import RunRecord
 from altgrad_cli.runs.series import LayerSeries
 
 STEP = "training step"
-ROLE_NAMES = {
-    "weights": "weights (W)",
-    "activations": "activations (A)",
-    "gradients": "output gradients (G)",
-    "stored_weights": "stored weights (M)",
-}
+ROLE_WORDS = {role: role.replace("_", " ") for role in REGIME_ROLES["uniform"]}
+ROLE_WORDS["gradients"] = "output gradients"
+ROLE_KEY = ", ".join(f"{ROLE_LETTERS[role]} {words}" for role, words in ROLE_WORDS.items())
 
 
 def run_color(log: RunRecord) -> str:
@@ -35,13 +33,13 @@ def run_color(log: RunRecord) -> str:
 _HEATS: dict[str, tuple[tuple[str, ...], str, str, figures.Scale]] = {
     "stall": (("bit_stall_rate",), "Bit-stall by layer and step", "share of updates", figures.NINES),
     "overflow": (
-        tuple(f"overflow_rate/{role}" for role in ROLE_NAMES),
+        tuple(f"overflow_rate/{role}" for role in ROLE_WORDS),
         "Overflow by layer and step, largest of the roles",
         "share of values",
         figures.RARE,
     ),
     "underflow": (
-        tuple(f"underflow_rate/{role}" for role in ROLE_NAMES),
+        tuple(f"underflow_rate/{role}" for role in ROLE_WORDS),
         "Underflow by layer and step, largest of the roles",
         "share of values",
         figures.RARE,
@@ -93,7 +91,7 @@ def code_order(count: int) -> NDArray[np.int64]:
     return np.concatenate([np.arange(count - 1, half - 1, -1), np.arange(half)])
 
 
-def code_map(runs: Sequence[RunRecord], role: str = "stored_weights") -> figures.HeatFigure | None:
+def code_map(runs: Sequence[RunRecord], role: Role = "stored_weights") -> figures.HeatFigure | None:
     """Share of a role's values on each code, over the steps at which the codes were counted.
 
     A run is drawn as long as it had its first format: after a shift the codes mean other numbers.
@@ -127,7 +125,7 @@ def code_map(runs: Sequence[RunRecord], role: str = "stored_weights") -> figures
         )
     if not panels:
         return None
-    title = f"Codes in use: {ROLE_NAMES.get(role, role)}, all layers"
+    title = f"Codes in use: {ROLE_WORDS[role]} ({ROLE_LETTERS[role]}), all layers"
     return figures.HeatFigure(
         f"codes-{role}", title, STEP, "share of the values", figures.RARE, tuple(panels)
     )
@@ -141,30 +139,7 @@ def _code_label(fmt: FP8Format, code: int) -> str:
 
 def prediction_figure(runs: Sequence[RunRecord]) -> figures.CloudFigure | None:
     """Bit-stall predicted from the weights against the one measured, a point a layer and interval."""
-    clouds = []
-    for log in runs:
-        predicted, measured = (
-            log.layer_metrics.get("predicted_stall_rate"),
-            log.layer_metrics.get("bit_stall_rate"),
-        )
-        if predicted is None or measured is None:
-            whole = _whole_prediction(log)
-            if whole is not None:
-                clouds.append(whole)
-            continue
-        both = predicted.measured & measured.measured
-        rows, layers = (where[:: max(1, both.sum() // MAX_POINTS)] for where in np.nonzero(both))
-        if not len(rows):
-            continue
-        names = tuple(
-            f"{short_layer(log.layers[layer])}, step {log.steps[row]}"
-            for row, layer in zip(rows, layers, strict=True)
-        )
-        clouds.append(
-            figures.Cloud(
-                log.name, predicted.values[rows, layers], measured.values[rows, layers], names, run_color(log)
-            )
-        )
+    clouds = [cloud for log in runs if (cloud := _predictions(log)) is not None]
     if not clouds or (len(clouds) == 1 and len(clouds[0].x) == 1):
         return None
     return figures.CloudFigure(
@@ -177,12 +152,21 @@ def prediction_figure(runs: Sequence[RunRecord]) -> figures.CloudFigure | None:
     )
 
 
-def _whole_prediction(log: RunRecord) -> figures.Cloud | None:
-    """The whole run as one point: what its initial weights predicted, and the bit-stall at its end."""
-    predicted = log.predicted_stall.get("long_run")
-    measured = log.end("bit_stall_rate")
-    if predicted is None or measured is None:
-        return None
-    return figures.Cloud(
-        log.name, np.array([predicted]), np.array([measured]), ("whole run, at its end",), run_color(log)
-    )
+def _predictions(log: RunRecord) -> figures.Cloud | None:
+    """Layer by layer or, where that was not measured, the whole run by its initial weights and its end."""
+    predicted = log.layer_metrics.get("predicted_stall_rate")
+    measured = log.layer_metrics.get("bit_stall_rate")
+    if predicted is not None and measured is not None:
+        both = predicted.measured & measured.measured
+        rows, layers = (where[:: max(1, both.sum() // MAX_POINTS)] for where in np.nonzero(both))
+        x, y = predicted.values[rows, layers], measured.values[rows, layers]
+        names = [
+            f"{short_layer(log.layers[layer])}, step {log.steps[row]}"
+            for row, layer in zip(rows, layers, strict=True)
+        ]
+    else:
+        expected, end = log.predicted_stall.get("long_run"), log.end("bit_stall_rate")
+        if expected is None or end is None:
+            return None
+        x, y, names = np.array([expected]), np.array([end]), ["whole run, at its end"]
+    return figures.Cloud(log.name, x, y, tuple(names), run_color(log)) if names else None

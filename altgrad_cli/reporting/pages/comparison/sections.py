@@ -10,13 +10,13 @@ from pathlib import Path
 from altgrad_cli.errors import UsageError
 from altgrad_cli.reporting.blocks.document import (
     Block,
-    Picture,
     Section,
     TableColumn,
     Text,
     Verbatim,
-    make_table,
-    measured,
+    listed,
+    picture,
+    section,
 )
 from altgrad_cli.reporting.evidence.scope import Scope, shown_path
 from altgrad_cli.reporting.pages.comparison import loss_plots, plots
@@ -34,31 +34,17 @@ MAX_PANELS = 6
 """Runs whose heat maps are drawn in a comparison; the rest have them in their own reports."""
 
 
-def verdicts(scope: Scope) -> Section:
+_VERDICTS = (
+    *("format_studied", "regime", "grade", "cause", "ended", "onset", "collapse.detected"),
+    *("recovered_fraction", "recovered_fraction.step", "last(validation_loss)", "last(loss)"),
+    *("end(bit_stall_rate)", "end(update_transfer)", "worst_role(overflow_rate)"),
+    *("worst_role(underflow_rate)", "dropped_steps"),
+)
+
+
+def verdicts(scope: Scope) -> Section | None:
     """One row a run: how it ended, how good it was, and why it fell short."""
-    table = make_table(
-        scope.evidence,
-        "run",
-        [log.name for log in scope.runs],
-        [
-            TableColumn("format", "{}: format_studied"),
-            TableColumn("regime", "{}: regime"),
-            TableColumn("verdict", "{}: grade"),
-            TableColumn("cause", "{}: cause"),
-            TableColumn("ended", "{}: ended"),
-            TableColumn("onset", "{}: onset"),
-            TableColumn("detected", "{}: collapse.detected"),
-            TableColumn("rho", "{}: recovered_fraction"),
-            TableColumn("at step", "{}: recovered_fraction.step"),
-            measured("{}: last(validation_loss)"),
-            measured("{}: last(loss)"),
-            measured("{}: end(bit_stall_rate)"),
-            measured("{}: end(update_transfer)"),
-            measured("{}: worst_role(overflow_rate)"),
-            measured("{}: worst_role(underflow_rate)"),
-            TableColumn("dropped steps", "{}: dropped_steps"),
-        ],
-    )
+    table = scope.evidence.table("run", scope.evidence.runs, _VERDICTS)
     key = (
         "Losses are those of the last step and of the last evaluation; bit-stall and tau are means over the "
         f"last {scope.evidence.cite('rule: end.window')} steps; "
@@ -70,61 +56,45 @@ def verdicts(scope: Scope) -> Section:
         f"{scope.evidence.cite('rule: failed.below')}; no verdict where the two controls are less than "
         f"{scope.evidence.cite('rule: ends.apart')} nats apart."
     )
-    return Section("Verdicts", (Text(headline(scope)), table, Text(key)))
+    return section("Verdicts", headline(scope), table, Text(key))
 
 
 def losses(scope: Scope) -> Section | None:
     """Loss of all runs."""
     minor = {log.name for log in scope.runs if scope.kind(log) not in ("control", "format")}
-    found = [
-        (
+    return section(
+        "Loss",
+        picture(
             loss_plots.loss_figure(scope.runs, minor),
-            (
-                "Smoothed over about ten steps. A triangle: a collapse was detected; a cross: a "
-                "loss that was not finite; dashed: a curve that shares its colour or lies on another."
-            ),
+            "Smoothed over about ten steps. A triangle: a collapse was detected; a cross: a "
+            "loss that was not finite; dashed: a curve that shares its colour or lies on another.",
         ),
-        (loss_plots.validation_figure(scope.runs, minor), ""),
-    ]
-    blocks: list[Block] = [Picture(figure, caption) for figure, caption in found if figure is not None]
-    return Section("Loss", tuple(blocks)) if blocks else None
+        picture(loss_plots.validation_figure(scope.runs, minor)),
+    )
+
+
+def _drawn(scope: Scope) -> list[RunRecord]:
+    """The runs whose layers and codes are drawn."""
+    return (scope.main_runs or scope.subjects)[:MAX_PANELS]
 
 
 def heat_maps(scope: Scope) -> Section | None:
     """Where trouble sits: stall, overflow, underflow and shadow cosine by layer and step."""
-    runs = (scope.main_runs or scope.subjects)[:MAX_PANELS]
-    blocks: list[Block] = [
-        Picture(figure, "")
-        for key in ("stall", "overflow", "underflow", "cosine")
-        if (figure := plots.layer_heat(key, runs)) is not None
-    ]
-    if not blocks:
-        return None
-    left = len(scope.subjects) - len(runs)
-    if left > 0:
-        blocks.append(
-            Text("The runs not drawn here have their pictures in their own reports (`altgrad report RUN`).")
-        )
-    return Section("Where the trouble sits", tuple(blocks))
+    keys = ("stall", "overflow", "underflow", "cosine")
+    pictures = [drawn for key in keys if (drawn := picture(plots.layer_heat(key, _drawn(scope))))]
+    note = "The runs not drawn here have their pictures in their own reports (`altgrad report RUN`)."
+    are_left = pictures and len(scope.subjects) > len(_drawn(scope))
+    return section("Where the trouble sits", *pictures, Text(note) if are_left else None)
 
 
 def codes(scope: Scope) -> Section | None:
     """Which codes are in use."""
-    runs = (scope.main_runs or scope.subjects)[:MAX_PANELS]
-    figures = [
-        figure
-        for role in ("stored_weights", "gradients")
-        if (figure := plots.code_map(runs, role)) is not None
-    ]
     caption = (
         "A row is one code, the largest value on top; a white code is not in use. The last row counts "
         "what is not a number."
     )
-    return (
-        Section("Use of the codes", tuple(Picture(figure, caption) for figure in figures))
-        if figures
-        else None
-    )
+    maps = (plots.code_map(_drawn(scope), role) for role in ("stored_weights", "gradients"))
+    return section("Use of the codes", *(picture(figure, caption) for figure in maps))
 
 
 def predicted_stall(scope: Scope) -> Section | None:
@@ -132,85 +102,61 @@ def predicted_stall(scope: Scope) -> Section | None:
     runs = [log for log in scope.subjects if log.predicted_stall]
     if not runs:
         return None
-    table = make_table(
-        scope.evidence,
-        "run",
-        [log.name for log in runs],
-        [
-            TableColumn("first step: predicted", "{}: predicted_stall.first_step"),
-            TableColumn("measured", "{}: at(bit_stall_rate)@1"),
-            TableColumn("long run: predicted", "{}: predicted_stall.long_run"),
-            TableColumn("measured at the end", "{}: end(bit_stall_rate)"),
-        ],
-    )
-    figure = plots.prediction_figure(runs)
     text = (
         "Bit-stall as a share of the updates: expected of rounding to nearest from the initial weights "
         "alone, and measured."
     )
-    pictures = (
-        (
-            Picture(
-                figure,
-                "A point is a run at its end, or a layer at a diagnostic step where the layers were "
-                "predicted one by one.",
-            ),
-        )
-        if figure
-        else ()
+    columns = (
+        TableColumn("first step: predicted", "{}: predicted_stall.first_step"),
+        TableColumn("measured", "{}: at(bit_stall_rate)@1"),
+        TableColumn("long run: predicted", "{}: predicted_stall.long_run"),
+        TableColumn("measured at the end", "{}: end(bit_stall_rate)"),
     )
-    return Section("Predicted and measured stall", (Text(text), table, *pictures))
+    caption = (
+        "A point is a run at its end, or a layer at a diagnostic step where the layers were predicted one by "
+        "one."
+    )
+    return section(
+        "Predicted and measured stall",
+        Text(text),
+        scope.evidence.table("run", [log.name for log in runs], columns),
+        picture(plots.prediction_figure(runs), caption),
+    )
 
 
 def failures(scope: Scope) -> list[Section]:
     """The failure report of each failing format in short; the whole one is that of the run."""
     sections = []
-    for log in _first_seed(scope, scope.failed_runs):
+    for log in (group[0] for group in runs_by_arm(scope, scope.failed_runs)):
         blocks: list[Block] = []
         for make in (summary, attribution, layer_rates, recommendation):
-            section = make(scope, log)
-            if section is not None:
-                blocks += [Text(f"**{section.title}**"), *section.blocks]
+            part = make(scope, log)
+            if part is not None:
+                blocks += [Text(f"**{part.title}**"), *part.blocks]
         note = f"The whole report of this run: `altgrad report {shown_path(log.run_dir)}`."
         sections.append(Section(f"Failure report: {log.name}", (*blocks, Text(note))))
     return sections
 
 
-def _first_seed(scope: Scope, runs: list[RunRecord]) -> list[RunRecord]:
-    """One run of each arm: where an arm was run with several seeds, the first."""
-    return [group[0] for group in runs_by_arm(scope, runs)]
+_AFTERWARDS = (
+    *("last(validation_loss)", "recovered_fraction", "recovered_fraction.step", "formats"),
+    *("interventions(emergency_shift)", "interventions(range_clip)", "bound_clips", "grade"),
+    "layers_in_bf16",
+)
 
 
 def retries(scope: Scope) -> Section | None:
     """The runs that followed from a result, and why; and those that an intervention was armed in."""
     followed = [log for log in scope.subjects if scope.kind(log) in ("retry", "intervened")]
-    runs = followed + [log for log in scope.subjects if log not in followed and _is_armed(log)]
-    if not runs:
-        return None
+    armed = [log for log in scope.subjects if log not in followed and _is_armed(log)]
     lines = []
     for log in followed:
-        arm = scope.evidence.arms[log.name]
-        why = arm.reason and f": {scope.evidence.of(log)('plan.reason')}"
-        warned = scope.evidence.judged(log).warning is not None
-        warning = f" Warning: {scope.evidence.of(log)('warning')}." if warned else ""
-        lines.append(f"- `{log.name}` follows `{arm.retry_of}`{why}.{warning}")
-    table = make_table(
-        scope.evidence,
-        "run",
-        [log.name for log in runs],
-        [
-            measured("{}: last(validation_loss)"),
-            TableColumn("rho", "{}: recovered_fraction"),
-            TableColumn("at step", "{}: recovered_fraction.step"),
-            TableColumn("formats", "{}: formats"),
-            TableColumn("shifts", "{}: interventions(emergency_shift)"),
-            TableColumn("clips", "{}: interventions(range_clip)"),
-            TableColumn("clips that bound", "{}: bound_clips"),
-            TableColumn("verdict", "{}: grade"),
-            TableColumn("layers in BF16", "{}: layers_in_bf16"),
-        ],
-    )
-    return Section("Retries and interventions", (*([Text("\n".join(lines))] if lines else []), table))
+        arm, n = scope.evidence.arms[log.name], scope.evidence.of(log)
+        why = arm.reason and f": {n('plan.reason')}"
+        warning = f" Warning: {n('warning')}." if scope.evidence.judged(log).warning is not None else ""
+        lines.append(f"`{log.name}` follows `{arm.retry_of}`{why}.{warning}")
+    table = scope.evidence.table("run", [log.name for log in (*followed, *armed)], _AFTERWARDS)
+    return section("Retries and interventions", listed(lines), table)
 
 
 def _is_armed(log: RunRecord) -> bool:
@@ -218,33 +164,30 @@ def _is_armed(log: RunRecord) -> bool:
     return bool(config.get("enable_emergency_shift") or config.get("enable_partition_clipping"))
 
 
-def limits(scope: Scope) -> Section:
+def limits(scope: Scope) -> Section | None:
     """What these runs do not show."""
     n = scope.evidence.of(scope.runs[0])
+    several = len({log.seed for log in scope.runs}) > 1
+    width = scope.evidence.cite("rule: seed.spread")
+    unfinished = [f"`{log.name}`" for log in scope.runs if log.outcome == "unfinished"]
     lines = [
+        "Several seeds were run; a difference smaller than their spread is noise."
+        if several
+        else f"One seed ({n('seed')}): another may move rho by about {width}, and more now and then.",
         (
-            f"- A small model ({n('parameters')} parameters) and {n('steps')} steps on one corpus; the "
+            f"A small model ({n('parameters')} parameters) and {n('steps')} steps on one corpus; the "
             "recovered fraction depends on the step and on the schedule."
         ),
         (
-            "- Formats are simulated exactly, but on a float32 carrier: nothing here says how fast or how "
+            "Formats are simulated exactly, but on a float32 carrier: nothing here says how fast or how "
             "small they are on hardware."
         ),
+        *([f"Not finished: {', '.join(unfinished)}."] if unfinished else []),
     ]
-    if len({log.seed for log in scope.runs}) > 1:
-        lines.insert(0, "- Several seeds were run; a difference smaller than their spread is noise.")
-    else:
-        width = scope.evidence.cite("rule: seed.spread")
-        lines.insert(
-            0, f"- One seed ({n('seed')}): another may move rho by about {width}, and more now and then."
-        )
-    unfinished = [log for log in scope.runs if log.outcome == "unfinished"]
-    if unfinished:
-        lines.append(f"- Not finished: {', '.join(f'`{log.name}`' for log in unfinished)}.")
-    return Section("What these runs do not show", (Text("\n".join(lines)),))
+    return section("What these runs do not show", listed(lines))
 
 
-def reproduction(scope: Scope) -> Section:
+def reproduction(scope: Scope) -> Section | None:
     """The sweep's command line where there was one, the report's, and what the logs say of the machine."""
     n = scope.evidence.of(scope.runs[0])
     commands = []
@@ -257,7 +200,7 @@ def reproduction(scope: Scope) -> Section:
         f"program {n('environment.revision')}, torch {n('environment.torch')}, device "
         f"{n('environment.device')}, threads {n('environment.threads')}, initial weights {n('init_hash')}."
     )
-    return Section("How to reproduce", (Text(text), Verbatim("\n".join(commands), "sh")))
+    return section("How to reproduce", Text(text), Verbatim("\n".join(commands), "sh"))
 
 
 SweepSection = Callable[[Scope], "Section | list[Section] | None"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from altgrad_cli.reporting.blocks.document import Block, Picture, Section, TableColumn, Text, make_table
+from altgrad_cli.reporting.blocks.document import Block, Section, TableColumn, Text, listed, picture, section
 from altgrad_cli.reporting.evidence.scope import Scope
 from altgrad_cli.reporting.pages.comparison import loss_plots
 from altgrad_cli.runs.record import RunRecord
@@ -35,35 +35,33 @@ def spread_section(scope: Scope) -> Section | None:
         "A dot is a run at its last evaluation; the bar spans the seeds of one arm, the tick is their "
         "mean. A run that ended early stands at its own last step, which its row names."
     )
-    blocks: list[Block] = [Picture(figure, caption)]
     several = [(members, step) for _, members, step in groups if len(members) > 1]
+    blocks: list[Block | None] = []
     for step in sorted({step for _, step in several}, reverse=True):
         blocks += _seed_table(scope, [members for members, at in several if at == step], step)
-    return Section("Recovered fraction", (*blocks, *_differences(scope)))
+    return section("Recovered fraction", picture(figure, caption), *blocks, _differences(scope))
 
 
-def _seed_table(scope: Scope, groups: Sequence[Sequence[RunRecord]], step: int) -> list[Block]:
-    labels = [",".join(log.name for log in members) for members in groups]
-    table = make_table(
-        scope.evidence,
+def _seed_table(scope: Scope, groups: Sequence[Sequence[RunRecord]], step: int) -> list[Block | None]:
+    loss, rho = f"at(validation_loss)@{step}", f"recovered_fraction@{step}"
+    table = scope.evidence.table(
         "runs",
-        labels,
+        [",".join(log.name for log in members) for members in groups],
         [
-            TableColumn("seeds", "{}: number"),
-            TableColumn("mean validation loss", f"{{}}: average at(validation_loss)@{step}"),
-            TableColumn("its deviation", f"{{}}: deviation at(validation_loss)@{step}"),
-            TableColumn("mean rho", f"{{}}: average recovered_fraction@{step}"),
-            TableColumn("its deviation", f"{{}}: deviation recovered_fraction@{step}"),
-            TableColumn("lowest rho", f"{{}}: lowest recovered_fraction@{step}"),
-            TableColumn("highest rho", f"{{}}: highest recovered_fraction@{step}"),
+            "number",
+            TableColumn("mean validation loss", f"{{}}: average {loss}"),
+            TableColumn("its deviation", f"{{}}: deviation {loss}"),
+            TableColumn("mean rho", f"{{}}: average {rho}"),
+            TableColumn("its deviation", f"{{}}: deviation {rho}"),
+            TableColumn("lowest rho", f"{{}}: lowest {rho}"),
+            TableColumn("highest rho", f"{{}}: highest {rho}"),
         ],
     )
-    n = scope.evidence.of(groups[0][0])
-    text = f"At step {n(f'step@{step}')}; the deviation is the sample standard deviation over the seeds."
-    return [Text(text), table]
+    at = scope.evidence.of(groups[0][0])(f"step@{step}")
+    return [Text(f"At step {at}; the deviation is the sample standard deviation over the seeds."), table]
 
 
-def _differences(scope: Scope) -> list[Block]:
+def _differences(scope: Scope) -> Text | None:
     """Format against format, seed by seed: is the difference outside the noise?"""
     evidence, cite = scope.evidence, scope.evidence.cite
     lines = []
@@ -74,8 +72,8 @@ def _differences(scope: Scope) -> list[Block]:
         names = ",".join([arm for arm, _ in found.pairs] + [other for _, other in found.pairs])
         numbers = ", ".join(cite(f"{arm},{other}: difference {loss}") for arm, other in found.pairs)
         lines.append(
-            f"- `{found.pairs[0][0]}` minus `{found.pairs[0][1]}`, validation loss seed by seed: {numbers}; "
+            f"`{found.pairs[0][0]}` minus `{found.pairs[0][1]}`, validation loss seed by seed: {numbers}; "
             f"mean {cite(f'{names}: paired {loss}')}, half of its Student-t interval "
             f"{cite(f'{names}: halfwidth {loss}')}: {found.difference.words}."
         )
-    return [Text("\n".join(lines))] if lines else []
+    return listed(lines)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 from altgrad_cli.forensics.against import Comparison
 from altgrad_cli.forensics.batch_report import BatchReport
@@ -12,7 +12,7 @@ from altgrad_cli.forensics.lead_time import LeadTime
 from altgrad_cli.forensics.opened import Trust
 from altgrad_cli.forensics.step_again.variations import Outcome
 from altgrad_cli.notation import format_value, short_layer
-from altgrad_cli.reporting.blocks.document import Section, bullets, plain_table
+from altgrad_cli.reporting.blocks.document import Section, bullets, plain_table, section
 
 _OUTCOME = ("survives", "stopped by", "loss", "tau", "stalled", "cosine")
 _LAYER_LEGEND = (
@@ -21,23 +21,25 @@ _LAYER_LEGEND = (
 )
 
 
-def details(diagnosis: Diagnosis) -> Iterator[Section]:
+def details(diagnosis: Diagnosis) -> Iterator[Section | None]:
     """Everything behind the findings, section by section."""
     yield _trust(diagnosis.trust)
     attempts = [(name, *_outcome(outcome)) for name, outcome in diagnosis.mechanism.attempts.items()]
-    yield _table_section("The step again, one rounding bypassed at a time", ("change", *_OUTCOME), attempts)
+    table = plain_table(("change", *_OUTCOME), attempts)
+    yield section("The step again, one rounding bypassed at a time", table)
     tried = [
         (entry.change, *_outcome(entry.outcome, entry.reason))
         for entry in diagnosis.counterfactuals
         if entry.kind != "format"
     ]
-    yield _table_section("What would have saved it", ("change", *_OUTCOME), tried)
+    yield section("What would have saved it", plain_table(("change", *_OUTCOME), tried))
     grid = [
         (entry.format, entry.rounding, entry.scaling, *_outcome(entry.outcome, entry.reason))
         for entry in diagnosis.counterfactuals
         if entry.kind == "format"
     ]
-    yield _table_section("The same step in every format", ("format", "rounding", "scale", *_OUTCOME), grid)
+    table = plain_table(("format", "rounding", "scale", *_OUTCOME), grid)
+    yield section("The same step in every format", table)
     yield _lead(diagnosis.lead_time)
     yield _layers(diagnosis)
     yield _optimizer(diagnosis.optimizer)
@@ -47,13 +49,13 @@ def details(diagnosis: Diagnosis) -> Iterator[Section]:
         yield _against(diagnosis.against)
 
 
-def findings(diagnosis: Diagnosis | ForeignDiagnosis) -> Section:
+def findings(diagnosis: Diagnosis | ForeignDiagnosis) -> Section | None:
     """The sentences, most important first."""
     lines = (f"{finding.severity}: {finding.text}" for finding in diagnosis.findings)
-    return Section("Findings", (bullets(lines),))
+    return section("Findings", bullets(lines))
 
 
-def foreign_layers(diagnosis: ForeignDiagnosis) -> Section:
+def foreign_layers(diagnosis: ForeignDiagnosis) -> Section | None:
     """One row a tensor of a file that another program wrote."""
     headers = (
         *("tensor", "shape", "dtype", "not finite", "amax"),
@@ -69,15 +71,8 @@ def foreign_layers(diagnosis: ForeignDiagnosis) -> Section:
         for row in diagnosis.layers
     ]
     grids = [row.format for row in diagnosis.layers if row.format]
-    words = (f"on the grid of {grids[0]}",) if grids else ()
-    return _table_section("Tensors, worst first", headers, rows, *words)
-
-
-def _table_section(
-    title: str, headers: tuple[str, ...], rows: Sequence[Sequence[object]], *lines: str
-) -> Section:
-    blocks = [bullets(lines)] if lines else []
-    return Section(title, (*blocks, plain_table(headers, rows)) if rows else tuple(blocks))
+    words = [f"on the grid of {grids[0]}"] if grids else []
+    return section("Tensors, worst first", bullets(words), plain_table(headers, rows))
 
 
 def _outcome(outcome: Outcome | None, reason: str | None = None) -> tuple[object, ...]:
@@ -87,7 +82,7 @@ def _outcome(outcome: Outcome | None, reason: str | None = None) -> tuple[object
     return (outcome.survives, stopped, outcome.loss, outcome.transfer, outcome.stall, outcome.cosine)
 
 
-def _trust(trust: Trust) -> Section:
+def _trust(trust: Trust) -> Section | None:
     lines = [
         f"schema {trust.schema}, {trust.kind} checkpoint, created {format_value(trust.created)}",
         f"source revision {format_value(trust.revision)}, config {trust.config_hash}",
@@ -99,10 +94,10 @@ def _trust(trust: Trust) -> Section:
         place = f"{fault.role} of {format_value(fault.module)} at index {format_value(fault.index)}"
         change = f"{format_value(fault.before)} -> {format_value(fault.after)}"
         lines.append(f"planted: {fault.injection} struck {place}: {change}")
-    return Section("Trust", (bullets(lines),))
+    return section("Trust", bullets(lines))
 
 
-def _lead(lead: LeadTime) -> Section:
+def _lead(lead: LeadTime) -> Section | None:
     rows = [
         (
             *(left.metric, left.step, left.steps_before, left.value),
@@ -112,7 +107,7 @@ def _lead(lead: LeadTime) -> Section:
     ]
     words = f"{lead.steps_recorded} steps recorded" + (f"; {lead.note}" if lead.note else "")
     headers = ("quantity", "since step", "steps before", "value", "limit", "rule")
-    return _table_section("Lead time", headers, rows, words)
+    return section("Lead time", bullets([words]), plain_table(headers, rows))
 
 
 def _worst_role(values: Mapping[str, float] | None) -> str:
@@ -124,7 +119,7 @@ def _worst_role(values: Mapping[str, float] | None) -> str:
     return f"{role[0].upper()} {format_value(measured[role])}" if measured[role] else format_value(0.0)
 
 
-def _layers(diagnosis: Diagnosis) -> Section:
+def _layers(diagnosis: Diagnosis) -> Section | None:
     headers = (
         *("layer", "gap", "ulp", "over", "under", "bad"),
         *("stall", "zero-up", "tau", "sparse", "SQNR", "codes"),
@@ -139,30 +134,31 @@ def _layers(diagnosis: Diagnosis) -> Section:
         )
         for row in diagnosis.layers
     ]
-    return _table_section("Layers, worst first", headers, rows, _LAYER_LEGEND)
+    return section("Layers, worst first", bullets([_LAYER_LEGEND]), plain_table(headers, rows))
 
 
-def _optimizer(state: OptimizerReport) -> Section:
+def _optimizer(state: OptimizerReport) -> Section | None:
     updates, rate = format_value(state.updates), format_value(state.learning_rate)
     lines = [f"{updates} updates so far, learning rate {rate}"]
     for name, slot in state.slots.items():
         where = f" in {', '.join(slot.where)}" if slot.where else ""
         amax, zeros = format_value(slot.amax), format_value(slot.zero_share)
         lines.append(f"{name}: {format_value(slot.nonfinite)} not finite{where}, amax {amax}, zeros {zeros}")
-    return Section("Optimizer state", (bullets(lines),))
+    return section("Optimizer state", bullets(lines))
 
 
-def _batch(batch: BatchReport) -> Section:
+def _batch(batch: BatchReport) -> Section | None:
     same = {True: "equal to the corpus", False: "NOT what the corpus holds there", None: "corpus not at hand"}
     rows = [
         (sample.offset, sample.loss, format_value(sample.loss_fp32, "loss"), sample.text)
         for sample in batch.samples
     ]
     words = f"{batch.origin}; {same[batch.equals_corpus]}"
-    return _table_section("Batch", ("offset", "loss", "loss fp32", "text"), rows, words)
+    headers = ("offset", "loss", "loss fp32", "text")
+    return section("Batch", bullets([words]), plain_table(headers, rows))
 
 
-def _against(other: Comparison) -> Section:
+def _against(other: Comparison) -> Section | None:
     parted = "never by more than 1 %" if other.parted_at is None else f"from step {other.parted_at}"
     seed = "the same seed" if other.same_seed else "ANOTHER seed"
     lines = [f"{other.run} ({format_value(other.config)}), {seed}; losses part {parted}"]
@@ -170,4 +166,4 @@ def _against(other: Comparison) -> Section:
         lines.append(f"its loss at the failing step: {format_value(other.control_at_failure, 'loss')}")
     headers = (f"at step {format_value(other.step)}", "here", "control")
     rows = [(pair.metric, pair.here, pair.control) for pair in other.metrics]
-    return _table_section("Against the control", headers, rows, *lines)
+    return section("Against the control", bullets(lines), plain_table(headers, rows))

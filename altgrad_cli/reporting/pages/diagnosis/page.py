@@ -19,4 +19,4 @@ def diagnosis_page(diagnosis: Diagnosis | ForeignDiagnosis) -> Report:
         sections = [foreign_screen(diagnosis), foreign_layers(diagnosis), findings(diagnosis)]
     else:
         sections = [screen(diagnosis), findings(diagnosis), *details(diagnosis)]
-    return Report(title, tuple(section for section in sections if section.blocks))
+    return Report(title, tuple(filter(None, sections)))

@@ -11,7 +11,7 @@ from altgrad_cli.forensics.opened import Trust
 from altgrad_cli.forensics.provenance import Origin
 from altgrad_cli.forensics.step_again.replay import Replay
 from altgrad_cli.notation import format_value
-from altgrad_cli.reporting.blocks.document import Section, plain_table
+from altgrad_cli.reporting.blocks.document import Section, plain_table, section
 
 VERDICTS = {
     "nonfinite": "FAILED: not finite",
@@ -23,12 +23,12 @@ VERDICTS = {
 Line = tuple[str, str]
 
 
-def screen(diagnosis: Diagnosis) -> Section:
+def screen(diagnosis: Diagnosis) -> Section | None:
     """The answers in one table."""
     return _section([*_answers(diagnosis)])
 
 
-def foreign_screen(diagnosis: ForeignDiagnosis) -> Section:
+def foreign_screen(diagnosis: ForeignDiagnosis) -> Section | None:
     """The same of a file that another program wrote."""
     judged, left_out = len(diagnosis.layers), len(diagnosis.not_judged)
     aside = f", {format_value(left_out)} more not judged" if left_out else ""
@@ -42,8 +42,8 @@ def foreign_screen(diagnosis: ForeignDiagnosis) -> Section:
     return _section([*lines, *_warnings(diagnosis)])
 
 
-def _section(lines: list[Line]) -> Section:
-    return Section("At a glance", (plain_table(("", ""), lines),))
+def _section(lines: list[Line]) -> Section | None:
+    return section("At a glance", plain_table(("", ""), lines))
 
 
 def _warnings(diagnosis: Diagnosis | ForeignDiagnosis) -> Iterator[Line]:

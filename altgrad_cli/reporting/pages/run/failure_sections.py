@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from altgrad_cli.config.precision import REGIME_ROLES
-from altgrad_cli.reporting.blocks.document import Block, Section, Text, make_table, measured
-from altgrad_cli.reporting.evidence.facts import rounded_roles
+from altgrad_cli.reporting.blocks.document import Block, Section, Text, listed, section
+from altgrad_cli.reporting.evidence.quantities import rounded_roles
 from altgrad_cli.reporting.evidence.scope import Scope
 from altgrad_cli.reporting.evidence.windows import telling_window
 from altgrad_cli.reporting.pages.comparison.attribution_section import stage_sentence
@@ -42,48 +42,43 @@ CAUSES = {
 """What a cause means, in words."""
 
 
-def summary(scope: Scope, log: RunRecord) -> Section:
+def summary(scope: Scope, log: RunRecord) -> Section | None:
     """What was run, how it ended, and how far it is from its controls."""
     n = scope.evidence.of(log)
     judged_run = scope.evidence.judged(log)
     step = judged_run.step
     lines = [
         (
-            f"- **Format**: {n('grid')}, regime {n('regime')}, rounding {n('config.precision.rounding')}, "
+            f"**Format**: {n('grid')}, regime {n('regime')}, rounding {n('config.precision.rounding')}, "
             f"scaling {n('config.precision.scaling.recipe')}; in force: {n('formats')}."
         ),
         (
-            f"- **Length**: {n('steps')} of {n('config.max_steps')} steps, seed {n('seed')}, "
+            f"**Length**: {n('steps')} of {n('config.max_steps')} steps, seed {n('seed')}, "
             f"peak learning rate {n('config.learning_rate')}; {n('dropped_steps')} updates dropped for a "
             f"non-finite value."
         ),
-        _outcome(scope, log),
     ]
-    if log.precision.get("rules"):
-        lines.append(f"- **Exceptions**: {n('rules')}.")
+    # The reason of a stall collapse is the collapse, which has a line of its own.
+    is_stall = (log.collapse or {}).get("class") == "stall_collapse"
+    lines.append(f"**Outcome**: {n('outcome')}" + ("." if is_stall else f": {n('reason')}."))
+    if log.has_rules:
+        lines.append(f"**Exceptions**: {n('rules')}.")
     if log.injections:
         lines.append(
-            f"- **Faults were planted** in this run: {n('injections')}; it says nothing about the format."
+            f"**Faults were planted** in this run: {n('injections')}; it says nothing about the format."
         )
     if judged_run.collapse:
-        lines.append(f"- **Collapse**: {collapse_sentence(scope, log)}.")
+        lines.append(f"**Collapse**: {collapse_sentence(scope, log)}.")
     elif judged_run.warning:
-        lines.append(f"- **Warning**: {n('warning')}.")
+        lines.append(f"**Warning**: {n('warning')}.")
     lines.append(_losses(scope, log))
     if step is not None:
         lines.append(
-            f"- **Recovered fraction**: rho = {n(f'recovered_fraction@{step}')} at step {n(f'step@{step}')} "
+            f"**Recovered fraction**: rho = {n(f'recovered_fraction@{step}')} at step {n(f'step@{step}')} "
             "(zero is the frozen control, one the fp32 control)."
         )
     lines.append(_verdict(scope, log))
-    return Section("Summary", (Text("\n".join(lines)),))
-
-
-def _outcome(scope: Scope, log: RunRecord) -> str:
-    """How the run ended; the reason of a stall collapse is the collapse, which has a line of its own."""
-    n = scope.evidence.of(log)
-    is_stall = (log.collapse or {}).get("class") == "stall_collapse"
-    return f"- **Outcome**: {n('outcome')}" + ("." if is_stall else f": {n('reason')}.")
+    return section("Summary", listed(lines))
 
 
 def collapse_sentence(scope: Scope, log: RunRecord) -> str:
@@ -96,7 +91,7 @@ def collapse_sentence(scope: Scope, log: RunRecord) -> str:
 
 def _losses(scope: Scope, log: RunRecord) -> str:
     n = scope.evidence.of(log)
-    text = f"- **Loss**: training {n(f'at(loss)@{log.last_step}')} at step {n(f'step@{log.last_step}')}"
+    text = f"**Loss**: training {n(f'at(loss)@{log.last_step}')} at step {n(f'step@{log.last_step}')}"
     if len(log.validation):
         last = int(log.validation.steps[-1])
         text += (
@@ -120,9 +115,9 @@ def _verdict(scope: Scope, log: RunRecord) -> str:
     n = scope.evidence.of(log)
     verdict = scope.evidence.judged(log).verdict
     if verdict.grade is None:
-        text = f"- **Verdict**: {n('verdict')}"
+        text = f"**Verdict**: {n('verdict')}"
         return text + (f"; suspected cause: {n('cause')}: {CAUSES[verdict.cause]}." if verdict.cause else ".")
-    text = f"- **Verdict**: **{n('verdict')}**"
+    text = f"**Verdict**: **{n('verdict')}**"
     if verdict.borderline:
         text += f" (borderline: within {scope.evidence.cite('rule: borderline.width')} of an edge)"
     if verdict.cause:
@@ -130,7 +125,7 @@ def _verdict(scope: Scope, log: RunRecord) -> str:
     return f"{text}. Controls: {n('controls')}."
 
 
-def attribution(scope: Scope, log: RunRecord) -> Section:
+def attribution(scope: Scope, log: RunRecord) -> Section | None:
     """The evidence for the cause, and which stage fails by the runs that switch the roles on and off."""
     n = scope.evidence.of(log)
     window = telling_window(log)
@@ -149,44 +144,35 @@ def attribution(scope: Scope, log: RunRecord) -> Section:
         f"- updates dropped for a non-finite value: {n('dropped_steps')}"
         + (f", the first at step {n('first_dropped_step')}." if log.dropped_steps else "."),
     ]
-    roles = make_table(
-        scope.evidence,
+    roles = scope.evidence.table(
         "role",
         REGIME_ROLES["uniform"],
         [
-            measured(f"{log.name}: mean(overflow_rate/{{}}){over}"),
-            measured(f"{log.name}: mean(underflow_rate/{{}}){over}"),
-            measured(f"{log.name}: mean(zero_share/{{}}){over}"),
-            measured(f"{log.name}: mean(subnormal_fraction/{{}}){over}"),
-            measured(f"{log.name}: mean(mean_rounding_error/{{}}){over}"),
-            measured(f"{log.name}: max(amax/{{}}){over}"),
-            measured(f"{log.name}: sum(nonfinite_inputs/{{}})"),
+            *(f"mean({rate}/{{}}){over}" for rate in ("overflow_rate", "underflow_rate", "zero_share")),
+            *(f"mean({name}/{{}}){over}" for name in ("subnormal_fraction", "mean_rounding_error")),
+            *(f"max(amax/{{}}){over}", "sum(nonfinite_inputs/{})"),
         ],
+        of=log.name,
     )
-    blocks: list[Block] = [Text("\n".join(lines)), roles]
-    if "M" in rounded_roles(log):
-        blocks.append(
-            Text(
-                "With stored weights on the grid, the row `weights` is that of the head alone: the other "
-                "layers' weights are `stored_weights`."
-            )
-        )
-    return Section("Attribution", (*blocks, *_stage(scope, log)))
+    head = (
+        "With stored weights on the grid, the row `weights` is that of the head alone: the other layers' "
+        "weights are `stored_weights`."
+    )
+    on_grid = Text(head) if "M" in rounded_roles(log) else None
+    return section("Attribution", Text("\n".join(lines)), roles, on_grid, *_stage(scope, log))
 
 
-def _stage(scope: Scope, log: RunRecord) -> tuple[Block, ...]:
-    places = tuple(places_blocks(scope, log)) if log.has_rules else ()
+def _stage(scope: Scope, log: RunRecord) -> list[Block]:
+    places = places_blocks(scope, log) if log.has_rules else []
     found = scope.evidence.attribution(log)
-    if found is None and places:
-        return places
-    if found is None:
-        return (
-            Text(
-                "Which stage fails (forward precision, gradient fidelity or the optimizer's update) was not "
-                "tested by runs that switch the roles on one by one; `altgrad sweep --attribute` makes them."
-            ),
+    if found is not None:
+        return [Text(stage_sentence(scope, found)), *places]
+    return places or [
+        Text(
+            "Which stage fails (forward precision, gradient fidelity or the optimizer's update) was not "
+            "tested by runs that switch the roles on one by one; `altgrad sweep --attribute` makes them."
         )
-    return (Text(stage_sentence(scope, found)), *places)
+    ]
 
 
 RunSection = Callable[[Scope, RunRecord], Section | None]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from altgrad_cli.reporting.blocks.document import Section, Text
-from altgrad_cli.reporting.evidence.reductions import ranked_layers
+from altgrad_cli.reporting.blocks.document import Section, listed, section
+from altgrad_cli.reporting.evidence.quantities import ranked_layers
 from altgrad_cli.reporting.evidence.scope import Scope
 from altgrad_cli.reporting.evidence.windows import telling_window
 from altgrad_cli.runs.record import RunRecord
@@ -63,7 +63,6 @@ _ADVICE = {
     ),
 }
 _WORST = {
-    "nonfinite": "nonfinite_inputs/gradients",
     "underflowed": "underflow_rate/gradients",
     "saturated": "overflow_rate/gradients",
     "stalled": "bit_stall_rate",
@@ -77,12 +76,8 @@ def recommendation(scope: Scope, log: RunRecord) -> Section | None:
     cause = scope.evidence.judged(log).verdict.cause
     if cause is None:
         return None
-    lines = [f"- {advice}" for advice in _ADVICE[cause]]
-    lines += _tested(scope, log)
-    worst = _worst_layers(scope, log, cause)
-    if worst:
-        lines.append(worst)
-    return Section("Recommendation", (Text("\n".join(lines)),))
+    lines = [*_ADVICE[cause], *_tested(scope, log), *_worst_layers(scope, log, cause)]
+    return section("Recommendation", listed(lines))
 
 
 def _tested(scope: Scope, log: RunRecord) -> list[str]:
@@ -95,36 +90,31 @@ def _tested(scope: Scope, log: RunRecord) -> list[str]:
         for letters, run in scope.evidence.parts(log).items()
         if letters in (STOCHASTIC, SCALED, "WAG") and run is not log
     ]
-    tests += [
-        run
-        for run in scope.subjects
-        if (arm := scope.evidence.arms.get(run.name)) is not None
-        and arm.retry_of == log.name
-        and run not in tests
-        and scope.kind(run) in ("retry", "intervened")
-    ]
-    found = [(scope.evidence.recovered_fraction(run, step), run) for run in tests]
+    for run in scope.subjects:
+        arm = scope.arm(run)
+        if arm and arm.retry_of == log.name and arm.kind in ("retry", "intervened") and run not in tests:
+            tests.append(run)
+    found = [(rho, run) for run in tests if (rho := scope.evidence.recovered_fraction(run, step)) is not None]
     lines = []
-    for _, run in sorted(((rho, run) for rho, run in found if rho is not None), key=lambda item: -item[0]):
+    for _, run in sorted(found, key=lambda item: -item[0]):
         cite = scope.evidence.of(run)
         lines.append(
-            f"- Tested: `{run.name}` (regime {cite('regime')}, rounding {cite('config.precision.rounding')}) "
+            f"Tested: `{run.name}` (regime {cite('regime')}, rounding {cite('config.precision.rounding')}) "
             f"reached rho {cite(f'recovered_fraction@{step}')} at step {cite(f'step@{step}')}, this run "
             f"{scope.evidence.of(log)(f'recovered_fraction@{step}')}."
         )
     return lines
 
 
-def _worst_layers(scope: Scope, log: RunRecord, cause: str) -> str | None:
-    metric = _WORST.get(cause)
-    window = telling_window(log)
-    layers = ranked_layers(log, metric, window.first, window.last)[:3] if metric else []
-    if not metric or not layers:
-        return None
+def _worst_layers(scope: Scope, log: RunRecord, cause: str) -> list[str]:
+    metric, window = _WORST.get(cause, ""), telling_window(log)
+    layers = ranked_layers(log, metric, window.first, window.last)[:3]
+    if not layers:
+        return []
     n = scope.evidence.of(log)
     named = ", ".join(
         f"{n(f'worst_layer({metric}#{place}){window.range}')} ({n(f'mean({metric})[{layer}]{window.range}')})"
         for place, layer in enumerate(layers, start=1)
     )
     words, steps = metric.replace("_", " "), n(f"window{window.range}")
-    return f"- Layers to protect first, by {words} over steps {steps}: {named}."
+    return [f"Layers to protect first, by {words} over steps {steps}: {named}."]

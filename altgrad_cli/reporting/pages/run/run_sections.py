@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shlex
 
-from altgrad_cli.reporting.blocks.document import Section, TableColumn, Text, Verbatim, make_table
-from altgrad_cli.reporting.evidence.facts import configuration_text
+from altgrad_cli.reporting.blocks.document import Section, Text, Verbatim, listed, section
+from altgrad_cli.reporting.evidence.quantities import configuration_text
 from altgrad_cli.reporting.evidence.scope import Scope, shown_path
 from altgrad_cli.runs.record import RunRecord
 
@@ -13,80 +13,64 @@ from altgrad_cli.runs.record import RunRecord
 def warnings(scope: Scope, log: RunRecord) -> Section | None:
     """Which thresholds were crossed, and when first: how long before the end it could have been seen."""
     names = list(dict.fromkeys(alert.name for alert in log.alerts))
-    if not names:
-        return None
-    table = make_table(
-        scope.evidence,
-        "warning",
-        names,
-        [
-            TableColumn("first at step", f"{log.name}: first_alert({{}})"),
-            TableColumn("times raised", f"{log.name}: alerts_raised({{}})"),
-            TableColumn("layers", f"{log.name}: alerting_layers({{}})"),
-        ],
-    )
-    return Section("Warnings", (table,))
+    columns = ("first_alert({})", "alerts_raised({})", "alerting_layers({})")
+    return section("Warnings", scope.evidence.table("warning", names, columns, of=log.name))
 
 
-def interventions(scope: Scope, log: RunRecord) -> Section:
+def interventions(scope: Scope, log: RunRecord) -> Section | None:
     """Which interventions were armed, how often they acted, and whether that made a difference."""
     n = scope.evidence.of(log)
     lines = []
-    armed = (
-        log.config.get("enable_emergency_shift"),
-        log.config.get("enable_partition_clipping"),
-    )
-    if armed[0]:
+    if log.config.get("enable_emergency_shift"):
         lines.append(
-            f"- Emergency shift: armed, acted {n('interventions(emergency_shift)')} times; formats: "
+            f"Emergency shift: armed, acted {n('interventions(emergency_shift)')} times; formats: "
             f"{n('formats')}."
         )
-    if armed[1]:
+    if log.config.get("enable_partition_clipping"):
         lines.append(
-            f"- Range clipping: armed, acted {n('interventions(range_clip)')} times, of which it bound "
+            f"Range clipping: armed, acted {n('interventions(range_clip)')} times, of which it bound "
             f"(norm above the threshold) {n('bound_clips')} times."
         )
-    if not any(armed):
-        lines.append("- No intervention was armed: this is the format by itself.")
-    rescales = sum(item.name == "rescale" for item in log.interventions)
-    if rescales:
-        lines.append(f"- Stored weights were put on a new scale {n('interventions(rescale)')} times.")
+    if not lines:
+        lines.append("No intervention was armed: this is the format by itself.")
+    if any(item.name == "rescale" for item in log.interventions):
+        lines.append(f"Stored weights were put on a new scale {n('interventions(rescale)')} times.")
     if log.injections:
         lines.append(
-            f"- **Planted faults**: {n('injections')}. What follows from them says nothing about the format."
+            f"**Planted faults**: {n('injections')}. What follows from them says nothing about the format."
         )
-    return Section("Interventions", (Text("\n".join(lines)),))
+    return section("Interventions", listed(lines))
 
 
-def limits(scope: Scope, log: RunRecord) -> Section:
+def limits(scope: Scope, log: RunRecord) -> Section | None:
     """What this one run cannot show."""
     n = scope.evidence.of(log)
     lines = [
         (
-            f"- One seed ({n('seed')}), one corpus, {n('parameters')} parameters and {n('steps')} steps: "
+            f"One seed ({n('seed')}), one corpus, {n('parameters')} parameters and {n('steps')} steps: "
             "how far it carries to another size, schedule or text was not measured here."
         ),
         (
-            f"- Everything is measured at one peak learning rate ({n('config.learning_rate')}); stall "
+            f"Everything is measured at one peak learning rate ({n('config.learning_rate')}); stall "
             "depends on it directly."
         ),
         (
-            "- Values are rounded onto the format's grid and carried in float32; the speed and memory of "
+            "Values are rounded onto the format's grid and carried in float32; the speed and memory of "
             "real hardware are not part of it."
         ),
     ]
     if scope.evidence.judged(log).step is None:
-        lines.append("- Without rho it is open how much was lost.")
-    return Section("What this run does not show", (Text("\n".join(lines)),))
+        lines.append("Without rho it is open how much was lost.")
+    return section("What this run does not show", listed(lines))
 
 
-def configuration(_: Scope, log: RunRecord) -> Section:
+def configuration(_: Scope, log: RunRecord) -> Section | None:
     """The resolved configuration."""
     text = configuration_text(log)
-    return Section("Configuration", (Verbatim(text, "yaml", f"{log.name}: configuration"),))
+    return section("Configuration", Verbatim(text, "yaml", f"{log.name}: configuration"))
 
 
-def reproduction(scope: Scope, log: RunRecord) -> Section:
+def reproduction(scope: Scope, log: RunRecord) -> Section | None:
     """The commands that make the run and this report again, and open its checkpoint."""
     folder = shlex.quote(shown_path(log.run_dir))
     commands = [f"altgrad train {folder}/config.yaml --out {folder}-again", f"altgrad report {folder}"]
@@ -102,4 +86,4 @@ def reproduction(scope: Scope, log: RunRecord) -> Section:
         f"threads {n('environment.threads')}. The same configuration gives the same numbers on the same "
         "kind of machine."
     )
-    return Section("How to reproduce", (Text(text), Verbatim("\n".join(commands), "sh")))
+    return section("How to reproduce", Text(text), Verbatim("\n".join(commands), "sh"))
