@@ -72,17 +72,20 @@ class Symptoms:
 class Verdict:
     """What one run came to."""
 
-    grade: Grade | None
+    grade: Grade | None = None
     """None where rho is not known."""
-    borderline: bool
+    borderline: bool = False
     """rho lies within 0.05 of an edge between two grades."""
-    cause: Cause | None
+    cause: Cause | None = None
     """Why it is below ``trained``; None when trained, or without controls when nothing points anywhere."""
-    suspected: bool
-    """True where the cause was found without a control that shows the run fell short at all."""
-    recovered_fraction: float | None
+    recovered_fraction: float | None = None
     open_because: str | None = None
     """Why there is no grade, in words."""
+
+    @property
+    def suspected(self) -> bool:
+        """Whether the cause was found without a control that shows the run fell short at all."""
+        return self.cause is not None and self.grade is None
 
 
 def _reaches(rates: Mapping[str, float | None], limit: float) -> bool:
@@ -118,17 +121,9 @@ def judge(rho: float | None, symptoms: Symptoms, open_because: str = NO_CONTROLS
 
     A run that ended non-finite, or whose rho is NaN, failed whatever rho says.
     """
+    cause = find_cause(symptoms)
     if rho is None:
-        cause = find_cause(symptoms)
-        known = None if cause == "unexplained" else cause
-        return Verdict(
-            grade=None,
-            borderline=False,
-            cause=known,
-            suspected=known is not None,
-            recovered_fraction=None,
-            open_because=open_because,
-        )
+        return Verdict(cause=None if cause == "unexplained" else cause, open_because=open_because)
     if symptoms.nonfinite or math.isnan(rho) or rho < FAILED_BELOW:
         grade: Grade = "failed"
     else:
@@ -137,8 +132,7 @@ def judge(rho: float | None, symptoms: Symptoms, open_because: str = NO_CONTROLS
     return Verdict(
         grade=grade,
         borderline=near_edge and not symptoms.nonfinite,
-        cause=None if grade == "trained" else find_cause(symptoms),
-        suspected=False,
+        cause=None if grade == "trained" else cause,
         recovered_fraction=rho,
     )
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 
 from altgrad_cli.errors import UsageError
@@ -85,8 +86,35 @@ def verify(report: Path, logs: Sequence[Path] = ()) -> Verification:
 
 def check(text: str, scope: Scope) -> tuple[int, tuple[Mismatch, ...]]:
     """How many values of the report ``text`` were recomputed from ``scope``, and what differs."""
-    checker = _Checker(text, scope)
+    checker = _Checker(scope.evidence)
+    kind = source = ""  # of the table or verbatim block that a comment announces
+    for number, lines in [*_pieces(text.splitlines()), (0, [""])]:
+        line = lines[0]
+        if kind == CELLS and not (line.startswith("|") and len(lines) > 1):
+            checker.differ(number - 1, "", None, "a table is missing here")
+        elif kind == CELLS:
+            checker.table(number, lines, source.split(SEPARATOR))
+        elif kind == VERBATIM:
+            checker.verbatim(number, lines, source)
+        elif not line.startswith("```"):
+            for offset, each in enumerate(lines):
+                checker.sentence(number + offset, each)
+        kind = next((each for each in (CELLS, VERBATIM) if line.startswith(each) and line.endswith(END)), "")
+        source = line[len(kind) : -len(END)]
     return checker.checked, tuple(checker.differences)
+
+
+def _pieces(lines: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:
+    """A fenced block, a table or a line, each with the number of its first line."""
+    start = 0
+    while start < len(lines):
+        end = start + 1
+        if lines[start].startswith("```"):
+            end = next((row + 1 for row in range(end, len(lines)) if lines[row] == "```"), len(lines))
+        elif lines[start].startswith("|"):
+            end = next((row for row in range(end, len(lines)) if not lines[row].startswith("|")), len(lines))
+        yield start + 1, lines[start:end]
+        start = end
 
 
 def _locate(name: str, report: Path) -> Path:
@@ -106,107 +134,61 @@ def metrics_named(text: str) -> set[str]:
     return set(arguments)
 
 
+@dataclass(slots=True)
 class _Checker:
-    """Goes through a report from top to bottom, once."""
+    """Compares what is printed, piece by piece, with what the evidence gives."""
 
-    def __init__(self, text: str, scope: Scope) -> None:
-        self.scope = scope
-        self.evidence: Evidence = scope.evidence
-        self.checked = 0
-        self.differences: list[Mismatch] = []
-        self.lines = text.splitlines()
-        self.row = 0
-        while self.row < len(self.lines):
-            self._block()
+    evidence: Evidence
+    checked: int = 0
+    differences: list[Mismatch] = field(default_factory=list)
 
-    def _block(self) -> None:
-        line = self.lines[self.row]
-        if line.startswith(CELLS) and line.endswith(END):
-            self._table(line[len(CELLS) : -len(END)].split(SEPARATOR))
-        elif line.startswith(VERBATIM) and line.endswith(END):
-            self._verbatim(line[len(VERBATIM) : -len(END)])
-        elif line.startswith("```"):
-            self._fence()
-        else:
-            self._sentence(line)
-            self.row += 1
+    def differ(self, line: int, printed: str, computed: str | None, source: str) -> None:
+        """Note a difference."""
+        self.differences.append(Mismatch(line, printed, computed, source))
 
-    def _differ(self, printed: str, computed: str | None, source: str, row: int | None = None) -> None:
-        self.differences.append(Mismatch((self.row if row is None else row) + 1, printed, computed, source))
-
-    def _compare(self, printed: str, source: str, row: int | None = None) -> None:
+    def _compare(self, line: int, printed: str, source: str) -> None:
         self.checked += 1
         try:
             computed = self.evidence.text(source)
         except UsageError as error:
-            self._differ(printed, None, f"{source}: {error.message}", row)
+            self.differ(line, printed, None, f"{source}: {error.message}")
             return
         if computed != printed:
-            self._differ(printed, computed, source, row)
+            self.differ(line, printed, computed, source)
 
-    def _sentence(self, line: str) -> None:
+    def sentence(self, number: int, line: str) -> None:
+        """Each cited number by its source; what else looks like a number has none."""
         for match in CITED.finditer(line):
-            self._compare(html.unescape(match["text"]), html.unescape(match["source"]))
-        self._unsourced(line, self.row)
-
-    def _unsourced(self, line: str, row: int) -> None:
-        """Report what looks like a number in ``line`` and has no source."""
+            self._compare(number, html.unescape(match["text"]), html.unescape(match["source"]))
         rest = _IMAGE.sub(" ", CITED.sub(" ", line))
-        if rest.startswith("<!--"):
-            return
-        for match in _NUMBER.finditer(self._without_names(rest)):
-            self._differ(match[0], None, "a number without a source", row)
-
-    def _without_names(self, line: str) -> str:
-        """The line less the names of runs, which may well hold digits that stand alone."""
         for name in sorted(self.evidence.runs, key=len, reverse=True):
-            line = line.replace(name, " ")
-        return line
+            rest = rest.replace(name, " ")  # it may well hold digits that stand alone
+        for match in () if rest.startswith("<!--") else _NUMBER.finditer(rest):
+            self.differ(number, match[0], None, "a number without a source")
 
-    def _table(self, sources: list[str]) -> None:
-        header = self.row
-        self.row += 1
-        rows = list(self._table_rows())
-        if len(rows) < 2:
-            self._differ("", None, "a table is missing here", header)
-            return
-        self._unsourced(" ".join(rows[0][1]), rows[0][0])
-        for number, cells in rows[2:]:
-            label = cells[0].strip("`")
-            if len(cells) != len(sources) + 1:
-                self._differ(" | ".join(cells), None, "more or fewer cells than sources", number)
+    def table(self, number: int, lines: Sequence[str], sources: Sequence[str]) -> None:
+        """Each cell by its column's source and its row's label, below two lines of headers."""
+        rows = [
+            [unescape_markdown(cell.strip()) for cell in re.split(r"(?<!\\)\|", line.strip().strip("|"))]
+            for line in lines
+        ]
+        self.sentence(number, " ".join(rows[0]))
+        for line, (label, *cells) in enumerate(rows[2:], start=number + 2):
+            if len(cells) != len(sources):
+                self.differ(line, " | ".join([label, *cells]), None, "more or fewer cells than sources")
                 continue
-            for cell, source in zip(cells[1:], sources, strict=True):
-                self._compare(cell, source.replace(ROW, label), number)
+            for cell, source in zip(cells, sources, strict=True):
+                self._compare(line, cell, source.replace(ROW, label.strip("`")))
 
-    def _table_rows(self) -> Iterator[tuple[int, list[str]]]:
-        while self.row < len(self.lines) and self.lines[self.row].startswith("|"):
-            cells = re.split(r"(?<!\\)\|", self.lines[self.row].strip().strip("|"))
-            yield self.row, [unescape_markdown(cell.strip()) for cell in cells]
-            self.row += 1
-
-    def _fence(self) -> str:
-        """Pass over a fenced block and return its text."""
-        self.row += 1
-        start = self.row
-        while self.row < len(self.lines) and self.lines[self.row] != "```":
-            self.row += 1
-        text = "\n".join(self.lines[start : self.row])
-        self.row += 1
-        return text
-
-    def _verbatim(self, source: str) -> None:
-        start = self.row
-        self.row += 1
-        printed = self._fence().splitlines()
+    def verbatim(self, number: int, lines: Sequence[str], source: str) -> None:
+        """A fenced block, line by line."""
         name, _, what = source.partition(": ")
-        make: Callable[..., str] | None = TEXTS.get(what)
-        if make is None or name not in self.evidence.runs:
-            self._differ(source, None, "not a text that the logs give", start)
+        if what not in TEXTS or name not in self.evidence.runs:
+            self.differ(number - 1, source, None, "not a text that the logs give")
             return
-        computed = make(self.evidence.run(name)).splitlines()
+        computed = TEXTS[what](self.evidence.run(name)).splitlines()
         self.checked += len(computed)
-        for offset in range(max(len(printed), len(computed))):
-            pair = [lines[offset] if offset < len(lines) else "(nothing)" for lines in (printed, computed)]
-            if pair[0] != pair[1]:
-                self._differ(pair[0].strip(), pair[1].strip(), source, start + 2 + offset)
+        pairs = zip_longest(lines[1:-1], computed, fillvalue="(nothing)")
+        for line, (printed, text) in enumerate(pairs, start=number + 1):
+            if printed != text:
+                self.differ(line, printed.strip(), text.strip(), source)

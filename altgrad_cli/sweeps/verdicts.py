@@ -79,14 +79,8 @@ def judge_run(record: RunRecord, fp32: RunRecord | None, frozen: RunRecord | Non
     symptoms = gather_symptoms(record)
     verdict = judge(rho, symptoms, fault)
     if record is fp32 or record is frozen:
-        verdict = Verdict(
-            grade=None,
-            borderline=False,
-            cause=None,
-            suspected=False,
-            recovered_fraction=rho,
-            open_because="an end of the scale of rho" if rho is not None else fault,
-        )
+        reason = "an end of the scale of rho" if rho is not None else fault
+        verdict = Verdict(recovered_fraction=rho, open_because=reason)
     elif rho is None and symptoms.nonfinite and fp32 is not None and frozen is not None:
         # It ended before the controls were first evaluated beside it: failed, with no fraction to tell.
         verdict = replace(judge(math.nan, symptoms), recovered_fraction=None)

@@ -100,8 +100,7 @@ def test_what_was_not_measured_is_a_dash(record: SweepRecord) -> None:
     ],
 )
 def test_verdicts_in_words(verdict: dict[str, Any], words: str, brief: str | None) -> None:
-    missing = dict.fromkeys(("grade", "cause", "recovered_fraction")) | {"open_because": "why"}
-    given = Verdict(**{"borderline": False, "suspected": False, **missing, **verdict})
+    given = Verdict(**({"open_because": "why"} | verdict))
     assert verdict_words(given) == words
     assert verdict_words(given, brief=True) == (brief or words)
 
