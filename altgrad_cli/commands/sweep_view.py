@@ -233,14 +233,8 @@ def table_notes(record: SweepRecord) -> list[str]:
     if len(record.spec.seeds) == 1:
         notes.append(f"One seed: rho differs by about {SEED_SPREAD} between seeds.")
     notes += [str(comparison) for comparison in compare_seeds(record.planned, record.findings)]
-    for cause in record.attributions():
-        where = record.where(cause.arm, cause.stage, cause.failing or "") if cause.stage else None
-        measured = f"; {where}" if where else ""
-        notes.append(f"{cause.arm}: {cause.stage or 'no stage confirmed'} ({cause.explanation}){measured}")
-        for other in cause.also:
-            place = record.where(cause.arm, other.stage, other.failing)
-            notes.append(f"{cause.arm}: also {other}" + (f"; {place}" if place else ""))
-    notes += [str(cause) for cause in record.local_attributions()]
+    causes = [*record.stage_attributions(), *record.layer_attributions()]
+    notes += [line for cause in causes for line in str(cause).splitlines()]
     return notes
 
 

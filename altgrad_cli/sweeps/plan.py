@@ -7,15 +7,14 @@ on as if it had not been.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.formats import parse_format
 from altgrad_cli.formats.equivalence import find_equivalents
-from altgrad_cli.runs.record import CONTROLS
-from altgrad_cli.sweeps.ablation.layers import rescues
-from altgrad_cli.sweeps.ablation.places import Measured, measured
+from altgrad_cli.runs.record import CONTROLS, RunRecord
+from altgrad_cli.sweeps.ablation.layers import records_by_config, rescues
 from altgrad_cli.sweeps.ablation.roles import attribution_arms
 from altgrad_cli.sweeps.arms import Arm, arm_name, control_config, rules_alone
 from altgrad_cli.sweeps.retries import retry_arms
@@ -79,19 +78,13 @@ def equivalences(spec: SweepSpec) -> tuple[Equivalence, ...]:
     return tuple(found)
 
 
-def measured_by_config(arms: Iterable[Arm], findings: Mapping[str, JudgedRun]) -> dict[TrainConfig, Measured]:
-    """What the ``arms`` that have ended measured, by their configurations."""
-    finished = (arm for arm in arms if arm.name in findings and findings[arm.name].record.ended)
-    return {arm.config: measured(findings[arm.name].record) for arm in finished}
-
-
 def _add_rescues(arms: _Arms, arm: Arm, finding: JudgedRun, findings: Mapping[str, JudgedRun]) -> None:
     """The runs that undo one role of the layers in which ``arm`` shows trouble."""
 
-    def lookup(config: TrainConfig) -> Measured | None:
-        return measured_by_config(arms.by_name.values(), findings).get(config)
+    def lookup(config: TrainConfig) -> RunRecord | None:
+        return records_by_config(arms.by_name.values(), findings).get(config)
 
-    for role, reason, config in rescues(arm.config, measured(finding.record), lookup):
+    for role, reason, config in rescues(arm.config, finding.record, lookup):
         name = f"{arm.name}-restore-{role.replace('_', '-')}"
         arms.add(replace(arm, name=name, kind="rescue", config=config, retry_of=arm.name, reason=reason))
 

@@ -15,15 +15,8 @@ from altgrad_cli.errors import UsageError
 from altgrad_cli.runs.folder import SWEEP as SWEEP
 from altgrad_cli.runs.folder import check_name, read_json, write_json
 from altgrad_cli.runs.record import RunRecord
-from altgrad_cli.sweeps.ablation.layers import LayerAttribution
-from altgrad_cli.sweeps.ablation.roles import Stage, StageAttribution
-from altgrad_cli.sweeps.ablation.settle import (
-    Where,
-    attribution_row,
-    local_attributions,
-    locate,
-    whole_attributions,
-)
+from altgrad_cli.sweeps.ablation.layers import LayerAttribution, layer_attributions
+from altgrad_cli.sweeps.ablation.roles import StageAttribution, stage_attribution
 from altgrad_cli.sweeps.arms import Arm, ArmKind
 from altgrad_cli.sweeps.plan import Equivalence, equivalences, plan_sweep
 from altgrad_cli.sweeps.specification import SweepSpec
@@ -96,17 +89,26 @@ class SweepRecord:
         """Formats in the order that are one experiment."""
         return equivalences(self.spec)
 
-    def attributions(self) -> list[StageAttribution]:
+    def stage_attributions(self) -> list[StageAttribution]:
         """For each failing format arm of a sweep with ``attribute``: which stage fails."""
-        return whole_attributions(self.planned, self.findings) if self.spec.attribute else []
+        each = (stage_attribution(arm, self.planned, self.findings) for arm in self._attributed())
+        return [found for found in each if found is not None]
 
-    def local_attributions(self) -> list[LayerAttribution]:
+    def layer_attributions(self) -> list[LayerAttribution]:
         """For each arm with rules of a sweep with ``attribute``: the roles in trouble, layer by layer."""
-        return local_attributions(self.planned, self.findings) if self.spec.attribute else []
+        return [
+            found
+            for arm in self._attributed()
+            if arm.config.precision.rules
+            for found in layer_attributions(arm, self.planned, self.findings)
+        ]
 
-    def where(self, arm: str, stage: Stage, failing: str) -> Where | None:
-        """Where the trouble of a confirmed ``stage`` of ``arm`` was measured."""
-        return locate(self.planned, self.findings, arm, stage, failing)
+    def _attributed(self) -> list[Arm]:
+        return [
+            result.arm
+            for result in self.arms
+            if self.spec.attribute and result.arm.kind == "format" and result.finding is not None
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """The document that ``sweep --json`` prints and ``sweep.json`` holds, less its schema."""
@@ -114,10 +116,8 @@ class SweepRecord:
             "sweep": self.name,
             "equivalent": [str(equal) for equal in self.equivalences],
             "arms": [arm.to_json() for arm in self.arms],
-            "attribution": [
-                attribution_row(self.planned, self.findings, found) for found in self.attributions()
-            ],
-            "places": [found.to_json() for found in self.local_attributions()],
+            "attribution": [found.to_json() for found in self.stage_attributions()],
+            "places": [found.to_json() for found in self.layer_attributions()],
         }
 
 

@@ -6,46 +6,20 @@ Every choice is made from the measurements of the run that failed, and says so i
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from altgrad_cli.config.precision import HEAD, OPERAND_ROLES, LayerRule, Role
+from altgrad_cli.config.precision import HEAD, LayerRule
 from altgrad_cli.errors import ConfigError
 from altgrad_cli.formats import parse_format
-from altgrad_cli.metrics.thresholds import OVERFLOW_FROM, STALL_FROM, UNDERFLOW_FROM
-from altgrad_cli.runs.record import RunRecord
-from altgrad_cli.sweeps.ablation.roles import Stage
+from altgrad_cli.sweeps.ablation.troubles import rank_layers
 from altgrad_cli.sweeps.arms import Arm, arm_name
 
 if TYPE_CHECKING:
     from altgrad_cli.sweeps.verdicts import JudgedRun
 
-STAGE_OPERANDS: dict[Stage, tuple[Role, ...]] = {
-    "forward precision": ("weights", "activations"),
-    "gradient fidelity": ("gradients",),
-    "optimizer update": (),
-}
-"""The operands that a stage rounds."""
-_RATES = (("overflow_rate", OVERFLOW_FROM), ("underflow_rate", UNDERFLOW_FROM))
 _LARGEST_SHARE = 0.5
 """Of the layers that a mixed retry may keep in BF16: with all of them there is no format left to test."""
-
-
-@dataclass(frozen=True, slots=True)
-class LayerTrouble:
-    """The worst that was measured in one layer, as a multiple of the rate at which the study warns."""
-
-    layer: str
-    metric: str
-    rate: float
-    severity: float
-
-    @property
-    def words(self) -> str:
-        """``underflow of gradients``, ``bit stall``."""
-        what, _, role = self.metric.partition("/")
-        kind = what.removesuffix("_rate").replace("_", " ")
-        return f"{kind} of {role}" if role else kind
 
 
 def retry_arms(arm: Arm, finding: JudgedRun | None, *, with_interventions: bool) -> Iterator[Arm]:
@@ -87,42 +61,6 @@ def mixed_arm(arm: Arm, finding: JudgedRun) -> Arm | None:
         reason += f", the head is {precision.head_format}"
     config = replace(arm.config, precision=replace(precision, rules=(*rules, *precision.rules)))
     return _retry(arm, "mixed", config, reason)
-
-
-def rank_layers(record: RunRecord, cause: str | None) -> list[LayerTrouble]:
-    """The layers with trouble, the worst first; what the verdict names as the cause is looked at first."""
-    stall = [("bit_stall_rate", STALL_FROM)]
-    overflow = [(f"overflow_rate/{role}", OVERFLOW_FROM) for role in OPERAND_ROLES]
-    underflow = [(f"underflow_rate/{role}", UNDERFLOW_FROM) for role in OPERAND_ROLES]
-    by_cause = {"saturated": overflow, "underflowed": underflow, "stalled": stall, "slowed": stall}
-    for measures in (by_cause.get(cause or "", []), stall + overflow + underflow):
-        found = (_worst(record, layer, measures) for layer in range(len(record.layers)))
-        troubles = [trouble for trouble in found if trouble is not None]
-        if troubles:
-            return sorted(troubles, key=lambda trouble: -trouble.severity)
-    return []
-
-
-def layers_at_fault(record: RunRecord, stage: Stage) -> list[LayerTrouble]:
-    """The layers in which the trouble of a failing ``stage`` was measured, the worst first.
-
-    Those within half of the worst count; where every layer has it, every layer is named.
-    """
-    measures = [(f"{rate}/{role}", limit) for role in STAGE_OPERANDS[stage] for rate, limit in _RATES]
-    if stage == "optimizer update":
-        measures = [("bit_stall_rate", STALL_FROM)]
-    found = (_worst(record, layer, measures) for layer in range(len(record.layers)))
-    troubles = sorted((t for t in found if t is not None), key=lambda trouble: -trouble.severity)
-    return [trouble for trouble in troubles if trouble.severity >= troubles[0].severity / 2]
-
-
-def _worst(record: RunRecord, layer: int, measures: list[tuple[str, float]]) -> LayerTrouble | None:
-    worst = None
-    for metric, threshold in measures:
-        rate = record.layer_means(metric)[layer]
-        if rate is not None and rate > threshold and (worst is None or rate / threshold > worst.severity):
-            worst = LayerTrouble(record.layers[layer], metric, rate, rate / threshold)
-    return worst
 
 
 def intervened_arm(arm: Arm) -> Arm:

@@ -12,8 +12,8 @@ from altgrad_cli.config.loading import load_config
 from altgrad_cli.errors import UsageError
 from altgrad_cli.surgery.precision_plan import plan_precision
 from altgrad_cli.sweeps.ablation.restoration import restored
+from altgrad_cli.sweeps.ablation.troubles import rank_layers
 from altgrad_cli.sweeps.plan import equivalences, plan_sweep
-from altgrad_cli.sweeps.retries import rank_layers
 from altgrad_cli.sweeps.specification import SweepSpec, parse_axes, parse_order, parse_seeds
 from altgrad_cli.sweeps.verdicts import JudgedRun
 from tests.sweeps.conftest import LAYERS, Find, spec

@@ -19,9 +19,8 @@ from altgrad_cli.reporting.blocks.document import Table, TableColumn, table_of
 from altgrad_cli.reporting.blocks.sources import ROW, Source, cited, parse_source
 from altgrad_cli.reporting.evidence.quantities import RULES, evaluate, heading
 from altgrad_cli.runs.record import RunRecord
-from altgrad_cli.sweeps.ablation.layers import LayerAttribution
+from altgrad_cli.sweeps.ablation.layers import LayerAttribution, layer_attributions, noise_of
 from altgrad_cli.sweeps.ablation.roles import StageAttribution, attribute, parts_of
-from altgrad_cli.sweeps.ablation.settle import attribute_layers, noise_of
 from altgrad_cli.sweeps.arms import Arm
 from altgrad_cli.sweeps.verdicts import JudgedRun
 
@@ -76,7 +75,7 @@ class Evidence:
     def places(self, log: RunRecord) -> list[LayerAttribution]:
         """The roles in trouble in ``log``, layer by layer, with what their rescues show."""
         arm = self.arms.get(log.name)
-        return attribute_layers(arm, list(self.arms.values()), self.findings) if arm else []
+        return layer_attributions(arm, self.arms.values(), self.findings) if arm else []
 
     def recovered_fraction(self, log: RunRecord, step: int) -> float | None:
         """rho of ``log`` at ``step``; None without both controls or an evaluation there."""

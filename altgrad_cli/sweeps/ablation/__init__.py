@@ -1,8 +1,7 @@
 """Which stage, which role and which layers do the damage: runs that switch one thing off.
 
 layers       Which role of which layers does the damage, where a run may well not fail as a whole
-places       Where in the network rounding does damage
 restoration  The same run with one role of some layers left in float32
 roles        Which stage of training a format breaks
-settle       What the runs of a sweep say about causes
+troubles     Where in the network rounding does damage: the layers whose measures cross a limit
 """

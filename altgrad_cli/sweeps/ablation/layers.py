@@ -7,32 +7,28 @@ that role of those layers unrounded, and nothing else, has to give back what lay
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 from altgrad_cli.config.precision import Role
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.metrics.thresholds import EDGE_WIDTH
+from altgrad_cli.runs.record import CONTROLS, RunRecord
 from altgrad_cli.runs.series import Series
-from altgrad_cli.sweeps.ablation.places import (
-    PLACE_ROLES,
+from altgrad_cli.sweeps.ablation.restoration import restored
+from altgrad_cli.sweeps.ablation.troubles import (
+    STAGE_OF,
+    STUDIED_ROLES,
     Loss,
-    Measured,
+    Stage,
     TroubledLayer,
     losses,
-    troubled_places,
+    troubled_layers,
     unreached_layers,
 )
-from altgrad_cli.sweeps.ablation.restoration import restored
-from altgrad_cli.sweeps.ablation.roles import Stage
+from altgrad_cli.sweeps.arms import Arm
+from altgrad_cli.sweeps.verdicts import JudgedRun
 
-STAGE_OF: dict[Role, Stage] = {
-    "weights": "forward precision",
-    "activations": "forward precision",
-    "gradients": "gradient fidelity",
-    "stored_weights": "optimizer update",
-}
 LOST_FROM = 0.5
 """Share of a layer's gradient, or of its updates, from which on it counts as lost."""
 GIVEN_BACK_FROM = 0.5
@@ -46,7 +42,7 @@ NOISE_FACTOR = 2.0
 PLAIN_FACTOR = 4.0
 """A difference of losses confirms by itself from this many times the noise on: 0.2 in rho and more."""
 
-Lookup = Callable[[TrainConfig], Measured | None]
+Lookup = Callable[[TrainConfig], RunRecord | None]
 """Configuration -> what its run measured; None: not run, or not finished."""
 
 
@@ -61,7 +57,7 @@ class LayerAttribution:
     layers: tuple[str, ...]
     """The layers that are named; empty where the rescue confirms none."""
     measure: str
-    """What ``given_back`` is a measure of; see ``places.losses``."""
+    """What ``given_back`` is a measure of; see ``troubles.losses``."""
     given_back: tuple[Loss, ...]
     """Layers that lost at least half and lose at most half of that with the rescue."""
     unreached: tuple[str, ...]
@@ -101,7 +97,7 @@ class LayerAttribution:
             self.given_back, key=lambda loss: (loss.layer not in self.layers, -loss.before), default=None
         )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain values."""
         return {
             "arm": self.arm,
@@ -139,7 +135,7 @@ class LayerAttribution:
 
 
 def attempts(
-    config: TrainConfig, role: Role, run: Measured, lookup: Lookup
+    config: TrainConfig, role: Role, run: RunRecord, lookup: Lookup
 ) -> Iterator[tuple[tuple[TroubledLayer, ...], TrainConfig]]:
     """Rescues of ``role`` in ``run``, each with the places that it restores.
 
@@ -148,7 +144,7 @@ def attempts(
     layers still are, or turn out to be, in trouble is followed by one that restores the worst of these too.
     ``lookup`` is asked after each rescue was handed out.
     """
-    shown = troubled_places(run, role)
+    shown = troubled_layers(run, role)
     own = {place.layer: place for place in shown}
     places = _worst(shown)
     while places:
@@ -156,7 +152,7 @@ def attempts(
         rescue = restored(config, role, layers, run.layers)
         yield tuple(places), rescue
         found = lookup(rescue)
-        more = troubled_places(found, role) if found is not None else []
+        more = troubled_layers(found, role) if found is not None else []
         new = _worst([place for place in more if place.layer not in layers])
         if not new:
             return
@@ -171,21 +167,35 @@ def _worst(places: list[TroubledLayer]) -> list[TroubledLayer]:
     return [place for place in places if place.trouble == "stall" or place.rate >= limit]
 
 
-def rescues(config: TrainConfig, run: Measured, lookup: Lookup) -> Iterator[tuple[Role, str, TrainConfig]]:
+def rescues(config: TrainConfig, run: RunRecord, lookup: Lookup) -> Iterator[tuple[Role, str, TrainConfig]]:
     """All rescues that ``run`` calls for: role, why in words, configuration."""
-    for role in PLACE_ROLES:
+    for role in STUDIED_ROLES:
         for places, rescue in attempts(config, role, run, lookup):
             named = ", ".join(f"{place.layer} ({place.metric} {place.rate:.3g})" for place in places)
             yield role, f"{role} unrounded in {named}", rescue
 
 
-def attribute_places(
-    arm: str, config: TrainConfig, run: Measured, lookup: Lookup, noise: float | None
+def layer_attributions(
+    arm: Arm, arms: Iterable[Arm], findings: Mapping[str, JudgedRun]
+) -> list[LayerAttribution]:
+    """The roles in trouble in ``arm``, layer by layer, with what their rescues among ``arms`` show."""
+    lookup = records_by_config(arms, findings).get
+    return attribute_layers(arm.name, arm.config, findings[arm.name].record, lookup, noise_of(arm, findings))
+
+
+def records_by_config(arms: Iterable[Arm], findings: Mapping[str, JudgedRun]) -> dict[TrainConfig, RunRecord]:
+    """The records of the ``arms`` that have ended, by their configurations."""
+    ended = (arm for arm in arms if arm.name in findings and findings[arm.name].record.ended)
+    return {arm.config: findings[arm.name].record for arm in ended}
+
+
+def attribute_layers(
+    arm: str, config: TrainConfig, run: RunRecord, lookup: Lookup, noise: float | None
 ) -> list[LayerAttribution]:
     """For every role that is in trouble somewhere in ``run``: where, and whether its rescue confirms it."""
     return [
         _read(arm, role, run, tried, lookup, noise)
-        for role in PLACE_ROLES
+        for role in STUDIED_ROLES
         if (tried := list(attempts(config, role, run, lookup)))
     ]
 
@@ -193,7 +203,7 @@ def attribute_places(
 def _read(
     arm: str,
     role: Role,
-    run: Measured,
+    run: RunRecord,
     tried: Sequence[tuple[tuple[TroubledLayer, ...], TrainConfig]],
     lookup: Lookup,
     noise: float | None,
@@ -237,9 +247,9 @@ def _read(
 def _confirmed(
     role: Role,
     added: Sequence[str],
-    before: Measured,
-    after: Measured,
-    last: Measured,
+    before: RunRecord,
+    after: RunRecord,
+    last: RunRecord,
     noise: float | None,
 ) -> Sequence[str]:
     """Those of the layers ``added`` to a rescue to which it gives something back.
@@ -274,6 +284,13 @@ def loss_gain(validation: Series, rescue: Series) -> tuple[int, float] | tuple[N
         if other is not None:
             return step, math.inf if math.isnan(loss) and math.isfinite(other) else loss - other
     return None, None
+
+
+def noise_of(arm: Arm, findings: Mapping[str, JudgedRun]) -> float | None:
+    """``loss_noise`` by the evaluations of the controls of ``arm``; None where one of them is missing."""
+    controls = {regime: findings.get((arm.controls or {}).get(regime, "")) for regime in CONTROLS}
+    series = {regime: found.record.validation for regime, found in controls.items() if found is not None}
+    return loss_noise(**series) if len(series) == len(CONTROLS) else None
 
 
 def loss_noise(*, fp32: Series, bf16: Series, frozen: Series) -> float | None:

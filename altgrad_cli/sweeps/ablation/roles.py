@@ -8,16 +8,15 @@ adding M does. A stage is named only where undoing it, and nothing else, brings 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from altgrad_cli.config.precision import REGIME_ROLES, ROLE_LETTERS, LayerRule, Role
+from altgrad_cli.config.precision import OPERAND_ROLES, REGIME_ROLES, ROLE_LETTERS, LayerRule, Role
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.metrics.thresholds import FAILED_BELOW
-from altgrad_cli.sweeps.arms import Arm, ArmKind
-
-Stage = Literal["forward precision", "gradient fidelity", "optimizer update"]
+from altgrad_cli.sweeps.ablation.troubles import STAGE_OF, Stage, layers_at_fault, unreached_layers
+from altgrad_cli.sweeps.arms import Arm, ArmKind, rules_alone
+from altgrad_cli.sweeps.verdicts import JudgedRun
 
 _LETTERS: dict[str, Role] = {letter: role for role, letter in ROLE_LETTERS.items()}
 FACTORIAL = ("W", "A", "G", "M", "WA", "WAG", "AM", "GM", "AGM")
@@ -126,6 +125,26 @@ def _part(arm: Arm, suffix: str, config: TrainConfig, what: str, kind: ArmKind) 
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Where a stage's trouble was measured."""
+
+    run: str
+    """The run it was measured in: the smallest set of roles that fails."""
+    trouble: str
+    """In words, as in ``underflow of gradients``."""
+    rate: float
+    """Of the worst layer, mean over the run."""
+    layers: tuple[str, ...]
+    """The worst first."""
+    unreached: tuple[str, ...]
+    """Layers that were handed nothing but zeros because of it."""
+
+    def __str__(self) -> str:
+        behind = f"; nothing arrives in {', '.join(self.unreached)}" if self.unreached else ""
+        return f"; {self.trouble} (up to {self.rate:.3g}, {self.run}) in {', '.join(self.layers)}{behind}"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contribution:
     """A stage that costs rho where it is added to the roles before it, without making the run fail."""
@@ -138,10 +157,25 @@ class Contribution:
     """rho of ``failing``."""
     after: float
     """rho of ``confirmed_by``."""
+    where: Where | None
+
+    def to_json(self) -> dict[str, object]:
+        """Plain values."""
+        return {
+            "stage": self.stage,
+            "failing": self.failing,
+            "confirmed_by": self.confirmed_by,
+            "before": self.before,
+            "after": self.after,
+            **_where_values(self.where),
+        }
 
     def __str__(self) -> str:
         how = _HOW.get(self.confirmed_by, f"with only {self.confirmed_by}")
-        return f"{self.stage} (rho is {self.before:.2f} with only {self.failing}, and {self.after:.2f} {how})"
+        return (
+            f"{self.stage} (rho is {self.before:.2f} with only {self.failing}, and {self.after:.2f} {how})"
+            f"{self.where or ''}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -158,10 +192,11 @@ class StageAttribution:
     """The role set, or ``stochastic``, whose rescue confirms the stage."""
     rho: Mapping[str, float | None]
     """Role set (and ``stochastic``) -> recovered fraction; None: not finished."""
-    also: tuple[Contribution, ...] = ()
+    where: Where | None
+    also: tuple[Contribution, ...]
     """Other stages that cost something where they were added, each confirmed by a rescue of its own."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain values."""
         return {
             "arm": self.arm,
@@ -170,14 +205,55 @@ class StageAttribution:
             "failing": self.failing,
             "confirmed_by": self.confirmed_by,
             "rho": dict(self.rho),
-            "also": [asdict(contribution) for contribution in self.also],
+            "also": [contribution.to_json() for contribution in self.also],
+            **_where_values(self.where),
         }
 
+    def __str__(self) -> str:
+        named = f"{self.arm}: {self.stage or 'no stage confirmed'} ({self.explanation}){self.where or ''}"
+        return "\n".join([named, *(f"{self.arm}: also {other}" for other in self.also)])
 
-def rho_by_roles(arm: Arm, arms: Sequence[Arm], rhos: Mapping[str, float | None]) -> dict[str, float | None]:
-    """Recovered fraction of every part of ``arm``'s factorial; an arm shared with another part counts."""
-    found = {key: rhos.get(part.name) for key, part in parts_of(arm, arms).items()}
-    return {**dict.fromkeys(_parts(arm)), **found}
+
+def _where_values(where: Where | None) -> dict[str, object]:
+    return {
+        "cause": where.trouble if where else None,
+        "layers": list(where.layers) if where else [],
+        "unreached": list(where.unreached) if where else [],
+    }
+
+
+def stage_attribution(
+    arm: Arm, arms: Iterable[Arm], findings: Mapping[str, JudgedRun]
+) -> StageAttribution | None:
+    """Which stage fails in ``arm``, by those of its factorial's runs that have ended.
+
+    None where it did not fail, or nothing but the rules is under study.
+    """
+    if arm.name not in findings or not findings[arm.name].failed or rules_alone(arm.config.precision):
+        return None
+    ended = {key: findings[part.name] for key, part in parts_of(arm, arms).items() if part.name in findings}
+    rho = dict.fromkeys(_parts(arm)) | {key: found.rho for key, found in ended.items()}
+
+    def locate(stage: Stage, failing: str) -> Where | None:
+        return _locate(ended[failing], stage) if failing in ended else None
+
+    return attribute(arm.name, rho, locate)
+
+
+def _locate(found: JudgedRun, stage: Stage) -> Where | None:
+    """Where the trouble of ``stage`` was measured in a run; None where nothing was."""
+    troubled = layers_at_fault(found.record, stage)
+    if not troubled:
+        return None
+    layers = tuple(trouble.layer for trouble in troubled)
+    unreached = {
+        layer: None
+        for role in OPERAND_ROLES
+        if STAGE_OF[role] == stage
+        for layer in unreached_layers(found.record, role)
+        if layer not in layers
+    }
+    return Where(found.record.name, troubled[0].words, troubled[0].rate, layers, tuple(unreached))
 
 
 def parts_of(arm: Arm, arms: Iterable[Arm]) -> dict[str, Arm]:
@@ -187,7 +263,13 @@ def parts_of(arm: Arm, arms: Iterable[Arm]) -> dict[str, Arm]:
     return {key: by_config[config] for key, config in configs.items() if config in by_config}
 
 
-def attribute(arm: str, rho: Mapping[str, float | None]) -> StageAttribution:
+Locate = Callable[[Stage, str], Where | None]
+"""Stage and role set -> where the trouble of that stage was measured in the run of that set."""
+
+
+def attribute(
+    arm: str, rho: Mapping[str, float | None], locate: Locate = lambda stage, failing: None
+) -> StageAttribution:
     """Read the factorial of ``arm``: the first stage that fails as roles are added, if undoing it helps.
 
     Args:
@@ -208,14 +290,17 @@ def attribute(arm: str, rho: Mapping[str, float | None]) -> StageAttribution:
     else:
         how = _HOW.get(best, f"with only {best}")
         explanation = f"rho is {before:.2f} with {failing} rounded, and {rho[best]:.2f} {how}"
+    if not confirmed:
+        stage = None
     return StageAttribution(
         arm=arm,
-        stage=stage if confirmed else None,
+        stage=stage,
         failing=failing if confirmed else None,
         explanation=explanation,
         confirmed_by=best if confirmed else None,
         rho=rho,
-        also=tuple(_contributions(rho, stage if confirmed else None)),
+        where=locate(stage, failing) if stage else None,
+        also=tuple(_contributions(rho, stage, locate)),
     )
 
 
@@ -257,7 +342,9 @@ def _best_rescue(
     return best, gains[best] if best is not None else 0.0
 
 
-def _contributions(rho: Mapping[str, float | None], main: Stage | None) -> Iterator[Contribution]:
+def _contributions(
+    rho: Mapping[str, float | None], main: Stage | None, locate: Locate
+) -> Iterator[Contribution]:
     """The stages other than ``main`` that cost ``COSTS_FROM`` where they are added, and are confirmed."""
     previous: float | None = 1.0  # the fp32 run
     for letters, stage, rescues in _LADDER:
@@ -268,5 +355,12 @@ def _contributions(rho: Mapping[str, float | None], main: Stage | None) -> Itera
         if stage != main and best is not None and min(gain, previous - value) >= COSTS_FROM:
             after = rho[best]
             assert after is not None
-            yield Contribution(stage=stage, failing=letters, confirmed_by=best, before=value, after=after)
+            yield Contribution(
+                stage=stage,
+                failing=letters,
+                confirmed_by=best,
+                before=value,
+                after=after,
+                where=locate(stage, letters),
+            )
         previous = value

@@ -18,8 +18,7 @@ import pytest
 from altgrad_cli.config.loading import load_config
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.runs.record import RunRecord, build_record
-from altgrad_cli.sweeps.ablation.layers import LayerAttribution, attribute_places, loss_noise
-from altgrad_cli.sweeps.ablation.places import measured
+from altgrad_cli.sweeps.ablation.layers import LayerAttribution, attribute_layers, loss_noise
 from altgrad_cli.sweeps.results import SweepRecord, assemble
 from altgrad_cli.sweeps.specification import SweepSpec
 from altgrad_cli.training.events import event_to_json
@@ -123,7 +122,7 @@ def sweep(plant: Plant, trained: Trained) -> SweepRecord:
 
 
 def named(result: SweepRecord) -> dict[str, set[str]]:
-    return {found.role: set(found.layers) for found in result.local_attributions() if found.confirmed}
+    return {found.role: set(found.layers) for found in result.layer_attributions() if found.confirmed}
 
 
 def loud(role: str, pattern: str, **changes: Any) -> Plant:
@@ -157,20 +156,20 @@ def test_what_does_no_damage_is_not_named(trained: Trained) -> None:
     for role, name in QUIET:
         assert named(sweep(Plant("blocks.1.mlp.c_fc", name, role), trained)) == {}, (role, name)
     healthy = sweep(Plant("", "", "", regime="standard", order="E3M4"), trained)
-    assert healthy.local_attributions() == []
-    assert not healthy.attributions()
+    assert healthy.layer_attributions() == []
+    assert not healthy.stage_attributions()
 
 
 def test_without_a_rescue_that_gives_something_back_nothing_is_named(trained: Trained) -> None:
     plant = loud("gradients", "blocks.1.mlp.c_proj")
     result = sweep(plant, trained)
     arm = next(row.arm for row in result.arms if row.arm.kind == "format")
-    run = measured(trained(arm.config))
+    run = trained(arm.config)
 
     def confirmed(rescue: Any) -> list[LayerAttribution]:
-        return [a for a in attribute_places(arm.name, arm.config, run, lambda _: rescue, 0.0) if a.confirmed]
+        return [a for a in attribute_layers(arm.name, arm.config, run, lambda _: rescue, 0.0) if a.confirmed]
 
-    assert confirmed(measured(result.findings["fp32"].record))
+    assert confirmed(result.findings["fp32"].record)
     assert not confirmed(run), "a rescue that changes nothing"
     assert not confirmed(None), "a rescue that was not run"
 
@@ -190,7 +189,7 @@ def test_the_rescue_of_a_lone_rule_is_the_fp32_control(trained: Trained) -> None
 def test_layers_that_hide_behind_others_come_to_light(trained: Trained) -> None:
     """With the head's gradients gone no other layer is handed any: they show once the head is rescued."""
     result = sweep(loud("gradients", "*"), trained)
-    (found,) = result.local_attributions()
+    (found,) = result.layer_attributions()
     assert [place.layer for place in found.places if not place.hidden] == ["lm_head"]
     assert sum(place.hidden for place in found.places) == 8
 

@@ -8,10 +8,9 @@ import pytest
 
 from altgrad_cli.config.loading import load_config
 from altgrad_cli.runs.record import read_run
-from altgrad_cli.sweeps.ablation.roles import FACTORIAL, attribute, rho_by_roles, role_letters
-from altgrad_cli.sweeps.ablation.settle import attribution_row, whole_attributions
+from altgrad_cli.sweeps.ablation.roles import FACTORIAL, attribute, parts_of, role_letters, stage_attribution
+from altgrad_cli.sweeps.ablation.troubles import layers_at_fault
 from altgrad_cli.sweeps.plan import plan_sweep
-from altgrad_cli.sweeps.retries import layers_at_fault
 from tests.sweeps.conftest import LAYERS, Find, WriteLog, spec
 
 
@@ -22,9 +21,9 @@ def test_the_factorial_has_every_distinct_role_set_once(find: Find) -> None:
     assert [role_letters(arm) for arm in parts] == [*(s for s in FACTORIAL if s != "AGM"), "AGM"]
     assert parts[-1].config.precision.rounding == "stochastic"
     assert len({repr(arm.config) for arm in arms}) == len(arms)
-    rho = rho_by_roles(arms[3], arms, {arm.name: float(n) for n, arm in enumerate(arms)})
-    assert set(rho) == {*FACTORIAL, "stochastic"}
-    assert None not in rho.values()
+    assert set(parts_of(arms[3], arms)) == {*FACTORIAL, "stochastic"}
+    found = stage_attribution(arms[3], arms, findings)
+    assert found is not None and set(found.rho) == {*FACTORIAL, "stochastic"}
 
 
 @pytest.mark.parametrize(
@@ -87,8 +86,9 @@ def test_the_trouble_is_read_from_the_smallest_run_that_fails(find: Find) -> Non
         "e3m4-uniform-only-wag": find("e3m4-uniform-only-wag", rho=-0.9, layers=metrics),
     }
     arms = plan_sweep(spec(order=("E3M4",), retries=False, attribute=True), findings)
-    (found,) = whole_attributions(arms, findings)
-    row = attribution_row(arms, findings, found)
+    found = stage_attribution(arms[3], arms, findings)
+    assert found is not None
+    row = found.to_json()
     assert (row["stage"], row["cause"]) == ("gradient fidelity", "underflow of gradients")
     assert row["layers"] == [LAYERS[1]]
     assert row["unreached"] == [LAYERS[0], LAYERS[2]]

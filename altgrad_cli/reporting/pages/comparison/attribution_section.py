@@ -16,9 +16,9 @@ from altgrad_cli.sweeps.ablation.roles import (
     SCALED,
     STOCHASTIC,
     Contribution,
-    Stage,
     StageAttribution,
 )
+from altgrad_cli.sweeps.ablation.troubles import Stage
 
 
 def stage_sentence(scope: Scope, found: StageAttribution) -> str:

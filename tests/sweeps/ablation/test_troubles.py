@@ -3,30 +3,41 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from altgrad_cli.config.loading import load_config
 from altgrad_cli.config.run import TrainConfig
+from altgrad_cli.runs.record import RunRecord, build_record
 from altgrad_cli.runs.series import Series
-from altgrad_cli.sweeps.ablation.layers import attribute_places, loss_gain, loss_noise
-from altgrad_cli.sweeps.ablation.places import (
-    Measured,
+from altgrad_cli.sweeps.ablation.layers import attribute_layers, loss_gain, loss_noise
+from altgrad_cli.sweeps.ablation.troubles import (
     gradient_errors,
     losses,
-    troubled_places,
+    troubled_layers,
     unreached_layers,
 )
 
 LAYERS = ("a", "b", "c")
 
 
-def run(**metrics: list[float | None]) -> Measured:
-    def mean(metric: str) -> list[float | None]:
-        return metrics.get(metric.replace("/", "__"), [])
+def record(
+    layers: Sequence[str], metrics: Mapping[str, list[float | None]], loss: float | None = None
+) -> RunRecord:
+    """A run of one step that measured ``metrics`` of its layers, and ``loss`` at step 10."""
+    lines: list[dict[str, Any]] = [
+        {"event": "run_started", "step": 0, "config": {}, "layers": layers},
+        {"event": "step", "step": 1, "metrics": {}, "layers": metrics, "committed": True},
+    ]
+    evaluated = {"event": "evaluated", "step": 10, "validation_loss": loss, "validation_loss_master": None}
+    return build_record(Path("run"), lines + ([] if loss is None else [evaluated]))
 
-    return Measured(LAYERS, mean, mean, Series())
+
+def run(**metrics: list[float | None]) -> RunRecord:
+    return record(LAYERS, {name.replace("__", "/"): values for name, values in metrics.items()})
 
 
 def series(**losses_by_step: float) -> Series:
@@ -47,7 +58,7 @@ def series(**losses_by_step: float) -> Series:
 def test_a_place_is_a_role_of_a_layer_beyond_a_limit(
     role: Any, metrics: dict[str, Any], expected: list[tuple[str, str]]
 ) -> None:
-    assert [(place.layer, place.trouble) for place in troubled_places(run(**metrics), role)] == expected
+    assert [(place.layer, place.trouble) for place in troubled_layers(run(**metrics), role)] == expected
 
 
 def test_a_layer_is_unreached_where_it_is_rounded_and_nothing_but_zeros_came() -> None:
@@ -62,8 +73,8 @@ def test_a_layer_is_unreached_where_it_is_rounded_and_nothing_but_zeros_came() -
 def test_the_error_of_a_gradient_is_that_of_two_vectors(
     cosine: float | None, ratio: float, error: float
 ) -> None:
-    (found,) = gradient_errors(run(gradient_cosine=[cosine], gradient_norm_ratio=[ratio]))
-    assert found == pytest.approx(error)
+    found = gradient_errors(run(gradient_cosine=[cosine, 1.0, 1.0], gradient_norm_ratio=[ratio, 1.0, 1.0]))
+    assert found[0] == pytest.approx(error)
 
 
 def test_without_a_shadow_the_first_step_tells_what_is_missing() -> None:
@@ -92,33 +103,28 @@ GRADIENTS = "[{pattern: blocks.0.mlp.c_proj, format: E1M6, roles: [gradients], s
 NAMES = tuple(f"blocks.0.{kind}" for kind in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"))
 
 
-def of_four(loss: float, underflow: list[float], error: list[float]) -> Measured:
+def of_four(loss: float, underflow: list[float], error: list[float]) -> RunRecord:
     """Gradients that underflow so often, and weight gradients that are off by so much."""
     metrics: dict[str, list[float | None]] = {
         "underflow_rate/gradients": [*underflow],
         "gradient_norm_ratio": [1 - wrong for wrong in error],
         "gradient_cosine": [1.0] * 4,
     }
-    validation = Series.of([(10, loss)])
-
-    def mean(metric: str) -> list[float | None]:
-        return metrics.get(metric, [])
-
-    return Measured(NAMES, mean, mean, validation)
+    return record(NAMES, metrics, loss)
 
 
-def named(runs: list[Measured]) -> list[tuple[str, ...]]:
+def named(runs: list[RunRecord]) -> list[tuple[str, ...]]:
     """What is named when the rescues that are asked for measure ``runs[1:]``, in turn."""
     config = load_config("base", ["precision.regime=standard", f"precision.rules={GRADIENTS}"])
     asked: list[TrainConfig] = []
 
-    def lookup(rescue: TrainConfig) -> Measured | None:
+    def lookup(rescue: TrainConfig) -> RunRecord | None:
         if rescue not in asked:
             asked.append(rescue)
         number = asked.index(rescue) + 1
         return runs[number] if number < len(runs) else None
 
-    return [found.layers for found in attribute_places("arm", config, runs[0], lookup, 0.01)]
+    return [found.layers for found in attribute_layers("arm", config, runs[0], lookup, 0.01)]
 
 
 def test_a_rescue_speaks_only_for_the_layers_that_it_adds() -> None:
