@@ -66,20 +66,26 @@ def classify(
     saved = opened.saved
     recorded = saved.failure or RecordedFailure(kind=NONE, step=opened.step)
     history = history_of(saved)
-    since = stalled_since(history)
+    window = stalled_window(history)
+    effect = None if now is None or now.transfer is None or now.stall is None else (now.transfer, now.stall)
     kind: FailureClass = NONE
     step, trigger = opened.step, "nothing in this step is out of order"
     if recorded.kind == NONFINITE or first is not None:
         kind = NONFINITE
         trigger = first.words if first else recorded.trigger or "a non-finite value"
-    elif recorded.kind == STALL or since is not None or _stalls_now(now):
+    elif recorded.kind == STALL or window or (effect and _is_stalled(*effect)):
         kind = STALL
         onset, detected = recorded.stall_collapsed_at, recorded.stall_detected_at
-        step = since if since is not None else opened.step
-        trigger = _stall_words(since, history, now)
-        if isinstance(onset, int):
-            step = detected if isinstance(detected, int) else onset
-            words = onset_words(onset) if isinstance(detected, int) else f"in the window from step {onset}"
+        trigger = "the stored weights stopped moving"
+        if window is not None:
+            step, transfer, stall = window
+            means = f"mean tau {transfer:.4f} and mean bit-stall {stall:.4f}"
+            trigger = f"over the last {COLLAPSE_WINDOW} steps {means}"
+        elif effect is not None:
+            trigger = "in this step tau {:.4f} and bit-stall {:.4f}".format(*effect)
+        if onset is not None:
+            step = onset if detected is None else detected
+            words = f"in the window from step {onset}" if detected is None else onset_words(onset)
             trigger = f"stall collapse {words}; {trigger}"
     elif (diverging := _divergence(opened)) is not None:
         kind, step, trigger = DIVERGENCE, *diverging
@@ -119,36 +125,23 @@ def _divergence(opened: OpenedCheckpoint) -> tuple[int, str] | None:
     return opened.step - monitor.streak, f"{words}, now {ratio:.2f} times"
 
 
-def stalled_since(history: Sequence[Mapping[str, Scalar]]) -> int | None:
-    """First step of the last 50 recorded ones where these show a stall collapse; None where they do not."""
+def stalled_window(history: Sequence[Mapping[str, Scalar]]) -> tuple[int, float, float] | None:
+    """(first step, mean tau, mean bit-stall) of the last 50 steps where these show a stall collapse."""
     steps, transfers, stalls = (
         _numbers(history[-COLLAPSE_WINDOW:], name) for name in ("step", "update_transfer", "bit_stall_rate")
     )
     if min(map(len, (steps, transfers, stalls))) < COLLAPSE_WINDOW:
         return None
-    stalled = fmean(transfers) <= COLLAPSE_TRANSFER and fmean(stalls) >= COLLAPSE_STALL
-    return int(steps[0]) if stalled else None
+    transfer, stall = fmean(transfers), fmean(stalls)
+    return (int(steps[0]), transfer, stall) if _is_stalled(transfer, stall) else None
+
+
+def _is_stalled(transfer: float, stall: float) -> bool:
+    return transfer <= COLLAPSE_TRANSFER and stall >= COLLAPSE_STALL
 
 
 def _numbers(history: Sequence[Mapping[str, Scalar]], name: str) -> list[float]:
     return [value for entry in history if isinstance(value := entry.get(name), int | float)]
-
-
-def _stalls_now(now: Outcome | None) -> bool:
-    if now is None or now.transfer is None or now.stall is None:
-        return False
-    return now.transfer <= COLLAPSE_TRANSFER and now.stall >= COLLAPSE_STALL
-
-
-def _stall_words(since: int | None, history: Sequence[Mapping[str, Scalar]], now: Outcome | None) -> str:
-    if since is not None:
-        window = history[-COLLAPSE_WINDOW:]
-        transfer = fmean(_numbers(window, "update_transfer"))
-        stall = fmean(_numbers(window, "bit_stall_rate"))
-        return f"over the last {COLLAPSE_WINDOW} steps mean tau {transfer:.4f} and mean bit-stall {stall:.4f}"
-    if now is not None and now.transfer is not None and now.stall is not None:
-        return f"in this step tau {now.transfer:.4f} and bit-stall {now.stall:.4f}"
-    return "the stored weights stopped moving"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -50,16 +50,16 @@ class LayerRow:
     """The grid of its weights, in words."""
     scale: float | None
     nonfinite_weights: int
-    amax: ByRole | None = None
-    overflow_rate: ByRole | None = None
-    underflow_rate: ByRole | None = None
-    nonfinite_inputs: int | None = None
-    bit_stall_rate: float | None = None
-    zero_update_fraction: float | None = None
-    update_transfer: float | None = None
-    gradient_sparsity: float | None = None
-    gradient_sqnr: float | None = None
-    gradient_cosine: float | None = None
+    amax: ByRole | None
+    overflow_rate: ByRole | None
+    underflow_rate: ByRole | None
+    nonfinite_inputs: int | None
+    bit_stall_rate: float | None
+    zero_update_fraction: float | None
+    update_transfer: float | None
+    gradient_sparsity: float | None
+    gradient_sqnr: float | None
+    gradient_cosine: float | None
     grid: GridMeasures = field(metadata={"merged": {}})
 
     @property
@@ -76,7 +76,7 @@ class Examination:
     """Rows of the table, worst first."""
     shadow: Tensor | None
     """The float32 gradient of the same batch; None where it is not finite or there is no batch."""
-    zeroed: dict[str, float | None]
+    zeroed: Mapping[str, float | None]
     """Share of non-zero values rounded to 0, pooled over a role."""
     nonfinite: int
     """Non-finite values in loss, gradient, quantiser inputs and weights."""
@@ -84,67 +84,44 @@ class Examination:
 
 def examine(given: ReplayState) -> Examination:
     """Repeat the step (as far as there is a batch for it) and measure every layer."""
-    state = given.state
-    rows = [_weight_row(state, index) for index in range(len(state.layers))]
-    bad = sum(row.nonfinite_weights for row in rows)
-    if given.batch is None:
-        return Examination(_worst_first(rows), None, {}, bad)
-    reference = shadow_pass(state, given.batch)
-    finite = bool(torch.isfinite(reference.gradient).all())
+    state, batch = given.state, given.batch
+    if batch is None:
+        rows = _worst_first([_row(state, index, None) for index in range(len(state.layers))])
+        return Examination(rows, None, {}, sum(row.nonfinite for row in rows))
+    reference = shadow_pass(state, batch)
+    shadow = reference if bool(torch.isfinite(reference.gradient).all()) else None
+    neurons = DeadNeurons(state.flat.layout(blocks_only=False))
     step = compute_step(
-        state,
-        given.batch,
-        faults=given.faults,
-        read=lambda result: read_pass(
-            state,
-            result,
-            reference if finite else None,
-            DeadNeurons(state.flat.layout(blocks_only=False)),
-        ),
+        state, batch, faults=given.faults, read=lambda result: read_pass(state, result, shadow, neurons)
     )
     if step.finite:
         read_update(state, step)
     measured = step.summary.measured
-    rows = [_with_measured(row, index, measured) for index, row in enumerate(rows)]
+    rows = _worst_first([_row(state, index, measured) for index in range(len(state.layers))])
     bad = sum(row.nonfinite for row in rows)
     bad += int((~torch.isfinite(step.result.gradient)).sum()) + int(not math.isfinite(step.summary.loss))
     zeroed: dict[str, float | None] = {
         role: measured.metrics.get(f"underflow_rate/{role}") for role in OPERAND_ROLES
     }
-    return Examination(_worst_first(rows), reference.gradient if finite else None, zeroed, bad)
+    return Examination(rows, None if shadow is None else shadow.gradient, zeroed, bad)
 
 
-def _with_measured(row: LayerRow, index: int, measured: Measurements) -> LayerRow:
-    """The row with what the step measured of layer number ``index``."""
-
-    def by_role(name: str) -> ByRole:
-        values = {role: _value(measured, f"{name}/{role}", index) for role in OPERAND_ROLES}
-        return {role: value for role, value in values.items() if value is not None}
-
-    return replace(
-        row,
-        amax=by_role("amax"),
-        overflow_rate=by_role("overflow_rate"),
-        underflow_rate=by_role("underflow_rate"),
-        nonfinite_inputs=int(sum(by_role("nonfinite_inputs").values())),
-        bit_stall_rate=_value(measured, "bit_stall_rate", index),
-        zero_update_fraction=_value(measured, "zero_update_fraction", index),
-        update_transfer=_value(measured, "update_transfer", index),
-        gradient_sparsity=_value(measured, "gradient_sparsity", index),
-        gradient_sqnr=_value(measured, "gradient_sqnr", index),
-        gradient_cosine=_value(measured, "gradient_cosine", index),
-    )
-
-
-def _value(measured: Measurements, name: str, index: int) -> float | None:
-    values = measured.layers.get(name)
-    return None if values is None else values[index]
-
-
-def _weight_row(state: TrainState, index: int) -> LayerRow:
-    layer = state.plan.layers[index]
-    weight = state.layers[index][1].weight.detach()
+def _row(state: TrainState, index: int, measured: Measurements | None) -> LayerRow:
+    """The row of layer number ``index``, with what the step measured of it."""
+    layer, weight = state.plan.layers[index], state.layers[index][1].weight.detach()
     fmt, scale = grid_of_weights(state, index, weight)
+
+    def value(name: str) -> float | None:
+        values = None if measured is None else measured.layers.get(name)
+        return None if values is None else values[index]
+
+    def by_role(name: str) -> ByRole | None:
+        if measured is None:
+            return None
+        values = {role: value(f"{name}/{role}") for role in OPERAND_ROLES}
+        return {role: number for role, number in values.items() if number is not None}
+
+    inputs = by_role("nonfinite_inputs")
     return LayerRow(
         name=layer.name,
         formats={role: grid.name for role, grid in layer.formats},
@@ -152,6 +129,16 @@ def _weight_row(state: TrainState, index: int) -> LayerRow:
         format=None if fmt is None else fmt.describe(),
         scale=scale,
         nonfinite_weights=int((~torch.isfinite(weight)).sum()),
+        amax=by_role("amax"),
+        overflow_rate=by_role("overflow_rate"),
+        underflow_rate=by_role("underflow_rate"),
+        nonfinite_inputs=None if inputs is None else int(sum(inputs.values())),
+        bit_stall_rate=value("bit_stall_rate"),
+        zero_update_fraction=value("zero_update_fraction"),
+        update_transfer=value("update_transfer"),
+        gradient_sparsity=value("gradient_sparsity"),
+        gradient_sqnr=value("gradient_sqnr"),
+        gradient_cosine=value("gradient_cosine"),
         grid=weight_measures(weight, fmt, scale),
     )
 
@@ -194,22 +181,19 @@ def weight_measures(weight: Tensor, fmt: FP8Format | None, scale: float | None) 
 
 
 def _worst_first(rows: list[LayerRow]) -> list[LayerRow]:
-    return sorted(rows, key=badness, reverse=True)
+    """By non-finite values, then overflow, stall, underflow and noise."""
+    return sorted(rows, key=_badness, reverse=True)
 
 
-def badness(row: LayerRow) -> tuple[float, ...]:
-    """What makes a layer worse, in order: non-finite values, overflow, stall, underflow, noise."""
+def _badness(row: LayerRow) -> tuple[float, ...]:
+    overflow, underflow = ((rates or {}).values() for rates in (row.overflow_rate, row.underflow_rate))
     return (
         float(row.nonfinite),
-        _largest(row.overflow_rate),
+        max(map(_or_zero, overflow), default=0.0),
         _or_zero(row.bit_stall_rate),
-        _largest(row.underflow_rate),
+        max(map(_or_zero, underflow), default=0.0),
         -_or_zero(row.gradient_sqnr),
     )
-
-
-def _largest(by_role: ByRole | None) -> float:
-    return max(map(_or_zero, (by_role or {}).values()), default=0.0)
 
 
 def _or_zero(value: float | None) -> float:

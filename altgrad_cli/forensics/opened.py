@@ -102,16 +102,12 @@ def trust_report(opened: OpenedCheckpoint) -> Trust:
         "cuda" if recorded.get("device") == "cuda" and torch.cuda.is_available() else "cpu"
     )
     here["threads"] = opened.config.runtime.threads  # a replay sets them
+    different = environment_differences(recorded, here, "here")
     missing = dict(saved.missing)
     if saved.kind == "anomaly":
         for name in ANOMALY_SECTIONS:
             if getattr(saved, name) is None:
                 missing.setdefault(name, "not in the file")
-    different = {
-        key: {"recorded": recorded.get(key), "here": here.get(key)}
-        for key in REPLAY_KEYS
-        if recorded.get(key) != here.get(key)
-    }
     return Trust(
         schema=SCHEMA,
         verified=("seal", "record checksums", "content hash"),
@@ -127,6 +123,17 @@ def trust_report(opened: OpenedCheckpoint) -> Trust:
         injected=replace(saved.injections, planned=opened.config.inject),
         codes_agree=_codes_agree(saved),
     )
+
+
+def environment_differences(
+    recorded: Mapping[str, Scalar], other: Mapping[str, Scalar], name: str
+) -> dict[str, dict[str, Scalar]]:
+    """Parts of the environment that differ: key -> ``recorded`` and, under ``name``, that of the other."""
+    return {
+        key: {"recorded": recorded.get(key), name: other.get(key)}
+        for key in REPLAY_KEYS
+        if recorded.get(key) != other.get(key)
+    }
 
 
 def _codes_agree(saved: Checkpoint) -> bool | None:

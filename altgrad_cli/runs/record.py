@@ -7,10 +7,11 @@ as long as the layer metrics are limited to those that are read. Absent is None,
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +19,11 @@ from numpy.typing import NDArray
 from altgrad_cli.config.precision import OPERAND_ROLES, Regime
 from altgrad_cli.metrics.thresholds import COLLAPSE_WINDOW, END_WINDOW
 from altgrad_cli.runs.log import RESUMABLE, Line, read_lines
-from altgrad_cli.runs.series import GrowingLayers, GrowingSeries, LayerSeries, Series
+from altgrad_cli.runs.series import GrowingLayers, GrowingSeries, LayerSeries, Series, sum_counts
 from altgrad_cli.training.events import (
     EVENTS,
     Alert,
     CheckpointSaved,
-    Evaluated,
     Event,
     InterventionApplied,
     RunEnded,
@@ -33,6 +33,9 @@ from altgrad_cli.training.events import (
 from altgrad_cli.training.watch.collapse import stall_onset
 
 _MAX_LISTED = 10_000
+"""Events of one kind that a record lists, unless they are ``_ALL_LISTED``."""
+_ALL_LISTED = ("run_started", "run_ended")
+E = TypeVar("E", bound=Event)
 CONTROLS: tuple[Regime, ...] = ("fp32", "frozen", "bf16")
 """Regimes of the controls, in the order in which they run: the two ends of rho, then the baseline.
 
@@ -216,101 +219,62 @@ def build_record(
     layer_metrics: Collection[str] | None = None,
 ) -> RunRecord:
     """The record that ``lines``, in the order of the log, add up to; they are gone through once."""
-    reading = _Reading(layer_metrics)
+    steps: list[int] = []
+    dropped: list[int] = []
+    metrics: dict[str, GrowingSeries] = {}
+    layers: dict[str, GrowingLayers] = {}
+    histograms: dict[str, dict[int, NDArray[np.int64]]] = {}
+    validation, validation_master = GrowingSeries(), GrowingSeries()
+    events: list[Event] = []
+    listed: Counter[str] = Counter()
+    last_step = 0
     for line in lines:
-        reading.enter(line)
-    metrics = {metric: series.finish() for metric, series in reading.metrics.items()}
-    layers = {metric: series.finish(len(reading.steps)) for metric, series in reading.layer_metrics.items()}
-    started = reading.started
+        kind, step = line["event"], line["step"]
+        last_step = max(last_step, step)
+        if kind == "step":  # as it stands: an object for each of its numbers would cost too much
+            for metric, value in line["metrics"].items():
+                if value is not None:
+                    metrics.setdefault(metric, GrowingSeries()).add(step, value)
+            for metric, values in line["layers"].items():
+                if layer_metrics is None or metric in layer_metrics:
+                    layers.setdefault(metric, GrowingLayers(len(values))).add(len(steps), values)
+            for role, tables in (line.get("histograms") or {}).items():
+                if any(tables):
+                    histograms.setdefault(role, {})[step] = sum_counts(tables)
+            steps.append(step)
+            if not line["committed"]:
+                dropped.append(step)
+        elif kind == "evaluated":
+            validation.add(step, line["validation_loss"])
+            validation_master.add(step, line["validation_loss_master"])
+        elif kind in EVENTS and (kind in _ALL_LISTED or listed[kind] < _MAX_LISTED):
+            listed[kind] += 1
+            events.append(event_from_json(line))
+    finished = {metric: series.finish() for metric, series in metrics.items()}
+    started, ended = _of(events, RunStarted), _of(events, RunEnded)
     return RunRecord(
         run_dir=run_dir,
         name=name or run_dir.resolve().name,
         started=started[0] if started else None,
         resumed=started[1:],
-        steps=np.array(reading.steps, dtype=np.int64),
-        metrics=metrics,
-        layer_metrics=layers,
-        histograms=reading.histograms,
-        validation=reading.validation.finish(),
-        validation_master=reading.validation_master.finish(),
-        alerts=reading.alerts,
-        interventions=reading.interventions,
-        checkpoints=reading.checkpoints,
-        dropped_steps=reading.dropped_steps,
-        last_step=reading.last_step,
-        ended=reading.ended,
-        collapse=_collapse(reading.ended, metrics),
+        steps=np.array(steps, dtype=np.int64),
+        metrics=finished,
+        layer_metrics={metric: series.finish(len(steps)) for metric, series in layers.items()},
+        histograms=histograms,
+        validation=validation.finish(),
+        validation_master=validation_master.finish(),
+        alerts=_of(events, Alert),
+        interventions=_of(events, InterventionApplied),
+        checkpoints=_of(events, CheckpointSaved),
+        dropped_steps=dropped,
+        last_step=last_step,
+        ended=ended[-1] if ended else None,
+        collapse=_collapse(ended[-1] if ended else None, finished),
     )
 
 
-@dataclass(slots=True)
-class _Reading:
-    """A record under construction."""
-
-    wanted: Collection[str] | None
-    steps: list[int] = field(default_factory=list)
-    metrics: dict[str, GrowingSeries] = field(default_factory=dict)
-    layer_metrics: dict[str, GrowingLayers] = field(default_factory=dict)
-    histograms: dict[str, dict[int, NDArray[np.int64]]] = field(default_factory=dict)
-    validation: GrowingSeries = field(default_factory=GrowingSeries)
-    validation_master: GrowingSeries = field(default_factory=GrowingSeries)
-    dropped_steps: list[int] = field(default_factory=list)
-    started: list[RunStarted] = field(default_factory=list)
-    alerts: list[Alert] = field(default_factory=list)
-    interventions: list[InterventionApplied] = field(default_factory=list)
-    checkpoints: list[CheckpointSaved] = field(default_factory=list)
-    last_step: int = 0
-    ended: RunEnded | None = None
-
-    def enter(self, line: Line) -> None:
-        """Take in one line of the log."""
-        step = line.get("step", 0)
-        self.last_step = max(self.last_step, step)
-        if line["event"] == "step":  # as it stands: an object for each of its numbers would cost too much
-            self._enter_step(step, line)
-        elif line["event"] in EVENTS:
-            self._enter(event_from_json(line))
-
-    def _enter(self, event: Event) -> None:
-        if isinstance(event, Evaluated):
-            self.validation.add(event.step, event.validation_loss)
-            self.validation_master.add(event.step, event.validation_loss_master)
-        elif isinstance(event, RunStarted):
-            self.started.append(event)
-        elif isinstance(event, RunEnded):
-            self.ended = event
-        elif isinstance(event, Alert) and len(self.alerts) < _MAX_LISTED:
-            self.alerts.append(event)
-        elif isinstance(event, InterventionApplied) and len(self.interventions) < _MAX_LISTED:
-            self.interventions.append(event)
-        elif isinstance(event, CheckpointSaved) and len(self.checkpoints) < _MAX_LISTED:
-            self.checkpoints.append(event)
-
-    def _enter_step(self, step: int, line: Line) -> None:
-        row = len(self.steps)
-        self.steps.append(step)
-        for metric, value in line["metrics"].items():
-            if value is not None:
-                if metric not in self.metrics:
-                    self.metrics[metric] = GrowingSeries()
-                self.metrics[metric].add(step, value)
-        for metric, values in line["layers"].items():
-            if self.wanted is None or metric in self.wanted:
-                if metric not in self.layer_metrics:
-                    self.layer_metrics[metric] = GrowingLayers(len(values))
-                self.layer_metrics[metric].add(row, values)
-        for role, tables in (line.get("histograms") or {}).items():
-            if any(tables):
-                self.histograms.setdefault(role, {})[step] = _sum_counts([t for t in tables if t])
-        if not line["committed"]:
-            self.dropped_steps.append(step)
-
-
-def _sum_counts(tables: list[list[int]]) -> NDArray[np.int64]:
-    """Counts added over the layers of the commonest code count (the head's BF16 has codes of its own)."""
-    lengths = [len(table) for table in tables]
-    length = max(set(lengths), key=lengths.count)
-    return np.sum([table for table in tables if len(table) == length], axis=0, dtype=np.int64)
+def _of(events: Iterable[Event], kind: type[E]) -> list[E]:
+    return [event for event in events if isinstance(event, kind)]
 
 
 def _collapse(ended: RunEnded | None, metrics: Mapping[str, Series]) -> dict[str, Any] | None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from altgrad_cli.training.events import from_json_value
 
-CHUNK = 512
-"""Steps that wait as Python objects before they become arrays."""
 Floats = NDArray[np.float64]
 
 
@@ -92,41 +90,38 @@ class LayerSeries:
 
 @dataclass(slots=True)
 class GrowingLayers:
-    """A layer series under construction: full chunks as arrays, the newest steps as Python objects."""
+    """A layer series under construction: 9 bytes a value."""
 
     layers: int
-    rows: int = 0
-    chunks: list[LayerSeries] = field(default_factory=list)
-    pending: list[Any] = field(default_factory=list)
+    values: array[float] = field(default_factory=lambda: array("d"))
+    measured: bytearray = field(default_factory=bytearray)
 
-    def add(self, row: int, values: list[Any]) -> None:
+    def add(self, row: int, values: Sequence[object]) -> None:
         """Enter the values of step number ``row``; the steps skipped since the last one were not measured."""
         self._skip_to(row)
-        self.pending.append(values)
-        if len(self.pending) >= CHUNK:
-            self._flush()
+        numbers = np.array(values, dtype=np.float64)  # None and "NaN" both become nan here
+        self.values.frombytes(numbers.reshape(self.layers).tobytes())
+        self.measured.extend(value is not None for value in values)
 
     def finish(self, rows: int) -> LayerSeries:
         """The whole series, ``rows`` long."""
         self._skip_to(rows)
-        self._flush()
-        if len(self.chunks) == 1:
-            return self.chunks[0]
-        return LayerSeries(
-            np.concatenate([chunk.values for chunk in self.chunks]),
-            np.concatenate([chunk.measured for chunk in self.chunks]),
-        )
+        shape = (rows, self.layers)
+        measured = np.frombuffer(self.measured, dtype=np.bool_)
+        return LayerSeries(np.frombuffer(self.values).reshape(shape), measured.reshape(shape))
 
     def _skip_to(self, row: int) -> None:
-        self.pending.extend([[None] * self.layers] * (row - self.rows - len(self.pending)))
+        absent = row * self.layers - len(self.measured)
+        self.values.extend([math.nan] * absent)
+        self.measured.extend(bytes(absent))
 
-    def _flush(self) -> None:
-        if not self.pending:
-            return
-        values = np.array(self.pending, dtype=np.float64)  # None and "NaN" both become nan here
-        measured = np.ones(values.shape, dtype=bool)
-        if np.isnan(values).any():
-            measured = np.array([[value is not None for value in row] for row in self.pending])
-        self.chunks.append(LayerSeries(values, measured))
-        self.rows += len(self.pending)
-        self.pending.clear()
+
+def sum_counts(tables: Iterable[Sequence[int]]) -> NDArray[np.int64]:
+    """Counts by code, added over the layers of the commonest code count; at least one has to have counts.
+
+    Layers kept in BF16 have another code space: the format under study is the one of most layers.
+    """
+    counted = [table for table in tables if table]
+    lengths = [len(table) for table in counted]
+    length = max(lengths, key=lengths.count)
+    return np.sum([table for table in counted if len(table) == length], axis=0, dtype=np.int64)

@@ -9,7 +9,7 @@ import pytest
 
 from altgrad_cli.config.loading import load_config
 from altgrad_cli.forensics.diagnosis import Questions
-from altgrad_cli.forensics.failure import stalled_since
+from altgrad_cli.forensics.failure import stalled_window
 from altgrad_cli.training.engine import train
 from tests.forensics.conftest import TINY, diagnose
 
@@ -104,5 +104,6 @@ def test_a_stall_is_fifty_steps_at_both_limits(transfer: float, stall: float, ex
         {"step": step, "update_transfer": transfer if step > 10 else 1.0, "bit_stall_rate": stall}
         for step in range(1, 61)
     ]
-    assert stalled_since(history) == expected
-    assert stalled_since(history[:49]) is None
+    window = stalled_window(history)
+    assert (window and window[0]) == expected
+    assert stalled_window(history[:49]) is None

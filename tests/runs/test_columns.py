@@ -8,14 +8,12 @@ import numpy as np
 import pytest
 
 from altgrad_cli.errors import UsageError
-from altgrad_cli.runs import series
 from altgrad_cli.runs.record import build_record, read_run
 from tests.reporting.recorded import LAYERS, config, raw_steps, record
 
 
-def test_every_layer_value_is_the_one_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against a plain loop over the parsed lines; chunks so small that every column crosses their borders."""
-    monkeypatch.setattr(series, "CHUNK", 7)
+def test_every_layer_value_is_the_one_in_the_log(tmp_path: Path) -> None:
+    """Against a plain loop over the parsed lines."""
     run_dir = record(
         tmp_path / "run", config(), floor=2.5, stall=0.9, transfer=0.1, nonfinite_at=(5, 9), steps=60
     )
@@ -121,12 +119,12 @@ def test_memory_stays_small_for_long_runs(tmp_path: Path, steps: int) -> None:
     assert last == steps
     assert resource.RUSAGE_SELF == 0  # ru_maxrss is in kilobytes on Linux
     values = steps * (20 * 17 * 9 + 41 * 16)
-    # Twice, for the moment in which chunks are joined, plus 64 MB for the chunks and their objects.
+    # Twice, for the moment in which an array grows, plus 64 MB for what is being parsed.
     assert (peak - base) * 1024 < 2 * values + 64e6
     assert peak * 1024 < 2e9
 
 
-def test_empty_chunks_give_an_empty_column() -> None:
+def test_no_steps_give_no_columns() -> None:
     started = {"event": "run_started", "step": 0, "layers": ["a"], "config": {}}
     log = build_record(Path("run"), [started])
     assert log.layer_metrics == {}

@@ -84,5 +84,5 @@ def test_a_long_run_is_read_in_bounded_memory() -> None:
     tracemalloc.stop()
     assert record.last_step == steps
     values = steps * (60 * 16 + 10 * 17 * 9)
-    # Twice, for the moment in which chunks are joined, and the chunks' own objects.
+    # Twice, for the moment in which an array grows.
     assert peak < 2 * values + 10e6

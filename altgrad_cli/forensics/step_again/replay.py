@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 
-from altgrad_cli.checkpoints.payload import Checkpoint, Scalar, TraceRecord, to_plain
+from altgrad_cli.checkpoints.payload import Scalar, TraceRecord, to_plain
 from altgrad_cli.config.loading import resolve
-from altgrad_cli.forensics.opened import REPLAY_KEYS, OpenedCheckpoint
+from altgrad_cli.forensics.opened import OpenedCheckpoint, environment_differences
 from altgrad_cli.training.events import from_json_value
 
 _TIME_LIMIT = 600
@@ -76,10 +76,13 @@ def replay(opened: OpenedCheckpoint, threads: int | None = None) -> Replay:
     config = opened.config
     if threads is not None:
         config = replace(config, runtime=replace(config.runtime, threads=threads))
+    # The state that was verified here is sent, so that no file is read twice.
+    sent = io.BytesIO()
+    torch.save(to_plain(replace(opened.saved, config=resolve(config))), sent)
     try:
         done = subprocess.run(
             command,
-            input=_message(replace(opened.saved, config=resolve(config))),
+            input=sent.getvalue(),
             capture_output=True,
             timeout=_TIME_LIMIT,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
@@ -91,22 +94,9 @@ def replay(opened: OpenedCheckpoint, threads: int | None = None) -> Replay:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
         return not_run(f"the replaying process failed: {lines[-1] if lines else done.returncode}")
     answer = json.loads(done.stdout.splitlines()[-1])
-    there: Mapping[str, Scalar] = answer["environment"]
-    here: Mapping[str, Scalar] = opened.saved.environment
-    different = {
-        key: {"recorded": here.get(key), "replayed": there.get(key)}
-        for key in REPLAY_KEYS
-        if here.get(key) != there.get(key)
-    }
+    different = environment_differences(opened.saved.environment, answer["environment"], "replayed")
     replayed = tuple(TraceRecord(**record) for record in from_json_value(answer["records"]))
     return replace(compare(recorded, replayed, different), compiled=config.runtime.compile)
-
-
-def _message(saved: Checkpoint) -> bytes:
-    """What the replaying process is sent: the state that was verified here, so that no file is read twice."""
-    buffer = io.BytesIO()
-    torch.save(to_plain(saved), buffer)
-    return buffer.getvalue()
 
 
 def compare(

@@ -14,6 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from altgrad_cli.runs.series import sum_counts
 from altgrad_cli.training.events import Alert, Evaluated, Number, StepCompleted
 
 MAX_BINS = 512
@@ -56,16 +57,8 @@ def evaluation_row(event: Evaluated) -> dict[str, Any]:
 
 def code_counts(event: StepCompleted) -> dict[str, list[int]]:
     """``codes/<role>`` -> counts by code over all layers that share the role's format, the NaN bin last."""
-    pooled = {}
-    for role, histograms in event.histograms.items():
-        counted = [counts for counts in histograms if counts]
-        # Layers kept in BF16 have another code space: the format under study is the one of most layers.
-        sizes = [len(counts) for counts in counted]
-        size = max(sizes, key=sizes.count, default=0)
-        if 0 < size <= MAX_BINS:
-            same = [counts for counts in counted if len(counts) == size]
-            pooled[f"codes/{role}"] = [sum(column) for column in zip(*same, strict=True)]
-    return pooled
+    pooled = {role: sum_counts(tables).tolist() for role, tables in event.histograms.items() if any(tables)}
+    return {f"codes/{role}": counts for role, counts in pooled.items() if len(counts) <= MAX_BINS}
 
 
 def alert_texts(alerts: Sequence[Alert]) -> list[tuple[str, str]]:
