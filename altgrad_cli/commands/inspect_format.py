@@ -116,9 +116,7 @@ def _measure(format: FP8Format, path: Path, question: StallQuestion) -> tuple[li
     """The fit of every matrix in the file, and the number of tensors left out."""
     from altgrad_cli.reporting.pages.format.fit import fit_file  # imports torch
 
-    return fit_file(
-        path, format, learning_rate=question.learning_rate, beta1=question.beta1, scale=question.scale
-    )
+    return fit_file(path, format, question)
 
 
 def _draw(format: FP8Format, other: FP8Format | None, path: Path) -> None:

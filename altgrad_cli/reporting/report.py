@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from altgrad_cli.reporting.blocks.document import Report
@@ -28,16 +29,16 @@ def build_report(paths: Sequence[Path]) -> Report:
 def report_on(scope: Scope) -> Report:
     """The report on what was gathered."""
     if scope.focus is not None:
-        return run_report(scope, scope.focus, scope.logs)
+        return _run_report(scope, scope.focus)
     names = [Path(path).resolve().name for path in scope.logs]
     shown = ", ".join(names) if len(names) <= 3 else f"{names[0]}, {names[1]} and others"
     return Report(f"Formats compared: {shown}", comparison_sections(scope), scope.logs)
 
 
-def run_report(scope: Scope, log: RunRecord, logs: tuple[str, ...]) -> Report:
+def _run_report(scope: Scope, log: RunRecord) -> Report:
     """The report of one run; a failure report where it failed."""
     kind = "Failure report" if scope.fell_short(log) else "Run report"
-    return Report(f"{kind}: {log.name}", failure_sections(scope, log), logs)
+    return Report(f"{kind}: {log.name}", failure_sections(scope, log), scope.logs)
 
 
 def write_failure_report(run_dir: Path, *, sweep_dir: Path | None = None, pictures: bool = True) -> Path:
@@ -56,5 +57,5 @@ def write_failure_report(run_dir: Path, *, sweep_dir: Path | None = None, pictur
     log = scope.focus or scope.evidence.run(run_dir.resolve().name)
     logs = run_dir.resolve().parent if is_sweep(run_dir.resolve().parent) else run_dir
     path = run_dir / FAILURE_REPORT
-    write_markdown(run_report(scope, log, (str(logs),)), path, pictures=pictures)
+    write_markdown(_run_report(replace(scope, logs=(str(logs),)), log), path, pictures=pictures)
     return path

@@ -17,6 +17,7 @@ from altgrad_cli.forensics.diagnosis import Questions
 from altgrad_cli.formats import parse_format
 from altgrad_cli.reporting.blocks.document import Table
 from altgrad_cli.reporting.pages.diagnosis.page import diagnosis_page
+from altgrad_cli.reporting.pages.format.facts import StallQuestion
 from altgrad_cli.reporting.pages.format.fit import TensorFit, fit_file
 from altgrad_cli.reporting.render.markdown import to_markdown
 from tests.forensics.conftest import diagnose
@@ -48,7 +49,7 @@ def left_out_of(document: dict[str, Any]) -> dict[str, str]:
 
 
 def fits_of(path: Path) -> dict[str, TensorFit]:
-    fits, _ = fit_file(path, parse_format("E5M2"), learning_rate=6e-4, beta1=0.9, scale=None)
+    fits, _ = fit_file(path, parse_format("E5M2"), StallQuestion())
     return {fit.name: fit for fit in fits}
 
 

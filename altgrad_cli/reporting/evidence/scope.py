@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from altgrad_cli.config.loading import from_plain
 from altgrad_cli.config.precision import ROLES
@@ -43,11 +43,6 @@ class Scope:
     def runs(self) -> list[RunRecord]:
         """All runs."""
         return list(self.evidence.runs.values())
-
-    @property
-    def controls(self) -> list[RunRecord]:
-        """The fp32, bf16 and frozen runs."""
-        return [log for log in self.runs if log.control]
 
     @property
     def subjects(self) -> list[RunRecord]:
@@ -124,8 +119,7 @@ def judged(runs: Mapping[str, RunRecord], arms: Mapping[str, Arm]) -> Evidence:
     return Evidence(runs, arms, alone | judge_records(list(arms.values()), runs))
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
+class _Found(NamedTuple):
     """A run's folder, and its row in ``sweep.json``; {} without one."""
 
     folder: Path
@@ -146,9 +140,8 @@ def _relatives(path: Path) -> list[_Found]:
     return [
         run
         for run in (_runs_of_sweep(parent) if is_sweep(parent) else ())
-        if run.folder.name != name
-        and run.row
-        and (run.row["kind"] in ("control", "attribution", "rescue") or run.row.get("retry_of") == name)
+        if run.row and run.folder.name != name
+        if run.row["kind"] in ("control", "attribution", "rescue") or run.row.get("retry_of") == name
     ]
 
 

@@ -27,6 +27,7 @@ from altgrad_cli.reporting.pages.comparison.sweet_spot import sweet_spot
 from altgrad_cli.reporting.pages.run.failure_sections import attribution, summary
 from altgrad_cli.reporting.pages.run.failure_tables import layer_rates
 from altgrad_cli.reporting.pages.run.recommendations import recommendation
+from altgrad_cli.reporting.pages.run.run_sections import origin
 from altgrad_cli.runs.record import RunRecord
 from altgrad_cli.sweeps.results import is_sweep, read_spec
 
@@ -189,18 +190,14 @@ def limits(scope: Scope) -> Section | None:
 
 def reproduction(scope: Scope) -> Section | None:
     """The sweep's command line where there was one, the report's, and what the logs say of the machine."""
-    n = scope.evidence.of(scope.runs[0])
     commands = []
     for path in filter(is_sweep, map(Path, scope.logs)):
         with suppress(UsageError):  # what a sweep of another version was asked is not known
             commands.append(read_spec(path).command_line())
     commands.append(f"altgrad report {' '.join(map(shlex.quote, scope.logs))}")
-    text = (
-        f"Corpus {n('corpus.fingerprint')} ({n('corpus.source')}, tokenizer {n('corpus.tokenizer')}), "
-        f"program {n('environment.revision')}, torch {n('environment.torch')}, device "
-        f"{n('environment.device')}, threads {n('environment.threads')}, initial weights {n('init_hash')}."
+    return section(
+        "How to reproduce", Text(origin(scope, scope.runs[0])), Verbatim("\n".join(commands), "sh")
     )
-    return section("How to reproduce", Text(text), Verbatim("\n".join(commands), "sh"))
 
 
 SweepSection = Callable[[Scope], "Section | list[Section] | None"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,8 +18,10 @@ from altgrad_cli.checkpoints.named_tensors import (
 )
 from altgrad_cli.errors import CheckpointError
 from altgrad_cli.formats import FP8Format
+from altgrad_cli.metrics.gradient import gradient_sqnr
 from altgrad_cli.metrics.rounding import code_use
 from altgrad_cli.metrics.stall import first_step_stall_rate, predicted_stall_rate
+from altgrad_cli.reporting.pages.format.facts import StallQuestion
 from altgrad_cli.rounding.mode import round_to_grid
 from altgrad_cli.rounding.scaling import stored_weight_scale
 from altgrad_cli.rounding.statistics import STATS
@@ -49,13 +50,11 @@ class TensorFit:
     predicted_stall_first_step: float | None = None
 
 
-def fit_file(
-    path: Path, format: FP8Format, *, learning_rate: float, beta1: float, scale: float | None
-) -> tuple[list[TensorFit], int]:
+def fit_file(path: Path, format: FP8Format, question: StallQuestion) -> tuple[list[TensorFit], int]:
     """Every float matrix (2 dimensions or more) of the file, and how many other tensors it holds.
 
-    ``scale`` None gives each matrix the scale that training would store it with. The file may be an altgrad
-    checkpoint, a torch state dict (also one inside a training checkpoint) or .safetensors.
+    Without a scale in ``question`` each matrix gets the one that training would store it with. The file may
+    be an altgrad checkpoint, a torch state dict (also one inside a training checkpoint) or .safetensors.
 
     Raises:
         CheckpointError: the file cannot be read or trusted, or holds no float matrix.
@@ -64,7 +63,7 @@ def fit_file(
     tensors = opened.tensors if isinstance(opened, ForeignTensors) else walk_tensors(opened)
     network = network_of(tensors)
     fits = [
-        fit_tensor(name, entry.tensor, format, learning_rate=learning_rate, beta1=beta1, scale=scale)
+        fit_tensor(name, entry.tensor, format, question)
         for name, entry in zip(distinct_names(network), network, strict=True)
         if entry.tensor is not None and _is_float_matrix(entry)
     ]
@@ -87,9 +86,7 @@ def _is_float_matrix(entry: NamedTensor) -> bool:
 
 
 @torch.no_grad()
-def fit_tensor(
-    name: str, tensor: Tensor, format: FP8Format, *, learning_rate: float, beta1: float, scale: float | None
-) -> TensorFit:
+def fit_tensor(name: str, tensor: Tensor, format: FP8Format, question: StallQuestion) -> TensorFit:
     """``tensor`` (float, any shape) rounded once, nearest and saturating, and what that did."""
     values = exact_values(tensor)
     assert values is not None
@@ -107,12 +104,15 @@ def fit_tensor(
     x = values.float()
     nonzero = int((values[finite] != 0).sum())
     vanished = nonzero - int((x[finite] != 0).sum())  # float32 itself rounds these to 0
-    s = stored_weight_scale(amax, format, None) if scale is None else scale
+    s = question.scale or stored_weight_scale(amax, format, None)
     counts = torch.zeros(len(STATS), dtype=torch.float64)
     rounded = round_to_grid(x, format, s, stats=counts)
     row = dict(zip(STATS, counts.tolist(), strict=True))
-    kept = rounded[finite]
-    steps = kept.numel() > 0 and learning_rate > 0
+    kept, rate = rounded[finite], question.learning_rate
+    long_run = first_step = None
+    if kept.numel() and rate > 0:
+        long_run = float(predicted_stall_rate(kept, format, s, rate, question.beta1))
+        first_step = float(first_step_stall_rate(kept, format, s, rate))
     return replace(
         counted,
         scale=s,
@@ -120,18 +120,16 @@ def fit_tensor(
         underflow=(row["underflow"] + vanished) / (row["nonzero"] + vanished) if nonzero else None,
         sqnr_db=_sqnr_db(values[finite], kept),
         codes_used=code_use(x, format, s)["codes_used"],
-        predicted_stall=float(predicted_stall_rate(kept, format, s, learning_rate, beta1)) if steps else None,
-        predicted_stall_first_step=float(first_step_stall_rate(kept, format, s, learning_rate))
-        if steps
-        else None,
+        predicted_stall=long_run,
+        predicted_stall_first_step=first_step,
     )
 
 
 def _sqnr_db(x: Tensor, rounded: Tensor) -> float | None:
-    """10 log10(|x|^2 / |x - Q(x)|^2); None without a signal, inf without noise."""
+    """That of ``x`` in dB; None without a signal, inf without noise."""
     amax = float(x.abs().max()) if x.numel() else 0.0
-    if amax == 0:
-        return None
-    signal = float((x.double() / amax).square().sum())  # divided, so that no square underflows
-    noise = float(((x.double() - rounded.double()) / amax).square().sum())
-    return 10 * math.log10(signal / noise) if noise else math.inf
+    signal, noise = (  # divided, so that no square underflows
+        float((values.double() / (amax or 1.0)).square().sum())
+        for values in (x, x.double() - rounded.double())
+    )
+    return gradient_sqnr({"reference_square": signal, "error_square": noise})

@@ -79,11 +79,15 @@ def reproduction(scope: Scope, log: RunRecord) -> Section | None:
     if anomalies:
         name = anomalies[0].replace("\\", "/").rpartition("/")[2]
         commands.append(f"altgrad diagnose-checkpoint {folder}/checkpoints/{name}")
-    n = scope.evidence.of(log)
-    text = (
-        f"Initial weights {n('init_hash')}, corpus {n('corpus.fingerprint')}, program "
-        f"{n('environment.revision')}, torch {n('environment.torch')}, device {n('environment.device')}, "
-        f"threads {n('environment.threads')}. The same configuration gives the same numbers on the same "
-        "kind of machine."
-    )
+    text = f"{origin(scope, log)} The same configuration gives the same numbers on the same kind of machine."
     return section("How to reproduce", Text(text), Verbatim("\n".join(commands), "sh"))
+
+
+def origin(scope: Scope, log: RunRecord) -> str:
+    """What the log says of corpus, program and machine."""
+    n = scope.evidence.of(log)
+    return (
+        f"Corpus {n('corpus.fingerprint')} ({n('corpus.source')}, tokenizer {n('corpus.tokenizer')}), "
+        f"program {n('environment.revision')}, torch {n('environment.torch')}, device "
+        f"{n('environment.device')}, threads {n('environment.threads')}, initial weights {n('init_hash')}."
+    )
