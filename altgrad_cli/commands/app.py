@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Sequence
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -40,36 +40,12 @@ Exit codes:
     3  a training run ended in collapse
   130  interrupted"""
 _CONTEXT = {"help_option_names": ["-h", "--help"]}
+Click: TypeAlias = Any
+"""A command, a context or a formatter of the parser below Typer, which keeps its types to itself."""
 
 
-class LazyCommands(MutableMapping[str, Any]):
-    """The commands by name; each is imported when it is first asked for."""
-
-    def __init__(self, entries: dict[str, str]) -> None:
-        self._entries = entries
-        self._loaded: dict[str, Any] = {}
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in self._loaded:
-            self._loaded[name] = _load(name, self._entries[name])
-        return self._loaded[name]
-
-    def __setitem__(self, name: str, command: Any) -> None:
-        self._entries.setdefault(name, "")
-        self._loaded[name] = command
-
-    def __delitem__(self, name: str) -> None:
-        del self._entries[name]
-        self._loaded.pop(name, None)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-
-def _load(name: str, entry: str) -> Any:
+def _load(name: str, entry: str) -> Click:
+    """The command; its module is imported now."""
     module_name, _, function_name = entry.partition(":")
     module = import_module(f"altgrad_cli.commands.{module_name}")
     function = getattr(module, function_name)
@@ -96,7 +72,7 @@ def _help_text(docstring: str) -> str:
 class AltgradCommand(TyperCommand):
     """One command; a metavar that brings its own brackets is shown in the usage as it is written."""
 
-    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+    def collect_usage_pieces(self, ctx: Click) -> list[str]:
         """The parts of the usage line."""
         own = [str(parameter.metavar) for parameter in self.params if str(parameter.metavar).startswith("[")]
         bracketed = {f"[{metavar}]...": metavar for metavar in own}
@@ -106,31 +82,34 @@ class AltgradCommand(TyperCommand):
 class AltgradGroup(TyperGroup):
     """The root command: finds commands lazily, and turns every failure into one message and an exit code."""
 
-    def __init__(self, **attributes: Any) -> None:
-        super().__init__(**attributes)
-        self.commands = LazyCommands(COMMANDS)
+    def list_commands(self, ctx: Click) -> list[str]:
+        """Their names, in the order of the help."""
+        return list(COMMANDS)
 
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
+    def get_command(self, ctx: Click, cmd_name: str) -> Click:
+        """The command of that name, or None."""
+        return _load(cmd_name, COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
+
+    def format_commands(self, ctx: Click, formatter: Click) -> None:
         """The list of commands, each with the whole first sentence of its help."""
-        rows = [(name, (command.help or "").partition("\n\n")[0]) for name, command in self.commands.items()]
-        if rows:
-            with formatter.section("Commands"):
-                formatter.write_dl(rows)
+        helps = {name: self.get_command(ctx, name).help or "" for name in COMMANDS}
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text.partition("\n\n")[0]) for name, text in helps.items()])
 
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+    def resolve_command(self, ctx: Click, args: list[str]) -> Click:
         """The command named by the first argument; a typo is answered with the nearest name."""
         name = args[0]
-        if name not in self.commands and not name.startswith("-"):
-            beginning = [known for known in self.commands if known.startswith(name)]
-            guess = beginning[0] if len(beginning) == 1 else nearest(name, self.commands)
+        if name not in COMMANDS and not name.startswith("-"):
+            beginning = [known for known in COMMANDS if known.startswith(name)]
+            guess = beginning[0] if len(beginning) == 1 else nearest(name, COMMANDS)
             raise UsageError(
                 f"unknown command: {name}",
-                allowed=", ".join(self.commands),
+                allowed=", ".join(COMMANDS),
                 hint=f"did you mean altgrad {guess}?" if guess else "see altgrad --help",
             )
         return super().resolve_command(ctx, args)
 
-    def invoke(self, ctx: Any) -> Any:
+    def invoke(self, ctx: Click) -> object:
         """The command's result; Ctrl-C is said in a word before Typer turns it into an exit code."""
         try:
             return super().invoke(ctx)
@@ -139,7 +118,7 @@ class AltgradGroup(TyperGroup):
 
     def main(
         self, args: Sequence[str] | None = None, prog_name: str | None = None, *rest: Any, **extra: Any
-    ) -> Any:
+    ) -> object:
         """Run, and leave the process with the exit code."""
         extra["standalone_mode"] = False
         try:

@@ -23,9 +23,9 @@ Hint: TypeAlias = Any
 """A type as it is declared: a class, a union, a ``Literal``, a tuple of them; Python has no type for that."""
 
 
-def build(cls: type[T], tree: ConfigTree) -> T:
-    """An instance of the dataclass ``cls`` from ``tree``; fields that are absent keep their defaults."""
-    return cast(T, _Builder(tree, dotted_keys(cls)).section(cls, tree.values, ""))
+def build(cls: type[T], tree: ConfigTree, onto: T | None = None) -> T:
+    """An instance of the dataclass ``cls`` from ``tree``; what is absent is as in ``onto`` or the default."""
+    return cast(T, _Builder(tree, dotted_keys(cls)).section(cls, tree.values, "", onto))
 
 
 def to_plain(value: object) -> object:
@@ -73,28 +73,29 @@ class _Builder:
         self.tree = tree
         self.known = known
 
-    def section(self, cls: Hint, values: Mapping[str, object], prefix: str) -> object:
+    def section(self, cls: Hint, values: Mapping[str, object], prefix: str, onto: object = None) -> object:
         hints = field_types(cls)
         arguments: dict[str, object] = {}
         for name, value in values.items():
             if name not in hints:
                 raise self._unknown(name, hints, prefix)
-            arguments[name] = self.value(value, hints[name], f"{prefix}{name}")
-        for item in dataclasses.fields(cls):
+            below = getattr(onto, name, None)
+            arguments[name] = self.value(value, hints[name], f"{prefix}{name}", below)
+        for item in dataclasses.fields(cls) if onto is None else ():
             has_default = item.default is not item.default_factory  # of which one is always MISSING
             if item.name in hints and item.name not in arguments and not has_default:
                 where = self.tree.where(prefix.rstrip(".")) if prefix else None
                 raise ConfigError(f"the key {prefix}{item.name} is missing", where=where)
         try:
-            return cls(**arguments)
+            return cls(**arguments) if onto is None else dataclasses.replace(cast(Hint, onto), **arguments)
         except UsageError as error:
             error.where = self._places(error.where or prefix.rstrip("."), hints, prefix)
             raise
 
-    def value(self, value: object, hint: Any, key: str) -> object:
+    def value(self, value: object, hint: Any, key: str, onto: object = None) -> object:
         origin, members = get_origin(hint), get_args(hint)
         if dataclasses.is_dataclass(hint):
-            return self._nested(value, hint, key)
+            return self._nested(value, hint, key, onto)
         if origin in (Union, types.UnionType):  # of a type and None
             try:
                 return None if value is None or is_null_word(value) else self.value(value, members[0], key)
@@ -113,7 +114,7 @@ class _Builder:
             raise self._refusal(value, hint, key)
         return read
 
-    def _nested(self, value: object, hint: Hint, key: str) -> object:
+    def _nested(self, value: object, hint: Hint, key: str, onto: object) -> object:
         if value is None or (is_null_word(value) and self.tree.origins.get(key) != COMMAND_LINE):
             value = {}  # a section whose lines are all commented out
         if not isinstance(value, Mapping):
@@ -124,7 +125,7 @@ class _Builder:
                 allowed=f"its keys: {keys}",
                 hint=f"for example {key}.{keys.partition(',')[0]}=...",
             )
-        return self.section(hint, value, f"{key}.")
+        return self.section(hint, value, f"{key}.", onto)
 
     def _word(self, value: object, words: tuple[str, ...], hint: Hint, key: str) -> object:
         for word in words:

@@ -41,7 +41,7 @@ def load_tree(cls: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
 
 def from_plain(values: Mapping[str, object], source: str | None = None) -> TrainConfig:
     """The configuration in a checkpoint or an event, as strictly checked; ``source`` names it in errors."""
-    tree = ConfigTree(values=quoted(values))
+    tree = ConfigTree({key: quoted(value) for key, value in dict(values).items()})
     if source is not None:
         tree.origins = dict.fromkeys(tree.values, source)
     return build(TrainConfig, tree)
@@ -49,12 +49,10 @@ def from_plain(values: Mapping[str, object], source: str | None = None) -> Train
 
 def with_overrides(config: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
     """``config`` with ``dotted.key=value`` overrides applied and every rule checked again."""
-    if not overrides:
-        return config
-    tree = ConfigTree(values=quoted(resolve(config)))
+    tree = ConfigTree()
     for override in overrides:
         apply_override(tree, override)
-    return build(TrainConfig, tree)
+    return build(TrainConfig, tree, onto=config)
 
 
 def resolve(config: TrainConfig) -> dict[str, object]:

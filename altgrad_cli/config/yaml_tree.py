@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -35,7 +34,7 @@ def is_null_word(value: object) -> bool:
     return isinstance(value, str) and not isinstance(value, Quoted) and value.lower() in ("null", "~", "")
 
 
-def quoted(value: object) -> Any:
+def quoted(value: object) -> object:
     """``value`` (plain, nested) with every text taken as it is, as if it had stood in quotes."""
     if isinstance(value, Mapping):
         return {str(key): quoted(item) for key, item in value.items()}
@@ -129,7 +128,7 @@ def parse_yaml(text: str, source: str) -> ConfigTree:
         return tree
     if not isinstance(node, yaml.MappingNode):
         raise ConfigError("a configuration is a mapping of keys to values", where=_at(source, node))
-    tree.values = _plain(node, source, "", tree.origins)
+    tree.values = _mapping(node, source, "", tree.origins)
     return tree
 
 
@@ -171,7 +170,7 @@ def _compose(text: str, source: str) -> yaml.Node | None:
         raise ConfigError("not a configuration: nested too deeply", where=source) from None
 
 
-def _plain(node: yaml.Node, source: str, key: str, origins: dict[str, str]) -> Any:
+def _plain(node: yaml.Node, source: str, key: str, origins: dict[str, str]) -> object:
     if not node.tag.removeprefix("tag:yaml.org,2002:").isalpha():
         raise ConfigError(f"YAML tags are not supported: {node.tag}", where=_at(source, node))
     if isinstance(node, yaml.ScalarNode):
@@ -183,6 +182,11 @@ def _plain(node: yaml.Node, source: str, key: str, origins: dict[str, str]) -> A
             origins[f"{prefix}{number}"] = _at(source, item)
             items.append(_plain(item, source, f"{prefix}{number}", origins))
         return items
+    return _mapping(node, source, key, origins)
+
+
+def _mapping(node: yaml.Node, source: str, key: str, origins: dict[str, str]) -> dict[str, object]:
+    prefix = f"{key}." if key else ""
     values: dict[str, object] = {}
     for name_node, value_node in node.value:
         if not isinstance(name_node, yaml.ScalarNode) or not name_node.value:
