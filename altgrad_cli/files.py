@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -49,7 +49,7 @@ def write_together(files: Mapping[Path, Content]) -> None:
                     continue
                 target = Path(os.path.realpath(path))
                 if not path.is_symlink():
-                    made += _make_folders(target.parent)
+                    made += make_folders(target.parent)
                 temporary = temporary_path(target)
                 temporary.unlink(missing_ok=True)  # of a process that was killed, and had this one's number
                 staged[temporary] = target
@@ -65,12 +65,32 @@ def write_together(files: Mapping[Path, Content]) -> None:
         for temporary in staged:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
-        for folder in reversed(made):
-            with suppress(OSError):  # not empty: something is kept in it by now
-                folder.rmdir()
+        remove_empty(made)
         raise
     for folder in {target.parent for target in staged.values()}:
         _sync_folder(folder)
+
+
+def make_folders(folder: Path) -> list[Path]:
+    """Make ``folder`` and what it lies in, or nothing; returns those that were not there, outermost first."""
+    missing: list[Path] = []
+    while not folder.exists():
+        missing.insert(0, folder)
+        folder = folder.parent
+    try:
+        for new in missing:
+            new.mkdir(exist_ok=True)
+    except OSError:
+        remove_empty(missing)
+        raise
+    return missing
+
+
+def remove_empty(folders: Sequence[Path]) -> None:
+    """Take away the ``folders`` that ``make_folders`` made, but for those that hold something by now."""
+    for folder in reversed(folders):
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def temporary_path(path: Path) -> Path:
@@ -193,18 +213,6 @@ def _check_mode(path: Path) -> None:
     """Refuse a file that is marked read-only: its folder would let it be replaced, and root may do all."""
     if not path.stat().st_mode & 0o222 or not os.access(path, os.W_OK):
         raise PermissionError(None, "the file is read-only")
-
-
-def _make_folders(folder: Path) -> list[Path]:
-    """Make ``folder`` and what it lies in; returns those that were not there, outermost first."""
-    missing = []
-    while not folder.exists():
-        missing.append(folder)
-        folder = folder.parent
-    missing.reverse()
-    for new in missing:
-        new.mkdir(exist_ok=True)
-    return missing
 
 
 def _write_new(temporary: Path, content: Content, like: Path) -> None:

@@ -23,6 +23,7 @@ from altgrad_cli.commands.console import Output, data_console, print_json, talk_
 from altgrad_cli.commands.failures import COLLAPSED, FAILED, INTERRUPTED, OK
 from altgrad_cli.commands.plan_view import show_sweep_plan
 from altgrad_cli.errors import UsageError
+from altgrad_cli.files import remove_empty
 
 if TYPE_CHECKING:
     from altgrad_cli.sweeps.results import SweepRecord
@@ -182,14 +183,14 @@ def _run(spec: SweepSpec, folder: Path, jobs: int, output: Output, *, new: bool)
     console = talk_console()
     with warnings_as_lines(lambda text: console.print(Text(f"warning: {text}"), soft_wrap=True)):
         _prepare_corpus(spec)
-    if new:
-        create_folder(folder)
+    made = create_folder(folder) if new else []
     executor = LocalExecutor(jobs)
     try:
         with handled(STOP_INTERRUPTS), SweepView(console, quiet=output.quiet) as view:
             outcome = run_sweep(spec, folder, executor, view, on_failed=_failure_reporter(folder))
     finally:
         executor.close()
+        remove_empty(made)
     record = outcome.record
     if spec.base.wandb.mode != "disabled" and not outcome.interrupted:
         _send_reports(record, view.note)

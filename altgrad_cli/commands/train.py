@@ -15,7 +15,7 @@ from altgrad_cli.commands.arguments import complete_arguments, split_config_and_
 from altgrad_cli.commands.console import Output, data_console, print_json, talk_console
 from altgrad_cli.commands.failures import COLLAPSED, FAILED, INTERRUPTED, OK, exit_code_of
 from altgrad_cli.commands.plan_view import show_train_plan
-from altgrad_cli.errors import UsageError
+from altgrad_cli.errors import AltgradError, UsageError
 from altgrad_cli.notation import decimals
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ def _train(
                 circumstances=wandb_circumstances(to_wandb),
                 on_end=report,
             )
-    except UsageError:
+    except AltgradError:
         if resume is None:
             discard_unstarted(directory)
         raise

@@ -21,14 +21,14 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from altgrad_cli.config.loading import load_tree, to_yaml
 from altgrad_cli.config.run import TrainConfig
-from altgrad_cli.errors import UsageError
-from altgrad_cli.files import open_regular, reason_of, write_whole
+from altgrad_cli.errors import UsageError, WriteError
+from altgrad_cli.files import make_folders, open_regular, reason_of, remove_empty, write_whole
 from altgrad_cli.training.events import to_json_value
 
 RUNS = Path("runs")
@@ -45,6 +45,8 @@ class RunDirectory:
     """The folder of one run; ``path`` exists and may be written to."""
 
     path: Path
+    made: tuple[Path, ...] = field(default=(), compare=False)
+    """The folders that were made for a new run, outermost first."""
 
     @property
     def name(self) -> str:
@@ -119,11 +121,15 @@ def _another(path: Path, where: str) -> str:
     return f"{where} {shlex.quote(str(beside))}"
 
 
-def create_folder(path: Path, where: str = "--out") -> Path:
-    """Make ``path`` (or take it if it is an empty folder); UsageError where that is impossible.
+def create_folder(path: Path, where: str = "--out") -> list[Path]:
+    """Make ``path``, or take it if it is an empty folder; UsageError where that is impossible.
 
     Two processes that ask for one new folder at the same time: one gets it.
+
+    Returns:
+        The folders that were made, outermost first: if nothing comes of it, ``remove_empty`` takes them away.
     """
+    made: list[Path] = []
     try:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise UsageError(
@@ -131,30 +137,42 @@ def create_folder(path: Path, where: str = "--out") -> Path:
                 where=where,
                 hint=f"name another folder: {_another(path, where)}",
             )
-        path.mkdir(parents=True, exist_ok=True)
+        made = make_folders(path)
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
+        remove_empty(made)
         raise _unwritable(path, error, where) from None
-    return path
+    return made
 
 
 def create_run(path: Path, config: TrainConfig, *, where: str = "--out") -> RunDirectory:
-    """A new run's folder with its resolved configuration and an empty ``checkpoints/``."""
-    create_folder(path, where)
-    directory = RunDirectory(path)
+    """A new run's folder with its resolved configuration and an empty ``checkpoints/``.
+
+    Raises:
+        UsageError: there can be none at ``path``.
+        WriteError: the disk is full; what was made is gone again.
+    """
+    directory = RunDirectory(path, tuple(create_folder(path, where)))
     try:
         write_whole(directory.config, to_yaml(config))
-        directory.checkpoints.mkdir(exist_ok=True)
-    except OSError as error:
-        raise _unwritable(path, error, where) from None
+        directory.checkpoints.mkdir()
+    except (OSError, WriteError) as error:
+        discard_unstarted(directory)
+        raise (_unwritable(path, error, where) if isinstance(error, OSError) else error) from None
     return directory
 
 
 def discard_unstarted(directory: RunDirectory) -> None:
-    """Remove a new run's folder if nothing happened in it: its first event never came."""
-    if not directory.events.exists() or directory.events.stat().st_size == 0:
-        shutil.rmtree(directory.path, ignore_errors=True)
+    """Empty a new run's folder, and take it away if it was made for it, where the first event never came."""
+    if directory.events.exists() and directory.events.stat().st_size:
+        return
+    for path in directory.path.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    remove_empty(directory.made)
 
 
 def open_run(path: Path) -> RunDirectory:

@@ -40,7 +40,7 @@ def test_nothing_is_ever_overwritten(tmp_path: Path) -> None:
 
 def test_an_empty_folder_is_taken_and_a_file_is_not(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert create_folder(tmp_path / "empty") == tmp_path / "empty"
+    assert create_folder(tmp_path / "empty") == []
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="never overwritten"):
         create_folder(tmp_path / "file")
