@@ -141,6 +141,23 @@ class OpenedArchive:
     """Whether its records have checksums, as a zip's have; they were then verified."""
 
 
+class VerifiedCheckpoint:
+    """A checkpoint that was read and verified, so that what is checked is what a run goes on from."""
+
+    def __init__(self, path: Path, payload: dict[str, Any]) -> None:
+        self.path, self.payload = path, payload
+
+    @classmethod
+    def read(cls, path: Path) -> VerifiedCheckpoint:
+        """The one at ``path``; CheckpointError as ``read_checkpoint``."""
+        return cls(path, read_checkpoint(path))
+
+    def take(self) -> dict[str, Any]:
+        """The payload, which is let go of here: it is as large as the state that it is put into."""
+        payload, self.payload = self.payload, {}
+        return payload
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The payload of a checkpoint that altgrad wrote; seal, checksums and content hash are verified first.
 

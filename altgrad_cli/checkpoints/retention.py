@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from altgrad_cli.checkpoints.file import read_checkpoint
+from altgrad_cli.checkpoints.file import VerifiedCheckpoint
 from altgrad_cli.errors import CheckpointError
 from altgrad_cli.files import unused
 
@@ -74,30 +74,30 @@ def discard_leftovers(folder: Path) -> list[Path]:
     return leftovers
 
 
-def newest_checkpoints(folder: Path) -> Iterator[tuple[Path, dict[str, object] | CheckpointError]]:
-    """The checkpoints that a run may go on from, each with its payload or why it cannot be read.
+def newest_checkpoints(folder: Path) -> Iterator[tuple[Path, VerifiedCheckpoint | CheckpointError]]:
+    """The checkpoints that a run may go on from, each as it was read, or why it cannot be read.
 
     The regular ones, and the best one as the last resort.
     """
     best = best_path(folder)
     for path in [*reversed(regular_checkpoints(folder)), *([best] if best.exists() else [])]:
         try:
-            yield path, read_checkpoint(path)
+            yield path, VerifiedCheckpoint.read(path)
         except CheckpointError as error:
             yield path, error
 
 
-def newest_readable(folder: Path) -> tuple[Path, dict[str, object]]:
-    """The latest checkpoint that is whole, and its payload.
+def newest_readable(folder: Path) -> VerifiedCheckpoint:
+    """The latest checkpoint that is whole.
 
     Raises:
         CheckpointError: the folder holds none.
     """
     problems = []
-    for path, payload in newest_checkpoints(folder):
-        if not isinstance(payload, CheckpointError):
-            return path, payload
-        problems.append(f"{path.name}: {payload.message}")
+    for path, saved in newest_checkpoints(folder):
+        if isinstance(saved, VerifiedCheckpoint):
+            return saved
+        problems.append(f"{path.name}: {saved.message}")
     raise CheckpointError(
         "no checkpoint to resume from",
         where=str(folder),

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from altgrad_cli.config.loading import changes, flat, from_plain, load_config, resolve, to_yaml
 from altgrad_cli.config.run import TrainConfig
@@ -22,6 +22,9 @@ from altgrad_cli.errors import CheckpointError, ConfigError
 from altgrad_cli.files import unused, write_whole
 from altgrad_cli.runs.folder import CONFIG, SUMMARY, RunDirectory, unused_path
 from altgrad_cli.runs.log import History, Line, cut_after, read_history
+
+if TYPE_CHECKING:
+    from altgrad_cli.checkpoints.file import VerifiedCheckpoint
 
 _HARMLESS = ("wandb.",)
 """Settings that no bit of a run depends on."""
@@ -34,7 +37,7 @@ class Resumption:
     """How a run goes on."""
 
     config: TrainConfig
-    checkpoint: Path | None
+    checkpoint: VerifiedCheckpoint | None
     """What it goes on from; None: from its beginning."""
     step: int
     """Steps that the checkpoint holds; 0 without one."""
@@ -51,7 +54,7 @@ class Resumption:
         """What the user should read before the run goes on."""
         found = [f"{path.name} cannot be gone on from: {why}" for path, why in self.unusable]
         found += [f"{self.damage}; what follows there is kept beside it"] if self.damage else []
-        start = f"{self.checkpoint.name} (step {self.step})" if self.checkpoint else "the beginning"
+        start = f"{self.checkpoint.path.name} (step {self.step})" if self.checkpoint else "the beginning"
         return [*found, f"the run goes on from {start}"] if found else []
 
 
@@ -75,10 +78,10 @@ def plan_resumption(
             before the step that it has reached.
     """
     history = read_history(directory.path)
-    checkpoint, saved, unusable = _checkpoint(directory, history)
+    checkpoint, unusable = _checkpoint(directory, history)
     if checkpoint is None and (unusable or not (history.ended or may_begin_anew)):
         raise _nothing_to_go_on_from(directory, history, unusable)
-    step = 0 if saved is None else int(saved["step"])
+    step = 0 if checkpoint is None else int(checkpoint.payload["step"])
     starts = [start for start in history.starts if start["step"] <= step]
     # Read and resolved again: a setting that is newer than the run has its default.
     before = resolve(from_plain(starts[-1]["config"]) if starts else directory.load_config())
@@ -129,22 +132,21 @@ def take_up(directory: RunDirectory, resumption: Resumption) -> None:
 
 def _checkpoint(
     directory: RunDirectory, history: History
-) -> tuple[Path | None, dict[str, Any] | None, list[tuple[Path, str]]]:
-    """The newest checkpoint whose steps the log holds, its payload, and those passed over before it."""
+) -> tuple[VerifiedCheckpoint | None, list[tuple[Path, str]]]:
+    """The newest checkpoint whose steps the log holds, and those passed over before it."""
     from altgrad_cli.checkpoints.retention import newest_checkpoints
 
     unusable: list[tuple[Path, str]] = []
-    payload: dict[str, Any] | CheckpointError
-    for path, payload in newest_checkpoints(directory.checkpoints):
-        if isinstance(payload, CheckpointError):
-            unusable.append((path, payload.message))
-        elif not _holds(history, payload):
-            unusable.append((path, f"the log does not hold all of its {payload['step']} steps"))
-        elif not any(_is_of(payload, start) for start in history.starts):
+    for path, saved in newest_checkpoints(directory.checkpoints):
+        if isinstance(saved, CheckpointError):
+            unusable.append((path, saved.message))
+        elif not _holds(history, saved.payload):
+            unusable.append((path, f"the log does not hold all of its {saved.payload['step']} steps"))
+        elif not any(_is_of(saved.payload, start) for start in history.starts):
             unusable.append((path, "it is of another run than the log"))
         else:
-            return path, payload, unusable
-    return None, None, unusable
+            return saved, unusable
+    return None, unusable
 
 
 def _holds(history: History, payload: Mapping[str, Any]) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from altgrad_cli.checkpoints import retention
-from altgrad_cli.checkpoints.file import read_checkpoint, write_checkpoint
+from altgrad_cli.checkpoints.file import VerifiedCheckpoint, write_checkpoint
 from altgrad_cli.checkpoints.payload import TraceRecord, to_plain
 from altgrad_cli.errors import CheckpointError, WriteError
 from altgrad_cli.subjects.corpus.tokens import Corpus
@@ -177,19 +177,19 @@ def _constant(value: object) -> Callable[[], object]:
     return lambda: value
 
 
-def restore(state: TrainState, path: Path, corpus: Corpus) -> Mapping[str, Any]:
-    """Put ``state`` where the checkpoint at ``path`` was taken; its payload, for the monitors' part.
+def restore(state: TrainState, saved: VerifiedCheckpoint, corpus: Corpus) -> Mapping[str, Any]:
+    """Put ``state`` where the checkpoint was taken; its payload, for the monitors' part.
 
     Raises:
-        CheckpointError: it cannot be trusted, or belongs to another network or corpus.
+        CheckpointError: it belongs to another network or corpus.
     """
-    payload = read_checkpoint(path)
-    saved = payload.get("corpus", {}).get("fingerprint")
-    if saved is not None and saved != corpus.fingerprint:
+    payload = saved.take()
+    trained_on = payload.get("corpus", {}).get("fingerprint")
+    if trained_on is not None and trained_on != corpus.fingerprint:
         raise CheckpointError(
             "the checkpoint was trained on another corpus",
-            where=str(path),
-            allowed=f"the corpus with fingerprint {saved[:16]}",
+            where=str(saved.path),
+            allowed=f"the corpus with fingerprint {trained_on[:16]}",
             hint="give the data.path of the original run",
         )
     restore_snapshot(state, payload)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from altgrad_cli.checkpoints.file import VerifiedCheckpoint
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.metrics.verdict import perplexity
 from altgrad_cli.rounding.statistics import Counters
@@ -70,7 +71,7 @@ def train(
     config: TrainConfig,
     *,
     run_dir: Path | None = None,
-    resume_from: Path | None = None,
+    resume_from: VerifiedCheckpoint | None = None,
     stop_requested: Callable[[], bool] = lambda: False,
     capture_requested: Callable[[], bool] = lambda: False,
     circumstances: Mapping[str, Any] | None = None,
@@ -80,7 +81,7 @@ def train(
     Args:
         config: everything the run depends on; the same config gives the same bits.
         run_dir: the run's folder; checkpoints go to ``checkpoints`` in it. None writes nothing.
-        resume_from: a checkpoint of the same run to continue from, bit for bit.
+        resume_from: a checkpoint of the same run to continue from, bit for bit; its payload is taken.
         stop_requested: asked after each step; True writes a checkpoint and ends without ``RunEnded``.
         capture_requested: asked once a step; True writes a forensic checkpoint of the state before the step.
         circumstances: what checkpoints state beside the state, such as the W&B id.
@@ -104,6 +105,7 @@ def train(
         if grid_changed(config, payload):
             monitors.start_over(config, state)
         faults.struck += payload.get("injections", {}).get("struck", [])
+        del payload  # the run may be long, and this is as large as its state
     run = Run(
         config=config,
         corpus=corpus,
@@ -116,7 +118,7 @@ def train(
         shadow_buffer=torch.empty_like(state.flat.values) if _has_shadow(config, state) else None,
         validation=_validation_batches(config, corpus, state),
     )
-    yield describe_start(config, corpus, state, initial_hash, resume_from)
+    yield describe_start(config, corpus, state, initial_hash, resume_from.path if resume_from else None)
     if state.step == 0:
         yield from _evaluate(run)
     if state.step >= config.max_steps:

@@ -50,14 +50,14 @@ def test_leftovers_are_told_from_checkpoints(tmp_path: Path) -> None:
 def test_the_newest_whole_checkpoint_is_found(tmp_path: Path) -> None:
     fill(tmp_path, 10, 20, 30)
     regular_path(tmp_path, 30).write_bytes(regular_path(tmp_path, 30).read_bytes()[:-1])
-    path, payload = newest_readable(tmp_path)
-    assert (path.name, payload["step"]) == ("step_000020.pt", 20)
+    saved = newest_readable(tmp_path)
+    assert (saved.path.name, saved.payload["step"]) == ("step_000020.pt", 20)
 
 
 def test_best_is_the_last_resort(tmp_path: Path) -> None:
     write_checkpoint(best_path(tmp_path), {"step": 5})
     regular_path(tmp_path, 10).write_bytes(b"")
-    assert newest_readable(tmp_path)[0].name == "best.pt"
+    assert newest_readable(tmp_path).path.name == "best.pt"
 
 
 def test_nothing_to_resume_from_says_why(tmp_path: Path) -> None:

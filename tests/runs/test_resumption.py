@@ -151,6 +151,75 @@ def test_a_harmed_run_goes_on_to_the_same_record_or_stays_as_it_is(
             assert content in after.values(), name
 
 
+def cut(data: bytes, draw: random.Random) -> bytes:
+    return data[: draw.randrange(len(data))]
+
+
+def random_bytes(data: bytes, draw: random.Random) -> bytes:
+    at = draw.randrange(len(data))
+    return data[:at] + draw.randbytes(draw.randint(8, 4000)) + data[at + draw.randrange(4000) :]
+
+
+def flipped(data: bytes, draw: random.Random) -> bytes:
+    at = draw.randrange(len(data))
+    return data[:at] + bytes([data[at] ^ 1 << draw.randrange(8)]) + data[at + 1 :]
+
+
+def emptied(data: bytes, draw: random.Random) -> bytes:
+    lines = data.splitlines(keepends=True)
+    lines[draw.randrange(len(lines))] = b"\n"
+    return b"".join(lines)
+
+
+def swapped(data: bytes, draw: random.Random) -> bytes:
+    lines = data.splitlines(keepends=True)
+    steps = [number for number, line in enumerate(lines) if json.loads(line)["event"] == "step"]
+    one, other = draw.sample(steps, 2)
+    lines[one], lines[other] = lines[other], lines[one]
+    return b"".join(lines)
+
+
+Damage = Callable[[bytes, random.Random], bytes]
+LOG_DAMAGES: dict[str, Damage] = {
+    "cut": cut,
+    "random bytes": random_bytes,
+    "emptied": emptied,
+    "swapped": swapped,
+}
+CHECKPOINT_DAMAGES: dict[str, Damage | None] = {"whole": None, "cut": cut, "flipped": flipped}
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.campaign) for n in range(1, 25))])
+@pytest.mark.parametrize("newest", CHECKPOINT_DAMAGES)
+@pytest.mark.parametrize("log", LOG_DAMAGES)
+def test_after_damage_at_random_the_record_is_the_same_or_nothing_is_touched(
+    runs: Path, tmp_path: Path, log: str, newest: str, seed: int
+) -> None:
+    draw = random.Random(f"{log} {newest} {seed}")
+    run = shutil.copytree(runs / "stopped", tmp_path / "run")
+    events, checkpoint = run / "events.jsonl", run / "checkpoints" / "step_000007.pt"
+    lines = events.read_bytes().splitlines(keepends=True)
+    events.write_bytes(LOG_DAMAGES[log](events.read_bytes(), draw))
+    damage = CHECKPOINT_DAMAGES[newest]
+    if damage is not None:
+        checkpoint.write_bytes(damage(checkpoint.read_bytes(), draw))
+    left = events.read_bytes().splitlines(keepends=True)
+    whole = next((n for n, (a, b) in enumerate(zip(lines, left, strict=False)) if a != b), len(left))
+    holds_all_of = max((json.loads(line)["step"] - 1 for line in lines[:whole]), default=-1)
+    before = contents(run)
+    try:
+        plan = plan_resumption(RunDirectory(run))
+    except CheckpointError:
+        assert holds_all_of < 4, "the best checkpoint is of step 4"
+        assert contents(run) == before
+        return
+    readable = (4, 6, 7) if damage is None else (4, 6)
+    assert plan.step in readable
+    assert plan.step >= max(step for step in readable if step <= max(4, holds_all_of))
+    carry_out(plan.config, RunDirectory(run), resume=plan)
+    assert history(run) == history(runs / "whole")
+
+
 def test_a_run_of_a_sweep_begins_anew_only_if_it_never_had_a_checkpoint(runs: Path, tmp_path: Path) -> None:
     run = shutil.copytree(runs / "stopped", tmp_path / "run")
     CHECKPOINTS["no"][0](run)
@@ -161,6 +230,14 @@ def test_a_run_of_a_sweep_begins_anew_only_if_it_never_had_a_checkpoint(runs: Pa
         plan_resumption(RunDirectory(run))
     plan = plan_resumption(RunDirectory(run), may_begin_anew=True)
     assert (plan.checkpoint, plan.step) == (None, 0)
+    carry_out(plan.config, RunDirectory(run), resume=plan)
+    assert history(run) == history(runs / "whole")
+
+
+def test_what_was_verified_is_what_is_gone_on_from(runs: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(runs / "stopped", tmp_path / "run")
+    plan = plan_resumption(RunDirectory(run))
+    halve(run / "checkpoints" / "step_000007.pt")  # it is not read again
     carry_out(plan.config, RunDirectory(run), resume=plan)
     assert history(run) == history(runs / "whole")
 

@@ -57,7 +57,7 @@ def inspect(directory):
         if event["event"] == "checkpoint" and event["path"] and event["reason"] == "regular":
             finished.append(event["step"])
     if max(finished):
-        assert newest_readable(directory.checkpoints)[1]["step"] >= max(finished), finished
+        assert newest_readable(directory.checkpoints).payload["step"] >= max(finished), finished
     return max(finished)
 
 whole = create_run(folder / "whole", settings)
@@ -116,7 +116,7 @@ for path in checkpoints.glob("*.pt"):
 print(json.dumps({
     "problems": problems, "kept": sorted(before), "whole": whole,
     "leftovers": [path.name for path in checkpoints.glob(".*")], "ended": last.kind,
-    "resumable": newest_readable(checkpoints)[1]["step"],
+    "resumable": newest_readable(checkpoints).payload["step"],
 }))
 """
 )
@@ -138,7 +138,7 @@ checkpoints = disk / "run" / "checkpoints"
 print(json.dumps({
     "problems": problems, "ended": events[-1],
     "whole": {path.name: path.read_bytes() == before[path.name] for path in checkpoints.glob("*.pt")},
-    "resumable": newest_readable(checkpoints)[1]["step"],
+    "resumable": newest_readable(checkpoints).payload["step"],
 }))
 """
 )

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from altgrad_cli.checkpoints.file import VerifiedCheckpoint
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import ConfigError
 from altgrad_cli.formats import parse_format
@@ -254,7 +255,7 @@ def test_a_resume_from_the_last_checkpoint_takes_no_further_step(tiny: Tiny, tmp
     config = tiny("fp8_format=E3M4", "max_steps=3", "runtime.checkpoint_interval=1")
     straight = list(train(config, run_dir=tmp_path))
     path = checkpoints(straight, tmp_path)[3]
-    again = list(train(config, run_dir=tmp_path, resume_from=path))
+    again = list(train(config, run_dir=tmp_path, resume_from=VerifiedCheckpoint.read(path)))
     assert not [e for e in again if isinstance(e, StepCompleted | Evaluated)]
     assert ended(again) == ended(straight)
 
@@ -273,7 +274,11 @@ def test_a_resumed_run_clips_by_the_format_it_was_shifted_to(
         *FAST,
     )
     straight = list(train(config, run_dir=tmp_path))
-    resumed = list(train(config, run_dir=tmp_path, resume_from=checkpoints(straight, tmp_path)[21]))
+    resumed = list(
+        train(
+            config, run_dir=tmp_path, resume_from=VerifiedCheckpoint.read(checkpoints(straight, tmp_path)[21])
+        )
+    )
     clips = [interventions(run, "range_clip") for run in (straight, resumed)]
     assert [clip.details["clip_threshold"] for clip in clips[0]] == [1.0], "E5M2's, no longer E7M0's"
     assert [clip.details for clip in clips[0]] == [clip.details for clip in clips[1]]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from altgrad_cli.checkpoints.file import content_hash, read_checkpoint, write_checkpoint
+from altgrad_cli.checkpoints.file import VerifiedCheckpoint, content_hash, read_checkpoint, write_checkpoint
 from altgrad_cli.config.loading import from_plain
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import CheckpointError
@@ -50,7 +50,7 @@ def assert_resumes(config: TrainConfig, folder: Path, steps: range | list[int]) 
     last = max(kept)
     for step in steps:
         again = folder / f"resumed_{step}"
-        rest = list(train(config, run_dir=again, resume_from=kept[step]))
+        rest = list(train(config, run_dir=again, resume_from=VerifiedCheckpoint.read(kept[step])))
         # repr: NaN equals itself, and 0.0 is not -0.0
         assert repr(metrics(rest, step)) == repr(metrics(whole, step)), step
         mine = read_checkpoint(again / "checkpoints" / f"step_{last:06d}.pt")
@@ -240,7 +240,7 @@ def test_a_run_goes_on_with_another_precision(tiny: Tiny, tmp_path: Path, name: 
     config = config_for(tiny, regime, "delayed", "nearest", "fp8_format=E7M0")
     _, kept = straight(config, tmp_path / "before")
     changed = config_for(tiny, regime, "delayed", "nearest", "fp8_format=E7M0", *CHANGES[name])
-    rest = list(train(changed, run_dir=tmp_path / "after", resume_from=kept[3]))
+    rest = list(train(changed, run_dir=tmp_path / "after", resume_from=VerifiedCheckpoint.read(kept[3])))
     assert [event.step for event in rest if isinstance(event, StepCompleted)] == [4, 5, 6]
     payload = read_checkpoint(tmp_path / "after" / "checkpoints" / "step_000006.pt")
     new_name = {"another format": "E5M2", "bf16": "BF16"}.get(name)

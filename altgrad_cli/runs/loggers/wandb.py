@@ -70,7 +70,7 @@ def _id_in_checkpoint(directory: RunDirectory) -> str | None:
     from altgrad_cli.checkpoints.retention import newest_readable
 
     try:
-        _, payload = newest_readable(directory.checkpoints)
+        payload = newest_readable(directory.checkpoints).payload
     except CheckpointError:
         return None
     circumstances: Any = payload.get("circumstances") or {}

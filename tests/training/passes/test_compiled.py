@@ -12,6 +12,7 @@ import torch
 from torch._dynamo.utils import counters
 from torch._inductor.utils import fresh_cache
 
+from altgrad_cli.checkpoints.file import VerifiedCheckpoint
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.rounding import compiled as quantizer
 from altgrad_cli.subjects.corpus.batches import Batch
@@ -189,7 +190,7 @@ def test_a_compiled_run_is_near_the_eager_one_and_the_same_measured_resumed_and_
     assert losses(on) == losses(off)
     assert losses(on) == pytest.approx(losses(eager), rel=5e-3)
     checkpoint = tmp_path / "run" / "checkpoints" / "step_000003.pt"
-    resumed = events(config, resume_from=checkpoint)
+    resumed = events(config, resume_from=VerifiedCheckpoint.read(checkpoint))
     assert losses(resumed) == losses(on)[3:]
     if config.precision.regime != "fp32":
         check_against_eager(config)
