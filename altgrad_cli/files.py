@@ -98,6 +98,14 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")
 
 
+class NotAFileError(OSError):
+    """Something else than a file lies at a path; ``kind`` is what, in words."""
+
+    def __init__(self, mode: int) -> None:
+        self.kind = "a folder" if stat.S_ISDIR(mode) else "a pipe" if stat.S_ISFIFO(mode) else "a device"
+        super().__init__(errno.EINVAL, f"It is {self.kind}, not a file")
+
+
 def open_regular(path: Path) -> BinaryIO:
     """The file at ``path``, to read; OSError where it is none: a pipe may never speak, a device never end."""
     # Without O_NONBLOCK, opening a pipe waits for its writer.
@@ -105,8 +113,7 @@ def open_regular(path: Path) -> BinaryIO:
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)
-        kind = "folder" if stat.S_ISDIR(mode) else "pipe" if stat.S_ISFIFO(mode) else "device or a socket"
-        raise OSError(errno.EINVAL, f"It is a {kind}, not a file")
+        raise NotAFileError(mode)
     return os.fdopen(descriptor, "rb")
 
 

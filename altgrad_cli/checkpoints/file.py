@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from altgrad_cli.checkpoints.legacy_torch_file import HEAD as LEGACY_HEAD
-from altgrad_cli.checkpoints.opening import open_regular
+from altgrad_cli.checkpoints.opening import open_tensors
 from altgrad_cli.checkpoints.torch_archive import read_torch_archive
 from altgrad_cli.errors import CheckpointError
 from altgrad_cli.files import write_whole
@@ -194,18 +194,23 @@ def verified_payload(archive: OpenedArchive, where: str) -> dict[str, Any]:
 
 def open_archive(path: Path) -> OpenedArchive:
     """The torch file at ``path``; a wrong seal is an error."""
-    where = str(path)
-    with open_regular(path) as (file, size):
-        head = file.read(len(LEGACY_HEAD))
-        zipped = head.startswith(b"PK\x03\x04")
-        if not zipped and head != LEGACY_HEAD:
-            raise CheckpointError(
-                "not a checkpoint: neither a torch file nor a safetensors file",
-                where=where,
-                hint="give a .pt file written by altgrad or torch.save, or a .safetensors file",
-            )
-        sealed = zipped and _verify_seal(file, size, where)
-        return OpenedArchive(read_torch_archive(file, size, where), sealed, checksums=zipped)
+    with open_tensors(path) as (file, size):
+        return read_archive(file, size, str(path))
+
+
+def read_archive(file: BinaryIO, size: int, where: str) -> OpenedArchive:
+    """The torch file ``file``, ``size`` bytes long; a wrong seal is an error."""
+    file.seek(0)
+    head = file.read(len(LEGACY_HEAD))
+    zipped = head.startswith(b"PK\x03\x04")
+    if not zipped and head != LEGACY_HEAD:
+        raise CheckpointError(
+            "not a checkpoint: neither a torch file nor a safetensors file",
+            where=where,
+            hint="give a .pt file written by altgrad or torch.save, or a .safetensors file",
+        )
+    sealed = zipped and _verify_seal(file, size, where)
+    return OpenedArchive(read_torch_archive(file, size, where), sealed, checksums=zipped)
 
 
 def _verify_seal(file: BinaryIO, size: int, where: str) -> bool:
@@ -218,13 +223,9 @@ def _verify_seal(file: BinaryIO, size: int, where: str) -> bool:
     digest = hashlib.sha256()
     file.seek(0)
     left = size - 64
-    while left:
-        chunk = file.read(min(left, 1 << 20))
-        if not chunk:
-            break
+    while left and (chunk := file.read(min(left, 1 << 20))):
         digest.update(chunk)
         left -= len(chunk)
     if digest.hexdigest().encode() != ending[len(SEAL) :]:
         raise CheckpointError("the checkpoint is damaged: its seal does not match its bytes", where=where)
-    file.seek(0)
     return True

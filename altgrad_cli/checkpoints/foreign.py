@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from altgrad_cli.checkpoints.file import open_archive, verified_payload
+from altgrad_cli.checkpoints.file import read_archive, verified_payload
 from altgrad_cli.checkpoints.named_tensors import NamedTensor, walk_tensors
-from altgrad_cli.checkpoints.opening import folder_hint, open_regular
+from altgrad_cli.checkpoints.opening import folder_hint, open_tensors
 from altgrad_cli.checkpoints.safetensors_file import is_safetensors, read_safetensors
 from altgrad_cli.errors import CheckpointError
 
@@ -45,9 +45,12 @@ def open_file(path: Path) -> dict[str, Any] | ForeignTensors:
         return _read_shards(path, _shards_of_index(path))
     if path.is_dir():
         return _read_folder(path)
-    if is_safetensors(path):
-        return ForeignTensors(path, tuple(read_safetensors(path)), "safetensors", checksums=False)
-    archive = open_archive(path)
+    with open_tensors(path) as (file, size):
+        head = file.read(9)
+        if is_safetensors(head):
+            tensors = tuple(read_safetensors(path, head, size))
+            return ForeignTensors(path, tensors, "safetensors", checksums=False)
+        archive = read_archive(file, size, str(path))
     if archive.sealed:
         return verified_payload(archive, str(path))
     tensors = tuple(walk_tensors(archive.contents))
@@ -87,7 +90,7 @@ def _read_folder(folder: Path) -> ForeignTensors:
 
 def _shards_of_index(index: Path) -> dict[Path, set[str] | None]:
     """Each shard's file and the names it has to hold, from the index's ``weight_map``."""
-    with open_regular(index) as (file, size):
+    with open_tensors(index) as (file, size):
         text = file.read() if size <= _MAX_INDEX else b""
     try:
         weight_map = json.loads(text)["weight_map"]

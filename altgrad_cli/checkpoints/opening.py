@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from altgrad_cli.errors import CheckpointError
+from altgrad_cli.files import NotAFileError, open_regular
 
 _LFS_POINTER = (b"version https://git-lfs.github.com/", b"version https://hawser.github.com/")
-_NO_FILE = {
-    stat.S_ISFIFO: "a pipe",
-    stat.S_ISSOCK: "a socket",
-    stat.S_ISCHR: "a device",
-    stat.S_ISBLK: "a device",
-    stat.S_ISDIR: "a folder",
-}
 
 
 @contextmanager
-def open_regular(path: Path) -> Iterator[tuple[BinaryIO, int]]:
+def open_tensors(path: Path) -> Iterator[tuple[BinaryIO, int]]:
     """(the file at its first byte, its size). Nothing is read from what is no regular file: it could hang.
 
     Raises:
@@ -30,13 +23,9 @@ def open_regular(path: Path) -> Iterator[tuple[BinaryIO, int]]:
     """
     where = str(path)
     try:
-        # Without O_NONBLOCK, opening a pipe waits for its writer.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                kind = next((words for test, words in _NO_FILE.items() if test(status.st_mode)), "special")
-                raise CheckpointError(f"not a file but {kind}", where=where, hint=folder_hint(path))
-            if status.st_size == 0:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size == 0:
                 raise CheckpointError("the file is empty", where=where)
             head = file.read(200)
             if head.startswith(_LFS_POINTER):
@@ -46,11 +35,11 @@ def open_regular(path: Path) -> Iterator[tuple[BinaryIO, int]]:
                     hint=f"git lfs pull --include {path.name}",
                 )
             file.seek(0)
-            yield file, status.st_size
+            yield file, size
+    except NotAFileError as error:
+        raise CheckpointError(f"not a file but {error.kind}", where=where, hint=folder_hint(path)) from None
     except FileNotFoundError:
         raise CheckpointError("there is no such file", where=where) from None
-    except IsADirectoryError:
-        raise CheckpointError("not a file but a folder", where=where, hint=folder_hint(path)) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise CheckpointError(f"the file cannot be read: {reason}", where=where) from None

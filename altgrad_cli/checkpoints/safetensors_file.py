@@ -5,33 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 
 from altgrad_cli.checkpoints.named_tensors import NamedTensor
-from altgrad_cli.checkpoints.opening import open_regular
 from altgrad_cli.errors import CheckpointError
 
 _MAX_HEADER = 100 << 20  # the limit of the format itself
 
 
-def is_safetensors(path: Path) -> bool:
-    """Whether the file begins as a safetensors file does.
-
-    Raises:
-        CheckpointError: as ``open_regular``.
-    """
-    with open_regular(path) as (file, _):
-        head = file.read(9)
+def is_safetensors(head: bytes) -> bool:
+    """Whether a file that begins with the nine bytes ``head`` is a safetensors file."""
     return len(head) == 9 and head[8:] == b"{" and not head.startswith(b"PK")
 
 
-def read_safetensors(path: Path) -> list[NamedTensor]:
+def read_safetensors(path: Path, head: bytes, size: int) -> list[NamedTensor]:
     """The named tensors of the file; one of a type that torch has not is named, without its values.
+
+    Args:
+        head: its first nine bytes.
+        size: its length in bytes.
 
     Raises:
         CheckpointError: header and data contradict each other.
     """
     from safetensors import SafetensorError, safe_open
 
-    with open_regular(path) as (file, size):
-        header = int.from_bytes(file.read(8), "little")
+    header = int.from_bytes(head[:8], "little")
     if header > min(size - 8, _MAX_HEADER):
         raise CheckpointError(
             f"damaged safetensors file: a header of {header} bytes in a file of {size}", where=str(path)

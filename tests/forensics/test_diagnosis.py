@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from altgrad_cli.checkpoints import file as checkpoint_file
 from altgrad_cli.checkpoints.file import read_checkpoint, write_checkpoint
 from altgrad_cli.config.loading import load_config, with_overrides
 from altgrad_cli.errors import CheckpointError, UsageError
@@ -267,6 +269,29 @@ def test_a_variation_is_tried_once(capture: Capture, monkeypatch: pytest.MonkeyP
     # Of the grid of formats, E5M2 on delayed scales is the step as recorded, and its stochastic update.
     assert len(made) > 60
     assert len(steps) == len(made) - 2
+
+
+def test_the_file_is_opened_and_hashed_once(capture: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With everything asked for: the replaying process is sent the state that was verified, and no path."""
+    path = capture("runtime.capture_at=2")
+    seen: list[str] = []
+    counting = True
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:  # a hook stays for the life of the process
+        if counting and event == "open" and str(arguments[0]) == str(path):
+            seen.append("opened")
+
+    def counted(name: str) -> None:
+        function = getattr(checkpoint_file, name)
+        monkeypatch.setattr(checkpoint_file, name, lambda *given: seen.append(name) or function(*given))
+
+    counted("_verify_seal")
+    counted("content_hash")
+    sys.addaudithook(hook)
+    document = diagnose(path, Questions(replay=True, what_if=True))
+    counting = False
+    assert document["replay"]["bit_exact"] is True
+    assert seen == ["opened", "_verify_seal", "content_hash"]
 
 
 def test_a_control_is_put_beside_it(run: Path, capture: Capture) -> None:
