@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 from matplotlib import rc_context
@@ -98,9 +99,8 @@ def _draw_lines(figure: figures.LineFigure) -> Canvas:
         if curve.faint is not None:
             axes.plot(curve.x, curve.faint, color=curve.color, alpha=0.22, linewidth=0.7, linestyle=style)
         width, alpha = (0.9, 0.6) if curve.minor else (1.7, 1.0)
-        axes.plot(
-            curve.x, curve.y, color=curve.color, lw=width, alpha=alpha, ls=style, label=_short(curve.label)
-        )
+        label = "_" if curve.minor else _short(curve.label)  # an underscore keeps it out of the legend
+        axes.plot(curve.x, curve.y, color=curve.color, lw=width, alpha=alpha, ls=style, label=label)
         broken = nonfinite_points(curve.x, curve.y)
         if len(broken):
             axes.plot(*broken.T, "x", color=palette.NONFINITE, markersize=7, markeredgewidth=1.8, zorder=5)
@@ -113,6 +113,10 @@ def _draw_lines(figure: figures.LineFigure) -> Canvas:
     if any(np.isnan(curve.y).any() for curve in figure.curves):
         handles.append(
             Line2D([], [], color=palette.NONFINITE, marker="x", linestyle="", label="loss not finite")
+        )
+    if any(curve.minor for curve in figure.curves):
+        handles.append(
+            Line2D([], [], color=palette.GREY, lw=0.9, alpha=0.6, label="thin: made for another run")
         )
     if figure.marks:
         handles.append(Line2D([], [], color=palette.INK, marker="v", linestyle="", label="collapse"))
@@ -245,10 +249,11 @@ def _draw_spread(figure: figures.SpreadFigure) -> Canvas:
             axes.plot(0, index, "x", color=palette.NONFINITE, markersize=8, markeredgewidth=2)
     low, high = axes.get_xlim()
     axes.set_xlim(min(low, -0.08), max(high, 1.08))
-    for level, name in figure.levels:
+    for (level, name), (after, _) in pairwise([*figure.levels, (np.inf, "")]):
         axes.axvline(level, color=palette.GREY, linewidth=0.9, linestyle=":")
+        side = "right" if after - level < 0.15 else "center"  # room for the name of the next one
         axes.annotate(
-            name, (level, 1.0), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=8
+            name, (level, 1.0), xycoords=("data", "axes fraction"), ha=side, va="bottom", fontsize=8
         )
     axes.set_title(figure.title, pad=20)
     axes.set_xlabel(figure.x_label)

@@ -36,10 +36,9 @@ MAX_PANELS = 6
 
 
 _VERDICTS = (
-    *("format_studied", "regime", "grade", "cause", "ended", "onset", "collapse.detected"),
-    *("recovered_fraction", "recovered_fraction.step", "last(validation_loss)", "last(loss)"),
-    *("end(bit_stall_rate)", "end(update_transfer)", "worst_role(overflow_rate)"),
-    *("worst_role(underflow_rate)", "dropped_steps"),
+    *("grade", "recovered_fraction", "recovered_fraction.step", "cause", "format_studied", "regime", "ended"),
+    *("onset", "collapse.detected", "last(validation_loss)", "last(loss)", "end(bit_stall_rate)"),
+    *("end(update_transfer)", "worst_role(overflow_rate)", "worst_role(underflow_rate)", "dropped_steps"),
 )
 
 
