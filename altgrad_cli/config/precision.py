@@ -31,7 +31,6 @@ REGIME_ROLES: dict[Regime, tuple[Role, ...]] = {
     "uniform": ROLES[:4],
     "postln": ("activations",),
 }
-HEAD = "lm_head"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from altgrad_cli.forensics.step_again.replay_state import ReplayState
-from altgrad_cli.subjects.corpus.batches import Batch, batch_at
-from altgrad_cli.subjects.gpt.model import cross_entropy
+from altgrad_cli.subjects.corpus.batches import batch_at
+from altgrad_cli.subjects.subject import Batch
 from altgrad_cli.surgery.linear import OperandRounding
 from altgrad_cli.surgery.precision_plan import PrecisionPlan, without_rounding
 
@@ -69,15 +69,15 @@ def sample_losses(given: ReplayState, batch: Batch, plan: PrecisionPlan) -> Tens
         deterministic=True,
     )
     with state.slot.use(rounding):
-        logits = state.model(batch.x.to(state.device))
-    losses = cross_entropy(logits, batch.y.to(state.device), reduction="none")
-    return losses.view(batch.x.shape).mean(dim=1).cpu()
+        losses = state.loss(batch, reduction="none")
+    return losses.view(len(batch.y), -1).mean(dim=1).cpu()
 
 
 def _equals_corpus(given: ReplayState, batch: Batch) -> bool | None:
-    if given.corpus is None or len(batch.offsets) != batch.x.shape[0]:
+    corpus = given.state.subject.corpus
+    if corpus is None or len(batch.offsets) != batch.x.shape[0]:
         return None
-    tokens = given.corpus.train
+    tokens = corpus.train
     last = len(tokens) - batch.x.shape[1] - 1
     if any(not 0 <= offset <= last for offset in batch.offsets):
         return False
@@ -86,8 +86,9 @@ def _equals_corpus(given: ReplayState, batch: Batch) -> bool | None:
 
 
 def _text(given: ReplayState, tokens: Tensor) -> str | None:
-    if given.corpus is not None:
-        text = given.corpus.decode(tokens.tolist())
+    corpus = given.state.subject.corpus
+    if corpus is not None:
+        text = corpus.decode(tokens.tolist())
     elif given.state.config.data.tokenizer == "bytes":
         text = bytes(int(token) for token in tokens).decode("utf-8", errors="replace")
     else:

@@ -25,7 +25,7 @@ from altgrad_cli.rounding.quantize import STATS, round_to_grid
 from altgrad_cli.rounding.scaling import current_scale
 from altgrad_cli.rounding.scratch import workspace
 from altgrad_cli.rounding.statistics import Counters
-from altgrad_cli.surgery.precision_plan import PrecisionPlan
+from altgrad_cli.surgery.precision_plan import LayerKind, PrecisionPlan
 
 WEIGHTS, ACTIVATIONS, GRADIENTS = range(len(OPERAND_ROLES))
 
@@ -228,16 +228,21 @@ def swap_layers(
         setattr(model.get_submodule(parent), attribute, made[layer])
 
 
-def prepare_layers(model: nn.Module, slot: PassSlot) -> list[tuple[str, QuantizedLinear]]:
-    """Let linear layers and dropout of ``model`` ask ``slot``; the linear ones by name, as they run."""
+def prepare_layers(
+    model: nn.Module, slot: PassSlot, kind: Callable[[str], LayerKind] = lambda name: "hidden"
+) -> list[tuple[str, QuantizedLinear]]:
+    """Let linear layers and dropout of ``model`` ask ``slot``; the linear ones as ``number_layers`` does."""
     swap_layers(model, nn.Linear, lambda linear: QuantizedLinear(linear, slot))
     swap_layers(model, nn.Dropout, lambda dropout: PassDropout(dropout, slot))
-    return number_layers(model)
+    return number_layers(model, kind)
 
 
-def number_layers(model: nn.Module) -> list[tuple[str, QuantizedLinear]]:
-    """Give every quantised layer its index in execution order and return (name, layer) in that order."""
+def number_layers(
+    model: nn.Module, kind: Callable[[str], LayerKind] = lambda name: "hidden"
+) -> list[tuple[str, QuantizedLinear]]:
+    """Give every quantised layer its index and return (name, layer): as the model lists them, heads last."""
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, QuantizedLinear)]
+    layers.sort(key=lambda named: kind(named[0]) == "head")
     for index, (_, module) in enumerate(layers):
         module.index = index
     return layers

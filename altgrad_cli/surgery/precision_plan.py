@@ -5,13 +5,13 @@ No torch here: a plan can be made, printed and compared before anything is train
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from typing import Literal
 
 from altgrad_cli.config.limits import FLOAT32_WORDS
 from altgrad_cli.config.precision import (
-    HEAD,
     OPERAND_ROLES,
     REGIME_ROLES,
     Overflow,
@@ -22,8 +22,8 @@ from altgrad_cli.config.precision import (
 from altgrad_cli.errors import ConfigError, nearest
 from altgrad_cli.formats import FP8Format, parse_format
 
-LAYERNORM_FED = ("*.c_attn", "*.c_fc")
-"""Linear layers whose input is a LayerNorm's output."""
+LayerKind = Literal["head", "normalised", "hidden"]
+"""What a linear layer is: the head, which keeps a float32 master; fed by a normalisation; any other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,7 @@ class LayerPrecision:
     name: str
     formats: tuple[tuple[Role, FP8Format], ...]
     recipe: Recipe
+    kind: LayerKind = "hidden"
 
     def format_of(self, role: Role) -> FP8Format | None:
         """The grid of ``role``, or None where it stays in float32."""
@@ -66,9 +67,9 @@ class PrecisionPlan:
         return any(layer.format_of("stored_weights") for layer in self.layers)
 
 
-def _formats(name: str, roles: Sequence[Role], fmt: FP8Format) -> tuple[tuple[Role, FP8Format], ...]:
-    if name == HEAD:
-        # The head's weight is the token embedding, which keeps its float32 master in every regime.
+def _formats(kind: LayerKind, roles: Sequence[Role], fmt: FP8Format) -> tuple[tuple[Role, FP8Format], ...]:
+    if kind == "head":
+        # Most often its weight is the token embedding, which keeps its float32 master in every regime.
         roles = [role for role in roles if role in OPERAND_ROLES]
     # With the stored weights on the grid, the weight operand is that grid: no second rounding.
     return tuple((role, fmt) for role in roles if not (role == "weights" and "stored_weights" in roles))
@@ -84,8 +85,10 @@ def _check_overflow(fmt: FP8Format, overflow: Overflow) -> None:
         )
 
 
-def plan_precision(config: PrecisionConfig, format_name: str, layer_names: Sequence[str]) -> PrecisionPlan:
-    """The plan for layers ``layer_names`` with ``format_name`` as the format under study.
+def plan_precision(
+    config: PrecisionConfig, format_name: str, kinds: Mapping[str, LayerKind]
+) -> PrecisionPlan:
+    """The plan for the layers that ``kinds`` names, with ``format_name`` as the format under study.
 
     Raises:
         ConfigError: a rule's pattern matches no layer, or a finite format was asked to overflow to inf.
@@ -93,15 +96,17 @@ def plan_precision(config: PrecisionConfig, format_name: str, layer_names: Seque
     study_format = parse_format("BF16" if config.regime == "bf16" else format_name)
     regime_roles = REGIME_ROLES[config.regime] if config.roles is None else config.roles
     for rule in config.rules:
-        if not any(fnmatchcase(name, rule.pattern) for name in layer_names):
-            close = nearest(rule.pattern, layer_names)
+        if not any(fnmatchcase(name, rule.pattern) for name in kinds):
+            close = nearest(rule.pattern, list(kinds))
             raise ConfigError(
                 f"the pattern {rule.pattern!r} matches no layer",
                 where="precision.rules",
-                allowed=", ".join(layer_names),
+                allowed=", ".join(kinds),
                 hint=f"did you mean {close!r}?" if close else None,
             )
-    layers = tuple(_plan_layer(config, study_format, regime_roles, name) for name in layer_names)
+    layers = tuple(
+        _plan_layer(config, study_format, regime_roles, name, kind) for name, kind in kinds.items()
+    )
     for layer in layers:
         for role, fmt in layer.formats:
             if role in OPERAND_ROLES:
@@ -115,29 +120,32 @@ def plan_precision(config: PrecisionConfig, format_name: str, layer_names: Seque
 
 
 def _plan_layer(
-    config: PrecisionConfig, study_format: FP8Format, regime_roles: Sequence[Role], name: str
+    config: PrecisionConfig, study_format: FP8Format, regime_roles: Sequence[Role], name: str, kind: LayerKind
 ) -> LayerPrecision:
     recipe = config.scaling.recipe
+    unrounded = LayerPrecision(name, (), recipe, kind)
     for rule in config.rules:
         if fnmatchcase(name, rule.pattern):
             if rule.format.lower() in FLOAT32_WORDS:
-                return LayerPrecision(name, (), recipe)
+                return unrounded
             fmt = parse_format(rule.format)
             roles = (regime_roles or OPERAND_ROLES) if rule.roles is None else rule.roles
             if rule.roles is None and fmt.name == "BF16":
                 # "keep this layer in BF16" means field practice: BF16 operands on a float32 master.
                 roles = OPERAND_ROLES
-            return LayerPrecision(
-                name, _formats(name, roles, fmt), rule.scaling or ("none" if fmt.name == "BF16" else recipe)
-            )
-    if name == HEAD:
+            chosen = rule.scaling or ("none" if fmt.name == "BF16" else recipe)
+            return replace(unrounded, formats=_formats(kind, roles, fmt), recipe=chosen)
+    if kind == "head":
         if config.regime in ("fp32", "frozen") or config.head_format.lower() in FLOAT32_WORDS:
-            return LayerPrecision(name, (), "none")
-        return LayerPrecision(name, _formats(name, OPERAND_ROLES, parse_format(config.head_format)), "none")
-    if config.regime == "postln" and not any(fnmatchcase(name, pattern) for pattern in LAYERNORM_FED):
-        return LayerPrecision(name, (), recipe)
-    return LayerPrecision(
-        name, _formats(name, regime_roles, study_format), "none" if study_format.name == "BF16" else recipe
+            return replace(unrounded, recipe="none")
+        formats = _formats(kind, OPERAND_ROLES, parse_format(config.head_format))
+        return replace(unrounded, formats=formats, recipe="none")
+    if config.regime == "postln" and kind != "normalised":
+        return unrounded
+    return replace(
+        unrounded,
+        formats=_formats(kind, regime_roles, study_format),
+        recipe="none" if study_format.name == "BF16" else recipe,
     )
 
 

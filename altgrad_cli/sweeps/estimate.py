@@ -41,6 +41,7 @@ def time_a_step(config: TrainConfig) -> StepTime:
     long or much memory is timed at a smaller size, and its time scaled by the multiplications left out.
     """
     from altgrad_cli.subjects.corpus.tokens import load_corpus
+    from altgrad_cli.subjects.gpt.layer_names import layer_kinds
     from altgrad_cli.surgery.precision_plan import plan_precision
     from altgrad_cli.training.engine import train
     from altgrad_cli.training.events import RunStarted
@@ -59,7 +60,7 @@ def time_a_step(config: TrainConfig) -> StepTime:
     last = time.perf_counter()
     for event in train(brief):
         if isinstance(event, RunStarted) and reduced.model.n_layer == config.model.n_layer:
-            plan = plan_precision(config.precision, config.fp8_format, event.layers)
+            plan = plan_precision(config.precision, config.fp8_format, layer_kinds(event.layers))
             resolve_injections(config.inject, plan, config.seed, last_step=config.max_steps)
         if event.kind == "step":
             times.append(time.perf_counter() - last)

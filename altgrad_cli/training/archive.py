@@ -17,7 +17,6 @@ from altgrad_cli.checkpoints import retention
 from altgrad_cli.checkpoints.file import VerifiedCheckpoint, write_checkpoint
 from altgrad_cli.checkpoints.payload import TraceRecord, to_plain
 from altgrad_cli.errors import CheckpointError, WriteError
-from altgrad_cli.subjects.corpus.tokens import Corpus
 from altgrad_cli.training.events import CheckpointSaved
 from altgrad_cli.training.faults import Faults
 from altgrad_cli.training.monitors import Monitors
@@ -62,7 +61,6 @@ class Archive:
     """The checkpoints of one run, and what all of them state beside the run's own state."""
 
     run_dir: Path
-    corpus: Corpus
     faults: Faults
     circumstances: Mapping[str, Any]
     """Paths, the W&B id: kept in the file, and no part of its content hash."""
@@ -78,7 +76,7 @@ class Archive:
         def write() -> Path:
             path = retention.regular_path(self.folder, state.step)
             # The next batch comes along: a healthy checkpoint can then be examined without the corpus.
-            batch = batch_to_plain(next_batch(state, self.corpus.train))
+            batch = batch_to_plain(next_batch(state))
             self._write(path, state, monitors, "regular", history=list(monitors.history), batch=batch)
             retention.discard_old(self.folder)
             return path
@@ -123,7 +121,7 @@ class Archive:
                 pending.trace or trace_step(state, step.batch, faults=self.faults).records
             ),
             "history": lambda: list(monitors.history),
-            **{name: _constant(value) for name, value in self._stated().items()},
+            **{name: _constant(value) for name, value in self._stated(state).items()},
         }
 
         def write() -> Path:
@@ -139,10 +137,12 @@ class Archive:
 
         return self._saved(step.number, trigger, write)
 
-    def _stated(self) -> dict[str, Any]:
-        corpus, faults = self.corpus, self.faults
+    def _stated(self, state: TrainState) -> dict[str, Any]:
+        corpus, faults = state.subject.corpus, self.faults
         return {
-            "corpus": {
+            "corpus": {}
+            if corpus is None
+            else {
                 "fingerprint": corpus.fingerprint,
                 "source": corpus.source,
                 "tokenizer": corpus.tokenizer,
@@ -159,7 +159,7 @@ class Archive:
             monitors.state_dict(),
             kind=kind,
             circumstances=self.circumstances,
-            **self._stated(),
+            **self._stated(state),
             **extras,
         )
         write_checkpoint(path, payload)
@@ -177,15 +177,15 @@ def _constant(value: object) -> Callable[[], object]:
     return lambda: value
 
 
-def restore(state: TrainState, saved: VerifiedCheckpoint, corpus: Corpus) -> Mapping[str, Any]:
+def restore(state: TrainState, saved: VerifiedCheckpoint) -> Mapping[str, Any]:
     """Put ``state`` where the checkpoint was taken; its payload, for the monitors' part.
 
     Raises:
         CheckpointError: it belongs to another network or corpus.
     """
-    payload = saved.take()
+    payload, corpus = saved.take(), state.subject.corpus
     trained_on = payload.get("corpus", {}).get("fingerprint")
-    if trained_on is not None and trained_on != corpus.fingerprint:
+    if corpus is not None and trained_on is not None and trained_on != corpus.fingerprint:
         raise CheckpointError(
             "the checkpoint was trained on another corpus",
             where=str(saved.path),

@@ -9,7 +9,6 @@ from altgrad_cli.config.loading import resolve
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.metrics.stall import first_step_stall_rate, predicted_stall_rate
 from altgrad_cli.rounding.constants import Rounding
-from altgrad_cli.subjects.corpus.tokens import Corpus
 from altgrad_cli.training.environment import describe_environment
 from altgrad_cli.training.events import RunStarted
 from altgrad_cli.training.schedule import learning_rate_at
@@ -17,9 +16,10 @@ from altgrad_cli.training.state import TrainState
 
 
 def describe_start(
-    config: TrainConfig, corpus: Corpus, state: TrainState, init_hash: str, resumed_from: Path | None
+    config: TrainConfig, state: TrainState, init_hash: str, resumed_from: Path | None
 ) -> RunStarted:
     """The ``run_started`` event of a run that stands before its next step."""
+    corpus = state.subject.corpus
     return RunStarted(
         step=state.step,
         config=resolve(config),
@@ -34,7 +34,9 @@ def describe_start(
         ],
         init_hash=init_hash,
         parameters=state.flat.values.numel(),
-        corpus={
+        corpus={}
+        if corpus is None
+        else {
             "source": corpus.source,
             "tokenizer": corpus.tokenizer,
             "vocab_size": corpus.vocab_size,

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from altgrad_cli.checkpoints.file import VerifiedCheckpoint
 from altgrad_cli.config.run import TrainConfig
+from altgrad_cli.errors import UsageError
 from altgrad_cli.metrics.verdict import perplexity
 from altgrad_cli.rounding.statistics import Counters
-from altgrad_cli.subjects.corpus.batches import Batch, draw_batch
-from altgrad_cli.subjects.corpus.tokens import Corpus, load_corpus
+from altgrad_cli.subjects.gpt.text_subject import load_gpt
+from altgrad_cli.subjects.subject import Batch, Draw, Subject
 from altgrad_cli.surgery.precision_plan import plan_precision, without_rounding
 from altgrad_cli.training.allocator import keep_freed_memory
 from altgrad_cli.training.archive import Archive, PendingStep, restore
@@ -51,7 +52,8 @@ class Run:
     """What one run carries through its steps."""
 
     config: TrainConfig
-    corpus: Corpus
+    draw: Draw
+    """The next training batch."""
     state: TrainState
     monitors: Monitors
     faults: Faults
@@ -70,6 +72,7 @@ class Run:
 def train(
     config: TrainConfig,
     *,
+    subject: Subject | None = None,
     run_dir: Path | None = None,
     resume_from: VerifiedCheckpoint | None = None,
     stop_requested: Callable[[], bool] = lambda: False,
@@ -80,6 +83,7 @@ def train(
 
     Args:
         config: everything the run depends on; the same config gives the same bits.
+        subject: what is trained; None takes the GPT of the config on its corpus.
         run_dir: the run's folder; checkpoints go to ``checkpoints`` in it. None writes nothing.
         resume_from: a checkpoint of the same run to continue from, bit for bit; its payload is taken.
         stop_requested: asked after each step; True writes a checkpoint and ends without ``RunEnded``.
@@ -91,10 +95,12 @@ def train(
     """
     torch.set_num_threads(config.runtime.threads)
     keep_freed_memory()
-    corpus = load_corpus(config.data, config.model.block_size)
-    state = build_state(config, corpus.vocab_size)
+    subject = subject or load_gpt(config)
+    if subject.train is None or subject.validation is None:
+        raise UsageError("the subject has no batches to train on")
+    state = build_state(config, subject)
     initial_hash = state.init_hash
-    payload = None if resume_from is None else restore(state, resume_from, corpus)
+    payload = None if resume_from is None else restore(state, resume_from)
     monitors = Monitors(config, state)
     injections = resolve_injections(
         config.inject, state.plan, config.seed, after=state.step, last_step=config.max_steps
@@ -108,17 +114,17 @@ def train(
         del payload  # the run may be long, and this is as large as its state
     run = Run(
         config=config,
-        corpus=corpus,
+        draw=subject.train,
         state=state,
         monitors=monitors,
         faults=faults,
-        archive=None if run_dir is None else Archive(run_dir, corpus, faults, circumstances or {}),
+        archive=None if run_dir is None else Archive(run_dir, faults, circumstances or {}),
         capture_requested=capture_requested,
         count="all" if config.monitors.enabled or config.enable_partition_clipping else "extremes",
         shadow_buffer=torch.empty_like(state.flat.values) if _has_shadow(config, state) else None,
-        validation=_validation_batches(config, corpus, state),
+        validation=_validation_batches(config, subject.validation, state),
     )
-    yield describe_start(config, corpus, state, initial_hash, resume_from.path if resume_from else None)
+    yield describe_start(config, state, initial_hash, resume_from.path if resume_from else None)
     if state.step == 0:
         yield from _evaluate(run)
     if state.step >= config.max_steps:
@@ -142,7 +148,7 @@ def _take_step(run: Run) -> Iterator[Event]:
     run.faults.before_step(state, number)
 
     # 1 batch
-    batch = draw_batch(run.corpus.train, config.batch_size, config.model.block_size, state.streams["data"])
+    batch = run.draw(state.streams["data"])
     batch = run.faults.alter_batch(batch, number)
     # 2 forward, 3 backward, 4 measure, 5 decide, 6 act, 7 candidate update: nothing has happened yet
     census = CodeCensus(state) if due else None
@@ -172,7 +178,7 @@ def _take_step(run: Run) -> Iterator[Event]:
     # 9 decide to stop, emit
     metrics = measured.metrics
     metrics["learning_rate"] = step.learning_rate
-    metrics["tokens_per_second"] = batch.x.numel() / (time.perf_counter() - started)
+    metrics["tokens_per_second"] = batch.y.numel() / (time.perf_counter() - started)
     monitors.history.append({"step": number, **metrics})
     shown = measured.restricted(config.monitors, number, state.layer_names)
     yield StepCompleted(
@@ -294,7 +300,7 @@ def _shift(run: Run, target: str, stall: float | None) -> InterventionApplied:
     """Go on in another format: the state is the last finite one, since nothing else was ever committed."""
     config, state, monitors = run.config, run.state, run.monitors
     before = state.format
-    state.plan = plan_precision(config.precision, target, state.layer_names)
+    state.plan = plan_precision(config.precision, target, state.layer_kinds)
     state.formats.append((state.step, target))
     state.scales = fresh_scales(state.plan, config)
     encode_stored_weights(state)
@@ -322,14 +328,10 @@ def _has_shadow(config: TrainConfig, state: TrainState) -> bool:
     return config.use_shadow and config.monitors.enabled and state.plan.rounds
 
 
-def _validation_batches(config: TrainConfig, corpus: Corpus, state: TrainState) -> list[Batch]:
+def _validation_batches(config: TrainConfig, draw: Draw, state: TrainState) -> list[Batch]:
     """The batches of every evaluation: the same each time, from a stream of their own."""
     generator = fork(state.streams["evaluation"])
-    size, block = config.batch_size, config.model.block_size
-    return [
-        draw_batch(corpus.validation, size, block, generator)
-        for _ in range(config.runtime.evaluation_batches)
-    ]
+    return [draw(generator) for _ in range(config.runtime.evaluation_batches)]
 
 
 def _evaluate(run: Run) -> Iterator[Event]:

@@ -25,11 +25,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from altgrad_cli.config.precision import HEAD, OPERAND_ROLES, ROLES, Role
+from altgrad_cli.config.precision import OPERAND_ROLES, ROLES, Role
 from altgrad_cli.errors import ConfigError, nearest
-from altgrad_cli.subjects.corpus.batches import Batch
+from altgrad_cli.subjects.subject import Batch
 from altgrad_cli.surgery.linear import Tap
 from altgrad_cli.surgery.precision_plan import PrecisionPlan
 from altgrad_cli.training.state import TrainState
@@ -119,6 +119,7 @@ def _resolve(injection: Injection, plan: PrecisionPlan, seed: int) -> Injection:
     if injection.kind == "kill" or injection.module in (DATA, OPTIMIZER):
         return injection
     module, role = injection.module, injection.role
+    kinds = {layer.name: layer.kind for layer in plan.layers}
     candidates: dict[str, Sequence[Role]] = {layer.name: OPERAND_ROLES for layer in plan.layers}
     if module is not None and module not in candidates:
         raise _unknown("module", module, [*candidates, DATA, OPTIMIZER])
@@ -134,13 +135,13 @@ def _resolve(injection: Injection, plan: PrecisionPlan, seed: int) -> Injection:
         if not any(role in kept or (role is None and kept) for kept in named.values()):
             raise _no_history(injection, candidates)
     if module is None:
-        blocks = [name for name in candidates if name != HEAD] or list(candidates)
-        module = blocks[chosen_index(injection, seed, len(blocks), "module")]
+        hidden = [name for name in candidates if kinds[name] != "head"] or list(candidates)
+        module = hidden[chosen_index(injection, seed, len(hidden), "module")]
     if role is None:
         open_roles = candidates[module]
         role = open_roles[chosen_index(injection, seed, len(open_roles), "role")]
-    if role == "stored_weights" and module == HEAD:
-        raise ConfigError(f"{HEAD} shares the token embedding and stores no weights", where="inject")
+    if role == "stored_weights" and kinds[module] == "head":
+        raise ConfigError(f"{module} is a head: its weights are not stored on a grid", where="inject")
     return replace(injection, module=module, role=role)
 
 
@@ -196,29 +197,36 @@ class Faults:
                 self._strike_span(state, injection, state.flat.values)
 
     def alter_batch(self, batch: Batch, step: int) -> Batch:
-        """The batch, one bit of one input token flipped where a ``bitflip`` on ``data`` is due."""
+        """The batch, struck where a fault on ``data`` is due; token ids only by a ``bitflip``."""
         for injection in self.due(step):
-            if injection.module == DATA and injection.kind == "bitflip":
+            if injection.module != DATA:
+                continue
+            if batch.x.is_floating_point():
+                batch = replace(batch, x=self._strike(injection, batch.x.clone(), "data"))
+            elif injection.kind == "bitflip":
                 x = batch.x.clone()
                 flat = x.view(-1)
                 index = chosen_index(injection, self.seed, flat.numel())
                 before = int(flat[index])
                 flat[index] = before ^ 1  # the lowest bit keeps an even-sized vocabulary closed
                 self._record(injection, "data", index, before, int(flat[index]))
-                batch = Batch(x=x, y=batch.y, offsets=batch.offsets)
+                batch = replace(batch, x=x)
         return batch
 
     @contextmanager
-    def active(self, state: TrainState, step: int) -> Iterator[Tap | None]:
+    def active(self, state: TrainState, batch: Batch, step: int) -> Iterator[Tap | None]:
         """Inside the block the faults of the pass are live; yields the tap to hand to ``run_pass``.
 
         What looks at the pass by hooks of its own sees what was struck.
         """
         due = self.due(step)
+        embeddings = [module for module in state.model.modules() if isinstance(module, nn.Embedding)][:1]
         hooks = [
-            state.model.wte.register_forward_hook(self._embedding_hook(injection), prepend=True)
+            embedding.register_forward_hook(self._embedding_hook(injection), prepend=True)
             for injection in due
             if injection.module == DATA and injection.kind in ("nan", "inf", "spike")
+            for embedding in embeddings
+            if not batch.x.is_floating_point()
         ]
         operands = {
             (injection.module, injection.role): injection
@@ -254,8 +262,8 @@ class Faults:
         """Strike inside the layer's weight span of a flat buffer, or anywhere for ``optimizer``."""
         flat = state.flat
         start, end = 0, flat.bounds[-1]
-        if injection.module not in (None, OPTIMIZER):
-            number = flat.names.index(parameter_of(injection.module, flat.names))
+        if injection.module is not None and injection.module != OPTIMIZER:
+            number = flat.names.index(state.parameter_of(injection.module))
             start, end = flat.bounds[number], flat.bounds[number + 1]
         role = injection.role or "optimizer_state"
         with torch.no_grad():
@@ -297,8 +305,3 @@ class Faults:
         }
         if not any(known["injection"] == injection.text for known in self.struck):
             self.struck.append(entry)
-
-
-def parameter_of(module: str | None, names: Sequence[str]) -> str:
-    """The parameter behind a linear layer's weight (the head's is the token embedding)."""
-    return f"{module}.weight" if f"{module}.weight" in names else "wte.weight"

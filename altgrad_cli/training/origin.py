@@ -90,8 +90,8 @@ def _producer(record: TraceRecord, earlier: Sequence[TraceRecord]) -> Producer:
         return "rounding"
     if record.part == "input":
         return "product" if _may_overflow(record, earlier) else "unexplained"
-    if record.module == "wte" and record.role == "output":
-        return "data"
+    if record.role == "output" and not any(seen.phase == "forward" for seen in earlier):
+        return "data"  # the first output of all is the embedded batch
     if record.phase == "optimizer":
         return "optimizer" if _optimizer_may_overflow(record, earlier) else "unexplained"
     return "product"

@@ -25,7 +25,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,7 +37,7 @@ from altgrad_cli.errors import CheckpointError
 from altgrad_cli.formats import parse_format
 from altgrad_cli.rounding.quantize import encode, round_to_grid
 from altgrad_cli.rounding.scaling import stored_weight_scale
-from altgrad_cli.subjects.corpus.batches import Batch, draw_batch
+from altgrad_cli.subjects.subject import Batch
 from altgrad_cli.surgery.precision_plan import plan_precision
 from altgrad_cli.training.environment import describe_environment
 from altgrad_cli.training.state import TrainState, fresh_scales
@@ -177,7 +176,7 @@ def _restore(state: TrainState, payload: Mapping[str, Any]) -> None:
     if changed and wanted not in (state.format, study_format_of(payload)):
         state.formats.append((state.step, wanted))
     if state.config.precision.regime != "bf16":
-        state.plan = plan_precision(state.config.precision, state.format, state.layer_names)
+        state.plan = plan_precision(state.config.precision, state.format, state.layer_kinds)
     state.scales = fresh_scales(state.plan, state.config)
     if [entry["name"] for entry in payload["quantizers"]] != state.layer_names:
         raise CheckpointError("the checkpoint is of another network: its layers have other names")
@@ -236,20 +235,15 @@ def _restore_stored_scale(
         state.stored_scales[index] = scale
 
 
-def next_batch(state: TrainState, tokens: np.ndarray) -> Batch:
-    """The batch that the next step will draw; the stream stays where it is."""
-    twin = fork(state.streams["data"])
-    return draw_batch(tokens, state.config.batch_size, state.config.model.block_size, twin)
+def next_batch(state: TrainState) -> Batch | None:
+    """The batch that the next step will draw, the stream staying where it is; None without the data."""
+    draw = state.subject.train
+    return None if draw is None else draw(fork(state.streams["data"]))
 
 
-def batch_to_plain(batch: Batch) -> dict[str, Any]:
+def batch_to_plain(batch: Batch | None) -> dict[str, Any] | None:
     """A batch as a payload keeps it."""
-    return {"x": batch.x, "y": batch.y, "offsets": list(batch.offsets)}
-
-
-def batch_from_plain(saved: Mapping[str, Any]) -> Batch:
-    """The batch in a payload."""
-    return Batch(x=saved["x"], y=saved["y"], offsets=tuple(int(offset) for offset in saved["offsets"]))
+    return None if batch is None else {"x": batch.x, "y": batch.y, "offsets": list(batch.offsets)}
 
 
 def write_anomaly(

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from altgrad_cli.config.precision import HEAD, OPERAND_ROLES
+from altgrad_cli.config.precision import OPERAND_ROLES
 from altgrad_cli.config.run import TrainConfig
-from altgrad_cli.errors import ConfigError
+from altgrad_cli.errors import ConfigError, UsageError
 from altgrad_cli.formats import FP8Format, parse_format
 from altgrad_cli.rounding.quantize import round_to_grid
 from altgrad_cli.rounding.scaling import AmaxHistory, scale_for, stored_weight_scale
-from altgrad_cli.subjects.gpt.model import GPT, initialize
+from altgrad_cli.subjects.subject import Batch, Subject
 from altgrad_cli.surgery.linear import PassSlot, QuantizedLinear, prepare_layers
-from altgrad_cli.surgery.precision_plan import PrecisionPlan, plan_precision
+from altgrad_cli.surgery.precision_plan import LayerKind, PrecisionPlan, plan_precision
 from altgrad_cli.training.streams import Streams
 from altgrad_cli.updates.flat import FlatParameters, flatten
 from altgrad_cli.updates.registry import build_rule
@@ -74,7 +74,8 @@ class TrainState:
     config: TrainConfig
     plan: PrecisionPlan
     device: torch.device
-    model: GPT
+    subject: Subject
+    model: nn.Module
     layers: list[tuple[str, QuantizedLinear]]
     slot: PassSlot
     flat: FlatParameters
@@ -97,6 +98,21 @@ class TrainState:
     def layer_names(self) -> list[str]:
         """The linear layers in execution order, the head last."""
         return [name for name, _ in self.layers]
+
+    @property
+    def layer_kinds(self) -> dict[str, LayerKind]:
+        """What each of them is."""
+        return {name: self.subject.kind(name) for name in self.layer_names}
+
+    def loss(self, batch: Batch, *, reduction: str = "mean") -> Tensor:
+        """The subject's loss at the state's weights, rounded as the slot says."""
+        output = self.model(batch.x.to(self.device))
+        return self.subject.loss(output, batch.y.to(self.device), reduction=reduction)
+
+    def parameter_of(self, layer: str) -> str:
+        """The parameter that is the weight of ``layer``: of a tied head it is the embedding's."""
+        weight = dict(self.layers)[layer].weight
+        return next(name for name, parameter in self.model.named_parameters() if parameter is weight)
 
     def stored_format(self, layer: int) -> FP8Format | None:
         """The grid on which layer number ``layer`` keeps its weights, or None."""
@@ -134,23 +150,29 @@ def fingerprint(tensor: Tensor) -> str:
     return hashlib.sha256(tensor.detach().cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
 
 
-def build_state(config: TrainConfig, vocab_size: int) -> TrainState:
-    """The state before the first step: seeded first, then built, hashed, and encoded where M is on."""
+def build_state(config: TrainConfig, subject: Subject) -> TrainState:
+    """The state before the first step: seeded first, then built, hashed, and encoded where M is on.
+
+    Raises:
+        UsageError: the subject's model cannot be trained so.
+    """
     device = choose_device(config.runtime.device)
     streams = Streams(config.seed)
     slot = PassSlot()
-    model = GPT(config.model, vocab_size)
-    initialize(model, streams["init"])
-    layers = prepare_layers(model, slot)
-    names = [name for name, _ in layers]
-    plan = plan_precision(config.precision, config.fp8_format, names)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(streams["init"].initial_seed())
+        model = subject.build(streams["init"])
+    layers = prepare_layers(model, slot, subject.kind)
+    kinds = {name: subject.kind(name) for name, _ in layers}
+    plan = plan_precision(config.precision, config.fp8_format, kinds)
     model.to(device)
-    flat = flatten(model, [name for name in names if name != HEAD])
+    flat = flatten(model, hidden_layers(model, kinds))
     init_hash = fingerprint(flat.values)
     state = TrainState(
         config=config,
         plan=plan,
         device=device,
+        subject=subject,
         model=model,
         layers=layers,
         slot=slot,
@@ -164,6 +186,23 @@ def build_state(config: TrainConfig, vocab_size: int) -> TrainState:
     )
     encode_stored_weights(state)
     return state
+
+
+def hidden_layers(model: nn.Module, kinds: Mapping[str, LayerKind]) -> list[str]:
+    """The layers that may store their weights on a grid: all but heads.
+
+    Raises:
+        UsageError: one of them shares its weight with something else.
+    """
+    hidden = [name for name, kind in kinds.items() if kind != "head"]
+    parameters = {name for name, _ in model.named_parameters()}
+    shared = [name for name in hidden if f"{name}.weight" not in parameters]
+    if shared:
+        raise UsageError(
+            f"the layer {shared[0]} shares its weight with another part of the model",
+            hint="let the subject call it a head: heads store no weights on a grid",
+        )
+    return hidden
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from altgrad_cli.rounding.statistics import Counters
-from altgrad_cli.subjects.corpus.batches import Batch
+from altgrad_cli.subjects.subject import Batch
 from altgrad_cli.surgery.linear import Observer, Scales, Tap
 from altgrad_cli.training.faults import Faults
 from altgrad_cli.training.measuring.passes import PassSummary, read_pass
@@ -98,7 +98,7 @@ def compute_step(
     rate = learning_rate_at(state.config, number) if learning_rate is None else learning_rate
     faults = faults or Faults((), state.config.seed)
     # 2 forward, 3 backward
-    with faults.active(state, number) as tap:
+    with faults.active(state, batch, number) as tap:
         taps = [one for one in (tap, look) if one is not None]
         result = run_pass(
             state, batch, scales=scales, out=out, count=count, tap=_in_turn(taps), observer=observer

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from altgrad_cli.checkpoints.payload import TraceRecord
-from altgrad_cli.config.precision import HEAD, OPERAND_ROLES, Role
+from altgrad_cli.config.precision import OPERAND_ROLES, Role
 from altgrad_cli.rounding.quantize import round_to_grid
 from altgrad_cli.rounding.scaling import current_scale
-from altgrad_cli.subjects.corpus.batches import Batch
+from altgrad_cli.subjects.subject import Batch
 from altgrad_cli.surgery.linear import Scales
 from altgrad_cli.training.faults import Faults
 from altgrad_cli.training.state import TrainState
@@ -105,13 +105,11 @@ def trace_step(
         return x
 
     handles: list[Any] = []
-    linear = {name for name, _ in state.layers if name != HEAD}
-    owner = {f"{name}.weight": name for name in linear}
     for name, module in state.model.named_modules():
         if name and not isinstance(module, torch.nn.ModuleList):
             handles.append(module.register_forward_hook(_output_hook(observer, name)))
     for name, parameter in state.model.named_parameters():
-        handles.append(parameter.register_hook(_gradient_hook(observer, owner.get(name, _module_of(name)))))
+        handles.append(parameter.register_hook(_gradient_hook(observer, _module_of(name))))
     try:
         step = compute_step(
             state, batch, learning_rate=learning_rate, scales=scales, faults=faults, look=look

@@ -12,6 +12,7 @@ from altgrad_cli.config.loading import load_config
 from altgrad_cli.config.precision import OPERAND_ROLES
 from altgrad_cli.forensics.diagnosis import Questions
 from altgrad_cli.rounding.quantize import STATS
+from altgrad_cli.subjects.gpt.layer_names import layer_kinds
 from altgrad_cli.surgery.precision_plan import plan_precision
 from altgrad_cli.training.engine import train
 from altgrad_cli.training.events import CheckpointSaved, RunEnded
@@ -61,7 +62,7 @@ def test_the_counts_name_the_first_operand_in_execution_order() -> None:
     """By hand: forward before backward, the last layer first on the way back."""
     names = ["blocks.0.attn.c_attn", "blocks.0.mlp.c_fc", "blocks.0.mlp.c_proj"]
     config = load_config("base", ["fp8_format=E5M2", "precision.regime=standard"])
-    plan = plan_precision(config.precision, "E5M2", names)
+    plan = plan_precision(config.precision, "E5M2", layer_kinds(names))
     stats = torch.zeros(3, len(OPERAND_ROLES), len(STATS), dtype=torch.float64)
     assert first_operand(stats, plan, "ieee") is None
     nonfinite, overflow = STATS.index("nonfinite"), STATS.index("overflow")
@@ -73,6 +74,6 @@ def test_the_counts_name_the_first_operand_in_execution_order() -> None:
     stats[1, 1, nonfinite] = torch.nan  # nothing was rounded there
     stats[2, 1, nonfinite] = 1
     assert first_operand(stats, plan, "ieee") == (2, "activations")
-    finite = plan_precision(config.precision, "E3M4", names)
+    finite = plan_precision(config.precision, "E3M4", layer_kinds(names))
     stats[:, :2] = 0
     assert first_operand(stats, finite, "ieee") == (0, "gradients")

@@ -7,6 +7,7 @@ import pytest
 from altgrad_cli.config.precision import LayerRule, PrecisionConfig
 from altgrad_cli.errors import ConfigError
 from altgrad_cli.formats import parse_format
+from altgrad_cli.subjects.gpt.layer_names import layer_kinds
 from altgrad_cli.surgery.precision_plan import PrecisionPlan, plan_precision, without_rounding
 
 BLOCK = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
@@ -15,7 +16,7 @@ W, A, G, M, O = "weights", "activations", "gradients", "stored_weights", "optimi
 
 
 def plan(format_name: str = "E3M4", **options: object) -> PrecisionPlan:
-    return plan_precision(PrecisionConfig(**options), format_name, NAMES)  # type: ignore[arg-type]
+    return plan_precision(PrecisionConfig(**options), format_name, layer_kinds(NAMES))  # type: ignore[arg-type]
 
 
 def rounded(made: PrecisionPlan) -> dict[str, dict[str, str]]:

@@ -10,6 +10,7 @@ import pytest
 
 from altgrad_cli.config.loading import load_config
 from altgrad_cli.errors import UsageError
+from altgrad_cli.subjects.gpt.layer_names import layer_kinds
 from altgrad_cli.surgery.precision_plan import plan_precision
 from altgrad_cli.sweeps.ablation.restoration import restored
 from altgrad_cli.sweeps.ablation.troubles import rank_layers
@@ -61,7 +62,7 @@ def test_e1m6_always_gets_its_postln_arm_and_e0m7_only_when_it_fails(find: Find)
     found = names(asked, {"e0m7-uniform": find("e0m7-uniform", rho=0.95)})
     assert "e0m7-postln" not in found
     postln = next(arm for arm in plan_sweep(asked, {}) if arm.name == "e1m6-postln")
-    plan = plan_precision(postln.config.precision, "E1M6", LAYERS)
+    plan = plan_precision(postln.config.precision, "E1M6", layer_kinds(LAYERS))
     rounded = {layer.name: [role for role, _ in layer.formats] for layer in plan.layers}
     assert rounded["blocks.0.attn.c_attn"] == ["activations"]
     assert rounded["blocks.0.attn.c_proj"] == []
@@ -85,7 +86,7 @@ def test_a_failing_format_is_retried_with_bf16_where_the_trouble_was_measured(fi
         ("blocks.0.attn.c_proj", "BF16")
     ]
     assert "blocks.0.attn.c_proj (bit_stall_rate 0.999)" in mixed.reason
-    plan = plan_precision(mixed.config.precision, "E7M0", LAYERS)
+    plan = plan_precision(mixed.config.precision, "E7M0", layer_kinds(LAYERS))
     assert plan.layers[1].format_of("stored_weights") is None
     assert plan.layers[0].format_of("stored_weights") is not None
 
@@ -152,7 +153,7 @@ def test_a_rule_in_trouble_calls_for_its_rescue_though_the_run_trains(find: Find
     rescue = plan_sweep(asked, findings)[-1]
     assert (rescue.name, rescue.kind) == ("e3m4-standard-restore-stored-weights", "rescue")
     assert "update_transfer 0.01" in rescue.reason
-    plan = plan_precision(rescue.config.precision, "E3M4", LAYERS)
+    plan = plan_precision(rescue.config.precision, "E3M4", layer_kinds(LAYERS))
     rounded = {layer.name: [role for role, _ in layer.formats] for layer in plan.layers}
     assert rounded["blocks.0.mlp.c_fc"] == []
     assert rounded["blocks.0.attn.c_attn"] == ["weights", "activations", "gradients"]
@@ -163,7 +164,7 @@ def test_a_rule_in_trouble_calls_for_its_rescue_though_the_run_trains(find: Find
 def test_the_rescue_of_stored_weights_rounds_the_operand_that_the_grid_was() -> None:
     config = load_config("base", ["precision.regime=uniform", "fp8_format=E7M0"])
     rescued = restored(config, "stored_weights", LAYERS[:2], LAYERS)
-    plan = plan_precision(rescued.precision, "E7M0", LAYERS)
+    plan = plan_precision(rescued.precision, "E7M0", layer_kinds(LAYERS))
     roles = [[role for role, _ in layer.formats] for layer in plan.layers]
     assert roles[0] == roles[1] == ["weights", "activations", "gradients"]
     assert roles[2] == ["activations", "gradients", "stored_weights"]

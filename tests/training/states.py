@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import torch
 
-from altgrad_cli.subjects.corpus.batches import Batch
+from altgrad_cli.config.run import TrainConfig
+from altgrad_cli.subjects.gpt.text_subject import gpt_subject
+from altgrad_cli.subjects.subject import Batch
 from altgrad_cli.training.passes.eager import PassResult
-from altgrad_cli.training.state import TrainState
+from altgrad_cli.training.state import TrainState, build_state
 from altgrad_cli.training.step import commit_step, compute_step
 from altgrad_cli.training.update import CandidateUpdate
 
 VOCABULARY = 256
+
+
+def gpt_state(config: TrainConfig, vocabulary: int = VOCABULARY) -> TrainState:
+    """The GPT of ``config`` before its first step, without data."""
+    return build_state(config, gpt_subject(config, vocabulary))
 
 
 def random_batch(seed: int = 1, *, rows: int = 4, block: int = 16, vocabulary: int = VOCABULARY) -> Batch:

@@ -12,15 +12,17 @@ import torch
 from altgrad_cli.config.loading import load_config
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import ConfigError
-from altgrad_cli.subjects.corpus.batches import Batch
+from altgrad_cli.subjects.gpt.layer_names import layer_kinds
+from altgrad_cli.subjects.subject import Batch
 from altgrad_cli.surgery.precision_plan import PrecisionPlan, plan_precision
 from altgrad_cli.training.faults import SPIKE, Faults, Injection, parse_injection, resolve_injections
 from altgrad_cli.training.passes.eager import run_pass
-from altgrad_cli.training.state import TrainState, build_state
+from altgrad_cli.training.state import TrainState
 from altgrad_cli.training.update import candidate_update
+from tests.training.states import gpt_state
 
 Tiny = Callable[..., TrainConfig]
-LAYERS = ["blocks.0.attn.c_attn", "blocks.0.mlp.c_fc", "lm_head"]
+LAYERS = layer_kinds(["blocks.0.attn.c_attn", "blocks.0.mlp.c_fc", "lm_head"])
 
 
 def plan_of(*overrides: str) -> PrecisionPlan:
@@ -33,7 +35,7 @@ UNIFORM = plan_of("precision.regime=uniform")
 
 @pytest.fixture
 def state(tiny: Tiny) -> TrainState:
-    return build_state(tiny("fp8_format=E5M2", "precision.regime=standard"), 256)
+    return gpt_state(tiny("fp8_format=E5M2", "precision.regime=standard"))
 
 
 @pytest.fixture
@@ -120,7 +122,7 @@ def test_one_element_of_one_operand_is_struck(state: TrainState, batch: Batch, r
     before: dict[tuple[int, str], torch.Tensor] = {}
     run_pass(state, batch, tap=lambda layer, r, x: before.setdefault((layer, r), x.clone()))
     seen: dict[tuple[int, str], torch.Tensor] = {}
-    with planted.active(state, 5) as tap:
+    with planted.active(state, batch, 5) as tap:
         assert tap is not None
 
         def watch(layer: int, r: str, x: torch.Tensor) -> torch.Tensor:
@@ -144,7 +146,7 @@ def test_one_element_of_one_operand_is_struck(state: TrainState, batch: Batch, r
 
 def test_other_steps_are_left_alone(state: TrainState, batch: Batch) -> None:
     planted = faults(state, "nan@5:lm_head:gradients", "inf@6:data", "amax@7:blocks.0.mlp.c_fc:weights")
-    with planted.active(state, 4) as tap:
+    with planted.active(state, batch, 4) as tap:
         assert tap is None
         assert bool(torch.isfinite(run_pass(state, batch).gradient).all())
     assert planted.alter_batch(batch, 4) is batch
@@ -156,7 +158,7 @@ def test_a_data_fault_strikes_the_embedded_batch_and_is_gone_afterwards(
     state: TrainState, batch: Batch
 ) -> None:
     planted = faults(state, "inf@5:data")
-    with planted.active(state, 5) as tap:
+    with planted.active(state, batch, 5) as tap:
         assert not bool(torch.isfinite(run_pass(state, batch, tap=tap).loss))
     assert bool(torch.isfinite(run_pass(state, batch).loss))
     assert bool(torch.isfinite(state.flat.values).all())
@@ -226,7 +228,7 @@ def test_an_open_place_of_an_amax_fault_is_one_with_a_history() -> None:
 @pytest.mark.parametrize("regime", ["standard", "uniform"])
 @pytest.mark.parametrize("kind", ["nan", "inf"])
 def test_a_struck_update_is_not_finite(tiny: Tiny, batch: Batch, regime: str, kind: str) -> None:
-    state = build_state(tiny("fp8_format=E5M2", f"precision.regime={regime}"), 256)
+    state = gpt_state(tiny("fp8_format=E5M2", f"precision.regime={regime}"))
     update = candidate_update(state, run_pass(state, batch).gradient, 1e-3)
     assert update.finite
     planted = faults(state, f"{kind}@5:blocks.0.mlp.c_fc:stored_weights")

@@ -27,9 +27,10 @@ from altgrad_cli.training.events import (
 )
 from altgrad_cli.training.measuring.passes import Measurements
 from altgrad_cli.training.monitors import Monitors
-from altgrad_cli.training.state import TrainState, build_state
+from altgrad_cli.training.state import TrainState
 from altgrad_cli.training.watch.alerts import ALERTS
 from altgrad_cli.training.watch.validation import PLATEAU_EVALUATIONS, Evaluation
+from tests.training.states import gpt_state
 
 Tiny = Callable[..., TrainConfig]
 FAST = ("runtime.evaluation_interval=100", "use_shadow=false", "diagnostic_interval=1000")
@@ -49,7 +50,7 @@ def interventions(events: list[Event], name: str) -> list[InterventionApplied]:
 
 def test_an_alert_fires_on_crossing_and_on_recovery_and_not_in_between(tiny: Tiny) -> None:
     config = tiny("fp8_format=E5M2")
-    state = build_state(config, 256)
+    state = gpt_state(config)
     monitors = Monitors(config, state)
     rule = ALERTS["overflow_rate"]
     heard = []
@@ -286,7 +287,7 @@ def test_a_resumed_run_clips_by_the_format_it_was_shifted_to(
 
 def test_counters_survive_in_the_state_of_the_monitors(tiny: Tiny) -> None:
     config = replace(tiny("fp8_format=E7M0", "enable_emergency_shift=true"))
-    state = build_state(config, 256)
+    state = gpt_state(config)
     one, other = Monitors(config, state), Monitors(config, state)
     assert one.shift is not None and other.shift is not None
     for _ in range(2):
@@ -303,7 +304,7 @@ def test_counters_survive_in_the_state_of_the_monitors(tiny: Tiny) -> None:
 
 def test_starting_over_forgets_what_belonged_to_the_old_format(tiny: Tiny) -> None:
     config = tiny("fp8_format=E7M0", "enable_emergency_shift=true", "enable_partition_clipping=true")
-    state = build_state(config, 256)
+    state = gpt_state(config)
     monitors = Monitors(config, state)
     for _ in range(19):
         monitors.stall_window.update(1.0, warmed_up=True)

@@ -17,7 +17,7 @@ from altgrad_cli.errors import CheckpointError
 from altgrad_cli.training.engine import train
 from altgrad_cli.training.events import CheckpointSaved, Event, StepCompleted
 from altgrad_cli.training.snapshot import grid_changed, restore_snapshot, take_snapshot, write_anomaly
-from altgrad_cli.training.state import build_state
+from tests.training.states import gpt_state
 
 Tiny = Callable[..., TrainConfig]
 STEPS = 6
@@ -109,7 +109,7 @@ def test_a_shift_survives_a_resume(tiny: Tiny, tmp_path: Path, step: int) -> Non
 
 def test_a_snapshot_restores_every_number(tiny: Tiny) -> None:
     config = config_for(tiny, "uniform", "delayed", "stochastic_all")
-    state = build_state(config, 256)
+    state = gpt_state(config)
     for row in state.scales.histories:
         for history in row:
             if history is not None:
@@ -119,23 +119,23 @@ def test_a_snapshot_restores_every_number(tiny: Tiny) -> None:
     state.optimizer.slots["v"].uniform_()
     torch.rand(7, generator=state.streams["rounding_update"])
     taken = take_snapshot(state, {"counter": 3}, corpus={"fingerprint": "x"})
-    other = build_state(from_plain(taken["config"]), 256)
+    other = gpt_state(from_plain(taken["config"]))
     restore_snapshot(other, taken)
     again = take_snapshot(other, {"counter": 3}, corpus={"fingerprint": "x"})
     assert content_hash(again) == content_hash(taken)
 
 
 def test_a_setting_newer_than_the_checkpoint_has_its_default(tiny: Tiny) -> None:
-    state = build_state(tiny(), 256)
+    state = gpt_state(tiny())
     taken = take_snapshot(state, {})
     del taken["config"]["optimizer"]["rule"], taken["config"]["precision"]["overflow"]
     assert not grid_changed(state.config, taken)
-    restore_snapshot(build_state(tiny(), 256), taken)
+    restore_snapshot(gpt_state(tiny()), taken)
     assert grid_changed(tiny("precision.overflow=ieee", "fp8_format=E5M2"), taken)
 
 
 def test_the_snapshot_owns_its_memory(tiny: Tiny) -> None:
-    state = build_state(tiny(), 256)
+    state = gpt_state(tiny())
     taken = take_snapshot(state, {})
     before = content_hash(taken)
     state.flat.values.zero_()
@@ -162,17 +162,17 @@ def test_the_snapshot_owns_its_memory(tiny: Tiny) -> None:
 )
 def test_a_payload_that_lacks_a_part_is_refused(tiny: Tiny, damage: Callable[[dict[str, Any]], Any]) -> None:
     config = config_for(tiny, "uniform", "delayed", "nearest")
-    payload = take_snapshot(build_state(config, 256), {})
+    payload = take_snapshot(gpt_state(config), {})
     damage(payload)
     with pytest.raises(CheckpointError):
-        restore_snapshot(build_state(config, 256), payload)
+        restore_snapshot(gpt_state(config), payload)
 
 
 def test_stored_codes_are_the_weights(tiny: Tiny) -> None:
     from altgrad_cli.formats import parse_format
     from altgrad_cli.rounding.quantize import dequantize
 
-    payload = take_snapshot(build_state(config_for(tiny, "uniform", "delayed", "nearest"), 256), {})
+    payload = take_snapshot(gpt_state(config_for(tiny, "uniform", "delayed", "nearest")), {})
     assert len(payload["stored_weights"]) == 8
     for name, stored in payload["stored_weights"].items():
         assert stored["codes"].dtype == torch.uint8
@@ -186,7 +186,7 @@ def test_a_failing_capture_writes_the_rest_and_says_what_is_missing(tiny: Tiny, 
 
     path = write_anomaly(
         tmp_path,
-        build_state(tiny(), 256),
+        gpt_state(tiny()),
         broken,
         failure={"class": "nonfinite", "step": 1},
         streams_before=None,
@@ -200,7 +200,7 @@ def test_a_failing_capture_writes_the_rest_and_says_what_is_missing(tiny: Tiny, 
 
 
 def test_anomalies_are_never_overwritten(tiny: Tiny, tmp_path: Path) -> None:
-    state = build_state(tiny(), 256)
+    state = gpt_state(tiny())
     arguments: dict[str, Any] = {"streams_before": None, "sections": {}}
     paths = [
         write_anomaly(tmp_path, state, {}, failure={"class": "requested", "step": 3}, **arguments)
@@ -214,7 +214,7 @@ def test_anomalies_are_never_overwritten(tiny: Tiny, tmp_path: Path) -> None:
 
 
 def test_a_nan_weight_is_saved_where_the_grid_has_no_code_for_it(tiny: Tiny, tmp_path: Path) -> None:
-    state = build_state(tiny("precision.regime=uniform", "fp8_format=E3M4"), 256)
+    state = gpt_state(tiny("precision.regime=uniform", "fp8_format=E3M4"))
     state.flat.values[0] = torch.nan
     write_checkpoint(tmp_path / "x.pt", take_snapshot(state, {}))
     payload = read_checkpoint(tmp_path / "x.pt")
@@ -260,8 +260,8 @@ def test_the_weights_go_along_to_another_grid(tiny: Tiny) -> None:
     from altgrad_cli.formats import parse_format
     from altgrad_cli.rounding.quantize import quantize
 
-    payload = take_snapshot(build_state(config_for(tiny, "standard", "delayed", "nearest"), 256), {})
-    state = build_state(config_for(tiny, "uniform", "delayed", "nearest", "seed=7"), 256)
+    payload = take_snapshot(gpt_state(config_for(tiny, "standard", "delayed", "nearest")), {})
+    state = gpt_state(config_for(tiny, "uniform", "delayed", "nearest", "seed=7"))
     restore_snapshot(state, payload)
     for index, (layer, _) in enumerate(state.layers[:-1]):
         saved, scale = payload["weights"][f"{layer}.weight"], state.stored_scales[index]

@@ -14,8 +14,8 @@ from altgrad_cli.errors import ConfigError
 from altgrad_cli.formats import parse_format
 from altgrad_cli.rounding.quantize import round_to_grid
 from altgrad_cli.training.passes.eager import run_pass
-from altgrad_cli.training.state import build_state, choose_device, encode_stored_weights, fingerprint
-from tests.training.states import random_batch, take_step
+from altgrad_cli.training.state import choose_device, encode_stored_weights, fingerprint
+from tests.training.states import gpt_state, random_batch, take_step
 
 Tiny = Callable[..., TrainConfig]
 FORMATS = ("E0M7", "E1M6", "E2M5", "E3M4", "E4M3", "E5M2", "E6M1", "E7M0")
@@ -44,8 +44,8 @@ def test_auto_takes_cuda_and_never_mps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_stored_weights_start_on_their_grid_and_the_hash_knows_nothing_of_it(tiny: Tiny, name: str) -> None:
-    plain = build_state(tiny("precision.regime=fp32"), 256)
-    state = build_state(tiny(f"fp8_format={name}", "precision.regime=uniform"), 256)
+    plain = gpt_state(tiny("precision.regime=fp32"))
+    state = gpt_state(tiny(f"fp8_format={name}", "precision.regime=uniform"))
     assert state.init_hash == plain.init_hash == fingerprint(plain.flat.values)
     fmt = parse_format(name)
     grid = {value for value in fmt.values() if math.isfinite(value)}
@@ -59,8 +59,8 @@ def test_stored_weights_start_on_their_grid_and_the_hash_knows_nothing_of_it(tin
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_fresh_scale_is_the_power_of_two_that_leaves_a_quarter_of_room(tiny: Tiny, name: str) -> None:
-    plain = build_state(tiny("precision.regime=fp32"), 256)
-    state = build_state(tiny(f"fp8_format={name}"), 256)
+    plain = gpt_state(tiny("precision.regime=fp32"))
+    state = gpt_state(tiny(f"fp8_format={name}"))
     fmt = parse_format(name)
     for scale, view in zip(state.stored_scales, plain.flat.linear_views(plain.flat.values), strict=False):
         amax = float(view.abs().max())
@@ -71,11 +71,11 @@ def test_a_fresh_scale_is_the_power_of_two_that_leaves_a_quarter_of_room(tiny: T
 
 
 def test_another_seed_is_another_network(tiny: Tiny) -> None:
-    assert build_state(tiny(), 256).init_hash != build_state(tiny("seed=43"), 256).init_hash
+    assert gpt_state(tiny()).init_hash != gpt_state(tiny("seed=43")).init_hash
 
 
 def test_delayed_scales_are_powers_of_two_of_the_last_sixteen_amax(tiny: Tiny) -> None:
-    state = build_state(tiny("fp8_format=E4M3", "precision.regime=standard"), 256)
+    state = gpt_state(tiny("fp8_format=E4M3", "precision.regime=standard"))
     seen: list[list[list[float]]] = []
     for step in range(20):
         assert state.stored_scales == [None] * 9
@@ -100,7 +100,7 @@ def test_delayed_scales_are_powers_of_two_of_the_last_sixteen_amax(tiny: Tiny) -
 
 def test_the_margin_widens_every_scale(tiny: Tiny) -> None:
     one, wide = (
-        build_state(tiny("fp8_format=E4M3", f"precision.scaling.margin={margin}"), 256) for margin in (1, 4)
+        gpt_state(tiny("fp8_format=E4M3", f"precision.scaling.margin={margin}")) for margin in (1, 4)
     )
     a, b = (run_pass(state, random_batch()) for state in (one, wide))
     for key in a.scales_used:
@@ -109,8 +109,8 @@ def test_the_margin_widens_every_scale(tiny: Tiny) -> None:
 
 
 def test_exact_scales_put_amax_on_the_maximum(tiny: Tiny) -> None:
-    state = build_state(
-        tiny("fp8_format=E4M3", "precision.regime=standard", "precision.scaling.power_of_two=false"), 256
+    state = gpt_state(
+        tiny("fp8_format=E4M3", "precision.regime=standard", "precision.scaling.power_of_two=false")
     )
     result = run_pass(state, random_batch())
     assert result.stats is not None
@@ -118,14 +118,14 @@ def test_exact_scales_put_amax_on_the_maximum(tiny: Tiny) -> None:
 
 
 def test_the_recipe_none_has_scale_one_everywhere(tiny: Tiny) -> None:
-    state = build_state(tiny("precision.scaling.recipe=none", "precision.regime=standard"), 256)
+    state = gpt_state(tiny("precision.scaling.recipe=none", "precision.regime=standard"))
     take_step(state)
     assert state.scales.current(state.plan, state.config) == [[1.0] * 3] * 9
     assert set(map(float, run_pass(state, random_batch()).scales_used.values())) == {1.0}
 
 
 def test_amax_scales_never_look_back(tiny: Tiny) -> None:
-    state = build_state(tiny("precision.scaling.recipe=amax", "precision.regime=standard"), 256)
+    state = gpt_state(tiny("precision.scaling.recipe=amax", "precision.regime=standard"))
     for step in range(3):
         take_step(state, seed=step)
         assert state.scales.current(state.plan, state.config)[:8] == [[None] * 3] * 8
@@ -133,7 +133,7 @@ def test_amax_scales_never_look_back(tiny: Tiny) -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_an_amax_that_is_not_finite_never_enters_a_history(tiny: Tiny, bad: float) -> None:
-    state = build_state(tiny("precision.regime=standard"), 256)
+    state = gpt_state(tiny("precision.regime=standard"))
     take_step(state)
     before = [[list(h.values) if h else None for h in row] for row in state.scales.histories]
     state.scales.update([[bad] * len(OPERAND_ROLES)] * 9)
@@ -141,7 +141,7 @@ def test_an_amax_that_is_not_finite_never_enters_a_history(tiny: Tiny, bad: floa
 
 
 def test_encoding_again_gives_fresh_scales(tiny: Tiny) -> None:
-    state = build_state(tiny("fp8_format=E3M4"), 256)
+    state = gpt_state(tiny("fp8_format=E3M4"))
     layer = state.layers[0][1]
     layer.weight.data.mul_(100)
     encode_stored_weights(state)
@@ -154,7 +154,7 @@ def test_encoding_again_gives_fresh_scales(tiny: Tiny) -> None:
 
 
 def test_a_large_vocabulary_only_widens_the_embedding(tiny: Tiny) -> None:
-    small, large = build_state(tiny(), 256), build_state(tiny(), 4096)
+    small, large = gpt_state(tiny()), gpt_state(tiny(), 4096)
     assert large.flat.values.numel() - small.flat.values.numel() == (4096 - 256) * 32
     assert large.flat.linear_end == small.flat.linear_end
     result = run_pass(large, random_batch(vocabulary=4096))

@@ -14,8 +14,8 @@ from altgrad_cli.metrics.gradient import SHADOW_COLUMNS, SHADOW_METRICS, measure
 from altgrad_cli.metrics.spec import evaluate, pool
 from altgrad_cli.surgery.precision_plan import without_rounding
 from altgrad_cli.training.passes.eager import run_pass, shadow_pass
-from altgrad_cli.training.state import TrainState, build_state
-from tests.training.states import random_batch, take_step
+from altgrad_cli.training.state import TrainState
+from tests.training.states import gpt_state, random_batch, take_step
 
 Tiny = Callable[..., TrainConfig]
 
@@ -35,7 +35,7 @@ def by_hand(gradient: torch.Tensor, reference: torch.Tensor) -> tuple[float, flo
 
 @pytest.mark.parametrize("regime", ["fp32", "frozen", "standard", "uniform", "bf16", "postln"])
 def test_the_shadow_is_bit_equal_where_no_role_is_rounded(tiny: Tiny, regime: str) -> None:
-    state = build_state(tiny("fp8_format=E3M4", f"precision.regime={regime}", "model.dropout=0.1"), 256)
+    state = gpt_state(tiny("fp8_format=E3M4", f"precision.regime={regime}", "model.dropout=0.1"))
     take_step(state)
     bypassed = run_pass(state, random_batch(2), plan=without_rounding(state.plan))
     shadow = shadow_pass(state, random_batch(2))
@@ -50,7 +50,7 @@ def test_the_shadow_is_bit_equal_where_no_role_is_rounded(tiny: Tiny, regime: st
 
 @pytest.mark.parametrize("regime", ["standard", "uniform"])
 def test_the_shadow_differs_where_something_is_rounded(tiny: Tiny, regime: str) -> None:
-    state = build_state(tiny("fp8_format=E3M4", f"precision.regime={regime}"), 256)
+    state = gpt_state(tiny("fp8_format=E3M4", f"precision.regime={regime}"))
     result, shadow = run_pass(state, random_batch()), shadow_pass(state, random_batch())
     found = shadow_metrics(state, result.gradient, shadow.gradient)
     cosine, sqnr = by_hand(result.gradient, shadow.gradient)
@@ -60,8 +60,8 @@ def test_the_shadow_differs_where_something_is_rounded(tiny: Tiny, regime: str) 
 
 
 def test_the_shadow_reads_the_stored_weights_and_not_their_ancestors(tiny: Tiny) -> None:
-    stored = build_state(tiny("fp8_format=E7M0", "precision.regime=uniform"), 256)
-    plain = build_state(tiny("precision.regime=fp32"), 256)
+    stored = gpt_state(tiny("fp8_format=E7M0", "precision.regime=uniform"))
+    plain = gpt_state(tiny("precision.regime=fp32"))
     assert not torch.equal(shadow_pass(stored, random_batch()).loss, run_pass(plain, random_batch()).loss)
     plain.flat.values.copy_(stored.flat.values)
     assert torch.equal(shadow_pass(stored, random_batch()).gradient, run_pass(plain, random_batch()).gradient)
@@ -71,8 +71,8 @@ def test_cosine_and_sqnr_rise_with_every_mantissa_bit(tiny: Tiny) -> None:
     """One batch, one init, exponent fixed: only the mantissa grows, from E5M1 to E5M7."""
     cosines, ratios = [], []
     for mantissa in range(1, 8):
-        state = build_state(
-            tiny(f"fp8_format=E5M{mantissa}", "precision.regime=standard", "precision.head_format=fp32"), 256
+        state = gpt_state(
+            tiny(f"fp8_format=E5M{mantissa}", "precision.regime=standard", "precision.head_format=fp32")
         )
         batch = random_batch(3, rows=8)
         result, shadow = run_pass(state, batch), shadow_pass(state, batch)

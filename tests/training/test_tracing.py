@@ -10,13 +10,14 @@ import torch
 
 from altgrad_cli.checkpoints.payload import Phase, TraceRecord, to_plain
 from altgrad_cli.config.run import TrainConfig
-from altgrad_cli.subjects.corpus.batches import Batch
+from altgrad_cli.subjects.subject import Batch
 from altgrad_cli.training.passes.eager import run_pass
-from altgrad_cli.training.state import TrainState, build_state, fingerprint
+from altgrad_cli.training.state import TrainState, fingerprint
 from altgrad_cli.training.step import compute_step
 from altgrad_cli.training.trace_record import record_of
 from altgrad_cli.training.tracing import trace_step
 from altgrad_cli.training.update import candidate_update
+from tests.training.states import gpt_state
 
 Tiny = Callable[..., TrainConfig]
 
@@ -27,7 +28,7 @@ def batch() -> Batch:
 
 
 def built(tiny: Tiny, *overrides: str) -> TrainState:
-    return build_state(tiny("fp8_format=E4M3", "model.dropout=0.1", *overrides), 256)
+    return gpt_state(tiny("fp8_format=E4M3", "model.dropout=0.1", *overrides))
 
 
 @pytest.mark.parametrize("regime", ["fp32", "bf16", "standard", "uniform", "frozen", "postln"])
@@ -96,7 +97,7 @@ def test_a_record_keeps_nonfinite_values_apart() -> None:
 
 
 def test_what_is_rounded_to_inf_keeps_the_value_before(tiny: Tiny) -> None:
-    state = build_state(tiny("fp8_format=E5M2", "precision.regime=standard", "precision.overflow=ieee"), 256)
+    state = gpt_state(tiny("fp8_format=E5M2", "precision.regime=standard", "precision.overflow=ieee"))
     for row in state.scales.histories[:3]:
         assert row[1] is not None
         row[1].values = [1e-6]

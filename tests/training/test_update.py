@@ -13,9 +13,9 @@ from altgrad_cli.formats import parse_format
 from altgrad_cli.metrics.grid import grid_alignment_error
 from altgrad_cli.rounding.quantize import STATS, code_index, encode
 from altgrad_cli.training.passes.eager import run_pass
-from altgrad_cli.training.state import TrainState, build_state
+from altgrad_cli.training.state import TrainState
 from altgrad_cli.training.update import CandidateUpdate, candidate_update, commit, re_encode
-from tests.training.states import random_batch, take_step
+from tests.training.states import gpt_state, random_batch, take_step
 
 Tiny = Callable[..., TrainConfig]
 FORMATS = ("E0M7", "E1M6", "E2M5", "E3M4", "E4M3", "E5M2", "E6M1", "E7M0")
@@ -46,7 +46,7 @@ def by_torch(state: TrainState, gradient: torch.Tensor, rate: float) -> torch.Te
 
 
 def test_the_candidate_is_torchs_adamw_with_decay_on_matrices_only(tiny: Tiny) -> None:
-    state = build_state(tiny("precision.regime=fp32"), 256)
+    state = gpt_state(tiny("precision.regime=fp32"))
     result = run_pass(state, random_batch())
     update = candidate_update(state, result.gradient, 1e-3)
     assert torch.equal(update.unrounded, by_torch(state, result.gradient, 1e-3))
@@ -54,7 +54,7 @@ def test_the_candidate_is_torchs_adamw_with_decay_on_matrices_only(tiny: Tiny) -
 
 @pytest.mark.parametrize("regime", ["fp32", "standard", "uniform"])
 def test_a_candidate_leaves_the_state_alone_until_it_is_committed(tiny: Tiny, regime: str) -> None:
-    state = build_state(tiny(f"precision.regime={regime}", "precision.rounding=stochastic"), 256)
+    state = gpt_state(tiny(f"precision.regime={regime}", "precision.rounding=stochastic"))
     result = run_pass(state, random_batch())
     values, m = state.flat.values.clone(), state.optimizer.slots["m"].clone()
     stream = state.streams["rounding_update"].get_state()
@@ -78,7 +78,7 @@ def test_a_candidate_leaves_the_state_alone_until_it_is_committed(tiny: Tiny, re
 @pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
 @pytest.mark.parametrize("name", FORMATS)
 def test_stored_weights_are_on_their_grid_after_every_step(tiny: Tiny, name: str, rounding: str) -> None:
-    state = build_state(tiny(f"fp8_format={name}", f"precision.rounding={rounding}"), 256)
+    state = gpt_state(tiny(f"fp8_format={name}", f"precision.rounding={rounding}"))
     fmt = parse_format(name)
     grid = {value for value in fmt.values() if math.isfinite(value)}
     for step in range(8):
@@ -91,7 +91,7 @@ def test_stored_weights_are_on_their_grid_after_every_step(tiny: Tiny, name: str
 
 
 def test_the_rest_of_the_network_takes_the_unrounded_update(tiny: Tiny) -> None:
-    state = build_state(tiny("fp8_format=E7M0"), 256)
+    state = gpt_state(tiny("fp8_format=E7M0"))
     result = run_pass(state, random_batch())
     expected = by_torch(state, result.gradient, 1e-3)
     update = candidate_update(state, result.gradient, 1e-3)
@@ -102,7 +102,7 @@ def test_the_rest_of_the_network_takes_the_unrounded_update(tiny: Tiny) -> None:
 
 
 def test_frozen_blocks_get_no_update_and_no_decay(tiny: Tiny) -> None:
-    state = build_state(tiny("precision.regime=frozen"), 256)
+    state = gpt_state(tiny("precision.regime=frozen"))
     before = state.flat.values.clone()
     for step in range(3):
         take_step(state, seed=step)
@@ -117,7 +117,7 @@ def test_frozen_blocks_get_no_update_and_no_decay(tiny: Tiny) -> None:
 def test_a_gradient_that_is_not_finite_makes_an_update_that_says_so(
     tiny: Tiny, bad: float, where: int
 ) -> None:
-    state = build_state(tiny(), 256)
+    state = gpt_state(tiny())
     gradient = run_pass(state, random_batch()).gradient
     gradient[where] = bad
     update = candidate_update(state, gradient, 1e-3)
@@ -135,7 +135,7 @@ def rescales_of(state: TrainState) -> dict[int, tuple[float, float]]:
 
 @pytest.mark.parametrize("name", ["E3M4", "E5M2", "E0M7"])
 def test_scales_rise_on_overflow_and_fall_far_below_the_maximum_only(tiny: Tiny, name: str) -> None:
-    state = build_state(tiny(f"fp8_format={name}", "optimizer.weight_decay=0"), 256)
+    state = gpt_state(tiny(f"fp8_format={name}", "optimizer.weight_decay=0"))
     fmt = parse_format(name)
     scale = state.stored_scales[2]
     assert scale is not None
@@ -159,7 +159,7 @@ def test_scales_rise_on_overflow_and_fall_far_below_the_maximum_only(tiny: Tiny,
 
 
 def test_e7m0_has_scale_one_whatever_its_weights_do(tiny: Tiny) -> None:
-    state = build_state(tiny("fp8_format=E7M0"), 256)
+    state = gpt_state(tiny("fp8_format=E7M0"))
     for factor in (2.0**20, 2.0**-40):
         stored_views(state)[0].mul_(factor)
         assert rescales_of(state) == {}
@@ -167,7 +167,7 @@ def test_e7m0_has_scale_one_whatever_its_weights_do(tiny: Tiny) -> None:
 
 
 def test_a_rescale_encodes_again_from_the_unrounded_candidate(tiny: Tiny) -> None:
-    state = build_state(tiny("fp8_format=E3M4", "optimizer.weight_decay=0"), 256)
+    state = gpt_state(tiny("fp8_format=E3M4", "optimizer.weight_decay=0"))
     scale = state.stored_scales[0]
     assert scale is not None
     gradient = torch.zeros_like(state.flat.values)
@@ -198,7 +198,7 @@ def test_a_rescale_encodes_again_from_the_unrounded_candidate(tiny: Tiny) -> Non
 
 def test_an_update_is_counted_at_the_scale_before_it(tiny: Tiny) -> None:
     """Weights that overflow the old scale are seen as overflow, although the new scale holds them."""
-    state = build_state(tiny("fp8_format=E3M4", "optimizer.weight_decay=0"), 256)
+    state = gpt_state(tiny("fp8_format=E3M4", "optimizer.weight_decay=0"))
     scale = state.stored_scales[0]
     assert scale is not None
     stored_views(state)[0].view(-1)[:7] = 124 * scale * 2
@@ -210,7 +210,7 @@ def test_an_update_is_counted_at_the_scale_before_it(tiny: Tiny) -> None:
 
 def test_a_mixed_plan_stores_some_layers_and_keeps_masters_of_the_others(tiny: Tiny) -> None:
     rule = 'precision.rules=[{pattern: "blocks.0.*", format: BF16}]'
-    state = build_state(tiny("fp8_format=E3M4", rule), 256)
+    state = gpt_state(tiny("fp8_format=E3M4", rule))
     result = run_pass(state, random_batch())
     expected = by_torch(state, result.gradient, 1e-3)
     update = candidate_update(state, result.gradient, 1e-3)
@@ -225,7 +225,7 @@ def test_a_mixed_plan_stores_some_layers_and_keeps_masters_of_the_others(tiny: T
 
 def test_stochastic_updates_are_unbiased(tiny: Tiny) -> None:
     """tau = <w' - w, dw> / |dw|^2 has mean 1: its mean over many draws lies within three standard errors."""
-    state = build_state(tiny("fp8_format=E3M4", "precision.rounding=stochastic"), 256)
+    state = gpt_state(tiny("fp8_format=E3M4", "precision.rounding=stochastic"))
     gradient = run_pass(state, random_batch()).gradient
     end = state.flat.linear_end
     before = state.flat.values[:end].double()
@@ -244,12 +244,12 @@ def test_stochastic_updates_are_unbiased(tiny: Tiny) -> None:
     deviation = math.sqrt(sum((tau - mean) ** 2 for tau in taus) / (len(taus) - 1))
     assert deviation > 0
     assert abs(mean - 1) < 3 * deviation / math.sqrt(len(taus))
-    nearest = build_state(tiny("fp8_format=E3M4"), 256)
+    nearest = gpt_state(tiny("fp8_format=E3M4"))
     assert transfer(candidate_update(nearest, gradient, 1e-4)) < 0.9, "to nearest it is biased"
 
 
 def test_stochastic_updates_go_to_a_neighbour(tiny: Tiny) -> None:
-    state = build_state(tiny("fp8_format=E3M4", "precision.rounding=stochastic"), 256)
+    state = gpt_state(tiny("fp8_format=E3M4", "precision.rounding=stochastic"))
     gradient = run_pass(state, random_batch()).gradient
     update = candidate_update(state, gradient, 1e-3)
     assert update.stored is not None
@@ -263,17 +263,16 @@ def test_stochastic_updates_go_to_a_neighbour(tiny: Tiny) -> None:
 
 
 def test_moments_are_stored_only_where_the_role_is_on(tiny: Tiny) -> None:
-    plain = build_state(tiny("fp8_format=E4M3", "precision.regime=standard"), 256)
+    plain = gpt_state(tiny("fp8_format=E4M3", "precision.regime=standard"))
     gradient = run_pass(plain, random_batch()).gradient
     plain_m = candidate_update(plain, gradient, 1e-3).proposal.slots["m"]
     torch.testing.assert_close(plain_m, 0.1 * gradient, rtol=1e-6, atol=0)
-    state = build_state(
+    state = gpt_state(
         tiny(
             "fp8_format=E4M3",
             "precision.regime=standard",
             "precision.roles=[weights, activations, gradients, optimizer_state]",
-        ),
-        256,
+        )
     )
     m = candidate_update(state, gradient, 1e-3).proposal.slots["m"]
     end = state.flat.linear_end
@@ -283,7 +282,7 @@ def test_moments_are_stored_only_where_the_role_is_on(tiny: Tiny) -> None:
 
 
 def test_the_frozen_control_keeps_the_moments_of_its_blocks_through_steps(tiny: Tiny) -> None:
-    state = build_state(tiny("precision.regime=frozen"), 256)
+    state = gpt_state(tiny("precision.regime=frozen"))
     end = state.flat.linear_end
     weights = state.flat.values[:end].clone()
     for seed in range(3):

@@ -8,15 +8,16 @@ import pytest
 import torch
 
 from altgrad_cli.config.run import TrainConfig
-from altgrad_cli.training.state import TrainState, build_state
+from altgrad_cli.training.state import TrainState
 from altgrad_cli.updates.flat import largest_magnitude
+from tests.training.states import gpt_state
 
 Tiny = Callable[..., TrainConfig]
 
 
 @pytest.fixture
 def state(tiny: Tiny) -> TrainState:
-    return build_state(tiny("precision.regime=fp32"), 256)
+    return gpt_state(tiny("precision.regime=fp32"))
 
 
 def test_block_matrices_come_first_then_other_matrices_then_vectors(state: TrainState) -> None:
@@ -63,7 +64,7 @@ def test_views_of_any_buffer_have_the_parameters_shapes(state: TrainState) -> No
 
 
 def test_flattening_keeps_every_value(tiny: Tiny) -> None:
-    one, other = (build_state(tiny("precision.regime=fp32"), 256) for _ in range(2))
+    one, other = (gpt_state(tiny("precision.regime=fp32")) for _ in range(2))
     assert torch.equal(one.flat.values, other.flat.values)
     assert one.flat.values.data_ptr() != other.flat.values.data_ptr()
 

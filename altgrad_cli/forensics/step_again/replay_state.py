@@ -10,8 +10,9 @@ from altgrad_cli.checkpoints.payload import TraceRecord, to_plain
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import AltgradError, CheckpointError
 from altgrad_cli.forensics.opened import OpenedCheckpoint
-from altgrad_cli.subjects.corpus.batches import Batch, draw_batch
 from altgrad_cli.subjects.corpus.tokens import Corpus, load_corpus
+from altgrad_cli.subjects.gpt.text_subject import gpt_subject, vocabulary_of
+from altgrad_cli.subjects.subject import Batch
 from altgrad_cli.training.faults import Faults, resolve_injections
 from altgrad_cli.training.schedule import learning_rate_at
 from altgrad_cli.training.snapshot import next_batch, restore_snapshot
@@ -32,7 +33,6 @@ class ReplayState:
     batch_origin: str
     """``recorded``, ``drawn again from the corpus``, or why there is none."""
     faults: Faults
-    corpus: Corpus | None
 
     @property
     def step(self) -> int:
@@ -60,10 +60,10 @@ class ReplayState:
         Raises:
             AltgradError: there is no corpus to draw it from.
         """
-        if self.corpus is None:
+        draw = self.state.subject.train
+        if draw is None:
             raise AltgradError("the corpus is not at hand (--data PATH)")
-        config, generator = self.state.config, torch.Generator().manual_seed(1_000_003 + self.step)
-        return draw_batch(self.corpus.train, config.batch_size, config.model.block_size, generator)
+        return draw(torch.Generator().manual_seed(1_000_003 + self.step))
 
     def trace(self) -> tuple[TraceRecord, ...]:
         """The step traced as its capture traced it, planted faults included; AltgradError without a batch."""
@@ -80,10 +80,11 @@ def rebuild(opened: OpenedCheckpoint, data: str | None = None) -> ReplayState:
     """
     config = _runnable(opened.config)
     try:
-        vocabulary = int(opened.saved.weights["wte.weight"].shape[0])
+        vocabulary = vocabulary_of(opened.saved.weights)
         _check_size(config, opened)
+        corpus, reason = _corpus(opened, config, data)
         torch.set_num_threads(config.runtime.threads)
-        state = build_state(config, vocabulary)
+        state = build_state(config, gpt_subject(config, vocabulary, corpus))
     except CheckpointError:
         raise
     except (KeyError, AttributeError, TypeError, IndexError, RuntimeError) as error:
@@ -92,10 +93,9 @@ def rebuild(opened: OpenedCheckpoint, data: str | None = None) -> ReplayState:
             where=str(opened.path),
         ) from None
     restore_snapshot(state, to_plain(opened.saved))
-    corpus, reason = _corpus(opened, config, data)
-    batch, origin = _batch(opened, state, corpus, reason)
+    batch, origin = _batch(opened, state, vocabulary, reason)
     injections = resolve_injections(config.inject, state.plan, config.seed, after=opened.step - 1)
-    return ReplayState(state, batch, origin, Faults(injections, config.seed), corpus)
+    return ReplayState(state, batch, origin, Faults(injections, config.seed))
 
 
 def _check_size(config: TrainConfig, opened: OpenedCheckpoint) -> None:
@@ -139,7 +139,7 @@ def _corpus(opened: OpenedCheckpoint, config: TrainConfig, data: str | None) -> 
 
 
 def _batch(
-    opened: OpenedCheckpoint, state: TrainState, corpus: Corpus | None, reason: str
+    opened: OpenedCheckpoint, state: TrainState, vocabulary: int, reason: str
 ) -> tuple[Batch | None, str]:
     """The batch of the step, and where it is from or why there is none.
 
@@ -148,10 +148,8 @@ def _batch(
     """
     saved = opened.saved.batch
     if saved is None:
-        if corpus is None:
-            return None, f"not in the file, and {reason}"
-        return next_batch(state, corpus.train), "drawn again from the corpus"
-    vocabulary = int(state.model.wte.weight.shape[0])
+        drawn = next_batch(state)
+        return drawn, "drawn again from the corpus" if drawn else f"not in the file, and {reason}"
     try:
         both = torch.stack((saved.x, saved.y))
         fits = (

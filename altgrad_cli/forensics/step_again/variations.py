@@ -23,7 +23,6 @@ from altgrad_cli.metrics.gradient import SHADOW_COLUMNS, gradient_cosine, measur
 from altgrad_cli.metrics.spec import pool
 from altgrad_cli.surgery.linear import Scales
 from altgrad_cli.surgery.precision_plan import (
-    LayerPrecision,
     PrecisionPlan,
     plan_precision,
     without_rounding,
@@ -91,7 +90,7 @@ def in_bf16(plan: PrecisionPlan, names: Sequence[str]) -> StepVariation:
     """The layers ``names`` of ``plan`` in BF16 on float32 masters."""
     bf16 = tuple((role, parse_format("BF16")) for role in OPERAND_ROLES)
     layers = tuple(
-        LayerPrecision(layer.name, bf16, "none") if layer.name in names else layer for layer in plan.layers
+        replace(layer, formats=bf16, recipe="none") if layer.name in names else layer for layer in plan.layers
     )
     return StepVariation(plan=replace(plan, layers=layers))
 
@@ -119,7 +118,7 @@ class Trials:
         config = variation.config or self.given.state.config
         state = self.given.state
         plan = variation.plan or plan_precision(
-            config.precision, variation.format or state.format, state.layer_names
+            config.precision, variation.format or state.format, state.layer_kinds
         )
         resolved = replace(variation, config=config, format=None, plan=plan)
         if resolved not in self._outcomes:

@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Batch:
-    """Inputs, targets, and where in the split they lie, so that any batch can be drawn again."""
-
-    x: torch.Tensor
-    """(batch, block) int64 token ids."""
-    y: torch.Tensor
-    """(batch, block) int64: ``x`` one token later."""
-    offsets: tuple[int, ...]
-    """Position of each row's first token in its split."""
+from altgrad_cli.subjects.subject import Batch
 
 
 def draw_batch(tokens: np.ndarray, batch_size: int, block_size: int, generator: torch.Generator) -> Batch:

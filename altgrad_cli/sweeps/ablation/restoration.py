@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 
 from altgrad_cli.config.precision import REGIME_ROLES, LayerRule, PrecisionConfig, Role
 from altgrad_cli.config.run import TrainConfig
+from altgrad_cli.subjects.gpt.layer_names import layer_kinds
 from altgrad_cli.surgery.precision_plan import LayerPrecision, PrecisionPlan, plan_precision
 from altgrad_cli.sweeps.arms import control_config
 
@@ -40,7 +41,7 @@ def restored(config: TrainConfig, role: Role, layers: Sequence[str], names: Sequ
 
 
 def _plan(config: TrainConfig, names: Sequence[str]) -> PrecisionPlan:
-    return plan_precision(config.precision, config.fp8_format, names)
+    return plan_precision(config.precision, config.fp8_format, layer_kinds(names))
 
 
 def _rule_without(precision: PrecisionConfig, entry: LayerPrecision, role: Role) -> LayerRule:

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from altgrad_cli.config.precision import OPERAND_ROLES
 from altgrad_cli.rounding.statistics import Counters
-from altgrad_cli.subjects.corpus.batches import Batch
-from altgrad_cli.subjects.gpt.model import cross_entropy
+from altgrad_cli.subjects.subject import Batch
 from altgrad_cli.surgery.linear import Noise, Observer, OperandRounding, Scale, Scales, Tap
 from altgrad_cli.surgery.precision_plan import PrecisionPlan, without_rounding
 from altgrad_cli.training.passes.compiled import CompiledPass, find_pass
@@ -152,7 +151,7 @@ def _eager_pass(
     parameters = dict(state.model.named_parameters())
     ordered = [parameters[name] for name in state.flat.names]
     with state.slot.use(rounding, uniform_noise(drawn["dropout"])):
-        loss = cross_entropy(state.model(batch.x.to(state.device)), batch.y.to(state.device))
+        loss = state.loss(batch)
         gradients = torch.autograd.grad(loss, ordered)
     flat = torch.empty_like(state.flat.values) if out is None else out
     torch.cat([gradient.reshape(-1) for gradient in gradients], out=flat)
@@ -196,5 +195,5 @@ def evaluation_loss(state: TrainState, batches: list[Batch], plan: PrecisionPlan
     total = torch.zeros((), dtype=torch.float64, device=state.device)
     with state.slot.use(evaluated):
         for batch in batches:
-            total += cross_entropy(state.model(batch.x.to(state.device)), batch.y.to(state.device)).double()
+            total += state.loss(batch).double()
     return total / len(batches)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from altgrad_cli.config.model import ModelConfig
 from altgrad_cli.config.precision import PrecisionConfig, ScalingConfig
 from altgrad_cli.errors import ConfigError
+from altgrad_cli.subjects.gpt.layer_names import layer_kinds
 from altgrad_cli.subjects.gpt.model import GPT, cross_entropy, initialize
 from altgrad_cli.surgery.linear import (
     OperandRounding,
@@ -88,7 +89,7 @@ def tokens_for(vocab_size: int = VOCABULARY, length: int = 16) -> Tensor:
 
 def bypass(model: GPT) -> OperandRounding:
     names = [name for name, _ in number_layers(model)]
-    plan = plan_precision(PrecisionConfig(regime="fp32"), "E5M2", names)
+    plan = plan_precision(PrecisionConfig(regime="fp32"), "E5M2", layer_kinds(names))
     return OperandRounding(plan, ScalingConfig(), [[None] * 3] * len(names))
 
 

@@ -21,10 +21,10 @@ from altgrad_cli.training.measuring.passes import Measurements, read_pass, read_
 from altgrad_cli.training.measuring.updates import interval_diagnostics, read_update
 from altgrad_cli.training.monitors import Monitors
 from altgrad_cli.training.passes.eager import run_pass, shadow_pass
-from altgrad_cli.training.state import TrainState, build_state
+from altgrad_cli.training.state import TrainState
 from altgrad_cli.training.step import compute_step
 from altgrad_cli.training.update import CandidateUpdate
-from tests.training.states import random_batch, take_step
+from tests.training.states import gpt_state, random_batch, take_step
 
 Tiny = Callable[..., TrainConfig]
 ALL_LOGS = ("log_stiffness=true", "log_grid_alignment=true", "log_ulp=true")
@@ -107,7 +107,7 @@ def test_what_was_not_measured_is_absent_or_null_and_never_zero(tiny: Tiny) -> N
 
 
 def test_a_mixed_plan_measures_every_layer_by_its_own_kind(tiny: Tiny) -> None:
-    state = build_state(tiny("fp8_format=E7M0", MIXED), 256)
+    state = gpt_state(tiny("fp8_format=E7M0", MIXED))
     take_step(state)
     measured, _ = measured_step(state, seed=2)
     kinds = {
@@ -131,7 +131,7 @@ def test_a_mixed_plan_measures_every_layer_by_its_own_kind(tiny: Tiny) -> None:
 
 
 def test_update_metrics_agree_with_tensors_compared_by_hand(tiny: Tiny) -> None:
-    state = build_state(tiny("fp8_format=E5M2"), 256)
+    state = gpt_state(tiny("fp8_format=E5M2"))
     measured, update = measured_step(state)
     assert update.stored is not None
     before = state.flat.linear_views(state.flat.values)[3]
@@ -148,7 +148,7 @@ def test_update_metrics_agree_with_tensors_compared_by_hand(tiny: Tiny) -> None:
 
 
 def test_gradient_norms_are_the_norms_of_the_gradient(tiny: Tiny) -> None:
-    state = build_state(tiny("fp8_format=E5M2"), 256)
+    state = gpt_state(tiny("fp8_format=E5M2"))
     measured, _ = measured_step(state)
     result = run_pass(state, random_batch())
     views = state.flat.views(result.gradient)
@@ -161,7 +161,7 @@ def test_gradient_norms_are_the_norms_of_the_gradient(tiny: Tiny) -> None:
 
 
 def test_the_pulse_sees_what_is_not_finite_and_where(tiny: Tiny) -> None:
-    state = build_state(tiny("fp8_format=E5M2", "precision.regime=standard"), 256)
+    state = gpt_state(tiny("fp8_format=E5M2", "precision.regime=standard"))
     monitors = Monitors(state.config, state)
 
     def pulse_of(tap: object = None) -> object:
@@ -187,7 +187,7 @@ def test_the_pulse_sees_what_is_not_finite_and_where(tiny: Tiny) -> None:
 
 
 def test_with_monitors_off_only_what_training_needs_is_read(tiny: Tiny) -> None:
-    state = build_state(tiny("fp8_format=E5M2", "monitors.enabled=false"), 256)
+    state = gpt_state(tiny("fp8_format=E5M2", "monitors.enabled=false"))
     monitors = Monitors(state.config, state)
     summary = read_pass(state, run_pass(state, random_batch()), None, monitors.dead)
     assert set(summary.measured.metrics) == {"loss"}
@@ -215,7 +215,7 @@ def test_rescaled_flips_are_counted_apart(tiny: Tiny) -> None:
 
 
 def test_the_census_counts_every_operand_once(tiny: Tiny) -> None:
-    state = build_state(tiny("fp8_format=E4M3", "precision.regime=standard"), 256)
+    state = gpt_state(tiny("fp8_format=E4M3", "precision.regime=standard"))
     census = CodeCensus(state)
     run_pass(state, random_batch(), observer=census)
     found = census.histograms()
@@ -326,7 +326,7 @@ def test_tables_are_read_back_in_their_shapes() -> None:
 
 def test_rows_that_never_update_are_added_over_the_layers(tiny: Tiny) -> None:
     """Layer k is given k + 1 rows that never move; in the others half of the weights with a gradient do."""
-    state = build_state(tiny("fp8_format=E7M0"), 256)
+    state = gpt_state(tiny("fp8_format=E7M0"))
     monitors = Monitors(state.config, state)
     assert monitors.regions is not None
     weights = state.flat.linear_views(state.flat.values)[:8]  # without the head, which is not stored so

@@ -15,14 +15,14 @@ from torch._inductor.utils import fresh_cache
 from altgrad_cli.checkpoints.file import VerifiedCheckpoint
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.rounding import compiled as quantizer
-from altgrad_cli.subjects.corpus.batches import Batch
+from altgrad_cli.subjects.subject import Batch
 from altgrad_cli.training.engine import train
 from altgrad_cli.training.events import Event, StepCompleted
 from altgrad_cli.training.passes import compiled as compiled_pass
 from altgrad_cli.training.passes.compiled import find_pass
 from altgrad_cli.training.passes.eager import PassResult, run_pass
-from altgrad_cli.training.state import TrainState, build_state
-from tests.training.states import VOCABULARY, random_batch, take_step
+from altgrad_cli.training.state import TrainState
+from tests.training.states import gpt_state, random_batch, take_step
 
 Tiny = Callable[..., TrainConfig]
 
@@ -50,7 +50,7 @@ def own_cache() -> Iterator[None]:
 
 def warm_state(config: TrainConfig) -> TrainState:
     """A state whose delayed scales are known: after one step, which is eager for want of them."""
-    state = build_state(config, VOCABULARY)
+    state = gpt_state(config)
     take_step(state)
     return state
 

@@ -12,16 +12,16 @@ from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.surgery.linear import Tap
 from altgrad_cli.surgery.precision_plan import without_rounding
 from altgrad_cli.training.passes.eager import evaluation_loss, run_pass, shadow_pass
-from altgrad_cli.training.state import TrainState, build_state
-from tests.training.states import random_batch, take_step
+from altgrad_cli.training.state import TrainState
+from tests.training.states import gpt_state, random_batch, take_step
 
 Tiny = Callable[..., TrainConfig]
 REGIMES = ("fp32", "bf16", "standard", "uniform", "frozen", "postln")
 
 
 def built(tiny: Tiny, *overrides: str) -> TrainState:
-    state = build_state(
-        tiny("fp8_format=E4M3", "model.dropout=0.1", "precision.rounding=stochastic_all", *overrides), 256
+    state = gpt_state(
+        tiny("fp8_format=E4M3", "model.dropout=0.1", "precision.rounding=stochastic_all", *overrides)
     )
     take_step(state)
     return state
@@ -85,7 +85,7 @@ def test_the_gradient_goes_where_it_is_asked_to_go(tiny: Tiny) -> None:
 
 
 def test_without_rounding_loss_and_gradient_are_torchs(tiny: Tiny) -> None:
-    state = build_state(tiny("precision.regime=fp32"), 256)
+    state = gpt_state(tiny("precision.regime=fp32"))
     batch = random_batch()
     result = run_pass(state, batch)
     logits = state.model(batch.x)  # no slot in force: plain linear layers, plain autograd
@@ -126,7 +126,7 @@ def test_evaluation_is_of_the_deployed_model_and_not_of_the_master(tiny: Tiny) -
 
 def test_evaluation_rounds_to_nearest_where_training_rounds_stochastically(tiny: Tiny) -> None:
     state = built(tiny, "precision.regime=standard")
-    nearest = build_state(tiny("fp8_format=E4M3", "model.dropout=0.1", "precision.regime=standard"), 256)
+    nearest = gpt_state(tiny("fp8_format=E4M3", "model.dropout=0.1", "precision.regime=standard"))
     nearest.flat.values.copy_(state.flat.values)
     for mine, its in zip(nearest.scales.histories, state.scales.histories, strict=True):
         for history, other in zip(mine, its, strict=True):

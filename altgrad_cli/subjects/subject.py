@@ -1,0 +1,59 @@
+"""What is trained: the seam through which training, forensics and reports know a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from altgrad_cli.subjects.corpus.tokens import Corpus
+from altgrad_cli.surgery.precision_plan import LayerKind
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Inputs, targets, and where in the data they lie, so that any batch can be drawn again."""
+
+    x: Tensor
+    """(batch, ...): what the model takes; of text (batch, block) int64 token ids."""
+    y: Tensor
+    """(batch, ...): of text int64, ``x`` one token later."""
+    offsets: tuple[int, ...] = ()
+    """Position of each row's first token in its split."""
+
+
+Draw = Callable[[torch.Generator], Batch]
+"""The next batch of a split; it depends on the generator, which is on the CPU, and on nothing else."""
+
+
+class LossFunction(Protocol):
+    """``torch.nn.functional.cross_entropy``, ``mse_loss`` and their like."""
+
+    def __call__(self, output: Tensor, target: Tensor, /, *, reduction: str = "mean") -> Tensor:
+        """The mean over the batch, 0-d; with ``reduction="none"`` one number a target, the batch first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A model, its loss and its batches; nobody above this room knows more of them than this.
+
+    The model is made of torch's own layers. ``surgery`` swaps its ``nn.Linear`` and ``nn.Dropout``: what is
+    rounded is decided there, and a pass can be repeated with the same dropout. Whatever else draws random
+    numbers in ``forward`` makes a step that cannot be repeated.
+    """
+
+    build: Callable[[torch.Generator], nn.Module]
+    """The model with its initial weights, drawn from the generator (torch's default stream has its seed too).
+    Builders that are equal build the same network."""
+    loss: LossFunction
+    train: Draw | None
+    """None where the data is not at hand: a checkpoint can be looked at without it."""
+    validation: Draw | None
+    """The same."""
+    kind: Callable[[str], LayerKind]
+    """What the linear layer of a name is, which decides how it is rounded."""
+    corpus: Corpus | None = None
+    """The text that the batches are tokens of; None where they are none, or it is not at hand."""
