@@ -34,7 +34,7 @@ CIRCUMSTANCES = frozenset({"circumstances", "environment", "tokens_per_second", 
 """Keys that say when, where and how fast, at any depth: kept, sealed, and left out of the content hash."""
 
 
-def plain_copy(value: Any, where: str = "checkpoint") -> Any:
+def plain_copy(value: object, where: str = "checkpoint") -> Any:
     """``value`` as tensors (contiguous, on the CPU) and plain values only; every leaf is tested.
 
     Raises:
@@ -72,7 +72,7 @@ def plain_copy(value: Any, where: str = "checkpoint") -> Any:
     )
 
 
-def _plain_key(key: Any, where: str) -> str | int:
+def _plain_key(key: object, where: str) -> str | int:
     if isinstance(key, enum.Enum):
         return _plain_key(key.value, where)
     if isinstance(key, str):
@@ -82,14 +82,14 @@ def _plain_key(key: Any, where: str) -> str | int:
     raise CheckpointError(f"a key of type {type(key).__name__} cannot be saved", where=where)
 
 
-def content_hash(value: Any) -> str:
+def content_hash(value: object) -> str:
     """SHA-256 of plain values and tensors, independent of the order of keys and of ``CIRCUMSTANCES``."""
     digest = hashlib.sha256()
     _feed(digest, value)
     return digest.hexdigest()
 
 
-def _feed(digest: hashlib._Hash, value: Any) -> None:
+def _feed(digest: hashlib._Hash, value: object) -> None:
     if isinstance(value, Tensor):
         raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         digest.update(f"tensor {value.dtype} {tuple(value.shape)} ".encode())
@@ -113,7 +113,7 @@ def _feed(digest: hashlib._Hash, value: Any) -> None:
         digest.update(f"{type(value).__name__} {len(text)} ".encode() + text)
 
 
-def write_checkpoint(path: Path, payload: Mapping[str, Any]) -> None:
+def write_checkpoint(path: Path, payload: Mapping[str, object]) -> None:
     """Write ``payload`` to ``path``: all of it or nothing, and durable when this returns.
 
     Raises:
@@ -134,7 +134,7 @@ def write_checkpoint(path: Path, payload: Mapping[str, Any]) -> None:
 class OpenedArchive:
     """What a torch file held, and what vouches for it."""
 
-    contents: Any
+    contents: object
     sealed: bool
     """Whether it ends in altgrad's seal, and the seal is right."""
     checksums: bool

@@ -10,7 +10,6 @@ import re
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from altgrad_cli.checkpoints.file import read_archive, verified_payload
 from altgrad_cli.checkpoints.named_tensors import NamedTensor, walk_tensors
@@ -35,7 +34,7 @@ class ForeignTensors:
     """Whether it has altgrad's schema without altgrad's seal."""
 
 
-def open_file(path: Path) -> dict[str, Any] | ForeignTensors:
+def open_file(path: Path) -> dict[str, object] | ForeignTensors:
     """The verified payload of a checkpoint that altgrad wrote, or a stranger's tensors. Nothing is run.
 
     Raises:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import pickletools
-from typing import Any
 
 from altgrad_cli.checkpoints.plain_pickle import PlainPickle
 
@@ -17,7 +16,7 @@ HEAD = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """The first pickle of every such file: protocol 2, the magic number."""
 
 
-def read_legacy(data: bytes, where: str) -> Any:
+def read_legacy(data: bytes, where: str) -> object:
     """The tensors and plain values of such a file.
 
     Raises:

@@ -78,7 +78,7 @@ def _is_mask(keys: Sequence[Key], values: Tensor) -> bool:
     return (values.dim() >= 2 and share >= _MASK_SHARE) or "mask" in str(keys[-1:]).lower()
 
 
-def walk_tensors(value: Any, keys: tuple[Key, ...] = ()) -> list[NamedTensor]:
+def walk_tensors(value: object, keys: tuple[Key, ...] = ()) -> list[NamedTensor]:
     """Every tensor in nested dictionaries and lists, in order."""
     if isinstance(value, Tensor):
         return [NamedTensor.of(keys, value)]

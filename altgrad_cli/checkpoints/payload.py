@@ -7,7 +7,7 @@ behind it has to ask what type a part is. Keys that it does not know may stand b
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -119,7 +119,7 @@ class RecordedBatch:
 class MonitorState:
     """What the monitors remember; each watcher knows its own part."""
 
-    watchers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    watchers: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     history: tuple[Mapping[str, Scalar], ...] = ()
     """The recorded scalars of the last steps, oldest first."""
 
@@ -145,7 +145,7 @@ class Checkpoint:
     streams: Mapping[str, Tensor]
     monitors: MonitorState
     environment: Mapping[str, Scalar]
-    metadata: Mapping[str, Any] = field(metadata={"key": "circumstances"})
+    metadata: Mapping[str, object] = field(metadata={"key": "circumstances"})
     """When, where and how it was written; no part of its content hash."""
     corpus: Mapping[str, Scalar] = field(default_factory=dict)
     injections: Injections = Injections((), ())
@@ -157,7 +157,7 @@ class Checkpoint:
     history: tuple[Mapping[str, Scalar], ...] | None = None
 
     @classmethod
-    def from_plain(cls, payload: Mapping[str, Any], where: str) -> Checkpoint:
+    def from_plain(cls, payload: Mapping[str, object], where: str) -> Checkpoint:
         """The checkpoint in a file's plain values.
 
         Raises:
@@ -199,11 +199,11 @@ def _parts(cls: type) -> tuple[tuple[str, str, Any, bool], ...]:
     )
 
 
-def _required(part: Any) -> bool:
+def _required(part: Field[object]) -> bool:
     return part.default is MISSING and part.default_factory is MISSING
 
 
-def _read(hint: Any, value: Any, path: str) -> Any:
+def _read(hint: Any, value: object, path: str) -> Any:
     """``value`` as ``hint`` says; a ValueError names the place at ``path`` that does not fit."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is UnionType:
@@ -222,7 +222,7 @@ def _read(hint: Any, value: Any, path: str) -> Any:
         return {
             key: _read(arguments[1], item, f"{path}{key}.") for key, item in _mapping(value, path).items()
         }
-    if hint is Any or (origin is Literal and value in arguments):
+    if hint in (object, Any) or (origin is Literal and value in arguments):
         return value
     if origin is Literal or (isinstance(value, bool) and hint is not bool):
         raise _misfit(value, path)
@@ -231,7 +231,7 @@ def _read(hint: Any, value: Any, path: str) -> Any:
     return value
 
 
-def _read_one_of(options: Iterable[Any], value: Any, path: str) -> Any:
+def _read_one_of(options: Iterable[Any], value: object, path: str) -> Any:
     if value is None and NoneType in options:
         return None
     kinds = [kind for kind in options if kind is not NoneType]
@@ -242,7 +242,7 @@ def _read_one_of(options: Iterable[Any], value: Any, path: str) -> Any:
     return value
 
 
-def _read_record(cls: Any, value: Mapping[str, Any], path: str) -> Any:
+def _read_record(cls: Any, value: Mapping[str, object], path: str) -> Any:
     read = {}
     for name, key, hint, required in _parts(cls):
         if key in value:
@@ -252,11 +252,11 @@ def _read_record(cls: Any, value: Mapping[str, Any], path: str) -> Any:
     return cls(**read)
 
 
-def _mapping(value: Any, path: str) -> Mapping[str, Any]:
+def _mapping(value: object, path: str) -> Mapping[str, object]:
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise _misfit(value, path)
     return value
 
 
-def _misfit(value: Any, path: str) -> ValueError:
+def _misfit(value: object, path: str) -> ValueError:
     return ValueError(f"{path.rstrip('.') or 'the payload'} is a {type(value).__name__}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 import zipfile
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from altgrad_cli.checkpoints.legacy_torch_file import read_legacy
 from altgrad_cli.checkpoints.plain_pickle import Name, PlainPickle
@@ -34,7 +34,7 @@ _BROKEN = (
 )
 
 
-def read_torch_archive(file: BinaryIO, size: int, where: str) -> Any:
+def read_torch_archive(file: BinaryIO, size: int, where: str) -> object:
     """The tensors and plain values of the torch file ``file``, ``size`` bytes long.
 
     Raises:
@@ -57,7 +57,7 @@ def read_torch_archive(file: BinaryIO, size: int, where: str) -> Any:
         raise CheckpointError(f"the file is damaged or incomplete: {reason}", where=where) from None
 
 
-def _read(archive: zipfile.ZipFile, size: int, where: str) -> Any:
+def _read(archive: zipfile.ZipFile, size: int, where: str) -> object:
     entries = archive.infolist()
     names = [entry.filename for entry in entries]
     if len(set(names)) != len(names):
@@ -88,7 +88,7 @@ def _read(archive: zipfile.ZipFile, size: int, where: str) -> Any:
     return walker.load(archive.read(pickles[0]))
 
 
-def _bound(value: Any, where: str) -> None:
+def _bound(value: object, where: str) -> None:
     """Refuse what is nested, shared or looped so that walking it would not end soon."""
     nodes = 0
     pending = [(value, 0)]

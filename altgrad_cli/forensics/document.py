@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from altgrad_cli.checkpoints.payload import to_plain
 from altgrad_cli.forensics.against import Comparison
@@ -63,9 +63,9 @@ class Diagnosis:
     """Most important first."""
     next: NextCommand | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The document as plain values, by the keys of the schema."""
-        document: dict[str, Any] = to_plain(self)
+        document: dict[str, object] = to_plain(self)
         return document
 
 
@@ -132,7 +132,7 @@ class ForeignDiagnosis:
     not_judged: tuple[LeftOut, ...]
     findings: tuple[Finding, ...]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The document as plain values, by the keys of the schema."""
-        document: dict[str, Any] = to_plain(self)
+        document: dict[str, object] = to_plain(self)
         return document

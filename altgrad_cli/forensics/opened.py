@@ -43,7 +43,7 @@ class Trust:
     complete: bool
     missing: Mapping[str, str]
     """Parts that the file lacks, and why."""
-    created: Scalar
+    created: object
     revision: Scalar
     config_hash: str
     same_environment: bool

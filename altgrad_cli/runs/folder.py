@@ -32,6 +32,8 @@ from altgrad_cli.files import make_folders, open_regular, reason_of, remove_empt
 from altgrad_cli.training.events import to_json_value
 
 RUNS = Path("runs")
+JsonObject = dict[str, Any]
+"""An object of a file that anybody may have written."""
 SWEEP = "sweep.json"
 """The file that makes a folder of runs a sweep."""
 RUN_SCHEMA = "altgrad.run/1"
@@ -77,7 +79,7 @@ class RunDirectory:
         """The configuration the run was started with."""
         return load_tree(TrainConfig, self.config)
 
-    def write_summary(self, values: Mapping[str, Any]) -> None:
+    def write_summary(self, values: Mapping[str, object]) -> None:
         """Replace ``run.json``."""
         write_json(self.summary, values)
 
@@ -240,12 +242,12 @@ def is_being_written(path: Path) -> bool:
     return False
 
 
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
+def write_json(path: Path, values: Mapping[str, object]) -> None:
     """Write ``values`` so that a reader (or a crash) sees the old file or the new one, never half of it."""
     write_whole(path, json.dumps(to_json_value(values), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path, schema: str | None = None) -> dict[str, Any]:
+def read_json(path: Path, schema: str | None = None) -> JsonObject:
     """The object in ``path``; UsageError where there is none, or one of another ``schema`` than this."""
     try:
         with open_regular(path) as file:
@@ -274,7 +276,7 @@ def check_run_schema(run_dir: Path) -> None:
     _check_schema(path, summary, RUN_SCHEMA)
 
 
-def _check_schema(path: Path, document: Mapping[str, Any], schema: str) -> None:
+def _check_schema(path: Path, document: JsonObject, schema: str) -> None:
     said = document.get("schema", schema)
     if said != schema:
         raise UsageError(

@@ -6,11 +6,10 @@ A kind of event and a key that this version does not know are passed over: a lat
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from altgrad_cli.training.events import from_json_value
 
-Test = Callable[[Any], bool]
+Test = Callable[[object], bool]
 _MOST = 2**63
 
 
@@ -22,14 +21,14 @@ def is_event(line: object) -> bool:
     return type(step) is int and 0 <= step < _MOST and _has(line, _KEYS.get(line["event"], {}))
 
 
-def _has(line: Mapping[str, Any], keys: Mapping[str, Test]) -> bool:
+def _has(line: Mapping[str, object], keys: Mapping[str, Test]) -> bool:
     return all(
         test(line[name]) if (name := key.removesuffix("?")) in line else key.endswith("?")
         for key, test in keys.items()
     )
 
 
-def _number(value: Any) -> bool:
+def _number(value: object) -> bool:
     """A number, one of the three words for a number that is not finite, or null."""
     if type(value) is int:
         return -_MOST < value < _MOST
@@ -58,7 +57,7 @@ _count = _one_of(int)
 _counts = _each(_each(_count))
 
 
-def _pair(value: Any) -> bool:
+def _pair(value: object) -> bool:
     return type(value) is list and list(map(type, value)) == [int, str]
 
 

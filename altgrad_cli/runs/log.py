@@ -13,17 +13,16 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from altgrad_cli.errors import UsageError
 from altgrad_cli.files import open_regular, reason_of, unused, write_whole
-from altgrad_cli.runs.folder import EVENTS, check_run_schema
+from altgrad_cli.runs.folder import EVENTS, JsonObject, check_run_schema
 from altgrad_cli.runs.line_shape import is_event
 
 RESUMABLE = ("regular", "best")
 """Reasons of the checkpoints that a run may go on from."""
 _TAIL_BYTES = 1 << 18
-Line = dict[str, Any]
+Line = JsonObject
 """One event as it stands in the file: ``{"event": kind, "step": n, ...}``, non-finite numbers as words."""
 
 

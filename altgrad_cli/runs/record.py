@@ -11,13 +11,14 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from altgrad_cli.config.precision import OPERAND_ROLES, Regime
 from altgrad_cli.metrics.thresholds import COLLAPSE_WINDOW, END_WINDOW
+from altgrad_cli.runs.folder import JsonObject
 from altgrad_cli.runs.log import RESUMABLE, Line, read_lines
 from altgrad_cli.runs.series import GrowingLayers, GrowingSeries, LayerSeries, Series, sum_counts
 from altgrad_cli.training.events import (
@@ -70,7 +71,7 @@ class RunRecord:
     """Steps whose update was dropped because something was not finite."""
     last_step: int
     ended: RunEnded | None
-    collapse: dict[str, Any] | None
+    collapse: JsonObject | None
     """Class and step of a collapse; for a stall collapse ``onset`` and ``detected`` as well."""
 
     @property
@@ -90,16 +91,16 @@ class RunRecord:
         ]
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> JsonObject:
         """The resolved configuration with which the run began, as long as it was to become in the end."""
         config = dict(self.started.config) if self.started else {}
         length = self.resumed[-1].config if self.resumed else {}
         return config | {key: length[key] for key in ("max_steps",) if key in length}
 
     @property
-    def precision(self) -> dict[str, Any]:
+    def precision(self) -> JsonObject:
         """The precision of the configuration."""
-        precision: dict[str, Any] = self.config.get("precision") or {}
+        precision: JsonObject = self.config.get("precision") or {}
         return precision
 
     @property
@@ -113,7 +114,7 @@ class RunRecord:
         return list(self.started.injections or ()) if self.started else []
 
     @property
-    def predicted_stall(self) -> Mapping[str, Any]:
+    def predicted_stall(self) -> Mapping[str, object]:
         """What the initial weights predict of the bit-stall; {} without stored weights."""
         return (self.started.predicted_stall if self.started else None) or {}
 
@@ -277,7 +278,7 @@ def _of(events: Iterable[Event], kind: type[E]) -> list[E]:
     return [event for event in events if isinstance(event, kind)]
 
 
-def _collapse(ended: RunEnded | None, metrics: Mapping[str, Series]) -> dict[str, Any] | None:
+def _collapse(ended: RunEnded | None, metrics: Mapping[str, Series]) -> JsonObject | None:
     """The collapse that a run ended in.
 
     A log written before the onset was kept names the first step of the window in which a stall collapse was

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from itertools import chain
-from typing import Any
 
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.runs.folder import RUN_SCHEMA, RunDirectory
@@ -27,7 +26,7 @@ def carry_out(
     resume: Resumption | None = None,
     stop_requested: Callable[[], bool] = _never,
     capture_requested: Callable[[], bool] = _never,
-    circumstances: Mapping[str, Any] | None = None,
+    circumstances: Mapping[str, object] | None = None,
     on_end: Callable[[RunEnded], object] = lambda ended: None,
 ) -> RunEnded | None:
     """Train ``config`` in ``directory``; the run's last event, or None where it was asked to stop before.

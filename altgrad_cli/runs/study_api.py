@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from altgrad_cli.config.loading import load_config
 from altgrad_cli.config.run import TrainConfig
@@ -19,6 +19,7 @@ from altgrad_cli.runs.run import carry_out
 from altgrad_cli.training.events import Evaluated, Event, Number, RunEnded, RunStarted, StepCompleted
 
 LAST_SNAPSHOTS = 5
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,13 +93,26 @@ class FormatExperimentRunner:
             directory = create_run(self.run_dir, self.config)
             with sole_writer(directory):
                 carry_out(self.config, directory, [collected])
-        return collected.result(self.run_dir)
+        ended = collected.ended
+        assert ended is not None, "the engine's last event is RunEnded"
+        collapse = ended.collapse or {}
+        return ExperimentResult(
+            initial_format=ended.formats[0][1],
+            format_timeline=tuple((step, name) for step, name in ended.formats),
+            outcome=ended.outcome,
+            collapse_class=collapse.get("class"),
+            collapse_step=collapse.get("step"),
+            collapse_reason=ended.reason if ended.collapse else None,
+            losses=tuple(collected.losses),
+            validation_losses=tuple(collected.validation),
+            snapshots=tuple(collected.snapshots),
+            run_dir=self.run_dir,
+        )
 
 
 def run_format_experiment(config_path: str | Path, device: str = "auto") -> ExperimentResult:
     """Run what a config (a file, or the name of a shipped one) describes, in ``runs/<name>``."""
-    config = load_config(str(config_path))
-    config = replace(config, runtime=replace(config.runtime, device=device))  # type: ignore[arg-type]
+    config = load_config(str(config_path), [f"runtime.device={device}"])
     folder = unused_path(RUNS, safe_name(Path(config_path).stem))
     return FormatExperimentRunner(config, run_dir=folder).run()
 
@@ -107,55 +121,36 @@ class _Collected:
     """A listener that keeps what a result is made of."""
 
     def __init__(self) -> None:
-        self._layers: Sequence[str] = ()
-        self._losses: list[float | None] = []
-        self._validation: list[tuple[int, Number]] = []
-        self._snapshots: deque[DiagnosticSnapshot] = deque(maxlen=LAST_SNAPSHOTS)
-        self._ended: RunEnded | None = None
+        self.layers: Sequence[str] = ()
+        self.losses: list[float | None] = []
+        self.validation: list[tuple[int, Number]] = []
+        self.snapshots: deque[DiagnosticSnapshot] = deque(maxlen=LAST_SNAPSHOTS)
+        self.ended: RunEnded | None = None
 
     def receive(self, event: Event) -> None:
-        match event:
-            case RunStarted():
-                self._layers = event.layers
-            case StepCompleted():
-                self._losses.append(event.metrics.get("loss"))
-                if event.histograms:
-                    self._snapshots.append(self._snapshot(event))
-            case Evaluated():
-                self._validation.append((event.step, event.validation_loss))
-            case RunEnded():
-                self._ended = event
-            case _:
-                pass
+        if isinstance(event, RunStarted):
+            self.layers = event.layers
+        elif isinstance(event, StepCompleted):
+            self.losses.append(event.metrics.get("loss"))
+            if event.histograms:
+                self.snapshots.append(_snapshot(event, self.layers))
+        elif isinstance(event, Evaluated):
+            self.validation.append((event.step, event.validation_loss))
+        elif isinstance(event, RunEnded):
+            self.ended = event
 
     def close(self) -> None:
         pass
 
-    def result(self, run_dir: Path | None) -> ExperimentResult:
-        ended = self._ended
-        assert ended is not None, "the engine's last event is RunEnded"
-        collapse: Mapping[str, Any] = ended.collapse or {}
-        return ExperimentResult(
-            initial_format=ended.formats[0][1],
-            format_timeline=tuple((step, name) for step, name in ended.formats),
-            outcome=ended.outcome,
-            collapse_class=collapse.get("class"),
-            collapse_step=collapse.get("step"),
-            collapse_reason=ended.reason if ended.collapse else None,
-            losses=tuple(self._losses),
-            validation_losses=tuple(self._validation),
-            snapshots=tuple(self._snapshots),
-            run_dir=run_dir,
-        )
 
-    def _snapshot(self, event: StepCompleted) -> DiagnosticSnapshot:
-        def by_layer(values: Sequence[Any]) -> dict[str, Any]:
-            return dict(zip(self._layers, values, strict=False))
+def _snapshot(event: StepCompleted, layers: Sequence[str]) -> DiagnosticSnapshot:
+    def by_layer(values: Sequence[T]) -> dict[str, T]:
+        return dict(zip(layers, values, strict=False))
 
-        return DiagnosticSnapshot(
-            step=event.step,
-            format=event.format,
-            metrics=dict(event.metrics),
-            layers={name: by_layer(values) for name, values in event.layers.items()},
-            histograms={role: by_layer(rows) for role, rows in event.histograms.items()},
-        )
+    return DiagnosticSnapshot(
+        step=event.step,
+        format=event.format,
+        metrics=dict(event.metrics),
+        layers={name: by_layer(values) for name, values in event.layers.items()},
+        histograms={role: by_layer(rows) for role, rows in event.histograms.items()},
+    )

@@ -7,8 +7,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 import altgrad_cli.training
 from altgrad_cli.config.loading import to_yaml
+from altgrad_cli.errors import ConfigError
 from altgrad_cli.training import FormatExperimentRunner, TrainConfig, run_format_experiment
 from altgrad_cli.training.engine import train
 from altgrad_cli.training.events import RunEnded, StepCompleted
@@ -56,6 +59,13 @@ def test_a_config_file_is_run_in_a_folder_of_its_name(tiny: Tiny, in_tmp_folder:
     assert second.run_dir == Path("runs/mine-2")
     assert first.losses == second.losses
     assert isinstance(list(train(tiny()))[-1], RunEnded)
+
+
+def test_an_unknown_device_is_refused(tiny: Tiny, in_tmp_folder: Path) -> None:
+    Path("mine.yaml").write_text(to_yaml(tiny()))
+    with pytest.raises(ConfigError, match="gpu0"):
+        run_format_experiment("mine.yaml", "gpu0")
+    assert not Path("runs").exists()
 
 
 def test_every_public_name_is_there() -> None:

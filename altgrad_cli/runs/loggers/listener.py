@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from altgrad_cli.training.events import Event
+from altgrad_cli.training.events import Alert, Event
 
 
 class Listener(Protocol):
@@ -33,3 +33,11 @@ class FanOut:
         """Close all, the last one first."""
         for listener in reversed(self._listeners):
             listener.close()
+
+
+def grouped(alerts: Iterable[Alert]) -> dict[tuple[str, str, str], list[Alert]]:
+    """(name, metric, state) -> the alerts of one step that say so, of several layers as a rule."""
+    groups: dict[tuple[str, str, str], list[Alert]] = {}
+    for alert in alerts:
+        groups.setdefault((alert.name, alert.metric, alert.state), []).append(alert)
+    return groups

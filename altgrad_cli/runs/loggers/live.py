@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from altgrad_cli.notation import MISSING, decimals
+from altgrad_cli.runs.loggers.listener import grouped
 from altgrad_cli.training.events import (
     Alert,
     CheckpointSaved,
@@ -139,10 +140,7 @@ class LiveView:
     def _tell_alerts(self) -> None:
         """Say the alerts of one step, those of several layers in one line."""
         alerts, self._alerts = self._alerts, []
-        groups: dict[tuple[str, str, str], list[Alert]] = {}
-        for alert in alerts:
-            groups.setdefault((alert.name, alert.metric, alert.state), []).append(alert)
-        for (name, metric, state), group in groups.items():
+        for (name, metric, state), group in grouped(alerts).items():
             layers = [alert.layer for alert in group if alert.layer is not None]
             values = [float(alert.value) for alert in group if alert.value is not None]
             worst = f" up to {max(values):.3g}" if values and state == "raised" else ""

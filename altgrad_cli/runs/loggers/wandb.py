@@ -13,7 +13,6 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import CheckpointError, WriteError
@@ -73,8 +72,8 @@ def _id_in_checkpoint(directory: RunDirectory) -> str | None:
         payload = newest_readable(directory.checkpoints).payload
     except CheckpointError:
         return None
-    circumstances: Any = payload.get("circumstances") or {}
-    found = circumstances.get(_ID_KEY)
+    circumstances = payload.get("circumstances")
+    found = circumstances.get(_ID_KEY) if isinstance(circumstances, dict) else None
     return str(found) if found else None
 
 

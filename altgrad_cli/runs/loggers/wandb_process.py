@@ -15,8 +15,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from multiprocessing.queues import Queue
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from altgrad_cli.runs.loggers.wandb_rows import alert_texts, code_counts, evaluation_row, step_row
 from altgrad_cli.training.events import (
@@ -39,7 +40,7 @@ class WandbTarget:
     """Where a run's data goes in W&B."""
 
     run_id: str
-    mode: str
+    mode: Literal["online", "offline"]
     project: str
     name: str
     group: str | None
@@ -53,7 +54,7 @@ class Ended:
     """Put into the queue after the last event."""
 
 
-def serve(events: Any, reports: Connection, target: WandbTarget) -> None:
+def serve(events: Queue[Event | Ended], reports: Connection, target: WandbTarget) -> None:
     """Log what comes through the queue ``events`` until ``Ended``; a problem is one line to ``reports``."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _silence()
@@ -71,7 +72,7 @@ def serve(events: Any, reports: Connection, target: WandbTarget) -> None:
         session.close(clean=clean)
 
 
-def _listen(events: Any, session: _Session) -> bool:
+def _listen(events: Queue[Event | Ended], session: _Session) -> bool:
     """True after ``Ended``, False where the training process is gone."""
     parent = multiprocessing.parent_process()
     while True:
@@ -96,7 +97,7 @@ class _Session:
     """Rows before it are in W&B already, from before a resume."""
     layers: Sequence[str] = ()
     step: int = -1
-    row: dict[str, Any] = field(default_factory=dict)
+    row: dict[str, object] = field(default_factory=dict)
     alerts: list[Alert] = field(default_factory=list)
 
     @classmethod
@@ -117,7 +118,7 @@ class _Session:
             group=target.group,
             id=target.run_id,
             resume="allow",
-            mode=target.mode,  # type: ignore[arg-type]
+            mode=target.mode,
             tags=list(target.tags),
             dir=target.folder,
             settings=settings,
@@ -167,7 +168,7 @@ class _Session:
             self.run.log_artifact(artifact)
         self.run.finish(exit_code=0 if clean else 1)
 
-    def _pictures(self, plots: Sequence[Path]) -> dict[str, Any]:
+    def _pictures(self, plots: Sequence[Path]) -> dict[str, object]:
         import wandb
 
         return {f"plots/{path.stem}": wandb.Image(str(path)) for path in plots}
@@ -180,7 +181,7 @@ class _Session:
                 self.run.alert(title=title, text=text, level=level, wait_duration=1)
         self.row, self.alerts = {}, []
 
-    def _histograms(self, event: StepCompleted) -> dict[str, Any]:
+    def _histograms(self, event: StepCompleted) -> dict[str, object]:
         import numpy as np
         import wandb
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from altgrad_cli.runs.loggers.listener import grouped
 from altgrad_cli.runs.series import sum_counts
 from altgrad_cli.training.events import Alert, Evaluated, Number, StepCompleted
 
@@ -22,13 +22,13 @@ MAX_BINS = 512
 _RUN_SECTION = "run"
 
 
-def step_row(event: StepCompleted, layers: Sequence[str]) -> dict[str, Any]:
+def step_row(event: StepCompleted, layers: Sequence[str]) -> dict[str, float]:
     """Everything measured in a step by its key in W&B; what was not measured is absent.
 
     ``run/nonfinite`` counts what W&B's charts cannot show, since they leave out NaN points: 1 for a dropped
     update and 1 for every value that is not finite.
     """
-    row: dict[str, Any] = {}
+    row: dict[str, float] = {}
     for name, value in event.metrics.items():
         if value is not None:
             row[_key(name, pooled=name in event.layers)] = value
@@ -45,7 +45,7 @@ def step_row(event: StepCompleted, layers: Sequence[str]) -> dict[str, Any]:
     return row
 
 
-def evaluation_row(event: Evaluated) -> dict[str, Any]:
+def evaluation_row(event: Evaluated) -> dict[str, float]:
     """The evaluation's part of its step's row."""
     values: Mapping[str, Number] = {
         "validation_loss": event.validation_loss,
@@ -63,11 +63,8 @@ def code_counts(event: StepCompleted) -> dict[str, list[int]]:
 
 def alert_texts(alerts: Sequence[Alert]) -> list[tuple[str, str]]:
     """(title, text) of the alerts of one step, those of several layers in one."""
-    groups: dict[tuple[str, str, str], list[Alert]] = {}
-    for alert in alerts:
-        groups.setdefault((alert.name, alert.metric, alert.state), []).append(alert)
     texts = []
-    for (name, metric, state), group in groups.items():
+    for (name, metric, state), group in grouped(alerts).items():
         layers = [alert.layer for alert in group if alert.layer is not None]
         values = ", ".join(
             f"{alert.layer or 'pooled'} {alert.value:.3g}" for alert in group[:8] if alert.value is not None
