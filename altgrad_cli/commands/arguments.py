@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
@@ -91,3 +91,13 @@ def _values(key: str, incomplete: str) -> list[str]:
     choices = [each for each in (hint, *get_args(hint)) if get_origin(each) is Literal]
     default = _defaults().get(key)
     return [str(word) for each in choices for word in get_args(each)] or ([default] if default else [])
+
+
+ConfigArguments = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="CONFIG|KEY=VALUE",
+        help="A shipped config (see altgrad configs) or a file, and overrides.",
+        autocompletion=complete_arguments,
+    ),
+]

@@ -10,10 +10,10 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 PIPED_WIDTH = 160
 """Columns of a table that goes to a file or a pipe, where no terminal says how wide it may be."""
@@ -47,7 +47,12 @@ def _console(*, to_stderr: bool) -> Console:
     return console
 
 
-def print_json(schema: str, body: Mapping[str, Any]) -> None:
+def say(text: str) -> None:
+    """One line of talk, never wrapped."""
+    talk_console().print(Text(text), soft_wrap=True)
+
+
+def print_json(schema: str, body: Mapping[str, object]) -> None:
     """Write ``{"schema": schema, **body}`` to stdout.
 
     ``schema`` is ``altgrad.<command>/<version>``; the version rises when a key changes its meaning or goes.

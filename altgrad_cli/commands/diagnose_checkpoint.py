@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from altgrad_cli.commands.arguments import complete_format
-from altgrad_cli.commands.console import data_console, print_json, talk_console
+from altgrad_cli.commands.console import data_console, print_json, say, talk_console
 from altgrad_cli.errors import UsageError
 from altgrad_cli.files import check_outputs, write_whole
 
@@ -97,7 +97,7 @@ def diagnose_checkpoint(
     page = diagnosis_page(diagnosis)
     if markdown is not None:
         write_whole(markdown, to_markdown(page, pictures=None))
-        talk_console().print(f"markdown: {markdown}", soft_wrap=True, markup=False)
+        say(f"markdown: {markdown}")
     if json:
         print_json(SCHEMA, diagnosis.to_json())
     else:
@@ -119,5 +119,5 @@ def _checkpoint_of(path: Path) -> Path:
         raise UsageError(
             f"{path} holds no checkpoint", hint=f"altgrad report {shlex.quote(str(path))} reads its log"
         )
-    talk_console().print(f"checkpoint: {candidates[0]}", soft_wrap=True)
+    say(f"checkpoint: {candidates[0]}")
     return candidates[0]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from altgrad_cli.commands.arguments import complete_format
-from altgrad_cli.commands.console import data_console, print_json, talk_console
+from altgrad_cli.commands.console import data_console, print_json, say
 from altgrad_cli.errors import UsageError
 from altgrad_cli.files import check_outputs, write_whole
 from altgrad_cli.formats import FP8Format, parse_format
@@ -125,7 +125,7 @@ def _draw(format: FP8Format, other: FP8Format | None, path: Path) -> None:
     from altgrad_cli.reporting.pages.format.plot import draw_formats  # imports matplotlib
 
     write_whole(path, draw_formats([format] if other is None else [format, other]))
-    talk_console().print(f"plot: {path}", soft_wrap=True)
+    say(f"plot: {path}")
 
 
 def _print_screen(

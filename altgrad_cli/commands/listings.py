@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from altgrad_cli.commands.console import data_console, print_json, talk_console
+from altgrad_cli.commands.console import data_console, print_json, say
 from altgrad_cli.notation import decimals, format_value, printable
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def ls(
     elif listed:
         data_console().print(_table(listed, wide=data_console().width >= _WIDE))
     else:
-        talk_console().print(f"no run below {folder}; make one: altgrad train smoke", soft_wrap=True)
+        say(f"no run below {folder}; make one: altgrad train smoke")
 
 
 def _table(listed: list[Listed], *, wide: bool) -> Table:

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from altgrad_cli.commands.console import data_console, print_json, talk_console
+from altgrad_cli.commands.console import data_console, print_json, say
 
 if TYPE_CHECKING:
     from altgrad_cli.config.run import TrainConfig
@@ -42,18 +42,13 @@ def show_train_plan(config: TrainConfig, folder: Path, *, as_json: bool) -> None
         )
         return
     typer.echo(to_yaml(config), nl=False)  # a file that train takes: all else goes to stderr
-    console = talk_console()
-    console.print(Text(f"folder: {folder}"), soft_wrap=True)
-    console.print(
+    say(f"folder: {folder}")
+    say(
         f"predicted stall of stored weights on {config.fp8_format}, first step / long run: "
-        f"{prediction.first_step:.3f} / {prediction.long_run:.3f}",
-        soft_wrap=True,
+        f"{prediction.first_step:.3f} / {prediction.long_run:.3f}"
     )
     seconds = step.seconds * config.max_steps
-    console.print(
-        f"time: about {seconds:.0f} s ({step.seconds:.3f} s a step; measured: {step.measured})",
-        soft_wrap=True,
-    )
+    say(f"time: about {seconds:.0f} s ({step.seconds:.3f} s a step; measured: {step.measured})")
 
 
 def show_sweep_plan(spec: SweepSpec, folder: Path, jobs: int, *, as_json: bool) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from altgrad_cli.commands.console import data_console, print_json, talk_console
+from altgrad_cli.commands.console import data_console, print_json, say
 from altgrad_cli.commands.failures import FAILED, OK
 from altgrad_cli.errors import UsageError
 from altgrad_cli.files import check_outputs
@@ -78,7 +78,7 @@ def report(
         print_json(SCHEMA, {**to_json(built), "written": [str(path) for path in written]})
     elif written:
         for path in written:
-            talk_console().print(Text(f"wrote {path}"), soft_wrap=True)
+            say(f"wrote {path}")
     else:
         from altgrad_cli.reporting.render.terminal import renderables
 

@@ -14,12 +14,12 @@ import typer
 from rich.text import Text
 
 from altgrad_cli.commands.arguments import (
-    complete_arguments,
+    ConfigArguments,
     complete_axis,
     complete_format,
     split_config_and_overrides,
 )
-from altgrad_cli.commands.console import Output, data_console, print_json, talk_console
+from altgrad_cli.commands.console import Output, data_console, print_json, say, talk_console
 from altgrad_cli.commands.failures import COLLAPSED, FAILED, INTERRUPTED, OK
 from altgrad_cli.commands.plan_view import show_sweep_plan
 from altgrad_cli.errors import UsageError
@@ -42,14 +42,7 @@ EXAMPLES = (
 
 
 def sweep(
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="CONFIG|KEY=VALUE",
-            help="A shipped config (see altgrad configs) or a file, and overrides.",
-            autocompletion=complete_arguments,
-        ),
-    ] = None,
+    arguments: ConfigArguments = None,
     order: Annotated[
         str | None,
         typer.Option(
@@ -180,13 +173,12 @@ def _run(spec: SweepSpec, folder: Path, jobs: int, output: Output, *, new: bool)
     from altgrad_cli.sweeps.engine import run_sweep
     from altgrad_cli.sweeps.executors.local import LocalExecutor
 
-    console = talk_console()
-    with warnings_as_lines(lambda text: console.print(Text(f"warning: {text}"), soft_wrap=True)):
+    with warnings_as_lines(lambda text: say(f"warning: {text}")):
         _prepare_corpus(spec)
     made = create_folder(folder) if new else []
     executor = LocalExecutor(jobs)
     try:
-        with handled(STOP_INTERRUPTS), SweepView(console, quiet=output.quiet) as view:
+        with handled(STOP_INTERRUPTS), SweepView(talk_console(), quiet=output.quiet) as view:
             outcome = run_sweep(spec, folder, executor, view, on_failed=_failure_reporter(folder))
     finally:
         executor.close()
@@ -199,32 +191,21 @@ def _run(spec: SweepSpec, folder: Path, jobs: int, output: Output, *, new: bool)
         print_json(SCHEMA, {**record.to_json(), "comparisons": comparisons})
     else:
         _print_results(record)
+    resume = f"altgrad sweep --resume {shlex.quote(str(folder))}"
     if outcome.interrupted or (record.unfinished and not outcome.errors):
-        console.print(
-            Text(f"interrupted; to go on: altgrad sweep --resume {shlex.quote(str(folder))}"), soft_wrap=True
-        )
+        say(f"interrupted; to go on: {resume}")
         return INTERRUPTED
     if outcome.errors:
         for name, message in outcome.errors.items():
-            console.print(Text(f"error: {name}: {message}"), soft_wrap=True)
-        console.print(
-            Text(f"hint: altgrad sweep --resume {shlex.quote(str(folder))} tries again"), soft_wrap=True
-        )
+            say(f"error: {name}: {message}")
+        say(f"hint: {resume} tries again")
         return FAILED
     if not (output.quiet or output.as_json):
-        for command in _next_commands(folder):
-            console.print(f"next: {command}", soft_wrap=True)
+        say(f"next: altgrad report {shlex.quote(str(folder))}")
+        for path in sorted(folder.glob("*/wandb/offline-run-*")):
+            say(f"next: wandb sync {shlex.quote(str(path))}")
     collapsed = any(f.outcome == "collapsed" for f in record.findings.values())
     return COLLAPSED if output.strict and collapsed else OK
-
-
-def _next_commands(folder: Path) -> list[str]:
-    """The command lines that look further into a sweep that has ended."""
-    offline = sorted(folder.glob("*/wandb/offline-run-*"))
-    return [
-        f"altgrad report {shlex.quote(str(folder))}",
-        *(f"wandb sync {shlex.quote(str(p))}" for p in offline),
-    ]
 
 
 def _prepare_corpus(spec: SweepSpec) -> None:

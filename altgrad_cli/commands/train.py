@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
-from altgrad_cli.commands.arguments import complete_arguments, split_config_and_overrides
-from altgrad_cli.commands.console import Output, data_console, print_json, talk_console
+from altgrad_cli.commands.arguments import ConfigArguments, split_config_and_overrides
+from altgrad_cli.commands.console import Output, data_console, print_json, say, talk_console
 from altgrad_cli.commands.failures import COLLAPSED, FAILED, INTERRUPTED, OK, exit_code_of
 from altgrad_cli.commands.plan_view import show_train_plan
 from altgrad_cli.errors import AltgradError, UsageError
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from altgrad_cli.runs.loggers.listener import Listener
     from altgrad_cli.runs.record import RunRecord
     from altgrad_cli.runs.resumption import Resumption
+    from altgrad_cli.sweeps.verdicts import JudgedRun
     from altgrad_cli.training.events import Event
 
 SCHEMA = "altgrad.train/1"
@@ -41,14 +42,7 @@ EXAMPLES = (
 
 
 def train(
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="CONFIG|KEY=VALUE",
-            help="A shipped config (see altgrad configs) or a file, and overrides.",
-            autocompletion=complete_arguments,
-        ),
-    ] = None,
+    arguments: ConfigArguments = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The run's folder (default: runs/NAME).")
     ] = None,
@@ -111,7 +105,7 @@ def train(
         directory = create_run(RUNS / stem, config, where="--name")
     else:
         directory = create_run(unused_path(RUNS, stem), config)
-    listeners = [_Announcement(config, directory)] if config_name is None and not quiet else []
+    listeners = [_Announcement(config, directory.path)] if config_name is None and not quiet else []
     with sole_writer(directory):
         return _train(config, directory, output, listeners=listeners)
 
@@ -119,21 +113,20 @@ def train(
 class _Announcement:
     """Says what a command line without a configuration does, before its first step and after every check."""
 
-    def __init__(self, config: TrainConfig, directory: RunDirectory) -> None:
+    def __init__(self, config: TrainConfig, folder: Path) -> None:
         corpus = config.data.path or config.data.hub or "the embedded legal text"
         self._text = (
             f"no config given, so this is base: {config.max_steps} steps of {config.fp8_format}"
-            f" {config.precision.regime} on {corpus}, into {directory.path} (Ctrl-C stops it;"
+            f" {config.precision.regime} on {corpus}, into {folder} (Ctrl-C stops it;"
             " --dry-run shows every key without training)"
         )
 
     def receive(self, event: Event) -> None:
-        """Speak once, at the start."""
         if event.kind == "run_started":
-            talk_console().print(self._text, soft_wrap=True)
+            say(self._text)
 
     def close(self) -> None:
-        """Nothing to close."""
+        pass
 
 
 def _resume(
@@ -150,15 +143,13 @@ def _resume(
         if dry_run:
             show_train_plan(resumption.config, directory.path, as_json=output.as_json)
             return OK
-        console = talk_console()
         if resumption.ended:
-            console.print(Text(f"{path} has ended; overrides would let it go on"), soft_wrap=True)
+            say(f"{path} has ended; overrides would let it go on")
             return _conclude(directory, output, ended=True)
         for warning in resumption.warnings():
-            console.print(Text(f"warning: {warning}"), soft_wrap=True)
+            say(f"warning: {warning}")
         if resumption.changed and not output.quiet:
-            changed = " ".join(resumption.changed)
-            console.print(Text(f"after step {resumption.step} with {changed}"), soft_wrap=True)
+            say(f"after step {resumption.step} with {' '.join(resumption.changed)}")
         return _train(resumption.config, directory, output, resume=resumption)
 
 
@@ -221,28 +212,23 @@ def _conclude(
     report: Path | None = None,
 ) -> int:
     """Print what a run came to and what may come next; the command's exit code."""
-    from altgrad_cli.runs.record import read_run
-
-    summary = summarize(read_run(directory.path, layer_metrics=()))
-    summary["failure_report"] = str(report) if report else None
+    judged_run = _judged(directory.path)
+    record = judged_run.record
     if output.as_json:
-        print_json(SCHEMA, summary)
+        print_json(SCHEMA, _values(judged_run, report))
     else:
-        _print_result(summary)
+        _print_result(judged_run, report)
     if not ended:
-        hint = f"interrupted; to go on: altgrad train --resume {shlex.quote(str(directory.path))}"
-        talk_console().print(Text(hint), soft_wrap=True)
+        say(f"interrupted; to go on: altgrad train --resume {shlex.quote(str(directory.path))}")
         return INTERRUPTED
     if not (output.quiet or output.as_json):
         for command in next_commands(directory.path):
-            talk_console().print(f"next: {command}", soft_wrap=True)
+            say(f"next: {command}")
     if faults:
         return exit_code_of(faults[0])
-    if summary["lost_checkpoints"]:
+    if record.lost_checkpoints:
         return FAILED
-    if summary["outcome"] == "collapsed" or (output.strict and summary["alerts"]):
-        return COLLAPSED
-    return OK
+    return COLLAPSED if record.outcome == "collapsed" or (output.strict and _raised(record)) else OK
 
 
 def next_commands(run_dir: Path) -> list[str]:
@@ -262,24 +248,34 @@ def _write_report(config: TrainConfig, run_dir: Path) -> list[Path]:
     """The failure report of a run that may need one; a plain report where its plots go to W&B."""
     from altgrad_cli.commands.report import write_run_report
     from altgrad_cli.reporting.report import write_failure_report
-    from altgrad_cli.runs.record import read_run
 
-    summary = summarize(read_run(run_dir, layer_metrics=()))
-    if summary["outcome"] == "collapsed" or summary["cause"]:
+    judged_run = _judged(run_dir)
+    if judged_run.record.outcome == "collapsed" or judged_run.verdict.cause:
         return [write_failure_report(run_dir)]
     if config.wandb.mode != "disabled":
         write_run_report(run_dir)
     return []
 
 
-def summarize(record: RunRecord) -> dict[str, Any]:
-    """What ``train --json`` prints about a run."""
-    from altgrad_cli.sweeps.verdicts import figures, judge_run
+def _judged(run_dir: Path) -> JudgedRun:
+    """The run as it lies there, without a control to hold it against."""
+    from altgrad_cli.runs.record import read_run
+    from altgrad_cli.sweeps.verdicts import judge_run
 
-    verdict = judge_run(record, None, None).verdict
-    raised = {}
-    for alert in record.alerts:
-        raised[alert.name, alert.metric, alert.layer] = alert.state == "raised"
+    return judge_run(read_run(run_dir, layer_metrics=()), None, None)
+
+
+def _raised(record: RunRecord) -> list[str]:
+    """The alerts that are still raised at the end."""
+    states = {(alert.name, alert.metric, alert.layer): alert.state for alert in record.alerts}
+    return sorted({name for (name, _, _), state in states.items() if state == "raised"})
+
+
+def _values(judged_run: JudgedRun, report: Path | None) -> dict[str, object]:
+    """What ``train --json`` prints about a run."""
+    from altgrad_cli.sweeps.verdicts import figures
+
+    record, verdict = judged_run.record, judged_run.verdict
     return {
         "run": record.name,
         "run_dir": str(record.run_dir),
@@ -294,38 +290,32 @@ def summarize(record: RunRecord) -> dict[str, Any]:
         "collapse": record.collapse,
         "steps": record.last_step,
         **figures(record),
-        "alerts": sorted({name for (name, _, _), still in raised.items() if still}),
+        "alerts": _raised(record),
         "verdict": verdict.grade,
         "cause": verdict.cause,
-        "failure_report": None,
+        "failure_report": str(report) if report else None,
         "lost_checkpoints": record.lost_checkpoints,
     }
 
 
-def _print_result(summary: Mapping[str, Any]) -> None:
+def _print_result(judged_run: JudgedRun, report: Path | None) -> None:
     from altgrad_cli.training.watch.collapse import collapse_words
 
-    console = data_console()
-
-    def figure(key: str, digits: int = 3) -> str:
-        return decimals(summary[key], digits)
-
-    injected = f", with injected faults: {', '.join(summary['injections'])}" if summary["injections"] else ""
+    record, cause = judged_run.record, judged_run.verdict.cause
+    injected = f", with injected faults: {', '.join(record.injections)}" if record.injections else ""
     collapsed = ""
-    if summary["collapse"]:
-        is_stall = summary["collapse"]["class"] == "stall_collapse"
-        collapsed = f": {collapse_words(summary['collapse']) if is_stall else summary['reason']}"
-    losses = f"loss {figure('final_loss', 4)}, validation loss {figure('val_loss', 4)}"
-    updates = f"stall {figure('stall_rate')}, update transfer {figure('update_transfer')}"
+    if record.collapse and record.ended:
+        is_stall = record.collapse["class"] == "stall_collapse"
+        collapsed = f": {collapse_words(record.collapse) if is_stall else record.ended.reason}"
+    losses = (decimals(record.final_loss, 4), decimals(record.validation.last(), 4))
+    updates = (decimals(record.end("bit_stall_rate"), 3), decimals(record.end("update_transfer"), 3))
     lines = [
-        f"{summary['run']}: {summary['outcome']} after {summary['steps']} steps{collapsed}{injected}",
-        f"  {losses}, {updates}",
+        f"{record.name}: {record.outcome} after {record.last_step} steps{collapsed}{injected}",
+        f"  loss {losses[0]}, validation loss {losses[1]}, stall {updates[0]}, update transfer {updates[1]}",
     ]
-    if summary["cause"]:
-        lines.append(f"  suspected: {summary['cause']} (no control to judge by: altgrad sweep runs them)")
-    lines += [f"  not written: {lost}" for lost in summary["lost_checkpoints"]]
-    if summary["failure_report"]:
-        lines.append(f"  failure report: {summary['failure_report']}")
-    lines.append(f"  folder: {summary['run_dir']}")
-    for line in lines:
-        console.print(Text(line), soft_wrap=True)
+    if cause:
+        lines.append(f"  suspected: {cause} (no control to judge by: altgrad sweep runs them)")
+    lines += [f"  not written: {lost}" for lost in record.lost_checkpoints]
+    lines += [f"  failure report: {report}"] if report else []
+    for line in [*lines, f"  folder: {record.run_dir}"]:
+        data_console().print(Text(line), soft_wrap=True)
