@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,7 +49,7 @@ class MetricSpec:
     """``run``: one number; ``layer``: one a layer, and pooled over them; ``layer_role``: also per role."""
     cadence: Cadence = "step"
     pooling: Pooling = "counts"
-    """How layers make the run's value: from their added counts, or from the values by ``pool_values``."""
+    """How layers make the run's value: from their added counts, or from their values, by the way it names."""
     bad: Side | None = None
     """The side on which a run is in trouble; None where neither is."""
     alert: AlertRule | None = None
@@ -71,50 +70,3 @@ def share(part: str, whole: str) -> Formula:
 def evaluate(specs: Iterable[MetricSpec], row: Row) -> dict[str, float | None]:
     """The value of every metric in ``specs`` that has a formula, by name."""
     return {spec.name: spec.formula(row) for spec in specs if spec.formula is not None}
-
-
-def pool(
-    columns: Sequence[str], rows: Iterable[Sequence[float]], maxima: Sequence[str] = ()
-) -> dict[str, float]:
-    """Add the rows column by column; the columns named in ``maxima`` take the largest value instead.
-
-    A row whose column ``count`` is NaN was not measured and is left out. Any other NaN makes its column NaN:
-    it is never skipped. No rows give zeros, so that every rate is None.
-    """
-    count = columns.index("count")
-    measured = [row for row in rows if not math.isnan(row[count])]
-    pooled = {}
-    for index, name in enumerate(columns):
-        values = [row[index] for row in measured]
-        if name not in maxima:
-            pooled[name] = math.fsum(values) if all(map(math.isfinite, values)) else sum(values)
-        else:
-            pooled[name] = _largest(values) if values else 0.0
-    return pooled
-
-
-def pool_values(pooling: Pooling, values: Sequence[float | None], weights: Sequence[int]) -> float | None:
-    """The run's value from the layers' values; None where no layer has one. NaN is never skipped.
-
-    Args:
-        pooling: ``sum``, ``max``, ``layers`` (mean, every layer alike) or ``weights`` (mean, by size).
-        values: one a layer; None where not measured.
-        weights: number of weights of each layer; layers beyond these have no value.
-    """
-    measured = [(value, size) for value, size in zip(values, weights, strict=False) if value is not None]
-    known = [value for value, _ in measured]
-    if not known:
-        return None
-    if pooling == "max":
-        return _largest(known)
-    if pooling == "sum":
-        return sum(known)
-    if pooling == "layers":
-        return sum(known) / len(known)
-    if pooling == "weights":
-        return sum(value * size for value, size in measured) / sum(size for _, size in measured)
-    raise ValueError("a metric that is pooled by its counts has no pool of values")
-
-
-def _largest(values: Sequence[float]) -> float:
-    return math.nan if any(map(math.isnan, values)) else max(values)

@@ -11,6 +11,7 @@ from altgrad_cli.metrics.stall import first_step_stall_rate, predicted_stall_rat
 from altgrad_cli.rounding.constants import Rounding
 from altgrad_cli.training.environment import describe_environment
 from altgrad_cli.training.events import RunStarted
+from altgrad_cli.training.measuring.reduce import pool_values
 from altgrad_cli.training.schedule import learning_rate_at
 from altgrad_cli.training.state import TrainState
 
@@ -67,10 +68,9 @@ def predict_stall(config: TrainConfig, state: TrainState) -> dict[str, Any] | No
         mode: Rounding = "stochastic" if state.plan.stochastic_update else "nearest"
         first.append(float(first_step_stall_rate(weight, fmt, scale, first_rate, rounding=mode)))
         sizes.append(weight.numel())
-    total = sum(sizes)
     return {
-        "long_run": sum(v * n for v, n in zip(long_run, sizes, strict=True)) / total,
-        "first_step": sum(v * n for v, n in zip(first, sizes, strict=True)) / total,
+        "long_run": pool_values("weights", long_run, sizes),
+        "first_step": pool_values("weights", first, sizes),
         "learning_rate": config.learning_rate,
         "first_learning_rate": first_rate,
     }

@@ -18,8 +18,9 @@ from altgrad_cli.metrics.gradient import (
     measure_shadow,
 )
 from altgrad_cli.metrics.layer_sums import FlatLayout
-from altgrad_cli.metrics.spec import evaluate, pool
+from altgrad_cli.metrics.spec import evaluate
 from altgrad_cli.rounding.quantize import round_to_grid
+from altgrad_cli.training.measuring.reduce import pool
 
 SHAPES = [(6, 8), (4, 12), (3, 20)]
 

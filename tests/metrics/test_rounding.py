@@ -16,8 +16,9 @@ from altgrad_cli.metrics.rounding import (
     grid_histograms,
     measure_code_use,
 )
-from altgrad_cli.metrics.spec import evaluate, pool
+from altgrad_cli.metrics.spec import evaluate
 from altgrad_cli.rounding.quantize import STATS, code_histogram, round_to_grid
+from altgrad_cli.training.measuring.reduce import pool
 
 
 def counters(x, fmt, scale=1.0):

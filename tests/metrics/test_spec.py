@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 
-import pytest
-
 from altgrad_cli.metrics import catalogue
 from altgrad_cli.metrics.catalogue import METRICS, heading_of, spec_of
-from altgrad_cli.metrics.spec import pool, pool_values, ratio
+from altgrad_cli.metrics.spec import ratio
 
 
 def test_ratio_of_nothing_is_undefined():
@@ -16,42 +14,6 @@ def test_ratio_of_nothing_is_undefined():
     assert ratio(0, 4) == 0.0
     assert math.isnan(ratio(math.nan, 4))
     assert math.isnan(ratio(1, math.nan))
-
-
-def test_pool_adds_takes_maxima_and_leaves_out_what_was_not_measured():
-    columns = ("count", "hits", "peak")
-    unmeasured = [math.nan] * 3
-    assert pool(columns, [[2, 1, 5.0], unmeasured, [3, 2, 4.0]], ("peak",)) == {
-        "count": 5,
-        "hits": 3,
-        "peak": 5.0,
-    }
-    assert pool(columns, []) == {"count": 0, "hits": 0, "peak": 0}
-
-
-def test_pool_keeps_nan_and_inf():
-    columns = ("count", "sum", "peak")
-    pooled = pool(columns, [[1, math.nan, 1.0], [1, 2.0, math.nan]], ("peak",))
-    assert math.isnan(pooled["sum"])
-    assert math.isnan(pooled["peak"])
-    assert pool(columns, [[1, math.inf, 1.0], [1, 2.0, 2.0]])["sum"] == math.inf
-
-
-@pytest.mark.parametrize(
-    ("pooling", "expected"),
-    [("sum", 7.0), ("max", 4.0), ("layers", 3.5), ("weights", (3.0 * 10 + 4.0 * 30) / 40)],
-)
-def test_the_values_of_the_layers_are_pooled_as_the_spec_says(pooling, expected):
-    assert (
-        pool_values(pooling, [3.0, None, 4.0, None], [10, 20, 30]) == expected
-    )  # the head has no weights here
-    assert pool_values(pooling, [None], [10]) is None
-    assert math.isnan(pool_values(pooling, [3.0, math.nan, 4.0], [1, 1, 1]))
-
-
-def test_a_metric_made_of_counts_has_no_pool_of_values():
-    with pytest.raises(ValueError, match="counts"):
-        pool_values("counts", [1.0], [1])
 
 
 def test_every_metric_without_a_formula_says_how_its_layers_are_pooled():

@@ -10,7 +10,7 @@ import torch
 from altgrad_cli.formats import FORMAT_REGISTRY
 from altgrad_cli.metrics.layer_sums import FlatLayout
 from altgrad_cli.metrics.persistence import PersistentStall
-from altgrad_cli.metrics.spec import evaluate, pool
+from altgrad_cli.metrics.spec import evaluate
 from altgrad_cli.metrics.update import (
     MASTER_UPDATE_METRICS,
     STORED_UPDATE_METRICS,
@@ -19,6 +19,7 @@ from altgrad_cli.metrics.update import (
     rescale_flip_rate,
 )
 from altgrad_cli.rounding.quantize import round_to_grid
+from altgrad_cli.training.measuring.reduce import pool
 
 SHAPES = [(6, 8), (4, 12), (1, 4), (3, 20)]
 

@@ -11,8 +11,9 @@ import torch
 
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.metrics.gradient import SHADOW_COLUMNS, SHADOW_METRICS, measure_shadow
-from altgrad_cli.metrics.spec import evaluate, pool
+from altgrad_cli.metrics.spec import evaluate
 from altgrad_cli.surgery.precision_plan import without_rounding
+from altgrad_cli.training.measuring.reduce import pool
 from altgrad_cli.training.passes.eager import run_pass, shadow_pass
 from altgrad_cli.training.state import TrainState
 from tests.training.states import gpt_state, random_batch, take_step

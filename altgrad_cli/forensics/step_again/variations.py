@@ -20,13 +20,13 @@ from altgrad_cli.errors import AltgradError
 from altgrad_cli.forensics.step_again.replay_state import ReplayState
 from altgrad_cli.formats import parse_format
 from altgrad_cli.metrics.gradient import SHADOW_COLUMNS, gradient_cosine, measure_shadow
-from altgrad_cli.metrics.spec import pool
 from altgrad_cli.surgery.linear import Scales
 from altgrad_cli.surgery.precision_plan import (
     PrecisionPlan,
     plan_precision,
     without_rounding,
 )
+from altgrad_cli.training.measuring.reduce import pool
 from altgrad_cli.training.measuring.updates import read_update
 from altgrad_cli.training.state import TrainState, encode_stored_weights, fresh_scales
 from altgrad_cli.training.step import Step, compute_step

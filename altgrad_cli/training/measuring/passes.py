@@ -13,9 +13,8 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
-from altgrad_cli.config.precision import OPERAND_ROLES, ROLES, Role
+from altgrad_cli.config.precision import ROLES, Role
 from altgrad_cli.config.run import MonitorConfig
 from altgrad_cli.errors import ConfigError, nearest
 from altgrad_cli.metrics.catalogue import METRICS
@@ -30,14 +29,14 @@ from altgrad_cli.metrics.gradient import (
 )
 from altgrad_cli.metrics.persistence import DeadNeurons
 from altgrad_cli.metrics.rounding import ROUNDING_MAXIMA, ROUNDING_METRICS
-from altgrad_cli.metrics.spec import MetricSpec, evaluate, pool
+from altgrad_cli.metrics.spec import MetricSpec, evaluate
 from altgrad_cli.rounding.quantize import STATS
+from altgrad_cli.training.measuring.reduce import OperandCounts, Table, pool, read_tables, whole_batch
 from altgrad_cli.training.passes.eager import PassResult
 from altgrad_cli.training.state import TrainState
 from altgrad_cli.updates.flat import largest_magnitude
 
 Value = float | None
-Table = list[list[float]]
 
 
 @dataclass(slots=True)
@@ -64,7 +63,10 @@ class Measurements:
 
     def add_rounding(self, rows: Table, suffix: str) -> None:
         """The counters of one role, a row a layer; NaN rows (nothing was rounded there) are not measured."""
-        measured = [None if math.isnan(row[_COUNT]) else dict(zip(STATS, row, strict=True)) for row in rows]
+        measured = [
+            None if math.isnan(row[STATS.index("count")]) else dict(zip(STATS, row, strict=True))
+            for row in rows
+        ]
         if any(measured):
             self.add(ROUNDING_METRICS, pool(STATS, rows, ROUNDING_MAXIMA), measured, suffix)
 
@@ -117,17 +119,6 @@ def check_windows(monitors: MonitorConfig, layer_names: Sequence[str]) -> None:
                 )
 
 
-def read_tables(tables: Sequence[Tensor]) -> list[Table]:
-    """Several 2-D tensors on the host, with a single wait for the device."""
-    numbers: list[float] = torch.cat([table.reshape(-1).double() for table in tables]).tolist()
-    read, position = [], 0
-    for table in tables:
-        rows, columns = table.shape
-        read.append([numbers[position + r * columns : position + (r + 1) * columns] for r in range(rows)])
-        position += rows * columns
-    return read
-
-
 class PassSummary(NamedTuple):
     """The pass as the host sees it, before anything is decided."""
 
@@ -148,11 +139,6 @@ class PassSummary(NamedTuple):
         return math.isfinite(self.loss) and math.isfinite(self.gradient_linf) and not self.nonfinite
 
 
-_AMAX, _COUNT, _OVERFLOW, _NONFINITE = (
-    STATS.index(name) for name in ("amax", "count", "overflow", "nonfinite")
-)
-
-
 def read_pass(
     state: TrainState,
     result: PassResult,
@@ -165,11 +151,10 @@ def read_pass(
     needs: loss, gradient maximum, amax and non-finite counts.
     """
     layer_count = len(state.layers)
-    stats = result.stats
-    assert stats is not None
+    assert result.stats is not None
     tables = [
         torch.stack((result.loss, largest_magnitude(result.gradient))).view(1, 2),
-        stats.view(-1, len(STATS)),
+        whole_batch([result.stats]).view(-1, len(STATS)),
     ]
     if dead is not None:
         gradients, row_maxima = measure_gradients(dead.layout, result.gradient)
@@ -177,12 +162,11 @@ def read_pass(
         if shadow is not None:
             tables.append(measure_shadow(dead.layout, result.gradient, shadow.gradient))
     read = read_tables(tables)
-    (loss, linf), flat_stats = read[0][0], read[1]
-    by_role = {role: flat_stats[index :: len(OPERAND_ROLES)] for index, role in enumerate(OPERAND_ROLES)}
+    (loss, linf), counts = read[0][0], OperandCounts.of_rows(read[1])
     measured = Measurements()
     measured.metrics["loss"] = loss
     if dead is not None:
-        for role, rows_of_role in by_role.items():
+        for role, rows_of_role in counts.by_role.items():
             measured.add_rounding(rows_of_role, f"/{role}")
         _add_pooled(measured, GRADIENT_METRICS, GRADIENT_COLUMNS, read[2], layer_count, GRADIENT_MAXIMA)
         dead_rows = [row[0] for row in read[3][:layer_count]]
@@ -193,16 +177,9 @@ def read_pass(
     return PassSummary(
         loss=loss,
         gradient_linf=linf,
-        amax=[[by_role[role][layer][_AMAX] for role in OPERAND_ROLES] for layer in range(layer_count)],
-        nonfinite={
-            (layer, role): int(row[_NONFINITE])
-            for role, rows_of_role in by_role.items()
-            for layer, row in enumerate(rows_of_role)
-            if row[_NONFINITE] > 0
-        },
-        overflow_rate=max(
-            (row[_OVERFLOW] / row[_COUNT] for row in flat_stats if row[_COUNT] > 0), default=0.0
-        ),
+        amax=counts.amax,
+        nonfinite=counts.nonfinite,
+        overflow_rate=counts.overflow_rate,
         measured=measured,
     )
 

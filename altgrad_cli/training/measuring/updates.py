@@ -21,7 +21,7 @@ from altgrad_cli.metrics.rounding import (
     grid_histograms,
     measure_code_use,
 )
-from altgrad_cli.metrics.spec import evaluate, pool, pool_values
+from altgrad_cli.metrics.spec import evaluate
 from altgrad_cli.metrics.stall import predicted_stall_rate
 from altgrad_cli.metrics.update import (
     MASTER_UPDATE_METRICS,
@@ -33,7 +33,8 @@ from altgrad_cli.metrics.update import (
 from altgrad_cli.rounding.quantize import round_to_grid
 from altgrad_cli.surgery.linear import WEIGHTS
 from altgrad_cli.training.measuring.codes import CodeCensus
-from altgrad_cli.training.measuring.passes import Measurements, Value, read_tables
+from altgrad_cli.training.measuring.passes import Measurements, Value
+from altgrad_cli.training.measuring.reduce import pool, pool_values, read_tables
 from altgrad_cli.training.passes.eager import PassResult
 from altgrad_cli.training.state import TrainState
 from altgrad_cli.training.step import Step
