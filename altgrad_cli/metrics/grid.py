@@ -220,11 +220,6 @@ def _share_within_room(step: Tensor, up: Tensor, down: Tensor) -> float:
     return (step.double().abs() < room).double().mean().item()
 
 
-def measure_grid_alignment(weights: Tensor, format: FP8Format, scale: float | Tensor) -> Values:
-    """How far a layer's weights are from their grid; all 0 for stored weights on it."""
-    return dict(grid_alignment_statistics(weights, format, scale))
-
-
 def measure_ulp(before: Tensor, after: Tensor, format: FP8Format, scale: float | Tensor) -> Values:
     """Codes (and, as ``ulp_fp32_*``, float32 ULPs) that a step moved a layer's weights; pre-step scale."""
     values: Values = dict(distance_statistics(code_distance(before, after, format, scale)))

@@ -18,7 +18,7 @@ from altgrad_cli.reporting.blocks import figures
 from altgrad_cli.reporting.blocks.palette import FORMAT_COLORS, color_of
 from altgrad_cli.reporting.blocks.thinning import bin_columns, nonfinite_points, smoothed, thin_curve
 from altgrad_cli.reporting.evidence.scope import Scope
-from altgrad_cli.reporting.pages.comparison import loss_plots, plots
+from altgrad_cli.reporting.pages.comparison import plots
 from altgrad_cli.reporting.render.pictures import to_png, to_svg
 from altgrad_cli.reporting.report import report_on
 from altgrad_cli.runs.record import build_record
@@ -99,7 +99,7 @@ def test_the_pointer_finds_every_cell_of_a_heat_map() -> None:
 
 
 def test_a_loss_that_is_not_finite_is_drawn_where_it_broke_off(scope: Scope) -> None:
-    figure = loss_plots.loss_figure(scope.runs)
+    figure = plots.loss_figure(scope.runs)
     assert figure is not None
     curve = next(curve for curve in figure.curves if curve.label == "e3m4-uniform")
     assert curve.x[-2:].tolist() == [69, 70]

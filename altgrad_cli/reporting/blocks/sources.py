@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import html
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from altgrad_cli.errors import UsageError
 
@@ -46,10 +46,6 @@ class Source:
     """How several runs become one: ``average``, ``deviation``, ``difference``, ``lowest``, ``highest``, the
     ``number`` of the runs, or the ``leader``, the run with the highest value; ``paired``, the mean difference
     of the first half of the runs and the second, run by run, and ``halfwidth``, half its 95 % interval."""
-
-    def of_run(self, run: str) -> Source:
-        """The same quantity of one run alone."""
-        return replace(self, runs=(run,), over=None)
 
 
 def parse_source(text: str) -> Source:

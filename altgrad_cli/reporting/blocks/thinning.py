@@ -68,11 +68,8 @@ def nonfinite_points(x: Steps, y: Values) -> Values:
     if not bad.any():
         return np.empty((0, 2))
     finite = np.flatnonzero(~bad)
-    level = y[finite[0]] if len(finite) else 0.0
-    points = []
-    for index in range(len(y)):
-        if bad[index]:
-            points.append((x[index], level))
-        else:
-            level = y[index]
-    return np.array(points)
+    if not len(finite):
+        return np.column_stack([x, np.zeros(len(x))])
+    rows = np.flatnonzero(bad)
+    before = finite[np.maximum(np.searchsorted(finite, rows) - 1, 0)]
+    return np.column_stack([x[rows], y[before]])

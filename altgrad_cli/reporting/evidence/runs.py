@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from altgrad_cli.errors import UsageError
 from altgrad_cli.metrics.noise import paired_interval
@@ -93,7 +93,8 @@ class Evidence:
         if source.over == "number":
             return len(source.runs)
         if source.over is not None:
-            return _over_runs(source, [self._value(source.of_run(run)) for run in source.runs])
+            each = [replace(source, runs=(run,), over=None) for run in source.runs]
+            return _over_runs(source, [self._value(alone) for alone in each])
         (name,) = source.runs
         if name == RULE:
             if source.quantity not in RULES:

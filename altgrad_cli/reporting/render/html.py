@@ -16,7 +16,7 @@ from markdown_it import MarkdownIt
 
 from altgrad_cli import __version__
 from altgrad_cli.files import write_whole
-from altgrad_cli.reporting.blocks.document import Block, Picture, Report, Section, Table, Text, Verbatim
+from altgrad_cli.reporting.blocks.document import Block, Picture, Report, Section, Table, Text
 from altgrad_cli.reporting.blocks.sources import ROW
 from altgrad_cli.reporting.render.hover import Hover
 
@@ -96,7 +96,9 @@ def _block(block: Block, hovers: dict[str, Hover]) -> str:
         return _table(block)
     if isinstance(block, Picture):
         return _picture(block, hovers)
-    return _verbatim(block)
+    text = f"<pre><code>{html.escape(block.text)}</code></pre>"
+    lines = block.text.count("\n") + 1
+    return text if lines < 13 else f"<details><summary>{lines} lines</summary>{text}</details>"
 
 
 def _picture(block: Picture, hovers: dict[str, Hover]) -> str:
@@ -112,30 +114,25 @@ def _picture(block: Picture, hovers: dict[str, Hover]) -> str:
     )
 
 
-def _verbatim(block: Verbatim) -> str:
-    text = f"<pre><code>{html.escape(block.text)}</code></pre>"
-    if block.text.count("\n") < 12:
-        return text
-    return f"<details><summary>{block.text.count(chr(10)) + 1} lines</summary>{text}</details>"
-
-
 def _table(table: Table) -> str:
     words = [table.has_words(index) for index in range(len(table.columns))]
     head = "".join(
         f"<th{_cell_class('', word)}>{html.escape(column.header)}</th>"
         for column, word in zip(table.columns, words, strict=True)
     )
-    rows = []
-    for label, cells in zip(table.labels, table.cells, strict=True):
-        row = "".join(
+    rows = "".join(
+        f"<tr><th>{html.escape(label)}</th>"
+        + "".join(
             f'<td title="{html.escape(column.source.replace(ROW, label))}"{_cell_class(cell, word)}>'
             f"{html.escape(cell)}</td>"
             for cell, column, word in zip(cells, table.columns, words, strict=True)
         )
-        rows.append(f"<tr><th>{html.escape(label)}</th>{row}</tr>")
+        + "</tr>"
+        for label, cells in zip(table.labels, table.cells, strict=True)
+    )
     return (
         f'<div class="scroll"><table><thead><tr><th>{html.escape(table.label_header)}</th>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
+        f"<tbody>{rows}</tbody></table></div>"
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from altgrad_cli.files import is_regular, write_together
 from altgrad_cli.notation import escape_markdown
-from altgrad_cli.reporting.blocks.document import Block, Picture, Report, Table, Text, Verbatim
+from altgrad_cli.reporting.blocks.document import Block, Picture, Report, Table, Text
 
 HEADER = "<!-- altgrad report; computed from the logs in: {logs} -->"
 CELLS, END = "<!-- cells: ", " -->"
@@ -70,25 +70,23 @@ def _block(block: Block, pictures: str | None) -> str:
     if isinstance(block, Text):
         return block.markdown
     if isinstance(block, Table):
-        return table_markdown(block)
+        return _table(block)
     if isinstance(block, Picture):
         if pictures is None:
             return ""
         return f"![{block.figure.title}]({pictures}/{block.figure.key}.png)\n\n{block.caption}".rstrip()
-    return verbatim_markdown(block)
+    fence = f"```{block.language}\n{block.text}\n```"
+    return f"{VERBATIM}{block.source}{END}\n{fence}" if block.source else fence
 
 
-def table_markdown(table: Table) -> str:
+def _table(table: Table) -> str:
     """The table with its columns lined up, under the comment that names their sources."""
     header = [table.label_header, *(column.header for column in table.columns)]
-    sources = SEPARATOR.join(column.source for column in table.columns)
     cited = any(column.source for column in table.columns)
-    labels = [
-        _label(label).replace("|", "\\|") if cited else escape_markdown(label) for label in table.labels
-    ]
     escaped = [[escape_markdown(cell) for cell in header]]
     escaped += [
-        [label, *map(escape_markdown, cells)] for label, cells in zip(labels, table.cells, strict=True)
+        [_label(label, cited=cited), *map(escape_markdown, cells)]
+        for label, cells in zip(table.labels, table.cells, strict=True)
     ]
     widths = [max(len(row[index]) for row in escaped) for index in range(len(header))]
     left = [True, *(table.has_words(index) for index in range(len(table.columns)))]
@@ -104,15 +102,13 @@ def table_markdown(table: Table) -> str:
         ("-" * width if to_left else "-" * (width - 1) + ":")
         for width, to_left in zip(widths, left, strict=True)
     ]
+    sources = SEPARATOR.join(column.source for column in table.columns)
     comment = [f"{CELLS}{sources}{END}"] if cited else []
     return "\n".join([*comment, line(escaped[0]), line(rule), *map(line, escaped[1:])])
 
 
-def _label(label: str) -> str:
-    return label if label.isdecimal() else f"`{label}`"
-
-
-def verbatim_markdown(block: Verbatim) -> str:
-    """A fenced block, under the comment that names its source."""
-    fence = f"```{block.language}\n{block.text}\n```"
-    return f"{VERBATIM}{block.source}{END}\n{fence}" if block.source else fence
+def _label(label: str, *, cited: bool) -> str:
+    """As the table's sources take it, which Markdown shows as code, or as text."""
+    if not cited:
+        return escape_markdown(label)
+    return label if label.isdecimal() else f"`{label}`".replace("|", "\\|")

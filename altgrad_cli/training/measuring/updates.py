@@ -6,14 +6,14 @@ Blocks only: the head's weight is the token embedding and is never stored on a g
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from altgrad_cli.formats import FP8Format
 from altgrad_cli.metrics.catalogue import METRICS
-from altgrad_cli.metrics.grid import measure_grid_alignment, measure_stiffness, measure_ulp, stiffness
+from altgrad_cli.metrics.grid import grid_alignment_statistics, measure_stiffness, measure_ulp, stiffness
 from altgrad_cli.metrics.persistence import PersistentStall, ZeroUpdateRegions
 from altgrad_cli.metrics.rounding import (
     CODE_USE_COLUMNS,
@@ -174,7 +174,7 @@ def interval_diagnostics(
     measured, grids = step.summary.measured, weight_grids(state, step.result)
     columns: dict[str, list[Value]] = {}
 
-    def put(layer: int, values: dict[str, Value]) -> None:
+    def put(layer: int, values: Mapping[str, Value]) -> None:
         for name, value in values.items():
             columns.setdefault(name, [None] * layer_count)[layer] = value
 
@@ -191,7 +191,7 @@ def interval_diagnostics(
         if config.log_stiffness:
             put(layer, measure_stiffness(w, gradients[layer], unrounded[layer] - w, *grid))
         if config.log_grid_alignment:
-            put(layer, measure_grid_alignment(w, *grid))
+            put(layer, grid_alignment_statistics(w, *grid))
         if config.log_ulp:
             after = unrounded[layer] if update.stored is None else update.stored[layer]
             put(layer, measure_ulp(w, after, *grid))

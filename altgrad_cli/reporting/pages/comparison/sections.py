@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from altgrad_cli.errors import UsageError
+from altgrad_cli.notation import layer_type
 from altgrad_cli.reporting.blocks.document import (
     Block,
     Section,
@@ -19,11 +20,10 @@ from altgrad_cli.reporting.blocks.document import (
     section,
 )
 from altgrad_cli.reporting.evidence.scope import Scope, shown_path
-from altgrad_cli.reporting.pages.comparison import loss_plots, plots
+from altgrad_cli.reporting.pages.comparison import plots
 from altgrad_cli.reporting.pages.comparison.attribution_section import attribution_section
 from altgrad_cli.reporting.pages.comparison.headline import headline
 from altgrad_cli.reporting.pages.comparison.seeds import runs_by_arm, spread_section
-from altgrad_cli.reporting.pages.comparison.sweet_spot import sweet_spot
 from altgrad_cli.reporting.pages.run.failure_sections import attribution, summary
 from altgrad_cli.reporting.pages.run.failure_tables import layer_rates
 from altgrad_cli.reporting.pages.run.recommendations import recommendation
@@ -65,11 +65,11 @@ def losses(scope: Scope) -> Section | None:
     return section(
         "Loss",
         picture(
-            loss_plots.loss_figure(scope.runs, minor),
+            plots.loss_figure(scope.runs, minor),
             "Smoothed over about ten steps. A triangle: a collapse was detected; a cross: a "
             "loss that was not finite; dashed: a curve that shares its colour or lies on another.",
         ),
-        picture(loss_plots.validation_figure(scope.runs, minor)),
+        picture(plots.validation_figure(scope.runs, minor)),
     )
 
 
@@ -122,6 +122,41 @@ def predicted_stall(scope: Scope) -> Section | None:
         scope.evidence.table("run", [log.name for log in runs], columns),
         picture(plots.prediction_figure(runs), caption),
     )
+
+
+_BY_LAYER_TYPE = {
+    "update_transfer": (
+        "Update transfer tau: how much of the optimizer's step reaches the stored weights (one is all of it)."
+    ),
+    "gradient_sqnr": "SQNR of the weight gradient against its float32 shadow, in dB.",
+}
+
+
+def sweet_spot(scope: Scope) -> Section | None:
+    """For each kind of layer, the measures of every format side by side and the format that leads."""
+    runs = [members[0] for members in runs_by_arm(scope, scope.main_runs)]
+    if len(runs) < 2:
+        return None
+    types = dict.fromkeys(layer_type(name) for name in runs[0].layers)
+    names = ",".join(log.name for log in runs)
+    blocks: list[Block | None] = []
+    for metric, words in _BY_LAYER_TYPE.items():
+        mean = f"type_mean({metric})"
+        kinds = [
+            kind
+            for kind in types
+            if any(scope.evidence.value(f"{log.name}: {mean}[{kind}]") is not None for log in runs)
+        ]
+        columns = [TableColumn(log.name, f"{log.name}: {mean}[{{}}]") for log in runs]
+        columns.append(TableColumn("leads", f"{names}: leader {mean}[{{}}]"))
+        if kinds:
+            blocks += [Text(words), scope.evidence.table("layer type", kinds, columns)]
+    note = (
+        "Means over the whole run and all blocks. A leader by one measure is not a verdict: what "
+        "counts is the loss, and that was measured for uniform formats and for the mixtures listed "
+        "under the retries only."
+    )
+    return section("Sweet spot by kind of layer", *blocks, Text(note)) if blocks else None
 
 
 def failures(scope: Scope) -> list[Section]:

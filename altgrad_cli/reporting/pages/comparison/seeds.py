@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from altgrad_cli.reporting.blocks.document import Block, Section, TableColumn, Text, listed, picture, section
 from altgrad_cli.reporting.evidence.scope import Scope
-from altgrad_cli.reporting.pages.comparison import loss_plots
+from altgrad_cli.reporting.pages.comparison import plots
 from altgrad_cli.runs.record import RunRecord
 from altgrad_cli.sweeps.comparison import compare_seeds, last_common_step, seed_groups
 
@@ -28,7 +28,7 @@ def spread_section(scope: Scope) -> Section | None:
         for members in runs_by_arm(scope, candidates)
         if (step := last_common_step([log.validation for log in members])) is not None
     ]
-    figure = loss_plots.recovery_figure(scope.evidence, groups)
+    figure = plots.recovery_figure(scope.evidence, groups)
     if figure is None:
         return None
     caption = (

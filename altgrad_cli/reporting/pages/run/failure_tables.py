@@ -9,7 +9,7 @@ from altgrad_cli.metrics.thresholds import COLLAPSE_WINDOW, REGION_FROM, REGION_
 from altgrad_cli.reporting.blocks.document import Section, Table, Text, listed, picture, section
 from altgrad_cli.reporting.evidence.scope import Scope
 from altgrad_cli.reporting.evidence.windows import Window, diagnostic_steps, telling_window
-from altgrad_cli.reporting.pages.comparison import loss_plots, plots
+from altgrad_cli.reporting.pages.comparison import plots
 from altgrad_cli.runs.record import RunRecord
 
 
@@ -32,7 +32,7 @@ def pictures(scope: Scope, log: RunRecord) -> Section | None:
     return section(
         "Course of the run",
         picture(
-            loss_plots.loss_figure([*beside, log]),
+            plots.loss_figure([*beside, log]),
             "Means over about ten steps, the raw losses pale behind. A triangle marks the step the collapse "
             "was detected at; a cross, a loss that was not finite.",
         ),
