@@ -7,17 +7,15 @@ time and the place of their writing apart.
 
 from __future__ import annotations
 
-import enum
 import hashlib
 import io
 import shlex
 import struct
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,44 +40,21 @@ def plain_copy(value: object, where: str = "checkpoint") -> Any:
     """
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True).contiguous()
-    if isinstance(value, enum.Enum):
-        return plain_copy(value.value, where)
     if value is None or type(value) in (bool, int, float, str):
         return value
-    if isinstance(value, np.ndarray):
-        return torch.from_numpy(np.array(value))
-    if isinstance(value, np.generic):
-        return plain_copy(value.item(), where)
-    if isinstance(value, bool | int | float | str):  # a subclass, such as a quoted YAML text
-        base = next(kind for kind in (bool, int, float, str) if isinstance(value, kind))
-        return base(value)
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, torch.Generator):
-        return value.get_state()
-    if isinstance(value, np.random.Generator):
-        return plain_copy(value.bit_generator.state, where)
-    if isinstance(value, torch.device | torch.dtype):
-        return str(value)
+    for kind in (float, str):  # a subclass, such as a quoted YAML text
+        if isinstance(value, kind):
+            return kind(value)
     if isinstance(value, Mapping):
-        return {_plain_key(key, where): plain_copy(item, f"{where}.{key}") for key, item in value.items()}
-    if isinstance(value, Set):
-        return plain_copy(sorted(value), where)
+        for key in value:
+            if not isinstance(key, str | int):
+                raise CheckpointError(f"a key of type {type(key).__name__} cannot be saved", where=where)
+        return {plain_copy(key): plain_copy(item, f"{where}.{key}") for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
         return [plain_copy(item, f"{where}.{number}") for number, item in enumerate(value)]
     raise CheckpointError(
         f"a {type(value).__name__} cannot be saved", where=where, allowed="tensors, plain values"
     )
-
-
-def _plain_key(key: object, where: str) -> str | int:
-    if isinstance(key, enum.Enum):
-        return _plain_key(key.value, where)
-    if isinstance(key, str):
-        return str(key)
-    if isinstance(key, int):
-        return int(key)
-    raise CheckpointError(f"a key of type {type(key).__name__} cannot be saved", where=where)
 
 
 def content_hash(value: object) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import hashlib
 import io
 import os
@@ -28,11 +27,6 @@ from altgrad_cli.checkpoints.file import (
     write_checkpoint,
 )
 from altgrad_cli.errors import CheckpointError, WriteError
-
-
-class Colour(enum.Enum):
-    RED = "red"
-
 
 PAYLOAD: dict[str, Any] = {
     "step": 7,
@@ -70,38 +64,17 @@ def test_torch_opens_it_with_weights_only(checkpoint: Path) -> None:
 
 
 def test_every_leaf_becomes_plain() -> None:
-    given = {
-        "scalar": np.float32(0.5),
-        "flag": np.bool_(True),
-        "word": np.str_("x"),
-        "array": np.arange(3),
-        "deque": deque([1, 2], maxlen=2),
-        "path": Path("/a/b"),
-        "enum": Colour.RED,
-        "set": {2, 1},
-        "generator": np.random.default_rng(3),
-        "torch_generator": torch.Generator().manual_seed(3),
-        "dtype": torch.float32,
-        "tuple": (1, (2.5, None)),
-        Colour.RED: 1,
-    }
-    plain = plain_copy(given)
-    assert plain["scalar"] == 0.5
+    given = {"scalar": np.float64(0.5), "word": np.str_("x"), "deque": deque([1, 2], maxlen=2)}
+    plain = plain_copy({**given, "tuple": (True, (2.5, None)), 1: 2})
+    assert plain == {"scalar": 0.5, "word": "x", "deque": [1, 2], "tuple": [True, [2.5, None]], 1: 2}
     assert type(plain["scalar"]) is float
-    assert plain["flag"] is True
     assert type(plain["word"]) is str
-    assert plain["deque"] == [1, 2]
-    assert plain["path"] == "/a/b"
-    assert plain["enum"] == "red" and plain["red"] == 1
-    assert plain["set"] == [1, 2]
-    assert plain["generator"]["bit_generator"] == "PCG64"
-    assert plain["tuple"] == [1, [2.5, None]]
     buffer = io.BytesIO()
     torch.save(plain, buffer)
     torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
 
 
-@pytest.mark.parametrize("leaf", [object(), lambda: None, b"bytes", 1j, Exception("x")])
+@pytest.mark.parametrize("leaf", [object(), lambda: None, b"bytes", 1j, Exception("x"), {1.5: 2}, {2, 1}])
 def test_a_leaf_that_needs_code_is_refused_with_its_place(tmp_path: Path, leaf: object) -> None:
     with pytest.raises(CheckpointError) as refused:
         write_checkpoint(tmp_path / "x.pt", {"monitors": {"deep": [leaf]}})

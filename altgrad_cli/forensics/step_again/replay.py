@@ -1,4 +1,7 @@
-"""The recorded step in a new process, tensor by tensor against the recorded trace."""
+"""The recorded step in a new process, tensor by tensor against the recorded trace.
+
+The process runs this module: a verified checkpoint's payload in on stdin, one line of JSON out.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,13 @@ from pathlib import Path
 
 import torch
 
-from altgrad_cli.checkpoints.payload import Scalar, TraceRecord, to_plain
-from altgrad_cli.config.loading import resolve
+from altgrad_cli.checkpoints.payload import Checkpoint, Scalar, TraceRecord, to_plain
+from altgrad_cli.config.loading import from_plain, resolve
+from altgrad_cli.errors import AltgradError
 from altgrad_cli.forensics.opened import OpenedCheckpoint, environment_differences
-from altgrad_cli.training.events import from_json_value
+from altgrad_cli.forensics.step_again.replay_state import rebuild
+from altgrad_cli.training.environment import describe_environment
+from altgrad_cli.training.events import from_json_value, to_json_value
 
 _TIME_LIMIT = 600
 
@@ -70,7 +76,7 @@ def replay(opened: OpenedCheckpoint, threads: int | None = None) -> Replay:
     recorded = opened.saved.trace
     if not recorded:
         return not_run("the file holds no trace of the step to compare with")
-    command = [sys.executable, "-m", "altgrad_cli.forensics.step_again.replay_process"]
+    command = [sys.executable, "-m", "altgrad_cli.forensics.step_again.replay"]
     package_root = str(Path(__file__).resolve().parents[3])
     paths = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
     config = opened.config
@@ -155,3 +161,23 @@ def _cause(inputs: Sequence[str], environment: Mapping[str, object]) -> str:
     if environment:
         return "not the same environment: other " + ", ".join(environment)
     return "unknown: all inputs are as recorded"
+
+
+def main() -> int:
+    """Trace the step of the checkpoint on stdin and write its records and the environment to stdout."""
+    payload = torch.load(io.BytesIO(sys.stdin.buffer.read()), weights_only=True)
+    path = Path("the replayed checkpoint")
+    saved = Checkpoint.from_plain(payload, str(path))
+    try:
+        given = rebuild(OpenedCheckpoint(path, saved, from_plain(saved.config)))
+        records = to_plain(given.trace())
+    except AltgradError as error:
+        sys.stderr.write(f"{error.message}\n")
+        return error.exit_code
+    answer = {"records": records, "environment": describe_environment(given.state.device)}
+    sys.stdout.write(json.dumps(to_json_value(answer)) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
