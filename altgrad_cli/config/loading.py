@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar, cast, overload
 
 import yaml
 
@@ -39,12 +39,22 @@ def load_tree(cls: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
     return build(cls, tree)
 
 
-def from_plain(values: Mapping[str, object], source: str | None = None) -> TrainConfig:
-    """The configuration in a checkpoint or an event, as strictly checked; ``source`` names it in errors."""
-    tree = ConfigTree({key: quoted(value) for key, value in dict(values).items()})
+@overload
+def from_plain(values: object, source: str | None = None) -> TrainConfig: ...
+@overload
+def from_plain(values: object, source: str | None, cls: type[T]) -> T: ...
+def from_plain(values: object, source: str | None = None, cls: type = TrainConfig) -> object:
+    """The configuration in a checkpoint or an event, as strictly checked; ``source`` names it in errors.
+
+    Args:
+        cls: another tree of frozen dataclasses that was kept as plain values.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError("a configuration is a mapping of keys to values", where=source)
+    tree = ConfigTree({key: quoted(value) for key, value in values.items()})
     if source is not None:
         tree.origins = dict.fromkeys(tree.values, source)
-    return build(TrainConfig, tree)
+    return build(cls, tree)
 
 
 def with_overrides(config: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
@@ -55,8 +65,8 @@ def with_overrides(config: TrainConfig, overrides: Sequence[str]) -> TrainConfig
     return build(TrainConfig, tree, onto=config)
 
 
-def resolve(config: TrainConfig) -> dict[str, object]:
-    """Every key of ``config`` with its value, as plain dicts and lists; ``from_plain`` reads it back."""
+def resolve(config: object) -> dict[str, object]:
+    """Every key of ``config`` (any tree of dataclasses) as plain dicts and lists; ``from_plain`` reads it."""
     return cast(dict[str, object], to_plain(config))
 
 

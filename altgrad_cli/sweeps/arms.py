@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Literal
 
 from altgrad_cli.config.precision import PrecisionConfig, Regime
 from altgrad_cli.config.run import TrainConfig
-from altgrad_cli.runs.folder import safe_name
+from altgrad_cli.runs.folder import JsonObject, check_name, safe_name
 from altgrad_cli.runs.record import CONTROLS
 
 ArmKind = Literal["control", "format", "retry", "intervened", "attribution", "rescue"]
@@ -37,19 +37,7 @@ class Arm:
             return self.config.precision.rules[0].format
         return {"fp32": "FP32", "frozen": "FP32", "bf16": "BF16"}.get(regime, self.config.fp8_format)
 
-    @classmethod
-    def from_json(cls, name: str, config: TrainConfig, row: Mapping[str, Any]) -> Arm:
-        """The arm of a row of ``sweep.json``; its configuration lies in the folder of its run."""
-        return cls(
-            name=name,
-            kind=row["kind"],
-            config=config,
-            retry_of=row.get("retry_of"),
-            reason=row.get("reason") or "",
-            controls=row.get("controls") or None,
-        )
-
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """What ``sweep.json`` says about the plan of this arm."""
         return {
             "name": self.name,
@@ -61,6 +49,30 @@ class Arm:
             "seed": self.config.seed,
             "controls": dict(self.controls or {}),
         }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ArmRow:
+    """What ``sweep.json`` says of an arm; its configuration lies in the folder of its run."""
+
+    name: str
+    kind: ArmKind
+    outcome: str = "unfinished"
+    retry_of: str | None = None
+    reason: str = ""
+    controls: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, row: JsonObject) -> ArmRow:
+        """The inverse of ``ArmResult.to_json``, as far as it is asked for; raises for what is no such row."""
+        return cls(
+            name=check_name(row["name"]),
+            kind=row["kind"],
+            outcome=str(row.get("outcome", "unfinished")),
+            retry_of=row.get("retry_of"),
+            reason=row.get("reason") or "",
+            controls=dict(row.get("controls") or {}),
+        )
 
 
 def rules_alone(precision: PrecisionConfig) -> bool:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
-from typing import Any
 
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.metrics.noise import Interval, paired_interval
@@ -36,7 +35,7 @@ class SeedComparison:
     pairs: tuple[tuple[str, str], ...]
     """The arms that are compared, seed by seed."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain values."""
         return {
             "arm": self.arm,

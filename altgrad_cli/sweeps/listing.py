@@ -11,12 +11,12 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from altgrad_cli.errors import UsageError
-from altgrad_cli.runs.folder import CHECKPOINTS, CONFIG, EVENTS, SUMMARY, SWEEP, is_being_written, read_json
+from altgrad_cli.runs.folder import CHECKPOINTS, CONFIG, EVENTS, SUMMARY, SWEEP, JsonObject, is_being_written
 from altgrad_cli.runs.log import newest_first
-from altgrad_cli.sweeps.results import SCHEMA, is_sweep
+from altgrad_cli.sweeps.results import is_sweep, read_sweep
 from altgrad_cli.training.events import from_json_value
 
 
@@ -40,7 +40,7 @@ class Listed:
     """Training loss of the last step."""
     val_loss: float | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain values for ``ls --json``."""
         values = {name: getattr(self, name) for name in Listed.__dataclass_fields__}
         return values | {"path": str(self.path), "written": self.written.isoformat(timespec="seconds")}
@@ -123,7 +123,7 @@ def _run(listed: Listed) -> Listed:
     has_log = (listed.path / EVENTS).is_file()
     if not has_log and ((listed.path / SUMMARY).exists() or any((listed.path / CHECKPOINTS).iterdir())):
         return replace(listed, detail=f"{EVENTS} is missing")
-    last: dict[str, dict[str, Any]] = {}
+    last: dict[str, JsonObject] = {}
     steps = 0
     for line in newest_first(listed.path) if has_log else ():
         steps = max(steps, int(line["step"]))
@@ -141,17 +141,17 @@ def _run(listed: Listed) -> Listed:
 
 
 def _sweep(listed: Listed) -> Listed:
-    document = read_json(listed.path / SWEEP, SCHEMA)
-    outcomes = [str(arm["outcome"]) for arm in document["arms"]]
-    counted = ", ".join(f"{count} {outcome}" for outcome, count in Counter(outcomes).items())
-    state = "finished" if document["state"] == "finished" else _going_on(listed.path)
-    return replace(listed, outcome=state, detail=f"{len(outcomes)} arms: {counted}")
+    sweep = read_sweep(listed.path)
+    outcomes = Counter(arm.outcome for arm in sweep.arms.values())
+    counted = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
+    state = "finished" if sweep.state == "finished" else _going_on(listed.path)
+    return replace(listed, outcome=state, detail=f"{len(sweep.arms)} arms: {counted}")
 
 
 def _going_on(path: Path) -> str:
     return "live" if is_being_written(path) else "interrupted"
 
 
-def _number(value: Any) -> float | None:
-    value = from_json_value(value)
-    return None if value is None else float(value)
+def _number(value: object) -> float | None:
+    number = from_json_value(value)
+    return None if number is None else float(number)

@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from altgrad_cli.errors import UsageError
 from altgrad_cli.runs.folder import SWEEP as SWEEP
-from altgrad_cli.runs.folder import check_name, read_json, write_json
+from altgrad_cli.runs.folder import read_json, write_json
 from altgrad_cli.runs.record import RunRecord
 from altgrad_cli.sweeps.ablation.layers import LayerAttribution, layer_attributions
 from altgrad_cli.sweeps.ablation.roles import StageAttribution, stage_attribution
-from altgrad_cli.sweeps.arms import Arm, ArmKind
+from altgrad_cli.sweeps.arms import Arm, ArmKind, ArmRow
 from altgrad_cli.sweeps.plan import Equivalence, equivalences, plan_sweep
 from altgrad_cli.sweeps.specification import SweepSpec
 from altgrad_cli.sweeps.verdicts import JudgedRun, figures, judge_run
@@ -110,7 +110,7 @@ class SweepRecord:
             if self.spec.attribute and result.arm.kind == "format" and result.finding is not None
         ]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The document that ``sweep --json`` prints and ``sweep.json`` holds, less its schema."""
         return {
             "sweep": self.name,
@@ -146,26 +146,30 @@ def settle(spec: SweepSpec, records: Mapping[str, RunRecord]) -> tuple[tuple[Arm
 
 def read_spec(path: Path) -> SweepSpec:
     """What the sweep in folder ``path`` was asked to do; UsageError where its ``sweep.json`` does not say."""
-    return SweepSpec.from_json(read_json(path / SWEEP, SCHEMA).get("spec", {}), str(path / SWEEP))
+    return SweepSpec.from_json(read_json(path / SWEEP, SCHEMA).get("spec"), str(path / SWEEP))
 
 
-def read_plan(path: Path) -> dict[str, Mapping[str, Any]]:
-    """The rows of the plan of the sweep in ``path`` (see ``Arm.to_json``) by name; {} where it is no sweep.
+@dataclass(frozen=True, slots=True)
+class SweepFile:
+    """What ``sweep.json`` says at a glance; the logs of the runs say the rest."""
+
+    state: str
+    """``running``, ``interrupted`` or ``finished``."""
+    arms: Mapping[str, ArmRow]
+
+
+def read_sweep(path: Path) -> SweepFile:
+    """The sweep in folder ``path`` as its file tells it.
 
     Raises:
         UsageError: ``sweep.json`` cannot be read, is of another schema or holds no plan.
     """
-    if not is_sweep(path):
-        return {}
-    rows = read_json(path / SWEEP, SCHEMA).get("arms", [])
+    document = read_json(path / SWEEP, SCHEMA)
     try:
-        plan = {row["name"]: row for row in rows if row["kind"] in get_args(ArmKind)}
-        for name, row in plan.items():
-            check_name(name)
-            dict(row.get("controls") or {})
+        rows = [ArmRow.from_json(row) for row in document.get("arms", []) if row["kind"] in get_args(ArmKind)]
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise UsageError(f"{path / SWEEP} holds no plan: {error!r}", where=str(path / SWEEP)) from None
-    return plan
+    return SweepFile(str(document.get("state")), {row.name: row for row in rows})
 
 
 def assemble(path: Path, spec: SweepSpec, records: Mapping[str, RunRecord]) -> SweepRecord:

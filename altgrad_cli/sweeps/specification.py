@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
-from typing import Any
 
 from altgrad_cli.config.loading import as_word, flat, from_plain, resolve, with_overrides
 from altgrad_cli.config.precision import Regime
@@ -72,18 +71,14 @@ class SweepSpec:
         """Every seed with every combination of the axes, the first seed's first."""
         return _variations(self)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain values for ``sweep.json``."""
-        return {
-            "base": resolve(self.base),
-            "order": list(self.order),
-            "seeds": list(self.seeds),
-            "axes": [[key, list(values)] for key, values in self.axes],
-            "retries": self.retries,
-            "with_interventions": self.with_interventions,
-            "attribute": self.attribute,
-            "skip_equivalent": self.skip_equivalent,
-        }
+        return resolve(self)
+
+    @classmethod
+    def from_json(cls, values: object, source: str = "sweep.json") -> SweepSpec:
+        """The inverse of ``to_json``; UsageError where the values are none."""
+        return from_plain(values, source, cls)
 
     def command_line(self) -> str:
         """The command that asks for this sweep, as far as it makes a difference."""
@@ -99,23 +94,6 @@ class SweepSpec:
         base = flat(resolve(self.base))
         words += [f"{key}={as_word(value)}" for key, value in base.items() if value != defaults.get(key)]
         return " ".join(map(shlex.quote, words))
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any], source: str = "sweep.json") -> SweepSpec:
-        """The inverse of ``to_json``; UsageError where the values are none."""
-        try:
-            return cls(
-                base=from_plain(values["base"], source),
-                order=tuple(values["order"]),
-                seeds=tuple(values["seeds"]),
-                axes=tuple((key, tuple(options)) for key, options in values["axes"]),
-                retries=values["retries"],
-                with_interventions=values["with_interventions"],
-                attribute=values["attribute"],
-                skip_equivalent=values["skip_equivalent"],
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise UsageError(f"not the specification of a sweep: {error!r}", where=source) from None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from altgrad_cli.config.precision import OPERAND_ROLES
 from altgrad_cli.metrics.verdict import (
@@ -17,6 +16,7 @@ from altgrad_cli.metrics.verdict import (
     judge,
     recovered_fraction,
 )
+from altgrad_cli.runs.folder import JsonObject
 from altgrad_cli.runs.record import RunRecord
 from altgrad_cli.training.watch.collapse import collapse_words
 
@@ -32,7 +32,7 @@ class JudgedRun:
     symptoms: Symptoms
     outcome: str
     """``RunRecord.outcome``, but not ``collapsed`` where the end of the run does not confirm it."""
-    collapse: dict[str, Any] | None
+    collapse: JsonObject | None
     """``RunRecord.collapse`` where it is confirmed."""
     warning: str | None = None
     """A stall collapse that the end of the run does not confirm, in words."""
@@ -53,7 +53,7 @@ class JudgedRun:
         """Whether the verdict says so; an open verdict does not."""
         return self.verdict.grade == "failed"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """What ``sweep.json`` and ``run.json`` say of it."""
         return {
             "outcome": self.outcome,

@@ -70,7 +70,8 @@ def test_runs_newest_first_with_what_their_logs_say(in_tmp_folder: Path) -> None
 def test_a_sweep_is_one_line_and_its_own_folder_lists_its_runs(in_tmp_folder: Path) -> None:
     for name in ("e5m2", "e7m0"):
         write_run(Path("runs/law") / name)
-    arms = [{"outcome": "completed"}, {"outcome": "unfinished"}, {"outcome": "completed"}]
+    outcomes = {"e5m2": "completed", "e7m0": "unfinished", "fp32": "completed"}
+    arms = [{"name": name, "kind": "format", "outcome": outcome} for name, outcome in outcomes.items()]
     Path("runs/law/sweep.json").write_text(json.dumps({"state": "running", "arms": arms}))
     (entry,) = entries().values()
     assert entry["kind"] == "sweep"
@@ -105,7 +106,7 @@ def test_what_a_process_writes_is_live(in_tmp_folder: Path) -> None:
         ),
         (lambda run: (run / "config.yaml").unlink(), "config.yaml is missing"),
         (lambda run: (run / "sweep.json").write_text("{"), "is not JSON"),
-        (lambda run: (run / "sweep.json").write_text('{"arms": 3, "state": "finished"}'), "not written by"),
+        (lambda run: (run / "sweep.json").write_text('{"arms": 3, "state": "finished"}'), "holds no plan"),
     ],
 )
 def test_a_damaged_folder_is_listed_as_such(damage: object, said: str, in_tmp_folder: Path) -> None:

@@ -13,9 +13,8 @@ from altgrad_cli.commands.arguments import split_config_and_overrides
 from altgrad_cli.config.loading import load_config
 from altgrad_cli.errors import UsageError
 from altgrad_cli.reporting.evidence.scope import gather
-from altgrad_cli.sweeps.arms import Arm
 from altgrad_cli.sweeps.plan import plan_sweep
-from altgrad_cli.sweeps.results import assemble, read_plan, read_spec, write_sweep
+from altgrad_cli.sweeps.results import assemble, read_spec, read_sweep, write_sweep
 from tests.sweeps.conftest import spec
 
 
@@ -23,9 +22,11 @@ def test_a_plan_read_back_is_the_plan(tmp_path: Path) -> None:
     asked = spec(order=("E1M6", "E7M0"), seeds=(1, 2), axes=(("nan_policy", ("auto", "patience")),))
     write_sweep(assemble(tmp_path, asked, {}), "running")
     assert read_spec(tmp_path) == asked
-    rows = read_plan(tmp_path)
-    planned = plan_sweep(asked, {})
-    assert [Arm.from_json(arm.name, arm.config, rows[arm.name]) for arm in planned] == list(planned)
+    read = read_sweep(tmp_path)
+    assert read.state == "running"
+    kept = ("name", "kind", "retry_of", "reason", "controls")
+    for arm in plan_sweep(asked, {}):
+        assert [getattr(read.arms[arm.name], key) for key in kept] == [getattr(arm, key) for key in kept]
 
 
 @pytest.mark.parametrize(

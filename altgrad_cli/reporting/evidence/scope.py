@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from altgrad_cli.config.loading import from_plain
 from altgrad_cli.config.precision import ROLES
@@ -16,8 +16,8 @@ from altgrad_cli.metrics.catalogue import METRICS
 from altgrad_cli.reporting.evidence.runs import Evidence
 from altgrad_cli.runs.folder import EVENTS
 from altgrad_cli.runs.record import RunRecord, read_run
-from altgrad_cli.sweeps.arms import Arm, find_controls
-from altgrad_cli.sweeps.results import is_sweep, judge_records, read_plan
+from altgrad_cli.sweeps.arms import Arm, ArmRow, find_controls
+from altgrad_cli.sweeps.results import is_sweep, judge_records, read_sweep
 from altgrad_cli.sweeps.verdicts import judge_run
 
 LAYER_METRICS = frozenset(
@@ -95,7 +95,7 @@ def gather(paths: Sequence[Path], layer_metrics: Collection[str] | None = LAYER_
             more = _runs_of_sweep(path)
         elif (path / EVENTS).is_file():
             focus = path.resolve().name if len(paths) == 1 else None
-            row = read_plan(path.resolve().parent).get(path.resolve().name, {})
+            row = _rows(path.resolve().parent).get(path.resolve().name)
             more = [*(_relatives(path) if focus else ()), _Found(path, row)]
         else:
             raise UsageError(
@@ -120,17 +120,22 @@ def judged(runs: Mapping[str, RunRecord], arms: Mapping[str, Arm]) -> Evidence:
 
 
 class _Found(NamedTuple):
-    """A run's folder, and its row in ``sweep.json``; {} without one."""
+    """A run's folder, and its row in ``sweep.json`` where it has one."""
 
     folder: Path
-    row: Mapping[str, Any]
+    row: ArmRow | None
+
+
+def _rows(folder: Path) -> Mapping[str, ArmRow]:
+    """The plan of the sweep in ``folder`` by name; {} where it is none."""
+    return read_sweep(folder).arms if is_sweep(folder) else {}
 
 
 def _runs_of_sweep(path: Path) -> list[_Found]:
     """The runs of a sweep that have begun, in the order of its plan; then those that it did not plan."""
-    rows = read_plan(path)
+    rows = _rows(path)
     others = sorted(p.parent.name for p in path.glob(f"*/{EVENTS}") if p.parent.name not in rows)
-    runs = [_Found(path / name, rows.get(name, {})) for name in [*rows, *others]]
+    runs = [_Found(path / name, rows.get(name)) for name in [*rows, *others]]
     return [run for run in runs if (run.folder / EVENTS).is_file()]
 
 
@@ -141,7 +146,7 @@ def _relatives(path: Path) -> list[_Found]:
         run
         for run in (_runs_of_sweep(parent) if is_sweep(parent) else ())
         if run.row and run.folder.name != name
-        if run.row["kind"] in ("control", "attribution", "rescue") or run.row.get("retry_of") == name
+        if run.row.kind in ("control", "attribution", "rescue") or run.row.retry_of == name
     ]
 
 
@@ -158,13 +163,15 @@ def _arms(runs: Mapping[str, RunRecord], found: Mapping[str, _Found]) -> dict[st
     arms = {}
     for name, log in runs.items():
         row, sweep = found[name].row, found[name].folder.resolve().parent
-        row = row or {"kind": "control" if log.control else "format"}
-        planned = {regime: names.get(sweep / other) for regime, other in (row.get("controls") or {}).items()}
+        row = row or ArmRow(name=name, kind="control" if log.control else "format")
+        planned = {regime: names.get(sweep / other) for regime, other in row.controls.items()}
         with suppress(UsageError):  # a log of another version: its configuration cannot be compared
-            config = replace(from_plain(log.config, name), wandb=WandbConfig())
-            arms[name] = replace(
-                Arm.from_json(name, config, row),
-                retry_of=names.get(sweep / str(row.get("retry_of")), row.get("retry_of")),
+            arms[name] = Arm(
+                name=name,
+                kind=row.kind,
+                config=replace(from_plain(log.config, name), wandb=WandbConfig()),
+                retry_of=names.get(sweep / str(row.retry_of), row.retry_of),
+                reason=row.reason,
                 controls={regime: other for regime, other in planned.items() if other is not None},
             )
     controls = [arm for arm in arms.values() if runs[arm.name].control]
