@@ -62,23 +62,22 @@ def _count_nonfinite(layout: FlatLayout, gradient: Tensor, linf: Tensor) -> Tens
 GRADIENT_METRICS = (
     MetricSpec(
         "gradient_norm",
-        "loss per weight unit",
         "L2 norm of the weight gradient",
+        unit="loss per weight unit",
         formula=lambda row: math.sqrt(row["square"]),
         bad="high",
         by_layer=True,
     ),
     MetricSpec(
         "gradient_linf",
-        "loss per weight unit",
         "largest absolute value of the weight gradient",
+        unit="loss per weight unit",
         formula=itemgetter("linf"),
         heading="largest gradient",
         bad="high",
     ),
     MetricSpec(
         "gradient_sparsity",
-        "fraction",
         "share of weight gradients with |g| < 1e-8",
         formula=share("tiny", "count"),
         heading="sparsity",
@@ -87,8 +86,8 @@ GRADIENT_METRICS = (
     ),
     MetricSpec(
         "nonfinite_gradients",
-        "values",
         "number of inf and NaN values in the weight gradient",
+        unit="values",
         formula=itemgetter("nonfinite"),
         bad="high",
     ),
@@ -160,8 +159,8 @@ def gradient_sqnr(row: Row) -> float | None:
 SHADOW_METRICS = (
     MetricSpec(
         "gradient_cosine",
-        "cosine",
         "cosine of the weight gradient and its float32 shadow; null where either is 0",
+        unit="cosine",
         formula=gradient_cosine,
         heading="shadow cosine",
         bad="low",
@@ -169,8 +168,8 @@ SHADOW_METRICS = (
     ),
     MetricSpec(
         "gradient_sqnr",
-        "dB",
         "10 log10(|g_ref|^2 / |g - g_ref|^2) against the float32 shadow; Infinity where equal",
+        unit="dB",
         formula=gradient_sqnr,
         heading="SQNR",
         bad="low",
@@ -178,8 +177,8 @@ SHADOW_METRICS = (
     ),
     MetricSpec(
         "gradient_norm_ratio",
-        "ratio",
         "L2 norm of the weight gradient over that of its float32 shadow",
+        unit="ratio",
         formula=lambda row: ratio(math.sqrt(row["square"]), math.sqrt(row["reference_square"])),
         heading="norm ratio",
         bad="low",
@@ -187,7 +186,6 @@ SHADOW_METRICS = (
     ),
     MetricSpec(
         "gradient_sign_agreement",
-        "fraction",
         "share of non-zero float32-shadow gradients whose sign the rounded gradient has",
         formula=share("sign_agreeing", "reference_nonzero"),
         heading="sign agreement",

@@ -164,7 +164,6 @@ class ZeroUpdateRegions(_Buffers):
 PERSISTENCE_METRICS = (
     MetricSpec(
         "persistent_stall_rate",
-        "fraction",
         "share of stored weights whose code last changed 100 or more steps ago although |dw| summed"
         " since then exceeds half the gap",
         heading="persistent stall",
@@ -175,8 +174,8 @@ PERSISTENCE_METRICS = (
     ),
     MetricSpec(
         "dead_neurons",
-        "rows",
         "output rows whose largest |gradient| was below 1e-8 for 100 consecutive steps",
+        unit="rows",
         heading="dead rows",
         pooling="sum",
         bad="high",
@@ -185,7 +184,6 @@ PERSISTENCE_METRICS = (
     ),
     MetricSpec(
         "zero_update_region_fraction",
-        "fraction",
         "zero-update fraction over the last complete window of 50 steps; a layer or a row at 0.99 "
         "or above is a zero-update region",
         heading="zero updates, window",
@@ -196,8 +194,8 @@ PERSISTENCE_METRICS = (
     ),
     MetricSpec(
         "zero_update_rows",
-        "rows",
         "output rows with a zero-update fraction of 0.99 or above over the last complete window of 50 steps",
+        unit="rows",
         heading="rows frozen",
         cadence="interval",
         pooling="sum",

@@ -23,7 +23,6 @@ _by_role = partial(MetricSpec, scope="layer_role")
 ROUNDING_METRICS = (
     _by_role(
         "overflow_rate",
-        "fraction",
         "share of values whose unsaturated rounding exceeds the maximum",
         formula=share("overflow", "count"),
         heading="overflow",
@@ -33,7 +32,6 @@ ROUNDING_METRICS = (
     ),
     _by_role(
         "clipped_rate",
-        "fraction",
         "share of values with |x / s| above the maximum",
         formula=share("clipped", "count"),
         heading="clipped",
@@ -41,7 +39,6 @@ ROUNDING_METRICS = (
     ),
     _by_role(
         "underflow_rate",
-        "fraction",
         "share of non-zero values that were rounded to 0",
         formula=share("underflow", "nonzero"),
         heading="underflow",
@@ -51,7 +48,6 @@ ROUNDING_METRICS = (
     ),
     _by_role(
         "subnormal_fraction",
-        "fraction",
         "share of non-zero values whose rounding is a subnormal of the scaled format",
         formula=share("subnormal", "nonzero"),
         heading="subnormal",
@@ -59,23 +55,23 @@ ROUNDING_METRICS = (
     ),
     _by_role(
         "nonfinite_inputs",
-        "values",
         "inf and NaN values given to the rounding",
+        unit="values",
         formula=itemgetter("nonfinite"),
         heading="non-finite inputs",
         bad="high",
     ),
     _by_role(
         "mean_rounding_error",
-        "tensor units",
         "signed mean of Q(x) - x over the finite values: the bias of the rounding",
+        unit="tensor units",
         formula=lambda row: ratio(row["error_sum"], row["count"] - row["nonfinite"]),
         heading="rounding error, mean",
     ),
     _by_role(
         "amax",
-        "tensor units",
         "largest finite magnitude before rounding; null where nothing was rounded",
+        unit="tensor units",
         formula=lambda row: row["amax"] if row["count"] else None,
         heading="largest amax",
         bad="high",
@@ -207,7 +203,6 @@ _by_layer = partial(MetricSpec, scope="layer_role", pooling="layers")
 CODE_USE_METRICS = (
     _by_layer(
         "codes_used",
-        "fraction",
         "share of the format's finite codes that occur in the tensor; null for an empty one",
         formula=lambda row: ratio(row["used"], row["codes"]) if row["count"] else None,
         bad="low",
@@ -215,7 +210,6 @@ CODE_USE_METRICS = (
     ),
     _by_layer(
         "code_entropy",
-        "fraction",
         "entropy of the code histogram over log2 of the number of finite codes",
         formula=_entropy_of_evenly_used,
         heading="entropy",
@@ -224,14 +218,12 @@ CODE_USE_METRICS = (
     ),
     _by_layer(
         "top_binade_share",
-        "fraction",
         "share of the values in the binade of the format's maximum",
         formula=share("top_binade", "count"),
         bad="high",
     ),
     _by_layer(
         "zero_share",
-        "fraction",
         "share of the values on the codes of 0 and -0",
         formula=share("zero", "count"),
         heading="on zero",
@@ -240,7 +232,6 @@ CODE_USE_METRICS = (
     ),
     _by_layer(
         "nan_share",
-        "fraction",
         "share of the values in the NaN bin or on codes that are inf or NaN",
         formula=share("nonfinite", "count"),
         bad="high",

@@ -39,8 +39,8 @@ class MetricSpec:
 
     name: str
     """Key in the events; a ``layer_role`` metric is written ``name/role``."""
-    unit: str
     definition: str
+    unit: str = "fraction"
     formula: Formula | None = None
     """None where a function of its own computes the value."""
     heading: str | None = None

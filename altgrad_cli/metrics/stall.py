@@ -167,7 +167,6 @@ class BitStallDetector:
 PREDICTION_METRICS = (
     MetricSpec(
         "predicted_stall_rate",
-        "fraction",
         "expected bit-stall rate of the current weights when dw is normal with standard deviation "
         "lr sqrt((1 - b1) / (1 + b1)), as Adam's steps are in the long run",
         heading="predicted stall",
@@ -178,7 +177,6 @@ PREDICTION_METRICS = (
     ),
     MetricSpec(
         "first_step_stall_rate",
-        "fraction",
         "expected bit-stall rate of Adam's first step, where |dw| = lr",
         heading="predicted stall, first step",
         cadence="interval",

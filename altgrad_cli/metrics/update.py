@@ -119,7 +119,6 @@ def _unmoved(same: Tensor, update: Tensor, buffer: Tensor, stored: list[bool], g
 SHARED_UPDATE_METRICS = (
     MetricSpec(
         "zero_update_fraction",
-        "fraction",
         "share of weights with a non-zero gradient whose stored value did not change; null where no"
         " gradient is",
         formula=share("gradient_unchanged", "gradient_nonzero"),
@@ -129,8 +128,8 @@ SHARED_UPDATE_METRICS = (
     ),
     MetricSpec(
         "update_norm",
-        "weight units",
         "L2 norm of dw, the optimizer's real change of the weights, decay included, unrounded",
+        unit="weight units",
         formula=lambda row: float(row["update_square"] ** 0.5),
     ),
 )
@@ -139,7 +138,6 @@ SHARED_UPDATE_METRICS = (
 STORED_UPDATE_METRICS = (
     MetricSpec(
         "bit_stall_rate",
-        "fraction",
         "share of weights with dw != 0 whose stored code did not change (role stored_weights)",
         formula=share("stalled", "updated"),
         heading="bit-stall",
@@ -149,7 +147,6 @@ STORED_UPDATE_METRICS = (
     ),
     MetricSpec(
         "flip_rate",
-        "fraction",
         "share of weights whose stored code changed, at the pre-step scale",
         formula=lambda row: ratio(row["count"] - row["unchanged"], row["count"]),
         heading="flips",
@@ -157,8 +154,8 @@ STORED_UPDATE_METRICS = (
     ),
     MetricSpec(
         "update_transfer",
-        "ratio",
         "tau = <w_after - w_before, dw> / |dw|^2 of the stored weights: 0 frozen, 1 faithful",
+        unit="ratio",
         formula=share("transfer_dot", "update_square"),
         heading="tau",
         bad="low",
@@ -171,7 +168,6 @@ STORED_UPDATE_METRICS = (
 MASTER_UPDATE_METRICS = (
     MetricSpec(
         "apparent_stall_rate",
-        "fraction",
         "share of weights with dw != 0 whose rounded value did not change although the float32 "
         "master did: no loss of the update, and never a trigger",
         formula=share("stalled", "updated"),
@@ -180,7 +176,6 @@ MASTER_UPDATE_METRICS = (
     ),
     MetricSpec(
         "apparent_flip_rate",
-        "fraction",
         "share of weights whose rounded value changed, at the pre-step scale, float32 masters",
         formula=lambda row: ratio(row["count"] - row["unchanged"], row["count"]),
         heading="apparent flips",
@@ -192,7 +187,6 @@ MASTER_UPDATE_METRICS = (
 RESCALE_METRICS = (
     MetricSpec(
         "rescale_flip_rate",
-        "fraction",
         "share of stored weights whose value changed because a new scale re-encoded them; no part "
         "of the flip rate",
         heading="flips by a new scale",

@@ -154,24 +154,26 @@ def confirms_collapse(grade: Grade | None, *, at_onset: float | None, at_end: fl
 OUTCOME_METRICS = (
     MetricSpec(
         "loss",
-        "nats per token",
         "cross-entropy of the training batch, forward pass with rounding",
+        unit="nats per token",
         scope="run",
         bad="high",
     ),
-    MetricSpec("learning_rate", "1", "learning rate of the step", scope="run"),
+    MetricSpec("learning_rate", "learning rate of the step", unit="1", scope="run"),
     MetricSpec(
         "gradient_clip_norm",
-        "loss per weight unit",
         "L2 norm of the whole gradient before optimizer.gradient_clip scaled it down",
+        unit="loss per weight unit",
         scope="run",
         bad="high",
     ),
-    MetricSpec("tokens_per_second", "tokens/s", "training tokens over wall time, the last step", scope="run"),
+    MetricSpec(
+        "tokens_per_second", "training tokens over wall time, the last step", unit="tokens/s", scope="run"
+    ),
     MetricSpec(
         "validation_loss",
-        "nats per token",
         "validation cross-entropy of the deployed (rounded) model",
+        unit="nats per token",
         heading="validation loss",
         scope="run",
         cadence="evaluation",
@@ -179,23 +181,22 @@ OUTCOME_METRICS = (
     ),
     MetricSpec(
         "validation_loss_master",
-        "nats per token",
         "validation cross-entropy of the stored weights without any rounding",
+        unit="nats per token",
         scope="run",
         cadence="evaluation",
         bad="high",
     ),
     MetricSpec(
         "perplexity",
-        "1",
         "exp of the validation loss of the deployed model",
+        unit="1",
         scope="run",
         cadence="evaluation",
         bad="high",
     ),
     MetricSpec(
         "recovered_fraction",
-        "fraction",
         "rho = (L_frozen - L) / (L_frozen - L_fp32) on the validation loss of the deployed model, "
         "same seed, same step",
         heading="rho",

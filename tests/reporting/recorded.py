@@ -57,8 +57,19 @@ def config(regime: str = "uniform", format_name: str = "E7M0", seed: int = 42, *
     )
 
 
-def record(
-    folder: Path,
+def record(folder: Path, run_config: TrainConfig, **story: Any) -> Path:
+    """Write the log of one run whose loss falls from 5.5 towards ``floor``; returns its folder.
+
+    Values vary by step and layer by a seeded generator, so that no two are equal by accident. ``story`` is
+    what ``_events`` takes.
+    """
+    folder.mkdir(parents=True)
+    lines = (json.dumps(event_to_json(event)) for event in _events(run_config, **story))
+    (folder / "events.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return folder
+
+
+def _events(
     run_config: TrainConfig,
     *,
     floor: float,
@@ -72,37 +83,6 @@ def record(
     interventions: Sequence[tuple[int, str, Mapping[str, Any]]] = (),
     formats: Sequence[tuple[int, str]] | None = None,
     extra_layer_metrics: int = 0,
-) -> Path:
-    """Write the log of one run whose loss falls from 5.5 towards ``floor``; returns its folder.
-
-    Values vary by step and layer by a seeded generator, so that no two are equal by accident.
-    """
-    folder.mkdir(parents=True)
-    lines = (json.dumps(event_to_json(event)) for event in _events(**locals_of(locals())))
-    with (folder / "events.jsonl").open("w", encoding="utf-8") as file:
-        file.writelines(f"{line}\n" for line in lines)
-    return folder
-
-
-def locals_of(values: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of ``record`` that ``_events`` takes."""
-    return {key: value for key, value in values.items() if key not in ("folder", "lines")}
-
-
-def _events(
-    run_config: TrainConfig,
-    *,
-    floor: float,
-    stall: float | None,
-    transfer: float | None,
-    underflow: float,
-    steps: int,
-    nonfinite_at: Sequence[int],
-    collapse: Mapping[str, Any] | None,
-    outcome: str | None,
-    interventions: Sequence[tuple[int, str, Mapping[str, Any]]],
-    formats: Sequence[tuple[int, str]] | None,
-    extra_layer_metrics: int,
 ) -> Iterator[Event]:
     random = np.random.default_rng(run_config.seed)
     stored = stall is not None
@@ -122,9 +102,6 @@ def _events(
     )  # fmt: skip
     for step in range(1, steps + 1):
         bad = step in nonfinite_at
-        if bad and step == nonfinite_at[0]:
-            path = f"checkpoints/anomaly_step_{step}.pt"
-            yield CheckpointSaved(step=step - 1, path=path, reason="nonfinite")
         noise = random.uniform(-0.02, 0.02, size=8)
         loss = math.nan if bad else floor + (5.5 - floor) * math.exp(-step / 25) + noise[0]
         rate = 0.003 + noise[1] / 10
