@@ -124,9 +124,12 @@ TAKES_A_SCALE = {
 @pytest.mark.parametrize("call", TAKES_A_SCALE.values(), ids=TAKES_A_SCALE)
 def test_a_scale_of_another_shape_is_refused_with_both_shapes(call):
     assert torch.equal(call(0.5), call(torch.tensor([0.5])))
-    for scale in (torch.ones(3, 1), torch.ones(0)):
-        with pytest.raises(UsageError, match=r"shape \((3, 1|0,)\) for a tensor of shape \(3, 4\)"):
+    for scale in (torch.ones(4, 1), torch.ones(4), torch.ones(0)):
+        with pytest.raises(UsageError, match=r"shape \((4, 1|4,|0,)\) for a tensor of shape \(3, 4\)"):
             call(scale)
+    assert torch.equal(call(torch.full((3, 1), 0.5)), call(0.5))
+    with pytest.raises(UsageError, match="cannot divide"):
+        call(torch.tensor([[1.0], [-1.0], [1.0]]))
     with pytest.raises(UsageError, match="'half'"):
         call("half")
 

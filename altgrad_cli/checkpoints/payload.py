@@ -83,7 +83,8 @@ class StoredWeight:
     """A weight on its grid; ``codes`` is None where the grid has no code for one of its values."""
 
     codes: Tensor | None
-    scale: float
+    scale: float | Tensor
+    """A number where one scale serves the whole tensor, else one a block."""
     format: str
 
 
@@ -93,7 +94,7 @@ class Quantizer:
 
     format: str
     description: str
-    scale: float | None
+    scale: float | Tensor | None
     history: tuple[float, ...] | None
 
 

@@ -12,7 +12,8 @@ from altgrad_cli.checkpoints.named_tensors import NamedTensor, distinct_names, e
 from altgrad_cli.forensics.document import Finding, LeftOut, Severity, TensorRow
 from altgrad_cli.forensics.layer_table import weight_measures
 from altgrad_cli.formats import FP8Format
-from altgrad_cli.rounding.scaling import stored_weight_scale
+from altgrad_cli.rounding.grid import stored_grid
+from altgrad_cli.rounding.scaling import finite_part
 
 FLOAT32_MAX = torch.finfo(torch.float32).max
 
@@ -82,8 +83,9 @@ def _row(name: str, entry: NamedTensor, fmt: FP8Format | None) -> TensorRow:
     bad = int((~finite).sum())
     amax = float(torch.where(finite, values, 0.0).abs().max())
     on_grid = fmt is not None and not values.is_complex() and amax <= FLOAT32_MAX
-    scale = stored_weight_scale(amax, fmt, None) if fmt is not None and on_grid else None
-    measures = weight_measures(values.float() if on_grid else values, fmt, scale)
+    grid = stored_grid(fmt) if fmt is not None and on_grid else None
+    scales = None if grid is None else grid.stored_scales(finite_part(values), amax=amax)
+    measures = weight_measures(values.float() if on_grid else values, grid, scales)
     if measures.rounded_to_zero is not None and values.dtype == torch.float64:
         # What float32 cannot hold at all was rounded to 0 as well.
         nonzero = int((values[finite] != 0).sum())
@@ -99,6 +101,6 @@ def _row(name: str, entry: NamedTensor, fmt: FP8Format | None) -> TensorRow:
         amax=amax,
         zero_share=float((values == 0).double().mean()),
         format=None if fmt is None else fmt.describe(),
-        scale=scale,
+        scale=None if grid is None or scales is None else grid.scale_at(scales, values.shape, None),
         grid=measures,
     )

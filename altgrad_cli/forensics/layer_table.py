@@ -11,12 +11,13 @@ from torch import Tensor
 
 from altgrad_cli.config.precision import OPERAND_ROLES
 from altgrad_cli.forensics.step_again.replay_state import ReplayState
-from altgrad_cli.formats import FP8Format
 from altgrad_cli.metrics.grid import grid_alignment_statistics, stiffness
 from altgrad_cli.metrics.persistence import DeadNeurons
 from altgrad_cli.metrics.rounding import code_use
-from altgrad_cli.rounding.quantize import round_to_grid
-from altgrad_cli.rounding.scaling import stored_weight_scale
+from altgrad_cli.rounding.grid import Grid, stored_grid
+from altgrad_cli.rounding.mode import round_to_grid
+from altgrad_cli.rounding.scaling import finite_part
+from altgrad_cli.surgery.linear import WEIGHTS, operand_grids
 from altgrad_cli.training.measuring.passes import Measurements, read_pass
 from altgrad_cli.training.measuring.updates import read_update
 from altgrad_cli.training.passes.eager import shadow_pass
@@ -109,7 +110,7 @@ def examine(given: ReplayState) -> Examination:
 def _row(state: TrainState, index: int, measured: Measurements | None) -> LayerRow:
     """The row of layer number ``index``, with what the step measured of it."""
     layer, weight = state.plan.layers[index], state.layers[index][1].weight.detach()
-    fmt, scale = grid_of_weights(state, index, weight)
+    grid, scales = _grid_of_weights(state, index, weight)
 
     def value(name: str) -> float | None:
         values = None if measured is None else measured.layers.get(name)
@@ -126,8 +127,8 @@ def _row(state: TrainState, index: int, measured: Measurements | None) -> LayerR
         name=layer.name,
         formats={role: grid.name for role, grid in layer.formats},
         recipe=layer.recipe,
-        format=None if fmt is None else fmt.describe(),
-        scale=scale,
+        format=None if grid is None else grid.element.describe(),
+        scale=None if grid is None or scales is None else grid.scale_at(scales, weight.shape, None),
         nonfinite_weights=int((~torch.isfinite(weight)).sum()),
         amax=by_role("amax"),
         overflow_rate=by_role("overflow_rate"),
@@ -139,36 +140,38 @@ def _row(state: TrainState, index: int, measured: Measurements | None) -> LayerR
         gradient_sparsity=value("gradient_sparsity"),
         gradient_sqnr=value("gradient_sqnr"),
         gradient_cosine=value("gradient_cosine"),
-        grid=weight_measures(weight, fmt, scale),
+        grid=weight_measures(weight, grid, scales),
     )
 
 
-def grid_of_weights(state: TrainState, index: int, weight: Tensor) -> tuple[FP8Format | None, float | None]:
-    """The grid that the layer's weights live on or are rounded to, and its scale."""
-    stored = state.stored_format(index)
+def _grid_of_weights(state: TrainState, index: int, weight: Tensor) -> tuple[Grid | None, Tensor | None]:
+    """The grid that the layer's weights live on or are rounded to, and its scales."""
+    stored = state.stored_grid(index)
     if stored is not None:
         return stored, state.stored_scales[index]
-    fmt = state.plan.layers[index].format_of("weights")
-    if fmt is None:
+    grid = operand_grids(state.plan.layers[index], state.config.precision.scaling)[WEIGHTS]
+    if grid is None:
         return None, None
-    scale = state.scales.current(state.plan, state.config)[index][0]
-    if scale is None:
-        amax = float(torch.nan_to_num(weight, posinf=0.0, neginf=0.0).abs().max())
-        scale = stored_weight_scale(amax, fmt, None)
-    return fmt, scale
+    scales = state.scales.current(state.plan, state.config).get((index, WEIGHTS))
+    if scales is None:
+        scales = stored_grid(grid.element).stored_scales(finite_part(weight))
+    return grid, scales
 
 
-def weight_measures(weight: Tensor, fmt: FP8Format | None, scale: float | None) -> GridMeasures:
+def weight_measures(weight: Tensor, grid: Grid | None, scales: Tensor | None) -> GridMeasures:
     """Stiffness, alignment and code use of weights on a grid; None where there is no grid."""
-    finite = weight[torch.isfinite(weight)].flatten()
-    if fmt is None or scale is None or not finite.numel():
+    is_finite = torch.isfinite(weight)
+    finite = weight[is_finite]
+    if grid is None or scales is None or not finite.numel():
         return GridMeasures()
+    fmt, spread = grid.element, grid.spread(scales, weight.shape)
+    scale = spread.expand(weight.shape)[is_finite] if spread.dim() else spread
     alignment = grid_alignment_statistics(finite, fmt, scale)
     rounded = round_to_grid(finite, fmt, scale)
     nonzero = finite != 0
     used = entropy = None
     if fmt.width <= 8:
-        use = code_use(weight, fmt, scale)
+        use = code_use(weight, fmt, spread)
         used, entropy = use["codes_used"], use["code_entropy"]
     return GridMeasures(
         stiffness_median=float(stiffness(finite, fmt, scale).median()),

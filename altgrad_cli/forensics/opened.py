@@ -15,7 +15,8 @@ from altgrad_cli.config.loading import from_plain
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import CheckpointError, UsageError
 from altgrad_cli.formats import parse_format
-from altgrad_cli.rounding.quantize import dequantize
+from altgrad_cli.rounding.codes import dequantize
+from altgrad_cli.rounding.grid import stored_grid
 from altgrad_cli.training.environment import describe_environment
 
 REPLAY_KEYS = (
@@ -141,6 +142,8 @@ def _codes_agree(saved: Checkpoint) -> bool | None:
         carrier = saved.weights.get(f"{name}.weight")
         if stored.codes is None or carrier is None:
             continue
-        if not bool((dequantize(stored.codes, parse_format(stored.format), stored.scale) == carrier).all()):
+        grid, scales = stored_grid(parse_format(stored.format)), torch.as_tensor(stored.scale).double()
+        spread = grid.spread(scales, stored.codes.shape)
+        if not bool((dequantize(stored.codes, grid.element, spread) == carrier).all()):
             return False
     return True if saved.stored_weights else None

@@ -2,7 +2,8 @@
 
 A name is ``ExMy`` or an alias, then options after colons: one dialect (``finite``, ``ieee``, ``fn``,
 ``fnuz``, ``p3109``) and ``bias=N``. A dialect other than the name's own brings its own customary bias;
-``bias=`` overrides it. The name of the parsed format is canonical: two spellings of one grid meet.
+``bias=`` overrides it. After an @ it may say which values share a scale; all of a tensor do where it does
+not. The name of the parsed format is canonical: two spellings of one grid meet.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from altgrad_cli.formats.spec import FP8Format
 
 DIALECTS = ("finite", "ieee", "fn", "fnuz", "p3109")
 _OPTIONS = (*DIALECTS, "bias=N")
+BLOCKS = ("tensor",)
+"""Which values share a scale, as a name has it after its @; ``rounding.grid`` knows what they mean."""
 
 # Bare ExMy names that the field does not read as "finite, bias 2^(E-1) - 1".
 _CUSTOMARY: Mapping[tuple[int, int], tuple[str, int]] = MappingProxyType(
@@ -89,7 +92,11 @@ def parse_format(text: str | FP8Format) -> FP8Format:
         return text
     if not isinstance(text, str):
         raise FormatError(f"a format cannot be a {type(text).__name__}", allowed="an FP8Format or its name")
-    name, *options = (part.strip() for part in text.split(":"))
+    element, at, block = text.partition("@")
+    block = block.strip().lower() if at else BLOCKS[0]
+    if block not in BLOCKS:
+        raise _refusal(f"unknown block shape {block!r}", text, allowed=", ".join(BLOCKS))
+    name, *options = (part.strip() for part in element.split(":"))
     if not name:
         raise _refusal("the format's name is empty", text, hint="for example E3M4, e5m2, E4M3:fnuz or BF16")
     name = _PREFIX.sub("", name)
@@ -109,7 +116,7 @@ def parse_format(text: str | FP8Format) -> FP8Format:
         options = _with_implied(implied, options)
     exponent_bits, mantissa_bits = _field_widths(name, text)
     dialect, bias = _read_options(options, text)
-    return _build(exponent_bits, mantissa_bits, dialect, bias)
+    return _build(exponent_bits, mantissa_bits, dialect, bias, block)
 
 
 def named_formats() -> tuple[FP8Format, ...]:
@@ -186,7 +193,9 @@ def _read_options(options: list[str], text: str) -> tuple[str | None, int | None
     return dialect, bias
 
 
-def _build(exponent_bits: int, mantissa_bits: int, dialect: str | None, bias: int | None) -> FP8Format:
+def _build(
+    exponent_bits: int, mantissa_bits: int, dialect: str | None, bias: int | None, block: str
+) -> FP8Format:
     own_dialect, own_bias = _CUSTOMARY.get(
         (exponent_bits, mantissa_bits), ("finite", customary_bias(min(exponent_bits, 16), "finite"))
     )
@@ -197,6 +206,7 @@ def _build(exponent_bits: int, mantissa_bits: int, dialect: str | None, bias: in
     name += f":{dialect}" if dialect != own_dialect else ""
     name += f":bias={bias}" if bias != default_bias else ""
     name = next((proper for proper, spelt in _PROPER_NAMES.items() if spelt == name), name)
+    name += f"@{block}" if block != BLOCKS[0] else ""
     try:
         return FP8Format(
             name,
@@ -207,6 +217,7 @@ def _build(exponent_bits: int, mantissa_bits: int, dialect: str | None, bias: in
             has_nan=dialect != "finite",
             fn_nan=dialect == "fn",
             negative_zero=dialect not in ("fnuz", "p3109"),
+            block=block,
         )
     except FormatError as error:
         error.hint = error.hint or _range_hint(exponent_bits, mantissa_bits) or _did_you_mean(name)

@@ -48,6 +48,7 @@ class FP8Format:
     has_nan: bool = False
     fn_nan: bool = False  # only the all-ones code is nan
     negative_zero: bool = True  # False: the code of -0 is the nan
+    block: str = "tensor"  # which values share a scale: a name that ``rounding.grid`` knows
 
     def __post_init__(self) -> None:
         check_width(self)
@@ -236,7 +237,9 @@ class FP8Format:
         inf = "inf" if self.has_inf else "no inf"
         nan = "nan" if self.has_nan else "no nan"
         zero = "" if self.negative_zero else ", no -0"
-        return f"{self.name} ({bias}, {inf}, {nan}{zero}, max {exact_text(self.max_representable_value)})"
+        block = "" if self.block == "tensor" else f", a scale a {self.block}"
+        maximum = exact_text(self.max_representable_value)
+        return f"{self.name} ({bias}, {inf}, {nan}{zero}, max {maximum}{block})"
 
     def _decode(self, code: int) -> float:
         magnitude_code = code & (self.sign_mask - 1)

@@ -16,7 +16,7 @@ from altgrad_cli.formats import FP8Format, parse_format
 from altgrad_cli.metrics.spec import MetricSpec, ratio
 from altgrad_cli.metrics.stall import room_to_move
 from altgrad_cli.rounding.quantize import NAN_INDEX, code_index, round_to_grid
-from altgrad_cli.rounding.scaling import one_scale
+from altgrad_cli.rounding.scaling import checked_scale
 
 _FIXED_POINT_MANTISSA_BITS = 7
 
@@ -58,8 +58,8 @@ def stiffness(weights: Tensor, format: FP8Format | str, scale: float | Tensor = 
     Uniform grids (E <= 1) have one gap, s * 2^(emin - M); zero and subnormals have the smallest. Same shape,
     float32, weight units. NaN stays NaN and inf gives inf.
     """
-    s, format = float(one_scale(scale, weights.shape)), parse_format(format)
-    x = (weights.float() / s).double()
+    s, format = checked_scale(scale, weights.shape), parse_format(format)
+    x = (weights.float() / (s.float() if isinstance(s, Tensor) else s)).double()
     if format.is_uniform:
         field = torch.full_like(x, 2.0**format.smallest_exponent)
     else:

@@ -13,8 +13,9 @@ from torch import Tensor
 from altgrad_cli.formats import FP8Format
 from altgrad_cli.metrics.spec import AlertRule, MetricSpec, Row, evaluate, ratio, share
 from altgrad_cli.metrics.thresholds import OVERFLOW_FROM, UNDERFLOW_FROM
+from altgrad_cli.rounding.codes import code_histogram
 from altgrad_cli.rounding.constants import is_power_of_two
-from altgrad_cli.rounding.quantize import code_histogram
+from altgrad_cli.rounding.scaling import checked_scale
 
 ROUNDING_MAXIMA = ("amax",)
 """Columns of ``altgrad_cli.rounding.quantize.STATS`` that are pooled by their maximum."""
@@ -111,7 +112,7 @@ def _code_keys(format: FP8Format, scale: float, device: torch.device) -> tuple[i
 
 
 @torch.no_grad()
-def grid_histograms(tensors: Sequence[Tensor], format: FP8Format, scales: Sequence[float]) -> Tensor:
+def grid_histograms(tensors: Sequence[Tensor], format: FP8Format, scales: Sequence[float | Tensor]) -> Tensor:
     """How many values of each tensor, all of which lie on its grid already, have each code.
 
     The same counts as ``code_histogram``, many times faster: nothing is rounded or divided, the bits of the
@@ -120,16 +121,17 @@ def grid_histograms(tensors: Sequence[Tensor], format: FP8Format, scales: Sequen
     Args:
         tensors: float32 grid values (code times scale), contiguous; others than these are miscounted.
         format: the grid.
-        scales: its scale, for each tensor.
+        scales: its scale, for each tensor; or that of each value, as what broadcasts with it.
 
     Returns:
         int64 (len(tensors), format.code_count + 1), the last column for NaN.
     """
-    if not all(_tells_codes_apart(x, format, scale) for x, scale in zip(tensors, scales, strict=True)):
-        pairs = zip(tensors, scales, strict=True)
+    pairs = [(x, checked_scale(scale, x.shape)) for x, scale in zip(tensors, scales, strict=True)]
+    numbers = [scale for x, scale in pairs if _tells_codes_apart(x, format, scale)]
+    if len(numbers) < len(pairs):
         return torch.stack([code_histogram(x, format, scale) for x, scale in pairs])
     device, sizes = tensors[0].device, [x.numel() for x in tensors]
-    codings = [_code_keys(format, scale, device) for scale in scales]
+    codings = [_code_keys(format, float(scale), device) for scale in numbers]
     shift, bins, _ = codings[0]  # the format decides these
     width = bins + 1
     found = torch.empty(sum(sizes), dtype=torch.int32, device=device)
@@ -149,8 +151,10 @@ def grid_histograms(tensors: Sequence[Tensor], format: FP8Format, scales: Sequen
     return torch.cat((by_code, (total - by_code.sum(1)).unsqueeze(1)), dim=1)
 
 
-def _tells_codes_apart(values: Tensor, format: FP8Format, scale: float) -> bool:
+def _tells_codes_apart(values: Tensor, format: FP8Format, scale: float | Tensor) -> bool:
     """Whether the bits of grid values at this scale do: they are the format's own bits, moved."""
+    if isinstance(scale, Tensor):
+        return False
     exact = is_power_of_two(scale) and format.smallest_positive * scale >= _FLOAT32_MIN_NORMAL
     return exact and values.dtype == torch.float32
 
@@ -188,7 +192,7 @@ def measure_code_use(histograms: Tensor, format: FP8Format) -> Tensor:
 
 
 @torch.no_grad()
-def code_use(values: Tensor, format: FP8Format, scale: float) -> dict[str, float | None]:
+def code_use(values: Tensor, format: FP8Format, scale: float | Tensor) -> dict[str, float | None]:
     """``CODE_USE_METRICS`` by name of ``values`` (any shape) rounded to the format at ``scale``."""
     counted = measure_code_use(code_histogram(values, format, scale).unsqueeze(0), format)[0].tolist()
     return evaluate(CODE_USE_METRICS, dict(zip(CODE_USE_COLUMNS, counted, strict=True)))

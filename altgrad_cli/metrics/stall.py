@@ -22,6 +22,7 @@ from altgrad_cli.formats.analysis import adam_update_deviation
 from altgrad_cli.metrics.spec import MetricSpec, ratio
 from altgrad_cli.rounding.constants import Rounding
 from altgrad_cli.rounding.quantize import code_index, round_to_grid
+from altgrad_cli.rounding.scaling import checked_scale
 
 SMALLEST_GRADIENT = 1e-10
 """Below this magnitude the study counts a gradient as absent."""
@@ -48,9 +49,10 @@ def room_to_move(
     """
     w, format = weights.float(), parse_format(format)
     edges = _upper_edges(format).to(w.device)
-    index = code_index(torch.nan_to_num(w, nan=0.0), format, scale).long() + format.max_code
-    up = edges[index + 1] * float(scale) - w.double()
-    down = w.double() - edges[index] * float(scale)
+    s = checked_scale(scale, w.shape)
+    index = code_index(torch.nan_to_num(w, nan=0.0), format, s).long() + format.max_code
+    up = edges[index + 1] * s - w.double()
+    down = w.double() - edges[index] * s
     return up, down
 
 

@@ -24,9 +24,9 @@ from altgrad_cli.rounding.constants import (
     check_scale,
     plan_rounding,
 )
-from altgrad_cli.rounding.eager import round_eager
+from altgrad_cli.rounding.eager import as_carrier, round_eager
 from altgrad_cli.rounding.kernel import Mode
-from altgrad_cli.rounding.scaling import one_scale
+from altgrad_cli.rounding.scaling import checked_scale
 from altgrad_cli.rounding.scratch import SLICE
 
 NAN_INDEX: int = torch.iinfo(torch.int32).min
@@ -79,8 +79,8 @@ def dequantize(codes: Tensor, format: FP8Format | str, scale: float | Tensor = 1
     index = codes.long()
     if index.numel() and not (int(index.min()) >= 0 and int(index.max()) < format.code_count):
         raise FormatError(f"not a code of {format.name}", allowed=f"0 to {format.code_count - 1}")
-    scale = one_scale(scale, codes.shape)
-    s = scale if isinstance(scale, Tensor) else check_scale(scale)
+    scale = checked_scale(scale, codes.shape)
+    s = scale.float() if isinstance(scale, Tensor) else check_scale(scale)
     return _value_table(format, codes.device)[index] * s
 
 
@@ -125,7 +125,9 @@ def _slices(
 
     The values are float32 and unscaled; those of a uniform grid are in units of its step.
     """
-    scale = one_scale(scale, x.shape)
+    scale = checked_scale(scale, x.shape)
+    if isinstance(scale, Tensor) and scale.dim():  # a scale a block
+        x, scale = as_carrier(x.detach()) / scale.float(), 1.0
     plan = plan_rounding(format, None if isinstance(scale, Tensor) else scale, overflow)
     flat = x.detach().contiguous().view(-1)
     targets = flat if out is None else out.view(-1)

@@ -77,6 +77,15 @@ def _divisor(plan: RoundingPlan, scale: Scale, device: torch.device) -> Scale | 
     return torch.full((), plan.divisor, dtype=torch.float32, device=device)
 
 
+def as_carrier(x: Tensor) -> Tensor:
+    """``x`` itself where it is float32, else a narrowed copy."""
+    if x.dtype == torch.float32:
+        return x
+    carrier = torch.empty_like(x, dtype=torch.float32)
+    narrow_into(x, carrier)
+    return carrier
+
+
 def narrow_into(x: Tensor, out: Tensor) -> None:
     """Write ``x`` into the float32 ``out``; float64 is rounded to odd, so that no later tie depends on it."""
     out.copy_(x)

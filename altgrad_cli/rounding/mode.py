@@ -11,10 +11,16 @@ from altgrad_cli.errors import UsageError, check_choice
 from altgrad_cli.formats import FP8Format, parse_format
 from altgrad_cli.rounding.compiled import round_compiled
 from altgrad_cli.rounding.constants import Overflow, Rounding, plan_rounding
-from altgrad_cli.rounding.eager import narrow_into, round_eager
+from altgrad_cli.rounding.eager import as_carrier, round_eager
 from altgrad_cli.rounding.kernel import Mode
-from altgrad_cli.rounding.scaling import one_scale
-from altgrad_cli.rounding.statistics import STATS, Counters, count_extremes, safe_magnitude
+from altgrad_cli.rounding.scaling import checked_scale
+from altgrad_cli.rounding.statistics import (
+    STATS,
+    Counters,
+    count_everywhere,
+    count_extremes,
+    safe_magnitude,
+)
 from altgrad_cli.rounding.stochastic import Key, draw_key
 
 
@@ -38,7 +44,8 @@ def round_to_grid(
         x: any shape, any float dtype. float64 is narrowed to float32 with its discarded digits kept as a
             sticky bit, so that the narrowing never makes or breaks a tie: it too is rounded once.
         format: the format or its name.
-        scale: s > 0, a number or a 0-d tensor (which is not read back from a device).
+        scale: s > 0, a number or a tensor of one (which is not read back from a device), or a tensor that
+            broadcasts with x, dimension by dimension: of each value the scale of its block.
         rounding: ``"nearest"`` (ties to the even code) or ``"stochastic"``.
         overflow: ``"saturate"`` or ``"ieee"``.
         generator: the random stream of stochastic rounding; the default stream where None.
@@ -57,7 +64,20 @@ def round_to_grid(
     check_choice("rounding", rounding, get_args(Rounding))
     check_choice("counters", counters, get_args(Counters))
     _check_tensors(x, out, stats, bits)
-    scale = one_scale(scale, x.shape)
+    scale = checked_scale(scale, x.shape)
+    if isinstance(scale, Tensor) and scale.dim():
+        carrier, s = as_carrier(x.detach()), scale.float()
+        q = round_to_grid(
+            carrier / s, format, rounding=rounding, overflow=overflow, generator=generator, bits=bits
+        ).mul_(s)
+        if stats is not None and counters == "extremes":
+            count_extremes(carrier.reshape(-1), stats)
+        elif stats is not None:
+            stats.copy_(count_everywhere(carrier, q, plan_rounding(format, None, overflow), s))
+        if out is None:
+            return q
+        out.detach().copy_(q)
+        return out
     plan = plan_rounding(format, None if isinstance(scale, Tensor) else scale, overflow)
     random: Key | Tensor | None = None
     if rounding == "stochastic":
@@ -69,9 +89,7 @@ def round_to_grid(
         flat, flat_target = x.view(-1), target.view(-1)
         within = False
         if stats is not None and counters == "extremes":
-            if flat.dtype != torch.float32:
-                narrow_into(flat, narrowed := torch.empty_like(flat, dtype=torch.float32))
-                flat = narrowed
+            flat = as_carrier(flat)
             amax = count_extremes(flat, stats)
             within = not isinstance(scale, Tensor) and amax <= safe_magnitude(plan)
             stats = None

@@ -1,4 +1,4 @@
-"""The scale of a tensor: its own, that of its history, that of stored weights."""
+"""From largest magnitudes to scales, as tensors; and the magnitudes of the last steps."""
 
 from __future__ import annotations
 
@@ -11,85 +11,70 @@ from torch import Tensor
 
 from altgrad_cli.errors import UsageError
 from altgrad_cli.formats import FP8Format
-from altgrad_cli.formats.scale import (
-    EMPTY_SCALE,
-    SMALLEST_SCALE,
-    compute_scale,
-    round_up_to_power_of_two,
-    stored_scale,
-)
-
-STORED_SLACK = 4.0
-"""How far below the maximum the amax of stored weights must have fallen before their scale is lowered."""
+from altgrad_cli.formats.scale import EMPTY_SCALE, SMALLEST_SCALE
 
 
-def one_scale(scale: float | Tensor, shape: Sequence[int]) -> float | Tensor:
-    """The scale of a whole tensor of this shape: a number, or a 0-d tensor where it lives on another device.
+def checked_scale(scale: float | Tensor, shape: Sequence[int]) -> float | Tensor:
+    """The scale of a tensor of this shape: a number, or a tensor that is left where it is.
+
+    A number where there is one on the host; a 0-d tensor where it lives on another device; else one of as
+    many dimensions as the tensor, which broadcasts with it.
 
     Raises:
-        UsageError: not a number, or more than one.
+        UsageError: not a number, or a shape that does not broadcast so.
     """
     if not isinstance(scale, Tensor):
         try:
             return float(scale)
         except (TypeError, ValueError):
             given = f"shape {tuple(scale.shape)}" if hasattr(scale, "shape") else f"{scale!r}"
-            raise _not_one_scale(given, shape) from None
-    if scale.numel() != 1:
-        raise _not_one_scale(f"shape {tuple(scale.shape)}", shape)
-    return float(scale) if scale.device.type == "cpu" else scale.reshape(())
+            raise _misfit(given, shape) from None
+    if scale.numel() == 1:
+        return float(scale) if scale.device.type == "cpu" else scale.reshape(())
+    sizes = zip(scale.shape, shape, strict=False)
+    if scale.dim() != len(shape) or not all(mine in (1, size) for mine, size in sizes):
+        raise _misfit(f"shape {tuple(scale.shape)}", shape)
+    if scale.device.type == "cpu" and not bool(((scale > 0) & scale.float().isfinite()).all()):
+        raise UsageError("a scale that cannot divide a float32", allowed="positive and finite in float32")
+    return scale
 
 
-def _not_one_scale(given: str, shape: Sequence[int]) -> UsageError:
+def _misfit(given: str, shape: Sequence[int]) -> UsageError:
     return UsageError(
         f"a scale of {given} for a tensor of shape {tuple(shape)}",
-        allowed="one scale for the whole tensor: a number, or a tensor of one value",
+        allowed="a number, a tensor of one value, or of as many dimensions, each 1 or the tensor's",
     )
 
 
-def scale_for(
-    amax: float | Tensor, format: FP8Format, *, power_of_two: bool = True, margin: float = 1.0
-) -> float:
-    """The scale of an operand with this amax: ``compute_scale``, rounded up if asked, times ``margin``."""
-    scale = compute_scale(amax, format)
-    return (round_up_to_power_of_two(scale) if power_of_two else scale) * margin
-
-
-def current_scale(
-    x: Tensor, format: FP8Format, *, power_of_two: bool = True, margin: float = 1.0
-) -> float | Tensor:
-    """``scale_for`` of the largest finite |x| of this tensor itself.
-
-    A number on the CPU; elsewhere a 0-d float32 tensor, so that nothing waits for the device.
-    """
-    if x.device.type == "cpu":
-        return scale_for(_finite_amax(x), format, power_of_two=power_of_two, margin=margin)
-    return scale_on_device(x, format, power_of_two=power_of_two, margin=margin)
+def finite_part(x: Tensor) -> Tensor:
+    """``x`` with 0 where it is not finite."""
+    return torch.where(torch.isfinite(x), x, 0.0)
 
 
 @torch.no_grad()
-def scale_on_device(x: Tensor, format: FP8Format, *, power_of_two: bool, margin: float) -> Tensor:
-    """``current_scale`` of a tensor that is not empty, as a 0-d float32 tensor beside it."""
-    magnitude = x.detach().abs()
-    amax = torch.where(torch.isfinite(magnitude), magnitude, 0.0).amax().double()
-    scale = (amax / format.max_representable_value).clamp_min(SMALLEST_SCALE)
-    scale = torch.where(amax == 0, EMPTY_SCALE, scale)
+def scales_of_amax(
+    amax: Tensor, maximum: float | Tensor, *, power_of_two: bool, margin: float = 1.0
+) -> Tensor:
+    """``compute_scale`` of each amax, float64, rounded up to a power of two if asked, times ``margin``.
+
+    Args:
+        amax: float64, any shape, finite.
+        maximum: of the format; or of each amax's own.
+    """
+    scale = torch.where(amax == 0, EMPTY_SCALE, (amax / maximum).clamp_min(SMALLEST_SCALE))
     if power_of_two:
         mantissa, exponent = torch.frexp(scale)
         exponent = torch.where(mantissa == 0.5, exponent - 1, exponent)
         scale = torch.ldexp(torch.ones_like(scale), exponent)
-    return (scale * margin).float()
+    return scale * margin
 
 
-def _finite_amax(x: Tensor) -> float:
-    if x.numel() == 0:
-        return 0.0
-    low, high = (float(value) for value in torch.aminmax(x.detach()))
-    amax = max(-low, high)
-    if math.isfinite(amax):
-        return amax
-    finite = x.detach()[torch.isfinite(x)]
-    return float(finite.abs().max()) if finite.numel() else 0.0
+@torch.no_grad()
+def scale_on_device(x: Tensor, format: FP8Format, *, power_of_two: bool, margin: float) -> Tensor:
+    """The scale by the largest finite |x|, as a 0-d float32 tensor beside it; waits for nothing."""
+    amax = finite_part(x.detach()).abs().amax().double()
+    maximum = format.max_representable_value
+    return scales_of_amax(amax, maximum, power_of_two=power_of_two, margin=margin).float()
 
 
 class AmaxHistory:
@@ -130,22 +115,3 @@ class AmaxHistory:
     @values.setter
     def values(self, values: list[float]) -> None:
         self._values = deque(values, maxlen=self.length)
-
-
-def stored_weight_scale(amax: float, format: FP8Format, current: float | None) -> float:
-    """The power-of-two scale of stored weights, with hysteresis, since each change re-encodes them.
-
-    A fresh one is ``stored_scale``. ``current`` stays unless the weights overflow
-    (amax / current >= format.overflow_threshold) or amax < max * current / 4, and where amax is not finite.
-    E7M0, whose range needs no help, has 1.
-
-    Raises:
-        UsageError: no current scale and an amax that is not finite.
-    """
-    if current is not None:
-        if not math.isfinite(amax) or amax == 0:
-            return current
-        overflows = amax >= format.overflow_threshold * current
-        if not overflows and amax >= format.max_representable_value * current / STORED_SLACK:
-            return current
-    return stored_scale(format, amax)

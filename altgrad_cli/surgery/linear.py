@@ -11,7 +11,7 @@ the float32 shadow and any counterfactual without being changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -20,38 +20,41 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from altgrad_cli.config.precision import OPERAND_ROLES, Overflow, Role, ScalingConfig
-from altgrad_cli.formats import FP8Format
-from altgrad_cli.rounding.quantize import STATS, round_to_grid
-from altgrad_cli.rounding.scaling import current_scale
+from altgrad_cli.rounding.grid import Grid, operand_grid
 from altgrad_cli.rounding.scratch import workspace
-from altgrad_cli.rounding.statistics import Counters
-from altgrad_cli.surgery.precision_plan import LayerKind, PrecisionPlan
+from altgrad_cli.rounding.statistics import STATS, Counters
+from altgrad_cli.surgery.precision_plan import LayerKind, LayerPrecision, PrecisionPlan
 
 WEIGHTS, ACTIVATIONS, GRADIENTS = range(len(OPERAND_ROLES))
 
 Tap = Callable[[int, Role, Tensor], Tensor]
 """(layer index, role, operand before rounding) -> the operand to round; sees or replaces it."""
 
-Observer = Callable[[int, int, Tensor, FP8Format, float | Tensor], None]
-"""(layer index, operand role, operand before rounding, grid, scale): sees what is about to be rounded."""
+Observer = Callable[[int, int, Tensor, Grid, Tensor], None]
+"""(layer index, operand role, operand before rounding, grid, scales): sees what is about to be rounded."""
 
-Scale = float | Tensor
-Scales = Sequence[Sequence[float | None]]
-"""Of each layer's W, A and G, decided before the pass; None takes it from the tensor."""
+Scales = Mapping[tuple[int, int], Tensor]
+"""(layer index, operand role) -> the scales of its grid."""
+
+
+def operand_grids(layer: LayerPrecision, scaling: ScalingConfig) -> list[Grid | None]:
+    """The grids of the layer's W, A and G; None where one stays in float32."""
+    formats = [layer.format_of(role) for role in OPERAND_ROLES]
+    return [None if fmt is None else operand_grid(fmt, layer.recipe, scaling) for fmt in formats]
 
 
 class OperandRounding:
     """The rounding of every linear layer's W, A and G in one pass.
 
     Args:
-        plan: the grid of each layer and role; an absent one is left in float32.
-        scaling: how a scale is taken from the tensor itself where ``scales`` has none.
-        scales: per layer and operand role, the scale decided before the pass; None takes it from the tensor.
+        plan: the format of each layer and role; an absent one is left in float32.
+        scaling: how scales come about.
+        scales: those decided before the pass; absent ones are taken from the tensor.
         count: what of ``stats`` to fill, float64 (layers, 3, len(STATS)); NaN where nothing was rounded or
             counted. None fills nothing.
         generator: random stream of stochastic rounding.
         tap: sees each operand before it is rounded and may replace it (fault injection, tracing).
-        observer: sees each operand with its grid and scale (code census).
+        observer: sees each operand with its grid and scales (code census).
         deterministic: round to nearest even where training rounds stochastically (evaluation).
     """
 
@@ -59,7 +62,7 @@ class OperandRounding:
         self,
         plan: PrecisionPlan,
         scaling: ScalingConfig,
-        scales: Sequence[Sequence[float | None]],
+        scales: Scales,
         *,
         overflow: Overflow = "saturate",
         count: Counters | None = None,
@@ -69,8 +72,7 @@ class OperandRounding:
         observer: Observer | None = None,
         deterministic: bool = False,
     ) -> None:
-        self._formats = [[layer.format_of(role) for role in OPERAND_ROLES] for layer in plan.layers]
-        self._scaling = scaling
+        self._grids = [operand_grids(layer, scaling) for layer in plan.layers]
         self._scales = scales
         self._overflow = overflow
         stochastic = plan.stochastic_operands and not deterministic
@@ -78,39 +80,36 @@ class OperandRounding:
         self._generator = generator
         self._tap = tap
         self._observer = observer
-        self.scales_used: dict[tuple[int, int], Scale] = {}
+        self.scales_used: dict[tuple[int, int], Tensor] = {}
         self.rounded_weights: dict[int, Tensor] = {}
         """Q(W) by layer, where the weight operand was rounded."""
-        shape = (len(self._formats), len(OPERAND_ROLES), len(STATS))
+        shape = (len(self._grids), len(OPERAND_ROLES), len(STATS))
         self._count: Counters = count or "all"
         self.stats = torch.full(shape, torch.nan, dtype=torch.float64, device=device) if count else None
         self._rows = None if self.stats is None else [layer.unbind(0) for layer in self.stats.unbind(0)]
 
     def leaves_alone(self, layer: int) -> bool:
         """Whether nothing of layer number ``layer`` is rounded, or looked at, in this pass."""
-        return self._tap is None and not any(self._formats[layer])
+        return self._tap is None and not any(self._grids[layer])
 
     def round(self, layer: int, role: int, x: Tensor) -> Tensor:
         """Q(x) for operand ``role`` of layer number ``layer``; x itself where it stays in float32."""
         if self._tap is not None:
             x = self._tap(layer, OPERAND_ROLES[role], x)
-        fmt = self._formats[layer][role]
-        if fmt is None:
+        grid = self._grids[layer][role]
+        if grid is None:
             return x
-        scale: Scale | None = self._scales[layer][role]
-        if scale is None:
-            scale = current_scale(
-                x, fmt, power_of_two=self._scaling.power_of_two, margin=self._scaling.margin
-            )
-        self.scales_used[layer, role] = scale
+        scales = self._scales.get((layer, role))
+        if scales is None:
+            scales = grid.scales(x)
+        self.scales_used[layer, role] = scales
         if self._observer is not None:
-            self._observer(layer, role, x, fmt, scale)
-        rounded = round_to_grid(
+            self._observer(layer, role, x, grid, scales)
+        rounded = grid.round(
             x,
-            fmt,
-            scale,
+            scales,
             rounding=self._rounding,
-            overflow=self._overflow if (fmt.has_inf or fmt.has_nan) else "saturate",
+            overflow=self._overflow if grid.element.has_specials else "saturate",
             generator=self._generator,
             # Q(dY) is used up before the next one is made: its memory is, and stays in the cache.
             out=workspace(x) if role == GRADIENTS else None,

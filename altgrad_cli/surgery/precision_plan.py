@@ -21,6 +21,7 @@ from altgrad_cli.config.precision import (
 )
 from altgrad_cli.errors import ConfigError, nearest
 from altgrad_cli.formats import FP8Format, parse_format
+from altgrad_cli.formats.names import BLOCKS
 
 LayerKind = Literal["head", "normalised", "hidden"]
 """What a linear layer is: the head, which keeps a float32 master; fed by a normalisation; any other."""
@@ -41,10 +42,11 @@ class LayerPrecision:
 
     @property
     def delayed_roles(self) -> tuple[Role, ...]:
-        """The operands whose scale follows a history of their amax."""
+        """The operands whose scale follows a history of their amax; blocks take theirs from the tensor."""
         if self.recipe != "delayed":
             return ()
-        return tuple(role for role in OPERAND_ROLES if self.format_of(role) is not None)
+        formats = dict(self.formats)
+        return tuple(role for role in OPERAND_ROLES if role in formats and formats[role].block == BLOCKS[0])
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,14 +59,15 @@ def predict_stall(config: TrainConfig, state: TrainState) -> dict[str, Any] | No
     first_rate = learning_rate_at(config, 1)
     long_run, first, sizes = [], [], []
     for index, (_, layer) in enumerate(state.layers):
-        fmt, scale = state.stored_format(index), state.stored_scales[index]
-        if fmt is None or scale is None:
+        grid, scales = state.stored_grid(index), state.stored_scales[index]
+        if grid is None or scales is None:
             continue
         weight = layer.weight.detach()
+        placed = grid.element, grid.spread(scales, weight.shape)
         beta1 = config.optimizer.betas[0]
-        long_run.append(float(predicted_stall_rate(weight, fmt, scale, config.learning_rate, beta1)))
+        long_run.append(float(predicted_stall_rate(weight, *placed, config.learning_rate, beta1)))
         mode: Rounding = "stochastic" if state.plan.stochastic_update else "nearest"
-        first.append(float(first_step_stall_rate(weight, fmt, scale, first_rate, rounding=mode)))
+        first.append(float(first_step_stall_rate(weight, *placed, first_rate, rounding=mode)))
         sizes.append(weight.numel())
     return {
         "long_run": pool_values("weights", long_run, sizes),

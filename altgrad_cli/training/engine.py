@@ -196,8 +196,8 @@ def _take_step(run: Run) -> Iterator[Event]:
                 name="rescale",
                 details={
                     "layer": state.layer_names[rescale.layer],
-                    "scale_before": rescale.before,
-                    "scale_after": rescale.after,
+                    "scale_before": rescale.before.tolist(),
+                    "scale_after": rescale.after.tolist(),
                     "amax": rescale.amax,
                 },
             )

@@ -35,12 +35,11 @@ from altgrad_cli.config.precision import OPERAND_ROLES
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import CheckpointError
 from altgrad_cli.formats import parse_format
-from altgrad_cli.rounding.quantize import encode, round_to_grid
-from altgrad_cli.rounding.scaling import stored_weight_scale
+from altgrad_cli.rounding.codes import encode
 from altgrad_cli.subjects.subject import Batch
 from altgrad_cli.surgery.precision_plan import plan_precision
 from altgrad_cli.training.environment import describe_environment
-from altgrad_cli.training.state import TrainState, fresh_scales
+from altgrad_cli.training.state import TrainState, encode_stored_weights, fresh_scales
 from altgrad_cli.training.streams import fork
 
 
@@ -102,13 +101,19 @@ def config_hash(config: Mapping[str, Any]) -> str:
 def _stored_weights(state: TrainState) -> dict[str, Any]:
     stored = {}
     for index, (name, layer) in enumerate(state.layers):
-        fmt, scale = state.stored_format(index), state.stored_scales[index]
-        if fmt is not None and scale is not None:
-            weight = layer.weight.detach()
+        grid, scales = state.stored_grid(index), state.stored_scales[index]
+        if grid is not None and scales is not None:
+            weight, fmt = layer.weight.detach(), grid.element
             # A grid without a code for nan cannot encode one; the carrier keeps it.
-            codes = encode(weight, fmt, scale) if fmt.has_nan or not weight.isnan().any() else None
-            stored[name] = {"codes": codes, "scale": scale, "format": fmt.name}
+            encodable = fmt.has_nan or not weight.isnan().any()
+            codes = encode(weight, fmt, grid.spread(scales, weight.shape)) if encodable else None
+            stored[name] = {"codes": codes, "scale": written_scales(scales), "format": fmt.name}
     return stored
+
+
+def written_scales(scales: Tensor | None) -> Tensor | float | None:
+    """Scales as a payload keeps them: a number where one serves the whole tensor."""
+    return scales if scales is None or scales.dim() else float(scales)
 
 
 def _quantizers(state: TrainState) -> list[dict[str, Any]]:
@@ -123,14 +128,14 @@ def _quantizers(state: TrainState) -> list[dict[str, Any]]:
                 roles[role] = {
                     "format": fmt.name,
                     "description": fmt.describe(),
-                    "scale": scales[index][number],
+                    "scale": written_scales(scales.get((index, number))),
                     "history": None if history is None else list(history.values),
                 }
             else:
                 roles[role] = {
                     "format": fmt.name,
                     "description": fmt.describe(),
-                    "scale": state.stored_scales[index],
+                    "scale": written_scales(state.stored_scales[index]),
                     "history": None,
                 }
         described.append({"name": layer.name, "recipe": layer.recipe, "roles": roles})
@@ -219,20 +224,17 @@ def _restore_stored_scale(
     state: TrainState, index: int, saved: Mapping[str, Any] | None, changed: bool
 ) -> None:
     """The scale of one layer's stored weights; they are encoded anew where their grid is another."""
-    fmt = state.stored_format(index)
-    if fmt is None:
+    grid = state.stored_grid(index)
+    if grid is None:
         state.stored_scales[index] = None
-    elif saved is not None and saved["format"] == fmt.name:
-        state.stored_scales[index] = float(saved["scale"])
+    elif saved is not None and saved["format"] == grid.element.name:
+        state.stored_scales[index] = torch.as_tensor(saved["scale"], dtype=torch.float64)
     elif not changed:
         raise CheckpointError(
             f"the stored weights of {state.layer_names[index]} do not fit the configuration"
         )
     else:
-        weight = state.layers[index][1].weight
-        scale = stored_weight_scale(float(weight.abs().max()), fmt, None)
-        round_to_grid(weight, fmt, scale, out=weight.data)
-        state.stored_scales[index] = scale
+        encode_stored_weights(state, [index])
 
 
 def next_batch(state: TrainState) -> Batch | None:

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from altgrad_cli.config.precision import OPERAND_ROLES
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import ConfigError, UsageError
-from altgrad_cli.formats import FP8Format, parse_format
-from altgrad_cli.rounding.quantize import round_to_grid
-from altgrad_cli.rounding.scaling import AmaxHistory, scale_for, stored_weight_scale
+from altgrad_cli.formats import parse_format
+from altgrad_cli.rounding.grid import UNSCALED, Grid, stored_grid
+from altgrad_cli.rounding.scaling import AmaxHistory
 from altgrad_cli.subjects.subject import Batch, Subject
-from altgrad_cli.surgery.linear import PassSlot, QuantizedLinear, prepare_layers
+from altgrad_cli.surgery.linear import PassSlot, QuantizedLinear, operand_grids, prepare_layers
 from altgrad_cli.surgery.precision_plan import LayerKind, PrecisionPlan, plan_precision
 from altgrad_cli.training.streams import Streams
 from altgrad_cli.updates.flat import FlatParameters, flatten
@@ -30,22 +30,23 @@ class OperandScales:
 
     histories: list[list[AmaxHistory | None]]
 
-    def current(self, plan: PrecisionPlan, config: TrainConfig) -> list[list[float | None]]:
-        """The scale of each layer's W, A, G for the next pass; None takes it from the tensor."""
-        scaling = config.precision.scaling
-        scales: list[list[float | None]] = []
-        for layer, histories in zip(plan.layers, self.histories, strict=True):
-            row: list[float | None] = []
-            for role, history in zip(OPERAND_ROLES, histories, strict=True):
-                fmt = layer.format_of(role)
-                if fmt is None or layer.recipe == "none":
-                    row.append(1.0)
-                elif history is None or not len(history):
-                    row.append(None)  # amax recipe, or the warm start of a delayed one
-                else:
-                    amax = history.get_amax()
-                    row.append(scale_for(amax, fmt, power_of_two=scaling.power_of_two, margin=scaling.margin))
-            scales.append(row)
+    def current(self, plan: PrecisionPlan, config: TrainConfig) -> dict[tuple[int, int], Tensor]:
+        """(layer, operand role) -> the scale for the next pass; absent where it is taken from the tensor.
+
+        That is under the amax recipe, and at the warm start of a delayed one.
+        """
+        scales: dict[tuple[int, int], Tensor] = {}
+        known: dict[Grid, dict[tuple[int, int], float]] = {}
+        for index, (layer, histories) in enumerate(zip(plan.layers, self.histories, strict=True)):
+            grids = operand_grids(layer, config.precision.scaling)
+            for number, (grid, history) in enumerate(zip(grids, histories, strict=True)):
+                if grid is not None and grid.recipe == "none":
+                    scales[index, number] = UNSCALED
+                elif grid is not None and history is not None and len(history):
+                    known.setdefault(grid, {})[index, number] = history.get_amax()
+        for grid, amax in known.items():
+            together = grid.scales_of(torch.tensor(list(amax.values()), dtype=torch.float64))
+            scales |= zip(amax, together.unbind(), strict=True)
         return scales
 
     def update(self, amax: list[list[float]]) -> None:
@@ -81,8 +82,8 @@ class TrainState:
     flat: FlatParameters
     optimizer: UpdateRule
     scales: OperandScales
-    stored_scales: list[float | None]
-    """Power-of-two scale of each layer's stored weights; None where a float32 master is kept."""
+    stored_scales: list[Tensor | None]
+    """Power-of-two scales of each layer's stored weights; None where a float32 master is kept."""
     streams: Streams
     init_hash: str
     formats: list[tuple[int, str]]
@@ -114,9 +115,10 @@ class TrainState:
         weight = dict(self.layers)[layer].weight
         return next(name for name, parameter in self.model.named_parameters() if parameter is weight)
 
-    def stored_format(self, layer: int) -> FP8Format | None:
+    def stored_grid(self, layer: int) -> Grid | None:
         """The grid on which layer number ``layer`` keeps its weights, or None."""
-        return self.plan.layers[layer].format_of("stored_weights")
+        fmt = self.plan.layers[layer].format_of("stored_weights")
+        return None if fmt is None else stored_grid(fmt)
 
 
 def choose_device(name: str) -> torch.device:
@@ -209,10 +211,7 @@ def hidden_layers(model: nn.Module, kinds: Mapping[str, LayerKind]) -> list[str]
 def encode_stored_weights(state: TrainState, layers: Iterable[int] | None = None) -> None:
     """Put the weights of every layer (or of ``layers``) with role M onto its grid, with a fresh scale."""
     for index in range(len(state.layers)) if layers is None else layers:
-        layer, fmt = state.layers[index][1], state.stored_format(index)
-        if fmt is None:
-            state.stored_scales[index] = None
-            continue
-        scale = stored_weight_scale(float(layer.weight.abs().max()), fmt, None)
-        round_to_grid(layer.weight, fmt, scale, out=layer.weight.data)
-        state.stored_scales[index] = scale
+        weight, grid = state.layers[index][1].weight, state.stored_grid(index)
+        state.stored_scales[index] = scales = None if grid is None else grid.stored_scales(weight)
+        if grid is not None and scales is not None:
+            grid.round(weight, scales, out=weight.data)

@@ -20,10 +20,8 @@ from torch import Tensor
 
 from altgrad_cli.checkpoints.payload import TraceRecord
 from altgrad_cli.config.precision import OPERAND_ROLES, Role
-from altgrad_cli.rounding.quantize import round_to_grid
-from altgrad_cli.rounding.scaling import current_scale
 from altgrad_cli.subjects.subject import Batch
-from altgrad_cli.surgery.linear import Scales
+from altgrad_cli.surgery.linear import Scales, operand_grids
 from altgrad_cli.training.faults import Faults
 from altgrad_cli.training.state import TrainState
 from altgrad_cli.training.step import Step, compute_step
@@ -64,27 +62,25 @@ class _Observer:
         }
         given = record_of(x, **where, part="input")
         self.records.append(given)
-        fmt = self._layers[layer].format_of(role)
-        if fmt is None:
+        config, number = self._state.config.precision, OPERAND_ROLES.index(role)
+        grid = operand_grids(self._layers[layer], config.scaling)[number]
+        if grid is None:
             return
-        config = self._state.config.precision
-        scale: float | Tensor | None = self._scales[layer][OPERAND_ROLES.index(role)]
-        if scale is None:
-            scaling = config.scaling
-            scale = current_scale(x, fmt, power_of_two=scaling.power_of_two, margin=scaling.margin)
-        rounded = round_to_grid(
+        scales = self._scales.get((layer, number))
+        if scales is None:
+            scales = grid.scales(x)
+        rounded = grid.round(
             x,
-            fmt,
-            scale,
+            scales,
             rounding="nearest" if self._generator is None else "stochastic",
-            overflow=config.overflow if (fmt.has_inf or fmt.has_nan) else "saturate",
+            overflow=config.overflow if grid.element.has_specials else "saturate",
             generator=self._generator,
             compiled=self._state.config.runtime.compile,
         )
-        record = record_of(rounded, **where, part="rounded", scale=float(scale), format=fmt.name)
+        record = record_of(rounded, **where, part="rounded", format=grid.element.name)
         if record.index is not None:
             record = replace(record, before=float(x.detach().flatten()[record.index]))
-        self.records.append(record)
+        self.records.append(replace(record, scale=grid.scale_at(scales, x.shape, record.index)))
 
 
 def trace_step(

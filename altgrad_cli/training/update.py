@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from altgrad_cli.formats import FP8Format
+from altgrad_cli.config.precision import ScalingConfig
 from altgrad_cli.metrics.update import rescale_flip_rate
-from altgrad_cli.rounding.quantize import STATS, round_to_grid
-from altgrad_cli.rounding.scaling import current_scale, stored_weight_scale
+from altgrad_cli.rounding.grid import Grid, operand_grid
+from altgrad_cli.rounding.statistics import STATS
 from altgrad_cli.training.state import TrainState
 from altgrad_cli.training.streams import fork
 from altgrad_cli.updates.flat import largest_magnitude
@@ -24,11 +24,11 @@ from altgrad_cli.updates.rule import Proposal
 
 @dataclass(frozen=True, slots=True)
 class Rescale:
-    """The stored weights of one layer move to another power-of-two scale."""
+    """The stored weights of one layer move to other power-of-two scales."""
 
     layer: int
-    before: float
-    after: float
+    before: Tensor
+    after: Tensor
     amax: float
 
 
@@ -84,14 +84,15 @@ def candidate_update(state: TrainState, gradient: Tensor, learning_rate: float) 
     stored, rescales = [], []
     rounded = torch.empty_like(unrounded[: flat.linear_end])
     for index, (view, target) in enumerate(zip(linear, flat.linear_views(rounded), strict=True)):
-        fmt, scale = state.stored_format(index), state.stored_scales[index]
-        if fmt is None or scale is None:
+        grid, scales = state.stored_grid(index), state.stored_scales[index]
+        if grid is None or scales is None:
             target.copy_(view)
         else:
-            _round_stored(state, view, fmt, scale, generator, target, None if stats is None else stats[index])
-            after = stored_weight_scale(amax[index], fmt, scale)
-            if after != scale:
-                rescales.append(Rescale(index, scale, after, amax[index]))
+            row = None if stats is None else stats[index]
+            _round_stored(state, view, grid, scales, generator, target, row)
+            after = grid.stored_scales(view, scales, amax[index])
+            if after is not scales:
+                rescales.append(Rescale(index, scales, after, amax[index]))
         stored.append(target)
     return CandidateUpdate(learning_rate, proposal, amax, finite, rounded, stored, stats, rescales, generator)
 
@@ -102,13 +103,13 @@ def _round_slots(state: TrainState, proposal: Proposal, generator: torch.Generat
         fmt = layer.format_of("optimizer_state")
         if fmt is None:
             continue
+        grid = operand_grid(fmt, "amax", ScalingConfig())
         for slot in proposal.slots.values():
             view = state.flat.linear_views(slot)[index]
             stochastic = state.plan.stochastic_operands
-            round_to_grid(
+            grid.round(
                 view,
-                fmt,
-                current_scale(view, fmt),
+                grid.scales(view),
                 rounding="stochastic" if stochastic else "nearest",
                 generator=generator if stochastic else None,
                 out=view,
@@ -118,16 +119,15 @@ def _round_slots(state: TrainState, proposal: Proposal, generator: torch.Generat
 def _round_stored(
     state: TrainState,
     unrounded: Tensor,
-    fmt: FP8Format,
-    scale: float,
+    grid: Grid,
+    scales: Tensor,
     generator: torch.Generator | None,
     out: Tensor,
     stats: Tensor | None = None,
 ) -> None:
-    round_to_grid(
+    grid.round(
         unrounded,
-        fmt,
-        scale,
+        scales,
         rounding="nearest" if generator is None else "stochastic",
         generator=generator,
         out=out,
@@ -145,12 +145,12 @@ def re_encode(state: TrainState, update: CandidateUpdate) -> dict[int, float]:
     flips: dict[int, float] = {}
     unrounded = state.flat.linear_views(update.unrounded)
     for rescale in update.rescales:
-        fmt = state.stored_format(rescale.layer)
-        assert fmt is not None
+        grid = state.stored_grid(rescale.layer)
+        assert grid is not None
         assert update.stored is not None
         target = update.stored[rescale.layer]
         before = target.clone()
-        _round_stored(state, unrounded[rescale.layer], fmt, rescale.after, update.rounding_stream, target)
+        _round_stored(state, unrounded[rescale.layer], grid, rescale.after, update.rounding_stream, target)
         flips[rescale.layer] = float(rescale_flip_rate(before, target))
     return flips
 

@@ -12,8 +12,8 @@ from altgrad_cli.formats import FORMAT_REGISTRY, FP8Format, named_formats, parse
 from altgrad_cli.formats.analysis import half_gaps, predicted_stall
 from altgrad_cli.formats.scale import stored_scale
 from altgrad_cli.metrics.stall import first_step_stall_rate, predicted_stall_rate
+from altgrad_cli.rounding.grid import stored_grid
 from altgrad_cli.rounding.quantize import round_to_grid
-from altgrad_cli.rounding.scaling import stored_weight_scale
 from tests.formats.oracles import gfloat_rounded
 
 EIGHT_BITS = [format for format in named_formats() if format.width == 8]
@@ -108,7 +108,8 @@ def test_an_update_of_nothing_moves_nothing_and_a_huge_one_everything_inside() -
 @pytest.mark.parametrize("format", named_formats(), ids=lambda format: format.name)
 def test_the_scale_assumed_here_is_the_one_that_training_gives(format: FP8Format) -> None:
     for amax in (1e-6, 0.0123, 0.09, 1.0, 700.0):
-        assert stored_scale(format, amax) == stored_weight_scale(amax, format, None)
+        weights = torch.tensor([amax, 0.0], dtype=torch.float64)
+        assert stored_scale(format, amax) == stored_grid(format).stored_scales(weights)
 
 
 @pytest.mark.parametrize("format", EIGHT_BITS, ids=lambda format: format.name)

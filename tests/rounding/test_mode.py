@@ -15,7 +15,9 @@ from altgrad_cli.formats import FP8Format, named_formats, parse_format
 from altgrad_cli.formats.reference import round_exact
 from altgrad_cli.rounding import constants as plan
 from altgrad_cli.rounding import scratch
+from altgrad_cli.rounding.codes import code_histogram, code_index
 from altgrad_cli.rounding.quantize import STATS, quantize, round_to_grid
+from altgrad_cli.rounding.statistics import Counters
 from tests.formats.oracles import (
     ML_DTYPES,
     assert_same_numbers,
@@ -273,3 +275,32 @@ def test_uniform_arms_are_bit_identical_under_power_of_two_scales() -> None:
     for scale in (2.0**-6, 1.0, 2.0**9):
         four_times = round_to_grid(x, parse_format("E1M6"), scale / 4)
         assert torch.equal(four_times, round_to_grid(x, parse_format("E0M7"), scale))
+
+
+def bits_of(x: Tensor) -> Tensor:
+    """The bits, one nan like another."""
+    return torch.where(x.isnan(), torch.nan, x).view(torch.int32)
+
+
+@pytest.mark.parametrize("name", ["E3M4", "E7M0", "E0M7", "E5M2"])
+@pytest.mark.parametrize("counters", ["all", "extremes"])
+def test_a_scale_a_row_is_each_row_rounded_by_itself(name: str, counters: Counters) -> None:
+    format, magnitudes = parse_format(name), 10.0 ** torch.arange(-3, 2).view(5, 1)
+    x = torch.randn(5, 70, generator=torch.Generator().manual_seed(3)) * magnitudes
+    x[2, 3], x[4, 1] = torch.inf, torch.nan
+    scales = torch.tensor([0.25, 0.3, 1e-3, 7.0, 2.0**-9], dtype=torch.float64).view(5, 1)
+    whole, *rows = torch.empty(6, len(STATS), dtype=torch.float64).unbind()
+    got = round_to_grid(x, format, scales, stats=whole, counters=counters)
+    for row in range(5):
+        expected = round_to_grid(x[row], format, scales[row], stats=rows[row], counters=counters)
+        assert torch.equal(bits_of(got[row]), bits_of(expected))
+        for measure in (code_index, code_histogram):
+            alone = measure(x[row], format, scales[row])
+            one_row = measure(x[row : row + 1], format, scales[row : row + 1])
+            assert torch.equal(one_row.view(alone.shape), alone)
+    largest, *sums = torch.stack(rows).unbind(1)
+    summed = torch.stack([largest.amax(), *(column.sum() for column in sums)])
+    assert torch.allclose(whole, summed, rtol=1e-6, equal_nan=True)
+    target = torch.empty_like(x)
+    assert round_to_grid(x, format, scales, out=target) is target
+    assert torch.equal(target.nan_to_num(), got.nan_to_num())

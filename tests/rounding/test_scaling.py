@@ -9,18 +9,24 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from altgrad_cli.config.precision import ScalingConfig
 from altgrad_cli.errors import UsageError
 from altgrad_cli.formats import FP8Format, parse_format
+from altgrad_cli.formats.names import BLOCKS
 from altgrad_cli.formats.scale import EMPTY_SCALE, compute_scale, round_up_to_power_of_two
+from altgrad_cli.rounding.grid import BLOCK_SHAPES, Grid, operand_grid, stored_grid
 from altgrad_cli.rounding.mode import round_to_grid
-from altgrad_cli.rounding.scaling import (
-    AmaxHistory,
-    current_scale,
-    scale_for,
-    stored_weight_scale,
-)
+from altgrad_cli.rounding.scaling import AmaxHistory, scale_on_device, scales_of_amax
 
 E5M2, E3M4, E7M0 = (parse_format(name) for name in ("E5M2", "E3M4", "E7M0"))
+
+
+def by_amax(format: FP8Format, *, power_of_two: bool = True, margin: float = 1.0) -> Grid:
+    return operand_grid(format, "amax", ScalingConfig(power_of_two=power_of_two, margin=margin))
+
+
+def test_every_block_shape_has_a_name_and_every_name_a_shape() -> None:
+    assert set(BLOCK_SHAPES) == set(BLOCKS)
 
 
 @pytest.mark.parametrize("amax", [1e-10, 0.02, 1.0, 57344.0, 3e38])
@@ -45,7 +51,7 @@ def test_small_tensors_are_rounded_as_well_as_large_ones(name: str, exponent: in
     format, x = parse_format(name), torch.linspace(0.5, 1.3, 500)
     for power_of_two in (True, False):
         rounded = [
-            round_to_grid(y, format, current_scale(y, format, power_of_two=power_of_two))
+            round_to_grid(y, format, by_amax(format, power_of_two=power_of_two).scales(y))
             for y in (x, x * 2.0**exponent)
         ]
         assert torch.equal(rounded[0] * 2.0**exponent, rounded[1])
@@ -70,33 +76,34 @@ def test_rounding_up_to_a_power_of_two(scale: float) -> None:
 
 @given(st.floats(min_value=1e-6, max_value=1e6), st.sampled_from([0.5, 1.0, 2.0, 8.0]))
 def test_a_power_of_two_scale_never_lets_its_own_amax_overflow(amax: float, margin: float) -> None:
-    scale = scale_for(amax, E3M4, power_of_two=True, margin=1.0)
+    largest = torch.tensor([amax], dtype=torch.float64)
+    scale = scales_of_amax(largest, 124.0, power_of_two=True)
     assert amax / scale <= 124
-    assert scale_for(amax, E3M4, margin=margin) == margin * scale
-    assert scale_for(amax, E3M4, power_of_two=False, margin=margin) == amax / 124 * margin
+    assert scale == round_up_to_power_of_two(amax / 124)
+    assert scales_of_amax(largest, 124.0, power_of_two=True, margin=margin) == margin * scale
+    assert scales_of_amax(largest, 124.0, power_of_two=False, margin=margin) == amax / 124 * margin
 
 
 def test_the_current_scale_is_that_of_the_largest_finite_magnitude() -> None:
     x = torch.tensor([[0.5, -3.0], [1.0, 0.0]])
-    assert current_scale(x, E3M4, power_of_two=False) == 3 / 124
-    assert current_scale(x, E3M4) == 2.0**-5
+    exact = by_amax(E3M4, power_of_two=False)
+    assert exact.scales(x) == 3 / 124
+    assert by_amax(E3M4).scales(x) == 2.0**-5
     broken = torch.cat([x.flatten(), torch.tensor([math.nan, math.inf])])
-    assert current_scale(broken, E3M4) == 2.0**-5
-    assert current_scale(torch.full((2,), math.nan), E3M4, power_of_two=False) == EMPTY_SCALE
-    assert current_scale(torch.empty(0), E3M4, power_of_two=False) == EMPTY_SCALE
+    assert by_amax(E3M4).scales(broken) == 2.0**-5
+    assert exact.scales(torch.full((2,), math.nan)) == EMPTY_SCALE
+    assert exact.scales(torch.empty(0)) == EMPTY_SCALE
 
 
 def test_the_device_form_of_the_current_scale_agrees() -> None:
     """The meta device shows that nothing is read back; a float64 loop shows the numbers."""
-    from altgrad_cli.rounding.scaling import scale_on_device
-
     assert scale_on_device(torch.empty(3, device="meta"), E3M4, power_of_two=True, margin=1.0).shape == ()
     for values in ([0.5, -3.0], [math.nan, 7.0], 0.0, math.inf, 1e-20, 1e-37, 3e-45, 124.0, 1.0):
         x = torch.tensor(values).view(-1)
         for power_of_two in (True, False):
-            expected = current_scale(x, E3M4, power_of_two=power_of_two, margin=2.0)
+            expected = by_amax(E3M4, power_of_two=power_of_two, margin=2.0).scales(x)
             scale = scale_on_device(x, E3M4, power_of_two=power_of_two, margin=2.0)
-            assert float(scale) == float(torch.tensor(expected, dtype=torch.float32))
+            assert float(scale) == float(expected.float())
 
 
 def test_the_history_keeps_the_largest_of_the_last_entries() -> None:
@@ -135,20 +142,34 @@ def test_a_history_needs_room() -> None:
         AmaxHistory(0)
 
 
+def restored(amax: float, format: FP8Format, before: float | None) -> float:
+    """The scale of stored weights with this amax that had the scale ``before``."""
+    scale = None if before is None else torch.tensor(before, dtype=torch.float64)
+    return float(stored_grid(format).stored_scales(torch.tensor([0.0, -amax]), scale))
+
+
 def test_stored_weights_keep_their_scale_until_it_no_longer_fits() -> None:
-    fresh = stored_weight_scale(1.0, E3M4, None)
+    fresh = restored(1.0, E3M4, None)
     assert fresh == 2.0 ** math.ceil(math.log2(1.25 / 124))
-    assert stored_weight_scale(124 * fresh, E3M4, fresh) == fresh
-    assert stored_weight_scale(125.9 * fresh, E3M4, fresh) == fresh  # still rounds to the maximum
-    assert stored_weight_scale(126 * fresh, E3M4, fresh) == 2 * fresh
-    assert stored_weight_scale(31 * fresh, E3M4, fresh) == fresh
-    lowered = stored_weight_scale(30.9 * fresh, E3M4, fresh)
+    assert restored(124 * fresh, E3M4, fresh) == fresh
+    assert restored(125.9 * fresh, E3M4, fresh) == fresh  # still rounds to the maximum
+    assert restored(126 * fresh, E3M4, fresh) == 2 * fresh
+    assert restored(31 * fresh, E3M4, fresh) == fresh
+    lowered = restored(30.9 * fresh, E3M4, fresh)
     assert lowered == fresh / 2
-    assert stored_weight_scale(30.9 * fresh, E3M4, lowered) == lowered  # and does not swing back
-    assert stored_weight_scale(math.nan, E3M4, fresh) == fresh
-    assert stored_weight_scale(0.0, E3M4, fresh) == fresh
+    assert restored(30.9 * fresh, E3M4, lowered) == lowered  # and does not swing back
+    assert restored(math.nan, E3M4, fresh) == fresh
+    assert restored(0.0, E3M4, fresh) == fresh
+    with pytest.raises(UsageError, match="amax"):
+        restored(math.nan, E3M4, None)
+
+
+def test_a_scale_that_stays_is_the_same_object() -> None:
+    before = torch.tensor(2.0**-6, dtype=torch.float64)
+    assert stored_grid(E3M4).stored_scales(torch.ones(3), before) is before
+    assert stored_grid(E3M4).stored_scales(torch.ones(3), before, amax=4.0) is not before
 
 
 def test_e7m0_is_stored_unscaled() -> None:
-    assert stored_weight_scale(0.02, E7M0, None) == 1.0
-    assert stored_weight_scale(1e9, E7M0, 1.0) == 1.0
+    assert restored(0.02, E7M0, None) == 1.0
+    assert restored(1e9, E7M0, 1.0) == 1.0

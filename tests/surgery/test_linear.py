@@ -30,13 +30,14 @@ COUNT, AMAX, OVERFLOW = (STATS.index(name) for name in ("count", "amax", "overfl
 
 def plan_for(format_name: str, roles: tuple[Role, ...] = OPERAND_ROLES, **options: bool) -> PrecisionPlan:
     fmt = parse_format(format_name)
-    layer = LayerPrecision("layer", tuple((role, fmt) for role in roles), "none")
+    layer = LayerPrecision("layer", tuple((role, fmt) for role in roles), "amax")
     flags = {"frozen_blocks": False, "stochastic_update": False, "stochastic_operands": False} | options
     return PrecisionPlan((layer,), **flags)
 
 
 def rounding_for(plan: PrecisionPlan, scale: float | None = 1.0, **options: object) -> OperandRounding:
-    return OperandRounding(plan, ScalingConfig(), [[scale] * 3], **options)  # type: ignore[arg-type]
+    scales = {} if scale is None else {(0, role): torch.tensor(scale) for role in range(3)}
+    return OperandRounding(plan, ScalingConfig(), scales, **options)  # type: ignore[arg-type]
 
 
 def operands(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:

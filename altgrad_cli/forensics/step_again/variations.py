@@ -167,9 +167,7 @@ def _varied(state: TrainState, config: TrainConfig, plan: PrecisionPlan) -> Iter
             if history is not None and source is not None:
                 history.values = source.values
     moved = [
-        layer
-        for layer in range(len(state.layers))
-        if variant.stored_format(layer) != state.stored_format(layer)
+        layer for layer in range(len(state.layers)) if variant.stored_grid(layer) != state.stored_grid(layer)
     ]
     kept = state.flat.values.clone() if moved else None
     try:
@@ -182,10 +180,8 @@ def _varied(state: TrainState, config: TrainConfig, plan: PrecisionPlan) -> Iter
 
 
 def _fresh_amax(state: TrainState) -> Scales:
-    return [
-        [None if layer.recipe == "delayed" and layer.formats else scale for scale in row]
-        for layer, row in zip(state.plan.layers, state.scales.current(state.plan, state.config), strict=True)
-    ]
+    current, layers = state.scales.current(state.plan, state.config), state.plan.layers
+    return {place: scales for place, scales in current.items() if layers[place[0]].recipe != "delayed"}
 
 
 def _update_effect(state: TrainState, step: Step) -> tuple[float | None, float | None]:

@@ -7,7 +7,8 @@ from torch import Tensor
 from altgrad_cli.config.precision import OPERAND_ROLES, ROLES, Role
 from altgrad_cli.formats import FP8Format
 from altgrad_cli.metrics.rounding import grid_histograms
-from altgrad_cli.rounding.quantize import code_histogram
+from altgrad_cli.rounding.codes import code_histogram
+from altgrad_cli.rounding.grid import Grid
 from altgrad_cli.training.state import TrainState
 
 
@@ -18,11 +19,12 @@ class CodeCensus:
         self._layers = len(state.layers)
         self._counts: dict[tuple[int, Role], Tensor] = {}
 
-    def __call__(self, layer: int, role: int, x: Tensor, fmt: FP8Format, scale: float | Tensor) -> None:
-        if fmt.width <= 8:
-            self._counts[layer, OPERAND_ROLES[role]] = code_histogram(x, fmt, scale)
+    def __call__(self, layer: int, role: int, x: Tensor, grid: Grid, scales: Tensor) -> None:
+        if grid.element.width <= 8:
+            counts = code_histogram(x, grid.element, grid.spread(scales, x.shape))
+            self._counts[layer, OPERAND_ROLES[role]] = counts
 
-    def count_stored(self, layer: int, weights: Tensor, fmt: FP8Format, scale: float) -> None:
+    def count_stored(self, layer: int, weights: Tensor, fmt: FP8Format, scale: Tensor) -> None:
         """Count the codes of a layer's stored weights, which are on the grid already."""
         if fmt.width <= 8:
             self._counts[layer, "stored_weights"] = grid_histograms([weights], fmt, [scale])[0]

@@ -31,7 +31,7 @@ from altgrad_cli.metrics.update import (
     measure_updates,
 )
 from altgrad_cli.rounding.quantize import round_to_grid
-from altgrad_cli.surgery.linear import WEIGHTS
+from altgrad_cli.surgery.linear import WEIGHTS, operand_grids
 from altgrad_cli.training.measuring.codes import CodeCensus
 from altgrad_cli.training.measuring.passes import Measurements, Value
 from altgrad_cli.training.measuring.reduce import pool, pool_values, read_tables
@@ -40,19 +40,22 @@ from altgrad_cli.training.state import TrainState
 from altgrad_cli.training.step import Step
 from altgrad_cli.training.update import CandidateUpdate
 
-Grid = tuple[FP8Format, float]
+ScaledFormat = tuple[FP8Format, Tensor]
+"""A format, and the scale of each value of a tensor, as what broadcasts with it."""
 
 
-def weight_grids(state: TrainState, result: PassResult) -> list[Grid | None]:
-    """Format and pre-step scale of the grid each block layer's weights are used on; None where float32."""
-    grids: list[Grid | None] = []
-    for layer in range(state.flat.linear_count):
-        stored, scale = state.stored_format(layer), state.stored_scales[layer]
-        if stored is not None and scale is not None:
-            grids.append((stored, scale))
-            continue
-        fmt = state.plan.layers[layer].format_of("weights")
-        grids.append(None if fmt is None else (fmt, float(result.scales_used[layer, WEIGHTS])))
+def weight_grids(state: TrainState, result: PassResult) -> list[ScaledFormat | None]:
+    """Format and pre-step scales of the grid each block layer's weights are used on; None where float32."""
+    grids: list[ScaledFormat | None] = []
+    for layer, shape in enumerate(state.flat.shapes[: state.flat.linear_count]):
+        grid, scales = state.stored_grid(layer), state.stored_scales[layer]
+        if grid is None or scales is None:
+            grid = operand_grids(state.plan.layers[layer], state.config.precision.scaling)[WEIGHTS]
+            scales = result.scales_used.get((layer, WEIGHTS))
+        if grid is None or scales is None:
+            grids.append(None)
+        else:
+            grids.append((grid.element, grid.spread(scales, shape)))
     return grids
 
 
@@ -71,7 +74,7 @@ def read_update(
     measured = step.summary.measured
     end = flat.linear_end
     grids = weight_grids(state, result)
-    stored = [state.stored_format(layer) is not None for layer in range(flat.linear_count)]
+    stored = [state.stored_grid(layer) is not None for layer in range(flat.linear_count)]
     before, after = _grid_values(state, result, update, grids, stored)
     counts, row_counts = measure_updates(
         flat.layout(blocks_only=True) if persistence is None else persistence.layout,
@@ -114,7 +117,7 @@ def _grid_values(
     state: TrainState,
     result: PassResult,
     update: CandidateUpdate,
-    grids: list[Grid | None],
+    grids: list[ScaledFormat | None],
     stored: list[bool],
 ) -> tuple[Tensor, Tensor]:
     """(before, after) as flat grid values: stored weights, or where a master is kept what it rounds to."""
@@ -135,7 +138,9 @@ def _grid_values(
     return before, after
 
 
-def _code_use(values: Sequence[Tensor], grids: Sequence[Grid | None]) -> tuple[list[int], list[Tensor]]:
+def _code_use(
+    values: Sequence[Tensor], grids: Sequence[ScaledFormat | None]
+) -> tuple[list[int], list[Tensor]]:
     """Layers with a grid of at most 8 bits, and their code-use rows, one table per format in layer order."""
     by_format: dict[FP8Format, list[int]] = {}
     for index, grid in enumerate(grids):
@@ -184,7 +189,7 @@ def interval_diagnostics(
         if grid is None:
             continue
         w = weights[layer]
-        if state.stored_format(layer) is not None and update.learning_rate > 0:
+        if state.stored_grid(layer) is not None and update.learning_rate > 0:
             beta1 = config.optimizer.betas[0]
             expected = predicted_stall_rate(w, *grid, update.learning_rate, beta1)
             put(layer, {"predicted_stall_rate": float(expected)})
@@ -195,7 +200,7 @@ def interval_diagnostics(
         if config.log_ulp:
             after = unrounded[layer] if update.stored is None else update.stored[layer]
             put(layer, measure_ulp(w, after, *grid))
-        if update.stored is not None and state.stored_format(layer) is not None:
+        if update.stored is not None and state.stored_grid(layer) is not None:
             census.count_stored(layer, update.stored[layer], *grid)
     if persistence is not None:
         gaps = torch.full_like(flat.values[: flat.linear_end], torch.nan)
@@ -203,7 +208,7 @@ def interval_diagnostics(
             if grid is not None:
                 gap.copy_(stiffness(w, *grid))
         for layer, rate in enumerate(persistence.rates(gaps).tolist()):
-            if state.stored_format(layer) is not None:
+            if state.stored_grid(layer) is not None:
                 put(layer, {"persistent_stall_rate": rate})
     if regions is not None:
         shares, stuck = regions.layer_fractions().tolist(), regions.row_counts().tolist()

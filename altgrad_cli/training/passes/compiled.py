@@ -20,16 +20,16 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from altgrad_cli.config.precision import OPERAND_ROLES, ScalingConfig
-from altgrad_cli.formats import FP8Format
+from altgrad_cli.config.precision import OPERAND_ROLES
 from altgrad_cli.rounding.compiled import compile_failure
 from altgrad_cli.rounding.constants import Carrier, is_power_of_two
+from altgrad_cli.rounding.grid import Grid
 from altgrad_cli.rounding.statistics import STATS
 from altgrad_cli.rounding.stochastic import draw_key
 from altgrad_cli.rounding.traced import Slot, traced_plan
 from altgrad_cli.rounding.traced_counts import finish_rows
 from altgrad_cli.subjects.subject import Batch
-from altgrad_cli.surgery.linear import Scales
+from altgrad_cli.surgery.linear import Scales, operand_grids
 from altgrad_cli.surgery.precision_plan import PrecisionPlan
 from altgrad_cli.training.passes.recording import Layout, PassKey, Recording
 from altgrad_cli.training.state import TrainState
@@ -85,7 +85,7 @@ class CompiledPass:
                 values,
                 batch.x.to(key.device).contiguous(),
                 batch.y.to(key.device).contiguous(),
-                _scale_tensor(scales, power_of_two=key.power_of_two, device=key.device),
+                _scale_tensor(scales, self._layers, power_of_two=key.power_of_two, device=key.device),
                 self._draw_keys(rounding_stream),
                 self._ones,
                 *self._draw_noise(dropout_stream),
@@ -115,11 +115,12 @@ class CompiledPass:
         return [torch.rand(shape, generator=stream).to(self._key.device) for shape in self._noise_shapes]
 
 
-def _scale_tensor(scales: Scales, *, power_of_two: bool, device: torch.device) -> Tensor:
+def _scale_tensor(scales: Scales, layers: int, *, power_of_two: bool, device: torch.device) -> Tensor:
     """float32 (layers, 3, 2), as ``round_traced`` takes it; 1 where the graph takes the scale itself."""
-    rows = [[1.0 if scale is None else scale for scale in row] for row in scales]
-    pairs = [[(1 / s if power_of_two else s, s) for s in row] for row in rows]
-    return torch.tensor(pairs, dtype=torch.float32).to(device)
+    table = torch.ones(layers, len(OPERAND_ROLES), dtype=torch.float64)
+    for place, scale in scales.items():
+        table[place] = scale
+    return torch.stack((1 / table if power_of_two else table, table), dim=-1).float().to(device)
 
 
 _COMPILER_ERRORS = (RuntimeError, OSError, ImportError, AttributeError, TypeError, ValueError, AssertionError)
@@ -141,9 +142,9 @@ def _compiled(key: PassKey) -> CompiledPass | None:
 def find_pass(state: TrainState, plan: PrecisionPlan, scales: Scales, batch: Batch) -> CompiledPass | None:
     """The compiled form of a pass; None where it has to be the eager one.
 
-    That is: without a compiler; while a delayed scale is not known yet; for formats wider than float32; and
-    for scales with which the graph would leave float32's range. All of it follows from the state, so that
-    a resumed or repeated run takes the same way again.
+    That is: without a compiler; while a delayed scale is not known yet; for blocks with scales of their own;
+    for formats wider than float32; and for scales with which the graph would leave float32's range. All of it
+    follows from the state, so that a resumed or repeated run takes the same way again.
     """
     config = state.config
     if compile_failure(state.device):
@@ -151,17 +152,17 @@ def find_pass(state: TrainState, plan: PrecisionPlan, scales: Scales, batch: Bat
     scaling = config.precision.scaling
     slots = []
     for index, layer in enumerate(plan.layers):
-        for number, role in enumerate(OPERAND_ROLES):
-            fmt, scale = layer.format_of(role), scales[index][number]
-            if fmt is None:
+        for number, grid in enumerate(operand_grids(layer, scaling)):
+            if grid is None:
                 continue
-            if scale is None and layer.recipe != "amax":
+            scale = scales.get((index, number))
+            if not grid.block.whole or (scale is None and grid.recipe != "amax"):
                 return None
-            if scale is not None and not _scale_fits(scale, fmt, scaling):
+            if scale is not None and not _scale_fits(float(scale), grid):
                 return None
-            if traced_plan(fmt, config.precision.overflow).carrier is Carrier.FLOAT64:
+            if traced_plan(grid.element, config.precision.overflow).carrier is Carrier.FLOAT64:
                 return None
-            slots.append(Slot(index, number, fmt, scale is None))
+            slots.append(Slot(index, number, grid.element, scale is None))
     return _compiled(
         PassKey(
             build=state.subject.build,
@@ -180,9 +181,9 @@ def find_pass(state: TrainState, plan: PrecisionPlan, scales: Scales, batch: Bat
     )
 
 
-def _scale_fits(scale: float, fmt: FP8Format, scaling: ScalingConfig) -> bool:
+def _scale_fits(scale: float, grid: Grid) -> bool:
     # A uniform grid's step, at least 2^-16, joins the scale; and the maximum must not round to inf.
-    lowest = 2.0**-80 if fmt.is_uniform else 2.0**-100
-    if not lowest <= scale <= 2.0**80 or scale * fmt.max_representable_value > _LARGEST:
+    lowest = 2.0**-80 if grid.element.is_uniform else 2.0**-100
+    if not lowest <= scale <= 2.0**80 or scale * grid.element.max_representable_value > _LARGEST:
         return False
-    return not scaling.power_of_two or is_power_of_two(scale)
+    return not grid.power_of_two or is_power_of_two(scale)

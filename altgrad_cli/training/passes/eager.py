@@ -15,10 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from altgrad_cli.config.precision import OPERAND_ROLES
 from altgrad_cli.rounding.statistics import Counters
 from altgrad_cli.subjects.subject import Batch
-from altgrad_cli.surgery.linear import Noise, Observer, OperandRounding, Scale, Scales, Tap
+from altgrad_cli.surgery.linear import Noise, Observer, OperandRounding, Scales, Tap
 from altgrad_cli.surgery.precision_plan import PrecisionPlan, without_rounding
 from altgrad_cli.training.passes.compiled import CompiledPass, find_pass
 from altgrad_cli.training.state import TrainState
@@ -35,8 +34,8 @@ class PassResult:
     """Flat, aligned with ``FlatParameters.values``."""
     stats: Tensor | None
     """(layers, 3, len(STATS)) float64; NaN rows where nothing was rounded; None when not counted."""
-    scales_used: dict[tuple[int, int], Scale]
-    """(layer, operand role) -> s of Q(x) = s * round(x / s)."""
+    scales_used: Scales
+    """Those s of Q(x) = s * round(x / s)."""
     rounded_weights: dict[int, Tensor]
     """Q(W) by layer number, where the weight operand was rounded."""
     streams_after: dict[str, torch.Generator]
@@ -62,7 +61,7 @@ def run_pass(
         out: where the flat gradient goes; None makes a new tensor.
         count: what to count where rounding happens; a compiled pass counts everything.
         tap: sees every operand before it is rounded and may replace it.
-        observer: sees every operand with its grid and scale.
+        observer: sees every operand with its grid and scales.
     """
     config = state.config
     plan = plan or state.plan
@@ -108,17 +107,11 @@ def _compiled_pass(
         rounding_stream=drawn.get("rounding_operands"),
         dropout_stream=drawn["dropout"],
     )
-    used: dict[tuple[int, int], Scale] = {
-        (index, number): scale
-        for index, layer in enumerate(plan.layers)
-        for number, role in enumerate(OPERAND_ROLES)
-        if layer.format_of(role) and (scale := scales[index][number]) is not None
-    }
     return PassResult(
         loss=found.loss,
         gradient=found.gradient if out is None else out.copy_(found.gradient),
         stats=found.stats,
-        scales_used={**used, **found.scales_taken},
+        scales_used={**scales, **found.scales_taken},
         rounded_weights=found.rounded_weights,
         streams_after=drawn,
     )

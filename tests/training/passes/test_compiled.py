@@ -120,7 +120,7 @@ def test_weights_round_to_the_eager_bits_and_counts_and_a_graph_is_built_once(
     usual = run_pass(state, batch)
     for factor in (2.0, 0.25):
         current = state.scales.current(state.plan, config)
-        scales = [[None if s is None else s * factor for s in row] for row in current]
+        scales = {place: scale * factor for place, scale in current.items()}
         widened = run_pass(state, batch, scales=scales)
         assert widened.scales_used == {key: s * factor for key, s in usual.scales_used.items()}
         assert not torch.equal(widened.gradient, usual.gradient)

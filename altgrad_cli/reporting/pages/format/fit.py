@@ -18,12 +18,12 @@ from altgrad_cli.checkpoints.named_tensors import (
 )
 from altgrad_cli.errors import CheckpointError
 from altgrad_cli.formats import FP8Format
+from altgrad_cli.formats.scale import stored_scale
 from altgrad_cli.metrics.gradient import gradient_sqnr
 from altgrad_cli.metrics.rounding import code_use
 from altgrad_cli.metrics.stall import first_step_stall_rate, predicted_stall_rate
 from altgrad_cli.reporting.pages.format.facts import StallQuestion
 from altgrad_cli.rounding.mode import round_to_grid
-from altgrad_cli.rounding.scaling import stored_weight_scale
 from altgrad_cli.rounding.statistics import STATS
 
 
@@ -104,7 +104,7 @@ def fit_tensor(name: str, tensor: Tensor, format: FP8Format, question: StallQues
     x = values.float()
     nonzero = int((values[finite] != 0).sum())
     vanished = nonzero - int((x[finite] != 0).sum())  # float32 itself rounds these to 0
-    s = question.scale or stored_weight_scale(amax, format, None)
+    s = question.scale or stored_scale(format, amax)
     counts = torch.zeros(len(STATS), dtype=torch.float64)
     rounded = round_to_grid(x, format, s, stats=counts)
     row = dict(zip(STATS, counts.tolist(), strict=True))
