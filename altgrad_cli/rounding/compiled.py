@@ -31,8 +31,7 @@ from altgrad_cli.rounding.eager import round_eager
 from altgrad_cli.rounding.kernel import Scale
 from altgrad_cli.rounding.statistics import STATS, count_everywhere, merge_rows
 from altgrad_cli.rounding.stochastic import Key, advanced
-from altgrad_cli.rounding.traced import round_and_count, round_traced
-from altgrad_cli.rounding.traced_counts import LINE, finish_rows
+from altgrad_cli.rounding.traced import LINE, finish_rows, round_and_count, round_traced
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from altgrad_cli.formats import FP8Format, parse_format
 from altgrad_cli.rounding import compiled
 from altgrad_cli.rounding.constants import Overflow, Rounding
 from altgrad_cli.rounding.quantize import STATS, round_to_grid
-from altgrad_cli.rounding.traced_counts import LINE
+from altgrad_cli.rounding.traced import LINE
 from tests.formats.oracles import gfloat_rounded, probe_inputs
 
 needs_compiler = pytest.mark.skipif(

@@ -11,8 +11,7 @@ from altgrad_cli.formats import FP8Format, parse_format
 from altgrad_cli.rounding.constants import Carrier, Overflow
 from altgrad_cli.rounding.quantize import STATS, round_to_grid
 from altgrad_cli.rounding.stochastic import draw_key
-from altgrad_cli.rounding.traced import round_and_count, traced_plan
-from altgrad_cli.rounding.traced_counts import finish_rows
+from altgrad_cli.rounding.traced import finish_rows, round_and_count, traced_plan
 from tests.formats.oracles import probe_inputs
 
 NAMES = ["E5M2", "E0M7", "E1M6", "E2M5", "E3M4", "E4M3", "E4M3:fnuz", "E6M1", "E7M0", "BF16", "FP16"]

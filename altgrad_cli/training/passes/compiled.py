@@ -26,8 +26,7 @@ from altgrad_cli.rounding.constants import Carrier, is_power_of_two
 from altgrad_cli.rounding.grid import Grid
 from altgrad_cli.rounding.statistics import STATS
 from altgrad_cli.rounding.stochastic import draw_key
-from altgrad_cli.rounding.traced import Slot, traced_plan
-from altgrad_cli.rounding.traced_counts import finish_rows
+from altgrad_cli.rounding.traced import Slot, finish_rows, traced_plan
 from altgrad_cli.subjects.subject import Batch
 from altgrad_cli.surgery.linear import Scales, operand_grids
 from altgrad_cli.surgery.precision_plan import PrecisionPlan

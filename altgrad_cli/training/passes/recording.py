@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from altgrad_cli.config.precision import OPERAND_ROLES, Overflow
-from altgrad_cli.rounding.traced import Slot, TracedRounding
-from altgrad_cli.rounding.traced_counts import line_count
+from altgrad_cli.rounding.traced import Slot, TracedRounding, line_count
 from altgrad_cli.subjects.subject import LossFunction
 from altgrad_cli.surgery.linear import ACTIVATIONS, PassSlot, prepare_layers
 from altgrad_cli.surgery.precision_plan import LayerKind
