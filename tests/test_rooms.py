@@ -25,6 +25,7 @@ MIRRORED = {
     "eager": "a rounding, and a pass, as torch runs it",
     "engine": "of one run; of a sweep of runs",
     "foreign": "files of others; their diagnosis",
+    "grid": "what a tensor is rounded onto; how weights lie on theirs, as metrics",
     "model": "the network's shape as configured; the network",
     "passes": "how a pass is run; how it is measured",
     "report": "the command and what it calls",

@@ -18,7 +18,7 @@ POINTS = 300
 """Points of a curve that the pointer finds."""
 
 
-class Grid(TypedDict):
+class HoverCells(TypedDict):
     """Cells of one size between ``box`` (left, top, right, bottom); a row's values are parted by blanks."""
 
     box: list[float]
@@ -31,7 +31,7 @@ class Hover(TypedDict):
     """Words and where they stand, in fractions of the drawing's width and height from its upper left."""
 
     points: list[tuple[float, float, str]]
-    grids: list[Grid]
+    grids: list[HoverCells]
 
 
 def hover_of(figure: figures.Figure, canvas: Canvas) -> Hover:
@@ -76,9 +76,9 @@ def _points(axes: Axes, x: ArrayLike, y: ArrayLike, words: Iterable[str]) -> lis
     return [(left, top, text) for (left, top), text in pairs if np.isfinite([left, top]).all()]
 
 
-def _grid(axes: Axes, panel: figures.Panel) -> Grid:
+def _grid(axes: Axes, panel: figures.Panel) -> HoverCells:
     cells = zip(panel.values, panel.measured, strict=True)
-    return Grid(
+    return HoverCells(
         box=_fractions(axes, panel.borders, axes.get_ylim()[::-1]).ravel().tolist(),
         columns=[int(step) for step in panel.x],
         rows=panel.rows,
