@@ -28,7 +28,7 @@ from altgrad_cli.files import write_whole
 SCHEMA = "altgrad-checkpoint/1"
 SEAL = b"altgrad sha256 "
 _SEAL_LENGTH = len(SEAL) + 64
-CIRCUMSTANCES = frozenset({"circumstances", "environment", "tokens_per_second", "seconds"})
+UNHASHED = frozenset({"circumstances", "environment", "tokens_per_second", "seconds"})
 """Keys that say when, where and how fast, at any depth: kept, sealed, and left out of the content hash."""
 
 
@@ -58,7 +58,7 @@ def plain_copy(value: object, where: str = "checkpoint") -> Any:
 
 
 def content_hash(value: object) -> str:
-    """SHA-256 of plain values and tensors, independent of the order of keys and of ``CIRCUMSTANCES``."""
+    """SHA-256 of plain values and tensors, independent of the order of keys and of ``UNHASHED``."""
     digest = hashlib.sha256()
     _feed(digest, value)
     return digest.hexdigest()
@@ -71,7 +71,7 @@ def _feed(digest: hashlib._Hash, value: object) -> None:
         digest.update(raw.data)
     elif isinstance(value, Mapping):
         keys = sorted(
-            (key for key in value if key not in CIRCUMSTANCES), key=lambda key: (str(key), str(type(key)))
+            (key for key in value if key not in UNHASHED), key=lambda key: (str(key), str(type(key)))
         )
         digest.update(f"map {len(keys)} ".encode())
         for key in keys:

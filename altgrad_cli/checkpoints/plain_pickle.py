@@ -154,10 +154,10 @@ class PlainPickle:
                 raise ValueError(f"storage {key[:20]} states {length} elements and holds {len(data)} bytes")
             empty = torch.empty(0, dtype=dtype)
             self._storages[key] = torch.frombuffer(bytearray(data), dtype=dtype) if data else empty
-        found = self._storages[key]
-        if found.dtype != dtype or found.numel() != length:
+        tensor = self._storages[key]
+        if tensor.dtype != dtype or tensor.numel() != length:
             raise ValueError(f"storage {key[:20]} is described in two ways")
-        self._stack.append(found)
+        self._stack.append(tensor)
 
     def _reduce(self) -> None:
         arguments, function = self._pop(), self._pop()

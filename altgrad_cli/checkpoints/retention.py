@@ -34,20 +34,18 @@ def anomaly_path(folder: Path, step: int) -> Path:
 
 def regular_checkpoints(folder: Path) -> list[Path]:
     """The regular checkpoints in ``folder``, oldest first."""
-    numbered = [
-        (int(found[1]), path) for path in folder.glob("step_*.pt") if (found := _REGULAR.fullmatch(path.name))
-    ]
-    return [path for _, path in sorted(numbered)]
+    return _numbered(folder, _REGULAR)
 
 
 def anomaly_checkpoints(folder: Path) -> list[Path]:
     """The forensic checkpoints in ``folder``, in the order of their steps."""
-    numbered = [
-        (int(found[1]), int(found[2] or 0), path)
-        for path in folder.glob("anomaly_step_*.pt")
-        if (found := _ANOMALY.fullmatch(path.name))
-    ]
-    return [path for _, _, path in sorted(numbered)]
+    return _numbered(folder, _ANOMALY)
+
+
+def _numbered(folder: Path, name: re.Pattern[str]) -> list[Path]:
+    """The files in ``folder`` whose name is ``name``, in the order of the numbers in it."""
+    matches = [(match, path) for path in folder.glob("*.pt") if (match := name.fullmatch(path.name))]
+    return [path for _, path in sorted(([int(n or 0) for n in m.groups()], path) for m, path in matches)]
 
 
 def discard_old(folder: Path, kept: int = KEPT) -> list[Path]:

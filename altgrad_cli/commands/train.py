@@ -163,7 +163,7 @@ def _train(
 ) -> int:
     from altgrad_cli.runs.folder import discard_unstarted
     from altgrad_cli.runs.loggers.live import LiveView
-    from altgrad_cli.runs.loggers.wandb import wandb_circumstances, wandb_listeners
+    from altgrad_cli.runs.loggers.wandb import wandb_listeners, wandb_metadata
     from altgrad_cli.runs.loggers.warnings import warnings_as_lines
     from altgrad_cli.runs.run import carry_out
     from altgrad_cli.runs.signals import RunSignals
@@ -192,7 +192,7 @@ def _train(
                 resume=resume,
                 stop_requested=signals.stop_requested,
                 capture_requested=signals.capture_requested,
-                circumstances=wandb_circumstances(to_wandb),
+                metadata=wandb_metadata(to_wandb),
                 on_end=report,
             )
     except AltgradError:

@@ -277,10 +277,10 @@ def check_run_schema(run_dir: Path) -> None:
 
 
 def _check_schema(path: Path, document: JsonObject, schema: str) -> None:
-    said = document.get("schema", schema)
-    if said != schema:
+    stated = document.get("schema", schema)
+    if stated != schema:
         raise UsageError(
-            f"{path} is of schema {str(said)[:60]!r}",
+            f"{path} is of schema {str(stated)[:60]!r}",
             where=str(path),
             allowed=schema,
             hint="a later altgrad reads it",

@@ -82,12 +82,12 @@ class RunRecord:
     @property
     def lost_checkpoints(self) -> list[str]:
         """What should lie on the disk and could not be written: anomalies, the last regular one, the best."""
-        newest = {found.reason: found for found in self.checkpoints if found.reason in RESUMABLE}
-        wanted = [found for found in self.checkpoints if found.reason not in RESUMABLE] + [*newest.values()]
+        anomalies = [event for event in self.checkpoints if event.reason not in RESUMABLE]
+        newest = {event.reason: event for event in self.checkpoints if event.reason in RESUMABLE}
         return [
-            f"{found.reason} checkpoint of step {found.step}: {found.problem}"
-            for found in wanted
-            if found.path is None
+            f"{event.reason} checkpoint of step {event.step}: {event.problem}"
+            for event in (*anomalies, *newest.values())
+            if event.path is None
         ]
 
     @property

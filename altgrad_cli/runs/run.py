@@ -26,7 +26,7 @@ def carry_out(
     resume: Resumption | None = None,
     stop_requested: Callable[[], bool] = _never,
     capture_requested: Callable[[], bool] = _never,
-    circumstances: Mapping[str, object] | None = None,
+    metadata: Mapping[str, object] | None = None,
     on_end: Callable[[RunEnded], object] = lambda ended: None,
 ) -> RunEnded | None:
     """Train ``config`` in ``directory``; the run's last event, or None where it was asked to stop before.
@@ -38,7 +38,7 @@ def carry_out(
         resume: how a run that was begun goes on; None begins one.
         stop_requested: asked after every step; True writes a checkpoint and stops.
         capture_requested: asked once a step; True writes a forensic checkpoint.
-        circumstances: what checkpoints state beside the run itself, such as its id in W&B.
+        metadata: what checkpoints state beside the run itself, such as its id in W&B.
         on_end: called when the run's last event is in the log and the listeners still listen, so that what it
             leaves in the folder is theirs to send on.
     """
@@ -50,7 +50,7 @@ def carry_out(
         resume_from=resume.checkpoint if resume else None,
         capture_requested=capture_requested,
         stop_requested=stop_requested,
-        circumstances=circumstances,
+        metadata=metadata,
     )
     last: Event
     with closing(FanOut(listeners)) as heard:

@@ -62,7 +62,7 @@ class Archive:
 
     run_dir: Path
     faults: Faults
-    circumstances: Mapping[str, Any]
+    metadata: Mapping[str, Any]
     """Paths, the W&B id: kept in the file, and no part of its content hash."""
 
     @property
@@ -132,7 +132,7 @@ class Archive:
                 failure=failure,
                 streams_before=pending.streams_before,
                 sections=sections,
-                circumstances=self.circumstances,
+                metadata=self.metadata,
             )
 
         return self._saved(step.number, trigger, write)
@@ -158,7 +158,7 @@ class Archive:
             state,
             monitors.state_dict(),
             kind=kind,
-            circumstances=self.circumstances,
+            metadata=self.metadata,
             **self._stated(state),
             **extras,
         )

@@ -77,7 +77,7 @@ def train(
     resume_from: VerifiedCheckpoint | None = None,
     stop_requested: Callable[[], bool] = lambda: False,
     capture_requested: Callable[[], bool] = lambda: False,
-    circumstances: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, Any] | None = None,
 ) -> Iterator[Event]:
     """Train as ``config`` says and yield what happens.
 
@@ -88,7 +88,7 @@ def train(
         resume_from: a checkpoint of the same run to continue from, bit for bit; its payload is taken.
         stop_requested: asked after each step; True writes a checkpoint and ends without ``RunEnded``.
         capture_requested: asked once a step; True writes a forensic checkpoint of the state before the step.
-        circumstances: what checkpoints state beside the state, such as the W&B id.
+        metadata: what checkpoints state beside the state, such as the W&B id.
 
     Raises:
         UsageError: the configuration, the corpus, the device or the checkpoint cannot be used.
@@ -118,7 +118,7 @@ def train(
         state=state,
         monitors=monitors,
         faults=faults,
-        archive=None if run_dir is None else Archive(run_dir, faults, circumstances or {}),
+        archive=None if run_dir is None else Archive(run_dir, faults, metadata or {}),
         capture_requested=capture_requested,
         count="all" if config.monitors.enabled or config.enable_partition_clipping else "extremes",
         shadow_buffer=torch.empty_like(state.flat.values) if _has_shadow(config, state) else None,

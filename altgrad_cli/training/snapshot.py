@@ -49,7 +49,7 @@ def take_snapshot(
     *,
     streams_before: Mapping[str, Tensor] | None = None,
     kind: str = "regular",
-    circumstances: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, Any] | None = None,
     **extras: Any,
 ) -> dict[str, Any]:
     """A payload for ``write_checkpoint`` that shares no memory with ``state``.
@@ -58,7 +58,7 @@ def take_snapshot(
         monitors_state: counters and windows of monitors and interventions; plain values and tensors.
         streams_before: the random streams before the step's first draw; None takes them as they are.
         kind: ``regular``, ``best`` or ``anomaly``.
-        circumstances: paths, W&B id and whatever else is no part of the state.
+        metadata: paths, W&B id and whatever else is no part of the state.
         extras: further keys: ``corpus``, ``injections``, ``history``, ``batch``, ...
     """
     config = resolve(state.config)
@@ -85,7 +85,7 @@ def take_snapshot(
         "circumstances": {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "arguments": list(sys.argv),
-            **(circumstances or {}),
+            **(metadata or {}),
         },
         **extras,
     }
@@ -256,7 +256,7 @@ def write_anomaly(
     failure: Mapping[str, Any],
     streams_before: Mapping[str, Tensor] | None,
     sections: Mapping[str, Callable[[], Any]],
-    circumstances: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write the forensic checkpoint of the step that is under way; ``state`` is as before it.
 
@@ -287,7 +287,7 @@ def write_anomaly(
         monitors,
         streams_before=streams_before,
         kind="anomaly",
-        circumstances=circumstances,
+        metadata=metadata,
         failure=dict(failure),
         missing=missing,
         **extras,

@@ -27,14 +27,14 @@ def minimal_set(candidates: Sequence[str], saves: Saves) -> tuple[str, ...] | No
         return ()
     if not saves(candidates):
         return None
-    found = _explain((), (), tuple(candidates), saves, check=False)
-    for size in range(1, len(found)):
+    narrowed = _explain((), (), tuple(candidates), saves, check=False)
+    for size in range(1, len(narrowed)):
         if comb(len(candidates), size) > _AFFORDABLE:
             break
         for subset in combinations(candidates, size):
             if saves(subset):
                 return subset
-    return tuple(name for name in candidates if name in found)
+    return tuple(name for name in candidates if name in narrowed)
 
 
 def _explain(

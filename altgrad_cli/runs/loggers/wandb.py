@@ -49,7 +49,7 @@ def wandb_listeners(
     return [WandbLogger(target, warn)]
 
 
-def wandb_circumstances(loggers: Sequence[WandbLogger]) -> dict[str, str]:
+def wandb_metadata(loggers: Sequence[WandbLogger]) -> dict[str, str]:
     """What the checkpoints of the run that ``loggers`` listen to say about W&B."""
     return {_ID_KEY: loggers[0].target.run_id} if loggers else {}
 
@@ -72,9 +72,9 @@ def _id_in_checkpoint(directory: RunDirectory) -> str | None:
         payload = newest_readable(directory.checkpoints).payload
     except CheckpointError:
         return None
-    circumstances = payload.get("circumstances")
-    found = circumstances.get(_ID_KEY) if isinstance(circumstances, dict) else None
-    return str(found) if found else None
+    metadata = payload.get("circumstances")
+    run_id = metadata.get(_ID_KEY) if isinstance(metadata, dict) else None
+    return str(run_id) if run_id else None
 
 
 class WandbLogger:

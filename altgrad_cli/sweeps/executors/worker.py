@@ -40,7 +40,7 @@ def work(connection: Connection) -> None:
 def _run(task: Task, connection: Connection) -> TaskReport:
     from altgrad_cli.errors import AltgradError
     from altgrad_cli.runs.folder import RunDirectory, sole_writer
-    from altgrad_cli.runs.loggers.wandb import wandb_circumstances, wandb_listeners
+    from altgrad_cli.runs.loggers.wandb import wandb_listeners, wandb_metadata
     from altgrad_cli.runs.loggers.warnings import warnings_as_lines
     from altgrad_cli.runs.resumption import plan_resumption
     from altgrad_cli.runs.run import carry_out
@@ -60,7 +60,7 @@ def _run(task: Task, connection: Connection) -> TaskReport:
                 [progress, *to_wandb],
                 resume=plan,
                 stop_requested=_stop_asker(connection),
-                circumstances=wandb_circumstances(to_wandb),
+                metadata=wandb_metadata(to_wandb),
             )
     except AltgradError as error:
         where = f" ({error.where})" if error.where else ""

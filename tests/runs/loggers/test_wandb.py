@@ -19,7 +19,7 @@ from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.runs.folder import RunDirectory, create_run
 from altgrad_cli.runs.log import read_lines
 from altgrad_cli.runs.loggers import wandb as wandb_logger
-from altgrad_cli.runs.loggers.wandb import WandbLogger, wandb_circumstances, wandb_id, wandb_listeners
+from altgrad_cli.runs.loggers.wandb import WandbLogger, wandb_id, wandb_listeners, wandb_metadata
 from altgrad_cli.runs.loggers.wandb_process import WandbTarget, _Session
 from altgrad_cli.runs.loggers.wandb_rows import alert_texts, code_counts, evaluation_row, step_row
 from altgrad_cli.runs.resumption import plan_resumption
@@ -169,7 +169,7 @@ def test_the_id_is_found_in_a_checkpoint_that_lost_its_folder(tmp_path: Path, ti
     config = tiny("wandb.mode=offline")
     directory = create_run(tmp_path / "a", config)
     loggers = wandb_listeners(config, directory, warn=pytest.fail)
-    carry_out(config, directory, circumstances=wandb_circumstances(loggers))
+    carry_out(config, directory, metadata=wandb_metadata(loggers))
     assert wandb_id(directory) == loggers[0].target.run_id
 
 
