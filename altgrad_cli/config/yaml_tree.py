@@ -142,7 +142,7 @@ def shown(path: Path) -> str:
     """``path`` as a reader would type it: relative where it lies below the working directory."""
     try:
         return str(path.resolve().relative_to(Path.cwd().resolve()))
-    except (ValueError, OSError):
+    except (ValueError, OSError, RuntimeError):  # the last is Python 3.11's word for a loop of links
         return str(path)
 
 

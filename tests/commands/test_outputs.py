@@ -2,8 +2,8 @@
 
 The options are read off the app itself: a new one of path kind fails here until it is said what it does.
 What a user had is unharmed, or written through; a failure is one plain error and leaves nothing behind.
-All cases are the campaign; the quick layer takes, by seed, one kind for each option and one option for each
-kind.
+What is only read is met so too. All cases are the campaign; the quick layer takes, by seed, one kind for each
+option and one option for each kind.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ import random
 import stat
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
 from inspect import unwrap
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import TypeVar, get_args, get_type_hints
 
 import pytest
 import typer
+from _pytest.mark.structures import ParameterSet
 from typer.testing import CliRunner, Result
 
 from altgrad_cli.commands.app import app
@@ -44,13 +45,18 @@ TAKEN_UP = {
 }
 """Folders that are written to if they are a run's or a sweep's, and else refused."""
 ONLY_READ = {
-    ("report", "folders"),
-    ("report", "--verify"),
-    ("diagnose-checkpoint", "file"),
-    ("diagnose-checkpoint", "--against"),
-    ("inspect-format", "--on"),
-    ("ls", "folder"),
+    ("report", "folders"): ["report", "{path}"],
+    ("report", "--verify"): ["report", "--verify", "{path}"],
+    ("diagnose-checkpoint", "file"): ["diagnose-checkpoint", "{path}", "--format", "E5M2"],
+    ("diagnose-checkpoint", "--against"): ["diagnose-checkpoint", "{run}", "--against", "{path}"],
+    ("inspect-format", "--on"): ["inspect-format", "E5M2", "--on", "{path}"],
+    ("ls", "folder"): ["ls", "{path}"],
 }
+READ_BY_ARGUMENTS = {
+    ("train", "CONFIG"): ["train", "{path}", "-q"],
+    ("train", "data.path"): ["train", "smoke", "data.path={path}", "-q"],
+}
+"""What the app reads of the ``key=value`` words, whose types it does not know."""
 
 
 def path_options() -> Iterator[Option]:
@@ -59,7 +65,10 @@ def path_options() -> Iterator[Option]:
     def holds_path(hint: object) -> bool:
         return hint is Path or any(map(holds_path, get_args(hint)))
 
-    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+    group = typer.main.get_command(app)
+    context = typer.Context(group)
+    for name in group.list_commands(context):  # type: ignore[attr-defined]
+        command = group.get_command(context, name)  # type: ignore[attr-defined]
         hints = get_type_hints(unwrap(command.callback))
         yield from ((name, each.opts[0]) for each in command.params if holds_path(hints.get(each.name)))
 
@@ -163,21 +172,42 @@ CASES = [
 ]
 
 
-def short_form(seed: int = 12) -> set[tuple[Option, str, bool]]:
-    """One case for each option, and one for each kind; a sweep that runs is for the campaign."""
-    draw = random.Random(seed)
-    cheap = [case for case in CASES if case[0] != ("sweep", "--out") or KINDS[case[1]].folder]
-    options, kinds = dict.fromkeys(case[0] for case in cheap), KINDS
-    chosen = [draw.choice([case for case in cheap if case[0] == option]) for option in options]
-    return {*chosen, *(draw.choice([case for case in cheap if case[1] == kind]) for kind in kinds)}
-
-
-SHORT = short_form()
-PARAMETERS = [
-    pytest.param(*case, id=f"{' '.join(case[0])}: {case[1]}{', forced' * case[2]}", marks=marks)
-    for case in CASES
-    for marks in [[] if case in SHORT else [pytest.mark.campaign]]
+UNREADABLE: dict[str, Callable[[Path], object]] = {
+    "nothing": lambda path: None,
+    "a pipe": os.mkfifo,
+    "a device without end": lambda path: path.symlink_to("/dev/zero"),
+    "a folder": users_folder,
+    "a link to nothing": lambda path: path.symlink_to("nowhere"),
+    "a link to itself": lambda path: path.symlink_to(path.name),
+    "a file of noise": lambda path: path.write_bytes(random.Random(1).randbytes(5000)),
+}
+READS = [
+    (option, kind)
+    for option in (*ONLY_READ, *READ_BY_ARGUMENTS, *TAKEN_UP)
+    for kind in UNREADABLE
+    if (option, kind) not in {(("ls", "folder"), "a folder"), (("train", "data.path"), "a folder")}
 ]
+"""A folder without a run is listed, and one with a text is a corpus."""
+Case = TypeVar("Case", bound=tuple[object, ...])
+
+
+def in_parts(cases: Sequence[Case], cheap: Callable[[Case], object], seed: int = 12) -> list[ParameterSet]:
+    """All cases; marked as the campaign's but for one, drawn by seed, of each option and of each kind."""
+    draw = random.Random(seed)
+    chosen = set()
+    for part in (0, 1):
+        for value in dict.fromkeys(case[part] for case in cases):
+            chosen.add(draw.choice([case for case in cases if case[part] == value and cheap(case)]))
+    return [pytest.param(*case, marks=[] if case in chosen else pytest.mark.campaign) for case in cases]
+
+
+def does_not_sweep(case: tuple[Option, str, bool]) -> bool:
+    """A sweep that runs is for the campaign."""
+    return case[0] != ("sweep", "--out") or bool(KINDS[case[1]].folder)
+
+
+def name_of(value: object) -> str:
+    return " ".join(value) if isinstance(value, tuple) else {True: "forced", False: ""}.get(value, str(value))  # type: ignore[call-overload]
 
 
 # --- what is there before and after ---
@@ -244,11 +274,11 @@ def written_alone(words: tuple[str, ...], path: Path) -> bytes:
     return path.read_bytes()
 
 
-def command_of(words: list[str], run: Path, small: list[str]) -> list[str]:
-    return [part for word in words for part in (small if word == "{small}" else [word.format(run=run)])]
+def command_of(words: list[str], small: Sequence[str] = (), **paths: Path) -> list[str]:
+    return [part for word in words for part in (small if word == "{small}" else [word.format(**paths)])]
 
 
-@pytest.mark.parametrize(("option", "kind", "forced"), PARAMETERS)
+@pytest.mark.parametrize(("option", "kind", "forced"), in_parts(CASES, does_not_sweep), ids=name_of)
 def test_what_the_user_had_is_unharmed(
     option: Option,
     kind: str,
@@ -263,7 +293,7 @@ def test_what_the_user_had_is_unharmed(
     before = things(world)
     is_fed = kind == "a pipe with a reader" and option in OUTPUT_FILES
     received: AbstractContextManager[list[bytes] | None] = reader_of(path) if is_fed else nullcontext()
-    words = command_of({**OUTPUT_FILES, **OUTPUT_FOLDERS, **TAKEN_UP}[option], run, small_run)
+    words = command_of({**OUTPUT_FILES, **OUTPUT_FOLDERS, **TAKEN_UP}[option], small_run, run=run)
     with received as fed:
         result = altgrad(*words, path, *(["--force"] if forced else []))
     after = things(world)
@@ -300,3 +330,18 @@ def test_what_the_user_had_is_unharmed(
             assert new.keys() - set(pictures) == {written}
             assert new[written][2] == alone
             assert bool(pictures) == (option == ("report", "--markdown"))
+
+
+@pytest.mark.parametrize(("option", "kind"), in_parts(READS, bool), ids=name_of)
+def test_what_cannot_be_read_is_refused_at_once(
+    option: Option, kind: str, run: Path, in_tmp_folder: Path
+) -> None:
+    path = in_tmp_folder / "given.txt"
+    UNREADABLE[kind](path)
+    words = command_of(
+        {**ONLY_READ, **READ_BY_ARGUMENTS}.get(option, [*option, "{path}"]), run=run, path=path
+    )
+    result = altgrad(*words)
+    assert result.exit_code == 2, result.output
+    assert result.stderr.count("error: ") == 1
+    assert not list(in_tmp_folder.glob("runs/*"))
