@@ -15,6 +15,7 @@ from torch import Tensor
 from altgrad_cli.metrics.layer_sums import FlatLayout
 from altgrad_cli.metrics.spec import MetricSpec, Row, ratio, share
 from altgrad_cli.metrics.thresholds import DEAD_GRADIENT
+from altgrad_cli.notation import format_value
 
 GRADIENT_COLUMNS = ("count", "tiny", "square", "linf", "nonfinite")
 GRADIENT_MAXIMA = ("linf",)
@@ -78,7 +79,7 @@ GRADIENT_METRICS = (
     ),
     MetricSpec(
         "gradient_sparsity",
-        "share of weight gradients with |g| < 1e-8",
+        f"share of weight gradients with |g| < {format_value(DEAD_GRADIENT)}",
         formula=share("tiny", "count"),
         heading="sparsity",
         bad="high",

@@ -15,6 +15,7 @@ from torch import Tensor
 from altgrad_cli.metrics.layer_sums import FlatLayout
 from altgrad_cli.metrics.spec import AlertRule, MetricSpec
 from altgrad_cli.metrics.thresholds import DEAD_GRADIENT, PERSISTENCE_STEPS, REGION_FROM, REGION_STEPS
+from altgrad_cli.notation import format_value
 
 
 class _Buffers:
@@ -164,8 +165,8 @@ class ZeroUpdateRegions(_Buffers):
 PERSISTENCE_METRICS = (
     MetricSpec(
         "persistent_stall_rate",
-        "share of stored weights whose code last changed 100 or more steps ago although |dw| summed"
-        " since then exceeds half the gap",
+        f"share of stored weights whose code last changed {PERSISTENCE_STEPS} or more steps ago though |dw| "
+        "summed since then exceeds half the gap",
         heading="persistent stall",
         cadence="interval",
         pooling="weights",
@@ -174,7 +175,8 @@ PERSISTENCE_METRICS = (
     ),
     MetricSpec(
         "dead_neurons",
-        "output rows whose largest |gradient| was below 1e-8 for 100 consecutive steps",
+        f"output rows whose largest |gradient| was below {format_value(DEAD_GRADIENT)} for "
+        f"{PERSISTENCE_STEPS} consecutive steps",
         unit="rows",
         heading="dead rows",
         pooling="sum",
@@ -184,8 +186,8 @@ PERSISTENCE_METRICS = (
     ),
     MetricSpec(
         "zero_update_region_fraction",
-        "zero-update fraction over the last complete window of 50 steps; a layer or a row at 0.99 "
-        "or above is a zero-update region",
+        f"zero-update fraction over the last complete window of {REGION_STEPS} steps; a layer or a row at "
+        f"{REGION_FROM} or above is a zero-update region",
         heading="zero updates, window",
         cadence="interval",
         pooling="weights",
@@ -194,7 +196,7 @@ PERSISTENCE_METRICS = (
     ),
     MetricSpec(
         "zero_update_rows",
-        "output rows with a zero-update fraction of 0.99 or above over the last complete window of 50 steps",
+        f"output rows with a zero-update fraction of {REGION_FROM} or above over the last complete window",
         unit="rows",
         heading="rows frozen",
         cadence="interval",

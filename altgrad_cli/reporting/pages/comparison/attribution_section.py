@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from altgrad_cli.metrics.catalogue import heading_of
 from altgrad_cli.reporting.blocks.document import Block, Section, Text, section
 from altgrad_cli.reporting.evidence.quantities import RULES
 from altgrad_cli.reporting.evidence.scope import Scope
@@ -86,7 +87,7 @@ def _measured_in(scope: Scope, stage: Stage, failing: RunRecord) -> str:
             # A share of the values that are not zero: where there were none, it is not measured.
             reached = " that anything but zeros reaches" if metric.startswith("underflow") else ""
             found.append(
-                f"{metric.replace('_', ' ')} of {limit} or more in {f(count)} of "
+                f"{heading_of(metric)} of {limit} or more in {f(count)} of "
                 f"{f(f'measured_layers({metric})')} layers{reached}, most in {f(f'worst_layer({metric})')}"
             )
     return f" Measured there: {'; '.join(found)}." if found else ""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from altgrad_cli.metrics.catalogue import heading_of
 from altgrad_cli.reporting.blocks.document import Block, TableColumn, Text
+from altgrad_cli.reporting.evidence.quantities import heading
 from altgrad_cli.reporting.evidence.scope import Scope
 from altgrad_cli.runs.record import RunRecord
 from altgrad_cli.sweeps.ablation.layers import LayerAttribution
@@ -17,13 +19,10 @@ _TROUBLE = {
     "overflow": "overflow",
     "stall": "an update that does not arrive",
 }
-_METRICS = {
-    "zero_update_fraction": (("zero updates", "mean(zero_update_fraction)[{}]"),),
-    "gradient_error": (
-        ("gradient cosine", "mean(gradient_cosine)[{}]"),
-        ("norm ratio", "mean(gradient_norm_ratio)[{}]"),
-    ),
-    "gradient_norm": (("gradient norm, first step", "at(gradient_norm)[{}]@1"),),
+_SHOWN = {
+    "zero_update_fraction": ("mean(zero_update_fraction)[{}]",),
+    "gradient_error": ("mean(gradient_cosine)[{}]", "mean(gradient_norm_ratio)[{}]"),
+    "gradient_norm": ("at(gradient_norm)[{}]@1",),
 }
 """What a table shows of a loss, here and in the rescue."""
 
@@ -54,10 +53,10 @@ def _blocks(scope: Scope, log: RunRecord, found: LayerAttribution) -> list[Block
     columns: list[str | TableColumn] = [
         f"mean({metric})[{{}}]" for metric in sorted({place.metric for place in found.places})
     ]
-    for title, quantity in _METRICS.get(found.measure, ()):
-        columns.append(TableColumn(title, f"{log.name}: {quantity}"))
+    for quantity in _SHOWN.get(found.measure, ()):
+        columns.append(quantity)
         if rescue is not None:
-            columns.append(TableColumn(f"{title}, rescued", f"{rescue.name}: {quantity}"))
+            columns.append(TableColumn(f"{heading(quantity)}, rescued", f"{rescue.name}: {quantity}"))
     table = scope.evidence.table("layer", layers, columns, of=log.name)
     return [Text(_sentence(scope, log, found, rescue)), *([table] if table else [])]
 
@@ -70,7 +69,7 @@ def _sentence(scope: Scope, log: RunRecord, found: LayerAttribution, rescue: Run
     worst = pick(shown, key=lambda place: place.rate)
     text = (
         f"In `{log.name}` (exceptions: {n('rules')}) the {role} show {_TROUBLE[worst.trouble]}: "
-        f"{worst.metric.replace('_', ' ')} {n(f'mean({worst.metric})[{worst.layer}]')} in {worst.layer}, "
+        f"{heading_of(worst.metric)} {n(f'mean({worst.metric})[{worst.layer}]')} in {worst.layer}, "
         f"mean over steps {n(f'window@1-{log.last_step}')}. "
     )
     if len(shown) < len(found.places):

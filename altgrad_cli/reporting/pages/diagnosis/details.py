@@ -11,13 +11,15 @@ from altgrad_cli.forensics.failure import OptimizerReport
 from altgrad_cli.forensics.lead_time import LeadTime
 from altgrad_cli.forensics.opened import Trust
 from altgrad_cli.forensics.step_again.variations import Outcome
+from altgrad_cli.metrics.thresholds import DEAD_GRADIENT
 from altgrad_cli.notation import format_value, short_layer
 from altgrad_cli.reporting.blocks.document import Section, bullets, plain_table, section
 
 _OUTCOME = ("survives", "stopped by", "loss", "tau", "stalled", "cosine")
 _LAYER_LEGEND = (
     "gap: median stiffness; ulp: mean |w - Q(w)| in gaps; over, under: overflow and underflow rate of the "
-    "worst role (W, A, G); bad: values not finite; zero-up: zero-update fraction; sparse: |g| < 1e-8"
+    "worst role (W, A, G); bad: values not finite; zero-up: zero-update fraction; "
+    f"sparse: |g| < {format_value(DEAD_GRADIENT)}"
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from altgrad_cli.metrics.catalogue import heading_of
 from altgrad_cli.reporting.blocks.document import Section, listed, section
 from altgrad_cli.reporting.evidence.quantities import ranked_layers
 from altgrad_cli.reporting.evidence.scope import Scope
@@ -116,5 +117,5 @@ def _worst_layers(scope: Scope, log: RunRecord, cause: str) -> list[str]:
         f"{n(f'worst_layer({metric}#{place}){window.range}')} ({n(f'mean({metric})[{layer}]{window.range}')})"
         for place, layer in enumerate(layers, start=1)
     )
-    words, steps = metric.replace("_", " "), n(f"window{window.range}")
-    return [f"Layers to protect first, by {words} over steps {steps}: {named}."]
+    steps = n(f"window{window.range}")
+    return [f"Layers to protect first, by {heading_of(metric)} over steps {steps}: {named}."]

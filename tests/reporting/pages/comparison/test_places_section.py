@@ -59,7 +59,7 @@ def test_the_role_the_layers_and_the_rescue_are_named(spoiled: Path) -> None:
     markdown = to_markdown(build_report([spoiled]), None)
     text = without_sources(markdown)
     assert "In `e1m6-fp32`" in text
-    assert "the gradients show underflow to zero: underflow rate/gradients" in text
+    assert "the gradients show underflow to zero: underflow G" in text
     assert "**gradient fidelity** fails in **blocks.0.mlp.c_proj**: `fp32` leaves the gradients" in text
     assert "what blocks.0.mlp.c_proj lost, by the agreement of its gradient with the float32 shadow" in text
     assert "noise makes of it" in text
