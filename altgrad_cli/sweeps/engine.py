@@ -117,7 +117,7 @@ class _Sweep:
                     self.records[path.name] = read_run(path)
                 except UsageError as error:  # taken up again, from before the damage
                     self.watcher.note(f"{path.name}: {error.message}")
-        record = self._settle()
+        record = self._plan_again()
         try:
             while self._start_due(record) or self.running:
                 self._report_new_failures(record)  # while the arms run: no core waits for a report
@@ -126,7 +126,7 @@ class _Sweep:
             interrupted = True
             self.watcher.note("stopping: the running arms write a checkpoint first")
             self._stop()
-            record = self._settle()
+            record = self._plan_again()
         if not interrupted:
             for name, finding in record.findings.items():
                 if finding.failed:
@@ -135,7 +135,7 @@ class _Sweep:
         write_sweep(record, "finished" if whole else "interrupted")
         return SweepOutcome(record=record, interrupted=interrupted, errors=self.errors)
 
-    def _settle(self) -> SweepRecord:
+    def _plan_again(self) -> SweepRecord:
         """Plan and judge with what is finished, and put it on disk."""
         record = assemble(self.folder, self.spec, self.records)
         write_sweep(record, "running")
@@ -173,7 +173,7 @@ class _Sweep:
         changed = False
         for report in self.executor.wait(0.5):
             changed |= self._receive(report)
-        return self._settle() if changed else record
+        return self._plan_again() if changed else record
 
     def _receive(self, report: TaskReport) -> bool:
         if not report.is_last:

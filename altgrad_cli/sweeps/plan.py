@@ -14,8 +14,9 @@ from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.formats import parse_format
 from altgrad_cli.formats.equivalence import find_equivalents
 from altgrad_cli.runs.record import CONTROLS, RunRecord
-from altgrad_cli.sweeps.ablation.layers import records_by_config, rescues
+from altgrad_cli.sweeps.ablation.layers import attempts, records_by_config
 from altgrad_cli.sweeps.ablation.roles import attribution_arms
+from altgrad_cli.sweeps.ablation.troubles import STUDIED_ROLES
 from altgrad_cli.sweeps.arms import Arm, arm_name, control_config, rules_alone
 from altgrad_cli.sweeps.retries import retry_arms
 from altgrad_cli.sweeps.specification import SweepSpec, Variation
@@ -84,9 +85,18 @@ def _add_rescues(arms: _Arms, arm: Arm, finding: JudgedRun, findings: Mapping[st
     def lookup(config: TrainConfig) -> RunRecord | None:
         return records_by_config(arms.by_name.values(), findings).get(config)
 
-    for role, reason, config in rescues(arm.config, finding.record, lookup):
-        name = f"{arm.name}-restore-{role.replace('_', '-')}"
-        arms.add(replace(arm, name=name, kind="rescue", config=config, retry_of=arm.name, reason=reason))
+    for role in STUDIED_ROLES:
+        for troubled, config in attempts(arm.config, role, finding.record, lookup):
+            named = ", ".join(f"{each.layer} ({each.metric} {each.rate:.3g})" for each in troubled)
+            rescue = replace(
+                arm,
+                name=f"{arm.name}-restore-{role.replace('_', '-')}",
+                kind="rescue",
+                config=config,
+                retry_of=arm.name,
+                reason=f"{role} unrounded in {named}",
+            )
+            arms.add(rescue)
 
 
 class _Arms:

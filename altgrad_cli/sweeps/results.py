@@ -16,7 +16,7 @@ from altgrad_cli.runs.folder import SWEEP as SWEEP
 from altgrad_cli.runs.folder import read_json, write_json
 from altgrad_cli.runs.record import RunRecord
 from altgrad_cli.sweeps.ablation.layers import LayerAttribution, layer_attributions
-from altgrad_cli.sweeps.ablation.roles import StageAttribution, stage_attribution
+from altgrad_cli.sweeps.ablation.stages import StageAttribution, stage_attribution
 from altgrad_cli.sweeps.arms import Arm, ArmKind, ArmRow
 from altgrad_cli.sweeps.plan import Equivalence, equivalences, plan_sweep
 from altgrad_cli.sweeps.specification import SweepSpec
@@ -133,17 +133,6 @@ def judge_records(arms: Sequence[Arm], records: Mapping[str, RunRecord]) -> dict
     return findings
 
 
-def settle(spec: SweepSpec, records: Mapping[str, RunRecord]) -> tuple[tuple[Arm, ...], dict[str, JudgedRun]]:
-    """The plan that the finished ``records`` lead to, and the verdict on each."""
-    findings: dict[str, JudgedRun] = {}
-    while True:
-        arms = plan_sweep(spec, findings)
-        judged = judge_records(arms, records)
-        if judged.keys() == findings.keys():
-            return arms, judged
-        findings = judged
-
-
 def read_spec(path: Path) -> SweepSpec:
     """What the sweep in folder ``path`` was asked to do; UsageError where its ``sweep.json`` does not say."""
     return SweepSpec.from_json(read_json(path / SWEEP, SCHEMA).get("spec"), str(path / SWEEP))
@@ -173,10 +162,19 @@ def read_sweep(path: Path) -> SweepFile:
 
 
 def assemble(path: Path, spec: SweepSpec, records: Mapping[str, RunRecord]) -> SweepRecord:
-    """The sweep in ``path`` with the given finished ``records`` by arm name."""
-    arms, findings = settle(spec, records)
+    """The sweep in ``path``: the plan that the finished ``records`` (by arm name) lead to, and the verdicts.
+
+    A verdict may call for arms whose records are there too, so it is planned until nothing is added.
+    """
+    findings: dict[str, JudgedRun] = {}
+    while True:
+        arms = plan_sweep(spec, findings)
+        judged = judge_records(arms, records)
+        if judged.keys() == findings.keys():
+            break
+        findings = judged
     return SweepRecord(
-        path, spec, tuple(ArmResult(arm, path / arm.name, findings.get(arm.name)) for arm in arms)
+        path, spec, tuple(ArmResult(arm, path / arm.name, judged.get(arm.name)) for arm in arms)
     )
 
 

@@ -22,9 +22,9 @@ def judged(write_log: WriteLog):  # type: ignore[no-untyped-def]
 
 
 def test_rho_is_taken_at_the_last_common_step_and_says_which(judged) -> None:  # type: ignore[no-untyped-def]
-    judgement = judged(validation={2: 2.6}, losses=[3.0, 2.9])
-    assert judgement.step == 2
-    assert judgement.rho == pytest.approx((2.8 - 2.6) / (2.8 - 2.4))
+    found = judged(validation={2: 2.6}, losses=[3.0, 2.9])
+    assert found.step == 2
+    assert found.rho == pytest.approx((2.8 - 2.6) / (2.8 - 2.4))
 
 
 @pytest.mark.parametrize(
@@ -37,11 +37,11 @@ def test_the_grade_follows_rho(judged, loss: object, grade: str) -> None:  # typ
 
 def test_without_a_control_the_grade_is_open_and_the_cause_suspected(write_log: WriteLog) -> None:
     run = read_run(write_log("arm", validation={3: 2.6}, metrics={"update_transfer": [0.01] * 3}))
-    judgement = judge_run(run, None, None)
-    assert judgement.verdict.grade is None
-    assert judgement.rho is None
-    assert (judgement.verdict.cause, judgement.verdict.suspected) == ("stalled", True)
-    assert judgement.verdict.open_because == "no fp32 and frozen control of the same seed and settings"
+    found = judge_run(run, None, None)
+    assert found.verdict.grade is None
+    assert found.rho is None
+    assert (found.verdict.cause, found.verdict.suspected) == ("stalled", True)
+    assert found.verdict.open_because == "no fp32 and frozen control of the same seed and settings"
 
 
 @pytest.mark.parametrize(
@@ -61,9 +61,9 @@ def test_the_cause_is_what_was_measured(judged, log: dict[str, object], cause: s
 
 
 def test_a_run_that_ended_non_finite_before_any_evaluation_has_failed(judged) -> None:  # type: ignore[no-untyped-def]
-    judgement = judged(losses=[3.0], outcome="collapsed", collapse={"class": "nonfinite", "step": 1})
-    assert (judgement.verdict.grade, judgement.verdict.cause) == ("failed", "nonfinite")
-    assert judgement.rho is None
+    found = judged(losses=[3.0], outcome="collapsed", collapse={"class": "nonfinite", "step": 1})
+    assert (found.verdict.grade, found.verdict.cause) == ("failed", "nonfinite")
+    assert found.rho is None
 
 
 def test_a_divergence_counts_only_while_it_lasts(judged) -> None:  # type: ignore[no-untyped-def]
@@ -76,18 +76,18 @@ def test_a_divergence_counts_only_while_it_lasts(judged) -> None:  # type: ignor
 def test_a_control_is_the_scale_and_not_judged_on_it(write_log: WriteLog) -> None:
     fp32 = read_run(write_log("fp32", validation=FP32))
     frozen = read_run(write_log("frozen", validation=FROZEN))
-    judgement = judge_run(frozen, fp32, frozen)
-    assert judgement.rho == 0.0
-    assert judgement.verdict.grade is None
+    found = judge_run(frozen, fp32, frozen)
+    assert found.rho == 0.0
+    assert found.verdict.grade is None
 
 
 def test_a_non_finite_control_gives_no_rho(write_log: WriteLog) -> None:
     fp32 = read_run(write_log("fp32", validation={3: "NaN"}))
     frozen = read_run(write_log("frozen", validation=FROZEN))
-    judgement = judge_run(read_run(write_log("arm", validation={3: 2.0})), fp32, frozen)
-    assert judgement.rho is None or math.isnan(judgement.rho)
-    assert judgement.verdict.grade is None
-    assert judgement.verdict.open_because == "a control is not finite at step 3"
+    found = judge_run(read_run(write_log("arm", validation={3: 2.0})), fp32, frozen)
+    assert found.rho is None or math.isnan(found.rho)
+    assert found.verdict.grade is None
+    assert found.verdict.open_because == "a control is not finite at step 3"
 
 
 @pytest.mark.parametrize(
@@ -104,9 +104,9 @@ def test_no_verdict_where_the_ends_of_rho_are_no_further_apart_than_seeds(
     """The last evaluation decides, whatever an earlier one had to say."""
     fp32 = read_run(write_log("fp32", validation={2: 2.0, 3: 2.0}))
     frozen = read_run(write_log("frozen", validation={2: 3.0, 3: frozen_loss}))
-    judgement = judge_run(read_run(write_log("arm", validation={2: 2.1, 3: 2.04})), fp32, frozen)
-    assert judgement.verdict.open_because == reason
-    assert (judgement.verdict.grade is None) == (judgement.rho is None) == (reason is not None)
+    found = judge_run(read_run(write_log("arm", validation={2: 2.1, 3: 2.04})), fp32, frozen)
+    assert found.verdict.open_because == reason
+    assert (found.verdict.grade is None) == (found.rho is None) == (reason is not None)
 
 
 STALL = {"class": "stall_collapse", "step": 2, "detected": 3}
@@ -127,13 +127,13 @@ def test_a_stall_collapse_is_confirmed_by_the_end_of_the_run_or_is_a_warning(
     grade: str,
     confirmed: bool,
 ) -> None:
-    judgement = judged(validation=validation, outcome="collapsed", collapse=STALL)
-    assert judgement.verdict.grade == grade
-    assert judgement.outcome == ("collapsed" if confirmed else "completed")
-    assert (judgement.collapse is not None) == (judgement.warning is None) == confirmed
+    found = judged(validation=validation, outcome="collapsed", collapse=STALL)
+    assert found.verdict.grade == grade
+    assert found.outcome == ("collapsed" if confirmed else "completed")
+    assert (found.collapse is not None) == (found.warning is None) == confirmed
     if not confirmed:
         words = "stall collapse from step 2, detected at step 3, not confirmed by the end of the run"
-        assert judgement.warning == words
+        assert found.warning == words
 
 
 def test_without_controls_a_collapse_stands_as_it_was_detected(write_log: WriteLog) -> None:

@@ -20,7 +20,8 @@ from altgrad_cli.reporting.blocks.sources import ROW, Source, cited, parse_sourc
 from altgrad_cli.reporting.evidence.quantities import RULES, evaluate, heading
 from altgrad_cli.runs.record import RunRecord
 from altgrad_cli.sweeps.ablation.layers import LayerAttribution, layer_attributions, noise_of
-from altgrad_cli.sweeps.ablation.roles import StageAttribution, attribute, parts_of
+from altgrad_cli.sweeps.ablation.roles import parts_of
+from altgrad_cli.sweeps.ablation.stages import StageAttribution, attribute
 from altgrad_cli.sweeps.arms import Arm
 from altgrad_cli.sweeps.verdicts import JudgedRun
 
@@ -72,7 +73,7 @@ class Evidence:
         rho = {key: self.judged(run).rho for key, run in self.parts(log).items()}
         return attribute(log.name, rho) if len(rho) > 1 else None
 
-    def places(self, log: RunRecord) -> list[LayerAttribution]:
+    def layer_attributions(self, log: RunRecord) -> list[LayerAttribution]:
         """The roles in trouble in ``log``, layer by layer, with what their rescues show."""
         arm = self.arms.get(log.name)
         return layer_attributions(arm, self.arms.values(), self.findings) if arm else []
@@ -155,7 +156,7 @@ def _attributed(ask: Callable[[LayerAttribution], object]) -> Quantity:
     """What ``ask`` says of the confirmed attribution of the role in parentheses; None without one."""
 
     def quantity(evidence: Evidence, log: RunRecord, source: Source) -> object:
-        confirmed = (a for a in evidence.places(log) if a.role == source.argument and a.confirmed)
+        confirmed = (a for a in evidence.layer_attributions(log) if a.role == source.argument and a.confirmed)
         return next(map(ask, confirmed), None)
 
     return quantity

@@ -52,7 +52,7 @@ class LayerAttribution:
 
     arm: str
     role: Role
-    places: tuple[TroubledLayer, ...]
+    troubled: tuple[TroubledLayer, ...]
     """The evidence: every layer in which the role is in trouble, in this run or once others are rescued."""
     layers: tuple[str, ...]
     """The layers that are named; empty where the rescue confirms none."""
@@ -103,9 +103,9 @@ class LayerAttribution:
             "arm": self.arm,
             "role": self.role,
             "stage": self.stage if self.confirmed else None,
-            "cause": self.places[0].trouble if self.confirmed else None,
+            "cause": self.troubled[0].trouble if self.confirmed else None,
             "layers": list(self.layers),
-            "evidence": [asdict(place) for place in self.places],
+            "evidence": [asdict(each) for each in self.troubled],
             "measure": self.measure,
             "given_back": [asdict(loss) for loss in self.given_back],
             "unreached": list(self.unreached),
@@ -115,8 +115,8 @@ class LayerAttribution:
         }
 
     def __str__(self) -> str:
-        rates = [place.rate for place in self.places]
-        first = self.places[0]
+        rates = [each.rate for each in self.troubled]
+        first = self.troubled[0]
         what = f"{first.trouble} of {self.role} ({first.metric} {min(rates):.3g} to {max(rates):.3g})"
         if not self.finished:
             return f"{self.arm}: {what} is suspected; its rescue has not been run"
@@ -137,7 +137,7 @@ class LayerAttribution:
 def attempts(
     config: TrainConfig, role: Role, run: RunRecord, lookup: Lookup
 ) -> Iterator[tuple[tuple[TroubledLayer, ...], TrainConfig]]:
-    """Rescues of ``role`` in ``run``, each with the places that it restores.
+    """Rescues of ``role`` in ``run``, each with the troubled layers that it restores.
 
     The worst come first, for trouble spreads: a layer behind one whose gradients vanish may be in trouble for
     no other reason, or be handed nothing but zeros and show no trouble of its own. Each rescue in which more
@@ -145,34 +145,26 @@ def attempts(
     ``lookup`` is asked after each rescue was handed out.
     """
     shown = troubled_layers(run, role)
-    own = {place.layer: place for place in shown}
-    places = _worst(shown)
-    while places:
-        layers = [place.layer for place in places]
+    own = {each.layer: each for each in shown}
+    troubled = _worst(shown)
+    while troubled:
+        layers = [each.layer for each in troubled]
         rescue = restored(config, role, layers, run.layers)
-        yield tuple(places), rescue
+        yield tuple(troubled), rescue
         found = lookup(rescue)
         more = troubled_layers(found, role) if found is not None else []
-        new = _worst([place for place in more if place.layer not in layers])
+        new = _worst([each for each in more if each.layer not in layers])
         if not new:
             return
-        new = [own.get(place.layer, replace(place, hidden=True)) for place in new]
-        places = sorted((*places, *new), key=lambda place: run.layers.index(place.layer))
+        new = [own.get(each.layer, replace(each, hidden=True)) for each in new]
+        troubled = sorted((*troubled, *new), key=lambda each: run.layers.index(each.layer))
 
 
-def _worst(places: list[TroubledLayer]) -> list[TroubledLayer]:
+def _worst(troubled: list[TroubledLayer]) -> list[TroubledLayer]:
     """Those near the worst; all of them where updates stall, which no other layer's stall brings about."""
-    rates = [place.rate for place in places if place.trouble != "stall"]
+    rates = [each.rate for each in troubled if each.trouble != "stall"]
     limit = WORST_SHARE * max(rates, default=0.0)
-    return [place for place in places if place.trouble == "stall" or place.rate >= limit]
-
-
-def rescues(config: TrainConfig, run: RunRecord, lookup: Lookup) -> Iterator[tuple[Role, str, TrainConfig]]:
-    """All rescues that ``run`` calls for: role, why in words, configuration."""
-    for role in STUDIED_ROLES:
-        for places, rescue in attempts(config, role, run, lookup):
-            named = ", ".join(f"{place.layer} ({place.metric} {place.rate:.3g})" for place in places)
-            yield role, f"{role} unrounded in {named}", rescue
+    return [each for each in troubled if each.trouble == "stall" or each.rate >= limit]
 
 
 def layer_attributions(
@@ -213,26 +205,26 @@ def _read(
     named: set[str] = set()
     asked: set[str] = set()
     telling, before = tried[-1], run
-    for places, rescue in tried:
+    for troubled, rescue in tried:
         after = lookup(rescue)
         if after is None:
             break
-        added = [place.layer for place in places if place.layer not in asked]
+        added = [each.layer for each in troubled if each.layer not in asked]
         confirmed = _confirmed(role, added, before, after, finished[-1], noise)
         if confirmed:
             named.update(confirmed)
-            telling = places, rescue
+            telling = troubled, rescue
         asked.update(added)
         before = after
-    places, rescue = telling
+    troubled, rescue = telling
     found = lookup(rescue)
     measure, pairs = losses(role, run, found) if found is not None else ("", [])
     step, gain = loss_gain(run.validation, found.validation) if found is not None else (None, None)
     return LayerAttribution(
         arm=arm,
         role=role,
-        places=places,
-        layers=tuple(place.layer for place in places if place.layer in named),
+        troubled=troubled,
+        layers=tuple(each.layer for each in troubled if each.layer in named),
         measure=measure,
         given_back=tuple(loss for loss in pairs if _given_back(loss)) if named else (),
         unreached=tuple(layer for layer in unreached_layers(run, role) if layer not in asked),

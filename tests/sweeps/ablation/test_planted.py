@@ -190,8 +190,8 @@ def test_layers_that_hide_behind_others_come_to_light(trained: Trained) -> None:
     """With the head's gradients gone no other layer is handed any: they show once the head is rescued."""
     result = sweep(loud("gradients", "*"), trained)
     (found,) = result.layer_attributions()
-    assert [place.layer for place in found.places if not place.hidden] == ["lm_head"]
-    assert sum(place.hidden for place in found.places) == 8
+    assert [each.layer for each in found.troubled if not each.hidden] == ["lm_head"]
+    assert sum(each.hidden for each in found.troubled) == 8
 
 
 def random_plant(numbers: random.Random) -> Plant:

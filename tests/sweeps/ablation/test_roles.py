@@ -8,7 +8,8 @@ import pytest
 
 from altgrad_cli.config.loading import load_config
 from altgrad_cli.runs.record import read_run
-from altgrad_cli.sweeps.ablation.roles import FACTORIAL, attribute, parts_of, role_letters, stage_attribution
+from altgrad_cli.sweeps.ablation.roles import FACTORIAL, parts_of, role_letters
+from altgrad_cli.sweeps.ablation.stages import attribute, stage_attribution
 from altgrad_cli.sweeps.ablation.troubles import layers_at_fault
 from altgrad_cli.sweeps.plan import plan_sweep
 from tests.sweeps.conftest import LAYERS, Find, WriteLog, spec

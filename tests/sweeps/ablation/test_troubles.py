@@ -55,10 +55,10 @@ def series(**losses_by_step: float) -> Series:
         ("weights", {}, []),
     ],
 )
-def test_a_place_is_a_role_of_a_layer_beyond_a_limit(
+def test_trouble_is_a_role_of_a_layer_beyond_a_limit(
     role: Any, metrics: dict[str, Any], expected: list[tuple[str, str]]
 ) -> None:
-    assert [(place.layer, place.trouble) for place in troubled_layers(run(**metrics), role)] == expected
+    assert [(each.layer, each.trouble) for each in troubled_layers(run(**metrics), role)] == expected
 
 
 def test_a_layer_is_unreached_where_it_is_rounded_and_nothing_but_zeros_came() -> None:

@@ -2,7 +2,7 @@
 
 attribution_section  Which stage of training a format breaks
 headline             What a comparison found, one sentence a run, before any table
-places_section       Sentences and tables that say which role of which layers does damage
+layers_section       Sentences and tables that say which role of which layers does damage
 plots                What a report draws: losses, rates by layer and step, use of codes, predictions, spread
 sections             The sections of a comparison of runs
 seeds                Arms that were run with several seeds

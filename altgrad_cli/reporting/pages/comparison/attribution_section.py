@@ -8,7 +8,7 @@ from altgrad_cli.metrics.catalogue import heading_of
 from altgrad_cli.reporting.blocks.document import Block, Section, Text, section
 from altgrad_cli.reporting.evidence.quantities import RULES
 from altgrad_cli.reporting.evidence.scope import Scope
-from altgrad_cli.reporting.pages.comparison.places_section import places_blocks
+from altgrad_cli.reporting.pages.comparison.layers_section import layers_blocks
 from altgrad_cli.reporting.pages.comparison.plots import ROLE_KEY
 from altgrad_cli.runs.record import RunRecord
 from altgrad_cli.sweeps.ablation.roles import (
@@ -16,9 +16,8 @@ from altgrad_cli.sweeps.ablation.roles import (
     FULL,
     SCALED,
     STOCHASTIC,
-    Contribution,
-    StageAttribution,
 )
+from altgrad_cli.sweeps.ablation.stages import Contribution, StageAttribution
 from altgrad_cli.sweeps.ablation.troubles import Stage
 
 
@@ -119,5 +118,5 @@ def attribution_section(scope: Scope) -> Section | None:
         blocks.append(Text(f"Roles: {ROLE_KEY} (with M, the weight operand is the stored grid)."))
     for log in scope.main_runs:
         if log.has_rules:
-            blocks += places_blocks(scope, log)
+            blocks += layers_blocks(scope, log)
     return section("Attribution", *blocks)

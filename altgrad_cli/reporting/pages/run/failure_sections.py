@@ -10,7 +10,7 @@ from altgrad_cli.reporting.evidence.quantities import rounded_roles
 from altgrad_cli.reporting.evidence.scope import Scope
 from altgrad_cli.reporting.evidence.windows import telling_window
 from altgrad_cli.reporting.pages.comparison.attribution_section import stage_sentence
-from altgrad_cli.reporting.pages.comparison.places_section import places_blocks
+from altgrad_cli.reporting.pages.comparison.layers_section import layers_blocks
 from altgrad_cli.reporting.pages.run.failure_tables import (
     code_use,
     diagnostic_trend,
@@ -163,11 +163,11 @@ def attribution(scope: Scope, log: RunRecord) -> Section | None:
 
 
 def _stage(scope: Scope, log: RunRecord) -> list[Block]:
-    places = places_blocks(scope, log) if log.has_rules else []
+    layers = layers_blocks(scope, log) if log.has_rules else []
     found = scope.evidence.attribution(log)
     if found is not None:
-        return [Text(stage_sentence(scope, found)), *places]
-    return places or [
+        return [Text(stage_sentence(scope, found)), *layers]
+    return layers or [
         Text(
             "Which stage fails (forward precision, gradient fidelity or the optimizer's update) was not "
             "tested by runs that switch the roles on one by one; `altgrad sweep --attribute` makes them."

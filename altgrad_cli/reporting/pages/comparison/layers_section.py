@@ -27,9 +27,9 @@ _SHOWN = {
 """What a table shows of a loss, here and in the rescue."""
 
 
-def places_blocks(scope: Scope, log: RunRecord) -> list[Block]:
+def layers_blocks(scope: Scope, log: RunRecord) -> list[Block]:
     """What is known of ``log``, a run with rules: one part for each role that is in trouble somewhere."""
-    found = scope.evidence.places(log)
+    found = scope.evidence.layer_attributions(log)
     if not found:
         return [Text(_nothing(scope, log))]
     return [block for attribution in found for block in _blocks(scope, log, attribution)]
@@ -48,10 +48,10 @@ def _blocks(scope: Scope, log: RunRecord, found: LayerAttribution) -> list[Block
     arms = (arm for arm in scope.evidence.arms.values() if found.finished and arm.config == found.rescued)
     rescue = next((scope.evidence.run(arm.name) for arm in arms), None)
     layers = dict.fromkeys(
-        [*(place.layer for place in found.places), *(loss.layer for loss in found.given_back)]
+        [*(each.layer for each in found.troubled), *(loss.layer for loss in found.given_back)]
     )
     columns: list[str | TableColumn] = [
-        f"mean({metric})[{{}}]" for metric in sorted({place.metric for place in found.places})
+        f"mean({metric})[{{}}]" for metric in sorted({each.metric for each in found.troubled})
     ]
     for quantity in _SHOWN.get(found.measure, ()):
         columns.append(quantity)
@@ -64,15 +64,15 @@ def _blocks(scope: Scope, log: RunRecord, found: LayerAttribution) -> list[Block
 def _sentence(scope: Scope, log: RunRecord, found: LayerAttribution, rescue: RunRecord | None) -> str:
     n = scope.evidence.of(log)
     role = found.role.replace("_", " ")
-    shown = [place for place in found.places if not place.hidden]
+    shown = [each for each in found.troubled if not each.hidden]
     pick = min if shown[0].trouble == "stall" else max  # of update transfer the lowest is the worst
-    worst = pick(shown, key=lambda place: place.rate)
+    worst = pick(shown, key=lambda each: each.rate)
     text = (
         f"In `{log.name}` (exceptions: {n('rules')}) the {role} show {_TROUBLE[worst.trouble]}: "
         f"{heading_of(worst.metric)} {n(f'mean({worst.metric})[{worst.layer}]')} in {worst.layer}, "
         f"mean over steps {n(f'window@1-{log.last_step}')}. "
     )
-    if len(shown) < len(found.places):
+    if len(shown) < len(found.troubled):
         text += (
             "Layers without a rate were handed nothing but zeros; they show the same once the others are "
             "restored. "
