@@ -26,6 +26,8 @@ from altgrad_cli.errors import CheckpointError
 from altgrad_cli.files import write_whole
 
 SCHEMA = "altgrad-checkpoint/1"
+Payload = dict[str, Any]
+"""The plain values and tensors of a checkpoint; ``training.snapshot`` lists the keys."""
 SEAL = b"altgrad sha256 "
 _SEAL_LENGTH = len(SEAL) + 64
 UNHASHED = frozenset({"circumstances", "environment", "tokens_per_second", "seconds"})
@@ -119,7 +121,7 @@ class OpenedArchive:
 class VerifiedCheckpoint:
     """A checkpoint that was read and verified, so that what is checked is what a run goes on from."""
 
-    def __init__(self, path: Path, payload: dict[str, Any]) -> None:
+    def __init__(self, path: Path, payload: Payload) -> None:
         self.path, self.payload = path, payload
 
     @classmethod
@@ -127,13 +129,13 @@ class VerifiedCheckpoint:
         """The one at ``path``; CheckpointError as ``read_checkpoint``."""
         return cls(path, read_checkpoint(path))
 
-    def take(self) -> dict[str, Any]:
+    def take(self) -> Payload:
         """The payload, which is let go of here: it is as large as the state that it is put into."""
         payload, self.payload = self.payload, {}
         return payload
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path) -> Payload:
     """The payload of a checkpoint that altgrad wrote; seal, checksums and content hash are verified first.
 
     Raises:
@@ -142,7 +144,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return verified_payload(open_archive(path), str(path))
 
 
-def verified_payload(archive: OpenedArchive, where: str) -> dict[str, Any]:
+def verified_payload(archive: OpenedArchive, where: str) -> Payload:
     """The payload of an opened archive that altgrad wrote; it is not opened or hashed again.
 
     Raises:

@@ -44,7 +44,10 @@ def read_legacy(data: bytes, where: str) -> object:
         raise ValueError("it was written on a big-endian machine")
     PlainPickle(measure, where).load(pickles[3])
     storages: dict[str, bytes] = {}
-    for key in PlainPickle(measure, where).load(pickles[4]):
+    keys = PlainPickle(measure, where).load(pickles[4])
+    if not isinstance(keys, list):
+        raise ValueError("its storages are not listed")
+    for key in keys:
         stream.seek(8, io.SEEK_CUR)  # the number of elements, which the object states as well
         storages[key] = stream.read(lengths[key])
         if len(storages[key]) != lengths[key]:

@@ -133,7 +133,7 @@ class Checkpoint:
     step: int
     """Steps taken."""
     adam_step: int
-    config: Mapping[str, Any]
+    config: Mapping[str, object]
     """The resolved configuration; ``config.loading`` reads and checks it."""
     config_hash: str
     init_hash: str
@@ -177,7 +177,7 @@ def to_plain(value: object) -> Any:
     A ``merged`` field's own keys stand beside the others; its metadata says which where it is None.
     """
     if is_dataclass(value):
-        plain: dict[str, Any] = {}
+        plain: dict[str, object] = {}
         for part in fields(value):
             item = to_plain(getattr(value, part.name))
             merged = part.metadata.get("merged")
@@ -191,7 +191,7 @@ def to_plain(value: object) -> Any:
 
 
 @cache
-def _parts(cls: type) -> tuple[tuple[str, str, Any, bool], ...]:
+def _parts(cls: type) -> tuple[tuple[str, str, object, bool], ...]:
     """(name, key, type, whether it must be there) of each field."""
     hints = get_type_hints(cls)
     return tuple(
@@ -209,7 +209,7 @@ def _read(hint: Any, value: object, path: str) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is UnionType:
         return _read_one_of(arguments, value, path)
-    if is_dataclass(hint):
+    if isinstance(hint, type) and is_dataclass(hint):
         return _read_record(hint, _mapping(value, path), path)
     if origin is tuple:
         if not isinstance(value, list):
@@ -223,7 +223,7 @@ def _read(hint: Any, value: object, path: str) -> Any:
         return {
             key: _read(arguments[1], item, f"{path}{key}.") for key, item in _mapping(value, path).items()
         }
-    if hint in (object, Any) or (origin is Literal and value in arguments):
+    if hint is object or (origin is Literal and value in arguments):
         return value
     if origin is Literal or (isinstance(value, bool) and hint is not bool):
         raise _misfit(value, path)
@@ -232,7 +232,7 @@ def _read(hint: Any, value: object, path: str) -> Any:
     return value
 
 
-def _read_one_of(options: Iterable[Any], value: object, path: str) -> Any:
+def _read_one_of(options: Iterable[object], value: object, path: str) -> object:
     if value is None and NoneType in options:
         return None
     kinds = [kind for kind in options if kind is not NoneType]
@@ -243,7 +243,7 @@ def _read_one_of(options: Iterable[Any], value: object, path: str) -> Any:
     return value
 
 
-def _read_record(cls: Any, value: Mapping[str, object], path: str) -> Any:
+def _read_record(cls: type, value: Mapping[str, object], path: str) -> object:
     read = {}
     for name, key, hint, required in _parts(cls):
         if key in value:

@@ -61,10 +61,10 @@ class PlainPickle:
         self._record = record
         self._where = where
         self._storages: dict[str, Tensor] = {}
-        self._stack: list[Any] = []
-        self._memo: dict[int, Any] = {}
+        self._stack: list[object] = []
+        self._memo: dict[int, object] = {}
 
-    def load(self, data: bytes) -> Any:
+    def load(self, data: bytes) -> object:
         for opcode, argument, _ in pickletools.genops(io.BytesIO(data)):
             if opcode.name == "STOP":
                 if len(self._stack) != 1:
@@ -83,13 +83,13 @@ class PlainPickle:
             hint="nothing in it was run; save the state_dict alone, or as .safetensors",
         )
 
-    def _pop(self) -> Any:
+    def _pop(self) -> object:
         value = self._stack.pop()
         if value is _MARK:
             raise ValueError("the pickle takes from an empty stack")
         return value
 
-    def _since_mark(self) -> list[Any]:
+    def _since_mark(self) -> list[object]:
         for start in range(len(self._stack) - 1, -1, -1):
             if self._stack[start] is _MARK:
                 items = self._stack[start + 1 :]
@@ -97,7 +97,7 @@ class PlainPickle:
                 return items
         raise ValueError("the pickle closes what it never opened")
 
-    def _push(self, value: Any) -> None:
+    def _push(self, value: object) -> None:
         self._stack.append(value)
 
     def _put(self, index: int) -> None:
@@ -110,13 +110,13 @@ class PlainPickle:
         items = self._since_mark() if length is None else [self._pop() for _ in range(length)][::-1]
         self._stack.append(tuple(items))
 
-    def _extend(self, items: list[Any]) -> None:
+    def _extend(self, items: list[object]) -> None:
         target = self._stack[-1]
         if type(target) is not list:
             raise ValueError("the pickle appends to something that is no list")
         target.extend(items)
 
-    def _update(self, items: list[Any]) -> None:
+    def _update(self, items: list[object]) -> None:
         target = self._stack[-1]
         if type(target) is not dict or len(items) % 2:
             raise ValueError("the pickle sets items of something that is no dictionary")
@@ -138,7 +138,10 @@ class PlainPickle:
         self._stack.append(Name(module, name))
 
     def _persistent(self) -> None:
-        kind, storage, key, _, length, *view = self._pop()
+        described = self._pop()
+        if type(described) is not tuple or len(described) < 5:
+            raise ValueError("a tensor's storage is not described as torch describes it")
+        kind, storage, key, _, length, *view = described
         if (
             any(part is not None for part in view)  # a view of a storage, in files of before torch 0.4
             or kind != "storage"
@@ -178,12 +181,14 @@ class PlainPickle:
             raise self._refusal("an object with a state")
 
 
-def _as_tensor(storage: Any, offset: Any, size: Any, stride: Any) -> Tensor:
-    numbers = [offset, *size, *stride]
+def _as_tensor(storage: object, offset: object, size: object, stride: object) -> Tensor:
     if (
         not isinstance(storage, Tensor)
+        or not isinstance(offset, int)
+        or not isinstance(size, list | tuple)
+        or not isinstance(stride, list | tuple)
         or len(size) != len(stride)
-        or any(type(n) is not int or n < 0 for n in numbers)
+        or any(type(n) is not int or n < 0 for n in (offset, *size, *stride))
     ):
         raise ValueError("a tensor is described by something else than sizes")
     elements = 1
@@ -201,19 +206,26 @@ def _as_tensor(storage: Any, offset: Any, size: Any, stride: Any) -> Tensor:
     return torch.as_strided(storage, size, stride, offset)
 
 
-def _rebuild_v2(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
+def _rebuild_v2(storage: object, offset: object, size: object, stride: object, *_: object) -> Tensor:
     return _as_tensor(storage, offset, size, stride)
 
 
 def _rebuild_v3(
-    storage: Any, offset: Any, size: Any, stride: Any, _grad: Any, _hooks: Any, dtype: Any, *_: Any
+    storage: object,
+    offset: object,
+    size: object,
+    stride: object,
+    _grad: object,
+    _hooks: object,
+    dtype: object,
+    *_: object,
 ) -> Tensor:
     if not isinstance(dtype, Name) or dtype.name not in _BARE_DTYPES or not isinstance(storage, Tensor):
         raise ValueError("a tensor of an unknown type")
     return _as_tensor(storage.view(_BARE_DTYPES[dtype.name]), offset, size, stride)
 
 
-def _rebuild_parameter(data: Any, *_: Any) -> Tensor:
+def _rebuild_parameter(data: object, *_: object) -> Tensor:
     if not isinstance(data, Tensor):
         raise ValueError("a parameter without a tensor")
     return data
@@ -226,7 +238,7 @@ _REBUILDERS: dict[str, Callable[..., Tensor]] = {
     "_rebuild_parameter": _rebuild_parameter,
 }
 
-_ACTIONS: dict[str, Callable[[PlainPickle, Any], None]] = {
+_ACTIONS: dict[str, Callable[[PlainPickle, Any], object]] = {
     "PROTO": lambda machine, version: None,
     "FRAME": lambda machine, length: None,
     "MARK": lambda machine, _: machine._push(_MARK),

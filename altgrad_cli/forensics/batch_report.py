@@ -10,8 +10,8 @@ from torch import Tensor
 from altgrad_cli.forensics.step_again.replay_state import ReplayState
 from altgrad_cli.subjects.corpus.batches import batch_at
 from altgrad_cli.subjects.subject import Batch
-from altgrad_cli.surgery.linear import OperandRounding
 from altgrad_cli.surgery.precision_plan import PrecisionPlan, without_rounding
+from altgrad_cli.training.passes.eager import deployed_rounding
 
 _SHOWN_CHARACTERS = 160
 
@@ -60,15 +60,7 @@ def describe_batch(given: ReplayState) -> BatchReport | None:
 def sample_losses(given: ReplayState, batch: Batch, plan: PrecisionPlan) -> Tensor:
     """Mean loss of each row, (batch,), nats per token; operands to nearest, no dropout."""
     state = given.state
-    rounding = OperandRounding(
-        plan,
-        state.config.precision.scaling,
-        state.scales.current(plan, state.config),
-        overflow=state.config.precision.overflow,
-        device=state.device,
-        deterministic=True,
-    )
-    with state.slot.use(rounding):
+    with state.slot.use(deployed_rounding(state, plan)):
         losses = state.loss(batch, reduction="none")
     return losses.view(len(batch.y), -1).mean(dim=1).cpu()
 

@@ -71,18 +71,18 @@ class LiveView:
                 self._completed(event)
             case Evaluated():
                 self._validation = event.validation_loss
-                self._say(f"step {event.step}: validation loss {decimals(event.validation_loss, 4)}")
+                self.say(f"step {event.step}: validation loss {decimals(event.validation_loss, 4)}")
             case Alert():
                 self._alerts.append(event)
             case InterventionApplied() if event.name != "rescale":
                 details = ", ".join(f"{key} {_word(value)}" for key, value in event.details.items())
-                self._say(f"step {event.step}: {event.name.replace('_', ' ')}: {details}", "cyan")
+                self.say(f"step {event.step}: {event.name.replace('_', ' ')}: {details}", "cyan")
             case CheckpointSaved() if event.problem is not None:
-                self._say(f"step {event.step}: checkpoint not written: {event.problem}", "yellow")
+                self.say(f"step {event.step}: checkpoint not written: {event.problem}", "yellow")
             case CheckpointSaved() if event.reason not in ("regular", "best"):
-                self._say(f"step {event.step}: {event.reason}: {event.path}", "cyan")
+                self.say(f"step {event.step}: {event.reason}: {event.path}", "cyan")
             case RunEnded():
-                self._say(f"step {event.step}: {event.outcome}: {event.reason}")
+                self.say(f"step {event.step}: {event.outcome}: {event.reason}")
 
     def close(self) -> None:
         """Leave the terminal as it was found."""
@@ -91,8 +91,9 @@ class LiveView:
             self._live.stop()
 
     def say(self, message: str, style: str = "") -> None:
-        """One line above the live panel."""
-        self._say(message, style)
+        """One line above the live panel, unless the view is quiet."""
+        if not self._quiet:
+            self._console.print(Text(message, style), soft_wrap=True)
 
     def warn(self, message: str) -> None:
         """A warning of a lower room, which even a quiet run prints: something was left out or not kept."""
@@ -101,9 +102,9 @@ class LiveView:
     def _started(self, event: RunStarted) -> None:
         self._layers = event.layers
         where = f" after step {event.step}" if event.resumed_from else ""
-        self._say(f"{event.parameters:,} parameters, {len(event.layers)} linear layers, start{where}")
+        self.say(f"{event.parameters:,} parameters, {len(event.layers)} linear layers, start{where}")
         if event.injections:
-            self._say(f"with injected faults: {', '.join(event.injections)}", "yellow")
+            self.say(f"with injected faults: {', '.join(event.injections)}", "yellow")
 
     def _completed(self, event: StepCompleted) -> None:
         self._step = event
@@ -113,10 +114,10 @@ class LiveView:
         loss = event.metrics.get("loss")
         self._losses.append(math.nan if loss is None else float(loss))
         if not event.committed:
-            self._say(f"step {event.step}: not finite, the update was dropped", "red")
+            self.say(f"step {event.step}: not finite, the update was dropped", "red")
         if self._live is None and now >= self._next_line:
             self._next_line = now + _LINE_SECONDS
-            self._say(self._progress_line(event))
+            self.say(self._progress_line(event))
 
     def _progress_line(self, event: StepCompleted) -> str:
         parts = [f"step {event.step}/{self._max_steps}", f"loss {decimals(event.metrics.get('loss'), 4)}"]
@@ -147,11 +148,7 @@ class LiveView:
             where = f" in {layers[0]}" if len(layers) == 1 else f" in {len(layers)} layers" if layers else ""
             style = "yellow" if state == "raised" else "green"
             what = f"{name} ({metric})" if metric != name else name
-            self._say(f"step {group[0].step}: alert {state}: {what}{worst}{where}", style)
-
-    def _say(self, message: str, style: str = "") -> None:
-        if not self._quiet:
-            self._console.print(Text(message, style), soft_wrap=True)
+            self.say(f"step {group[0].step}: alert {state}: {what}{worst}{where}", style)
 
     def _render(self) -> Group:
         if self._step is None:

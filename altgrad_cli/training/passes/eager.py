@@ -168,25 +168,27 @@ def shadow_pass(state: TrainState, batch: Batch, out: Tensor | None = None) -> P
     return _eager_pass(state, batch, plan, scales, out, count=None, tap=None, observer=None)
 
 
+def deployed_rounding(state: TrainState, plan: PrecisionPlan) -> OperandRounding:
+    """How a deployed model rounds: operands to nearest, so that its loss is a number and not a draw."""
+    precision, scales = state.config.precision, state.scales.current(plan, state.config)
+    return OperandRounding(
+        plan,
+        precision.scaling,
+        scales,
+        overflow=precision.overflow,
+        device=state.device,
+        deterministic=True,
+    )
+
+
 @torch.no_grad()
 def evaluation_loss(state: TrainState, batches: list[Batch], plan: PrecisionPlan | None = None) -> Tensor:
     """Mean validation loss (0-d) of the deployed model, or of the model under ``plan``.
 
     Reads the amax histories and writes none; draws from no stream.
     """
-    config = state.config
-    plan = plan or state.plan
-    evaluated = OperandRounding(
-        plan,
-        config.precision.scaling,
-        state.scales.current(plan, config),
-        overflow=config.precision.overflow,
-        # A deployed model rounds its operands to nearest, so that its loss is a number and not a draw.
-        device=state.device,
-        deterministic=True,
-    )
     total = torch.zeros((), dtype=torch.float64, device=state.device)
-    with state.slot.use(evaluated):
+    with state.slot.use(deployed_rounding(state, plan or state.plan)):
         for batch in batches:
             total += state.loss(batch).double()
     return total / len(batches)
