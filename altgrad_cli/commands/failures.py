@@ -55,10 +55,9 @@ def render_error(error: AltgradError) -> None:
     """Print the parts of ``error`` that it has: error, where, allowed, and after a blank line the hint."""
     console = talk_console()
     _print_part(console, "error:", error.message, "bold red")
-    if error.where is not None:
-        _print_part(console, "  where:", error.where)
-    if error.allowed is not None:
-        _print_part(console, "  allowed:", error.allowed)
+    for label, text in (("  where:", error.where), ("  allowed:", error.allowed)):
+        if text is not None:
+            _print_part(console, label, text)
     if error.hint is not None:
         console.print()
         _print_part(console, "hint:", error.hint, "bold cyan")

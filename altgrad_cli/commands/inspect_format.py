@@ -93,7 +93,11 @@ def inspect_format(
     other = parse_format(compare) if compare is not None else None
     facts = format_facts(format, question)
     other_facts = format_facts(other, question) if other is not None else None
-    fitted = _measure(format, on, question) if on is not None else None
+    fitted = None
+    if on is not None:
+        from altgrad_cli.reporting.pages.format.fit import fit_file  # imports torch
+
+        fitted = fit_file(on, format, question)
     if plot is not None:
         _draw(format, other, plot)
     if json:
@@ -110,13 +114,6 @@ def _check_positive(option: str, value: float) -> None:
         raise UsageError(
             f"{option} must be a positive number, not {value:g}", where=option, allowed="> 0, finite"
         )
-
-
-def _measure(format: FP8Format, path: Path, question: StallQuestion) -> tuple[list[TensorFit], int]:
-    """The fit of every matrix in the file, and the number of tensors left out."""
-    from altgrad_cli.reporting.pages.format.fit import fit_file  # imports torch
-
-    return fit_file(path, format, question)
 
 
 def _draw(format: FP8Format, other: FP8Format | None, path: Path) -> None:

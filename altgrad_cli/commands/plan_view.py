@@ -87,16 +87,8 @@ def show_sweep_plan(spec: SweepSpec, folder: Path, jobs: int, *, as_json: bool) 
         table.add_column(heading, no_wrap=heading != "why")
     for arm in arms:
         config = arm.config
-        row = (
-            arm.name,
-            arm.kind,
-            arm.format,
-            config.precision.regime,
-            config.seed,
-            config.max_steps,
-            arm.reason,
-        )
-        table.add_row(*(str(cell) for cell in row))
+        numbers = (str(config.seed), str(config.max_steps))
+        table.add_row(arm.name, arm.kind, arm.format, config.precision.regime, *numbers, arm.reason)
     console.print(table)
     if spec.retries or spec.attribute or spec.with_interventions:
         console.print("Further arms follow from the results.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -93,22 +94,7 @@ def _verify(path: Path, folders: list[Path], *, as_json: bool) -> int:
 
     result = verify(path, folders)
     if as_json:
-        print_json(
-            VERIFY_SCHEMA,
-            {
-                "report": str(path),
-                "checked": result.checked,
-                "differences": [
-                    {
-                        "line": item.line,
-                        "printed": item.printed,
-                        "computed": item.computed,
-                        "source": item.source,
-                    }
-                    for item in result.differences
-                ],
-            },
-        )
+        print_json(VERIFY_SCHEMA, asdict(result) | {"report": str(path)})
         return FAILED if result.differences else OK
     console = data_console()
     for item in result.differences[:SHOWN_DIFFERENCES]:

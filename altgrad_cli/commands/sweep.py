@@ -110,13 +110,13 @@ def sweep(
 
     jobs = jobs or available_cores()
     if resume is not None:
-        given = [*(arguments or ()), *(["--order"] if order else []), *(["--seeds"] if seeds else [])]
-        given += [*(["--set"] if axes else []), *(["--out"] if out else [])]
-        spec, folder = _reopen(resume, given)
+        options = {"--order": order, "--seeds": seeds, "--set": axes, "--out": out}
+        folder = resume
+        asked = _reopen(folder, [*(arguments or ()), *(name for name, value in options.items() if value)])
         spec = replace(
-            spec,
-            attribute=spec.attribute or attribute,
-            with_interventions=spec.with_interventions or with_interventions,
+            asked,
+            attribute=asked.attribute or attribute,
+            with_interventions=asked.with_interventions or with_interventions,
         )
     else:
         name, overrides = split_config_and_overrides(arguments or ())
@@ -146,7 +146,7 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _reopen(folder: Path, given: Sequence[str]) -> tuple[SweepSpec, Path]:
+def _reopen(folder: Path, given: Sequence[str]) -> SweepSpec:
     from altgrad_cli.sweeps.results import is_sweep, read_spec
 
     if not is_sweep(folder):
@@ -161,7 +161,7 @@ def _reopen(folder: Path, given: Sequence[str]) -> tuple[SweepSpec, Path]:
             where="--resume",
             hint=f"altgrad sweep --resume {shlex.quote(str(folder))}",
         )
-    return read_spec(folder), folder
+    return read_spec(folder)
 
 
 def _run(spec: SweepSpec, folder: Path, jobs: int, output: Output, *, new: bool) -> int:
@@ -169,17 +169,26 @@ def _run(spec: SweepSpec, folder: Path, jobs: int, output: Output, *, new: bool)
     from altgrad_cli.runs.folder import create_folder
     from altgrad_cli.runs.loggers.warnings import warnings_as_lines
     from altgrad_cli.runs.signals import STOP_INTERRUPTS, handled
+    from altgrad_cli.subjects.corpus.tokens import load_corpus
     from altgrad_cli.sweeps.comparison import compare_seeds
     from altgrad_cli.sweeps.engine import run_sweep
     from altgrad_cli.sweeps.executors.local import LocalExecutor
 
+    def report_failure(run_dir: Path, final: bool) -> None:
+        from altgrad_cli.reporting.report import write_failure_report
+
+        # Without pictures at first: they are drawn once, when the controls and the attribution are all in.
+        write_failure_report(run_dir, sweep_dir=folder, pictures=final)
+
     with warnings_as_lines(lambda text: say(f"warning: {text}")):
-        _prepare_corpus(spec)
+        # Tokenized once, before the workers ask: a corpus that cannot be used ends the sweep here.
+        for config in {variation.base for variation in spec.variations()}:
+            load_corpus(config.data, config.model.block_size)
     made = create_folder(folder) if new else []
     executor = LocalExecutor(jobs)
     try:
         with handled(STOP_INTERRUPTS), SweepView(talk_console(), quiet=output.quiet) as view:
-            outcome = run_sweep(spec, folder, executor, view, on_failed=_failure_reporter(folder))
+            outcome = run_sweep(spec, folder, executor, view, on_failed=report_failure)
     finally:
         executor.close()
         remove_empty(made)
@@ -206,24 +215,6 @@ def _run(spec: SweepSpec, folder: Path, jobs: int, output: Output, *, new: bool)
             say(f"next: wandb sync {shlex.quote(str(path))}")
     collapsed = any(f.outcome == "collapsed" for f in record.findings.values())
     return COLLAPSED if output.strict and collapsed else OK
-
-
-def _prepare_corpus(spec: SweepSpec) -> None:
-    """Tokenize once, before the workers ask for it: a corpus that cannot be used ends the sweep here."""
-    from altgrad_cli.subjects.corpus.tokens import load_corpus
-
-    for config in {variation.base for variation in spec.variations()}:
-        load_corpus(config.data, config.model.block_size)
-
-
-def _failure_reporter(folder: Path) -> Callable[[Path, bool], object]:
-    def report(run_dir: Path, final: bool) -> None:
-        from altgrad_cli.reporting.report import write_failure_report
-
-        # Without pictures at first: they are drawn once, when the controls and the attribution are all in.
-        write_failure_report(run_dir, sweep_dir=folder, pictures=final)
-
-    return report
 
 
 def _send_reports(record: SweepRecord, warn: Callable[[str], object]) -> None:

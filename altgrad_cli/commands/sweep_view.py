@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -20,7 +21,7 @@ from altgrad_cli.notation import MISSING, decimals, printable
 from altgrad_cli.sweeps.arms import Arm
 from altgrad_cli.sweeps.comparison import compare_seeds
 from altgrad_cli.sweeps.executors.messages import Progress, TaskReport
-from altgrad_cli.sweeps.results import SweepRecord
+from altgrad_cli.sweeps.results import ArmResult, SweepRecord
 from altgrad_cli.sweeps.verdicts import JudgedRun, arms_without_verdict
 from altgrad_cli.training.watch.collapse import collapse_words
 
@@ -31,7 +32,7 @@ _HOW_TO_READ = (
     "step and of the last evaluation with the rounded model. stall, tau: means over the last "
     f"{END_WINDOW} steps. overflow, underflow: means over the run, worst role."
 )
-_GRADE_STYLES = {"trained": "green", "degraded": "yellow", "failed": "red"}
+_GRADE_STYLES = {"trained": "green", "degraded": "yellow", "failed": "red", None: ""}
 
 
 @dataclass(slots=True)
@@ -172,19 +173,27 @@ class SweepView:
         return elapsed / taken * left if taken > 0 else None
 
 
-Cell = Callable[[JudgedRun], str]
-_COLUMNS: tuple[tuple[str, Cell, bool], ...] = (
-    ("collapse", lambda found: _collapse(found) or MISSING, True),
-    ("loss", lambda found: decimals(found.record.final_loss, 3), False),
-    ("val loss", lambda found: decimals(found.record.validation.last(), 3), True),
-    ("rho", lambda found: _rho(found), True),
-    ("stall", lambda found: decimals(found.record.end("bit_stall_rate"), 3), True),
-    ("tau", lambda found: decimals(found.record.end("update_transfer"), 3), False),
-    ("overflow", lambda found: rate(found.record.worst_role("overflow_rate")), False),
-    ("underflow", lambda found: rate(found.record.worst_role("underflow_rate")), False),
-    ("verdict", lambda found: verdict_words(found.verdict, brief=True), True),
+def _ended(cell: Callable[[JudgedRun], str]) -> Callable[[ArmResult], str]:
+    """``cell`` of an arm that has ended; a dash for any other."""
+    return lambda row: cell(row.finding) if row.finding else MISSING
+
+
+_COLUMNS: tuple[tuple[str, Callable[[ArmResult], str], bool], ...] = (
+    ("arm", lambda row: row.arm.name, True),
+    ("format", lambda row: row.arm.format, False),
+    ("outcome", lambda row: row.finding.outcome if row.finding else "unfinished", False),
+    ("collapse", _ended(lambda found: _collapse(found) or MISSING), True),
+    ("loss", _ended(lambda found: decimals(found.record.final_loss, 3)), False),
+    ("val loss", _ended(lambda found: decimals(found.record.validation.last(), 3)), True),
+    ("rho", _ended(lambda found: _rho(found)), True),
+    ("stall", _ended(lambda found: decimals(found.record.end("bit_stall_rate"), 3)), True),
+    ("tau", _ended(lambda found: decimals(found.record.end("update_transfer"), 3)), False),
+    ("overflow", _ended(lambda found: rate(found.record.worst_role("overflow_rate"))), False),
+    ("underflow", _ended(lambda found: rate(found.record.worst_role("underflow_rate"))), False),
+    ("verdict", _ended(lambda found: verdict_words(found.verdict, brief=True)), True),
 )
-"""Heading, cell of an arm that has ended, and whether a narrow terminal shows it too."""
+"""Heading, cell, and whether a narrow terminal shows it too."""
+_WORDS = ("arm", "format", "outcome", "collapse", "verdict")
 
 
 def results_table(record: SweepRecord, *, brief: bool = False) -> Table:
@@ -193,29 +202,13 @@ def results_table(record: SweepRecord, *, brief: bool = False) -> Table:
         title=f"sweep {record.name}", title_justify="left", box=None, header_style="bold", pad_edge=False
     )
     columns = [column for column in _COLUMNS if column[2] or not brief]
-    for heading in ("arm",) if brief else ("arm", "format", "outcome"):
-        table.add_column(heading, no_wrap=True, overflow="fold")
     for heading, _, _ in columns:
-        table.add_column(
-            heading,
-            justify="left" if heading in ("collapse", "verdict") else "right",
-            no_wrap=not brief or heading != "verdict",
-            overflow="fold",
-        )
+        justify: Literal["left", "right"] = "left" if heading in _WORDS else "right"
+        table.add_column(heading, justify=justify, no_wrap=not brief or heading != "verdict", overflow="fold")
     for result in record.arms:
-        arm, found = result.arm, result.finding
-        names = [arm.name, arm.format, found.outcome if found else "unfinished"]
-        grade = found.verdict.grade if found else None
-        table.add_row(
-            *names[: 1 if brief else None],
-            *(
-                Text(
-                    cell(found) if found else MISSING,
-                    _GRADE_STYLES[grade] if grade and heading == "verdict" else "",
-                )
-                for heading, cell, _ in columns
-            ),
-        )
+        cells = [Text(cell(result)) for _, cell, _ in columns]
+        cells[-1].style = _GRADE_STYLES[result.finding.verdict.grade if result.finding else None]
+        table.add_row(*cells)
     return table
 
 
