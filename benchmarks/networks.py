@@ -25,8 +25,8 @@ from altgrad_cli.subjects.gpt.model import GPT, cross_entropy, initialize
 from altgrad_cli.surgery.linear import swap_layers
 from altgrad_cli.training.engine import train
 from altgrad_cli.training.events import Event, StepCompleted
-from altgrad_cli.training.schedule import learning_rate_at
 from altgrad_cli.training.streams import Streams
+from altgrad_cli.updates.schedule import learning_rate_at
 
 Step = Callable[[], float]
 """Takes one training step and returns its loss."""

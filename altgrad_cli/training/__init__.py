@@ -1,16 +1,17 @@
 """One training run: configuration in, events out; and the study's public names for it in one place.
 
-    engine                       the run: ``train(config) -> Iterator[Event]``
-    events                       what a run says
-    state, step, update          the parts of a step
-    schedule, streams            the learning rate at a step; the private random streams
-    passes                       forward and backward pass, eager and as one compiled graph
-    measuring                    from raw counts to named metrics
-    monitors, watch              what is watched, and what is done about trouble
-    snapshot, archive            the state as plain values, and what of it is kept when
-    tracing, trace_record, origin  a step tensor by tensor, and what was not finite first
-    faults                       how failure is rehearsed
-    describe, environment, allocator  what the run is, and what its bits may depend on
+    engine                 the run: ``train(config) -> Iterator[Event]``
+    events, describe       what a run says, and what it says first
+    state, step, update    the parts of a step
+    after_step             what follows on it: a shift, the end, an evaluation, a checkpoint
+    streams                the private random streams
+    passes                 forward and backward pass, eager and as one compiled graph
+    measuring              from raw counts to named metrics
+    watch                  what is watched, and what is done about trouble
+    saving                 the state as checkpoints, and what of it is kept when
+    tracing, origin        a step tensor by tensor, and what was not finite first
+    faults                 how failure is rehearsed
+    environment            what the bits of a run may depend on
 
 A name is imported when it is first asked for: reading a configuration costs no torch, and names of a higher
 room (``experiments.study_api``) can be found here at all.

@@ -12,8 +12,8 @@ from altgrad_cli.rounding.constants import Rounding
 from altgrad_cli.training.environment import describe_environment
 from altgrad_cli.training.events import RunStarted
 from altgrad_cli.training.measuring.reduce import pool_values
-from altgrad_cli.training.schedule import learning_rate_at
 from altgrad_cli.training.state import TrainState
+from altgrad_cli.updates.schedule import learning_rate_at
 
 
 def describe_start(

@@ -8,65 +8,36 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from altgrad_cli.checkpoints.file import VerifiedCheckpoint
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import UsageError
-from altgrad_cli.metrics.verdict import perplexity
-from altgrad_cli.rounding.statistics import Counters
 from altgrad_cli.subjects.gpt.text_subject import load_gpt
 from altgrad_cli.subjects.subject import Batch, Draw, Subject
-from altgrad_cli.surgery.precision_plan import plan_precision, without_rounding
-from altgrad_cli.training.allocator import keep_freed_memory
-from altgrad_cli.training.archive import Archive, PendingStep, restore
+from altgrad_cli.training.after_step import Run, end_of_steps, evaluate, evaluate_and_save, shift_or_stop
 from altgrad_cli.training.describe import describe_start
+from altgrad_cli.training.environment import keep_freed_memory
 from altgrad_cli.training.events import (
     Alert,
-    Evaluated,
     Event,
     InterventionApplied,
-    RunEnded,
     StepCompleted,
 )
 from altgrad_cli.training.faults import Faults, resolve_injections
 from altgrad_cli.training.measuring.codes import CodeCensus
 from altgrad_cli.training.measuring.passes import PassSummary, read_pass
 from altgrad_cli.training.measuring.updates import add_rescale_flips, interval_diagnostics, read_update
-from altgrad_cli.training.monitors import Monitors
-from altgrad_cli.training.passes.eager import PassResult, evaluation_loss, shadow_pass
-from altgrad_cli.training.snapshot import grid_changed
-from altgrad_cli.training.state import TrainState, build_state, encode_stored_weights, fresh_scales
+from altgrad_cli.training.passes.eager import PassResult, shadow_pass
+from altgrad_cli.training.saving.archive import Archive, PendingStep, restore
+from altgrad_cli.training.saving.snapshot import grid_changed
+from altgrad_cli.training.state import TrainState, build_state
 from altgrad_cli.training.step import Step, commit_step, compute_step, update_norm
 from altgrad_cli.training.streams import fork
-from altgrad_cli.training.watch.collapse import collapse_words, is_full_speed
-
-
-@dataclass(slots=True)
-class Run:
-    """What one run carries through its steps."""
-
-    config: TrainConfig
-    draw: Draw
-    """The next training batch."""
-    state: TrainState
-    monitors: Monitors
-    faults: Faults
-    archive: Archive | None
-    """Where checkpoints go; None writes nothing."""
-    capture_requested: Callable[[], bool]
-    count: Counters
-    """What is counted at every rounding: without monitors only what training itself needs."""
-    shadow_buffer: Tensor | None
-    validation: list[Batch]
-    ended: RunEnded | None = None
-    stall_collapsed: bool = False
-    """A stall collapse was found in the step before: the next one is captured, before its update."""
+from altgrad_cli.training.watch.monitors import Monitors
 
 
 def train(
@@ -126,9 +97,9 @@ def train(
     )
     yield describe_start(config, state, initial_hash, resume_from.path if resume_from else None)
     if state.step == 0:
-        yield from _evaluate(run)
+        yield from evaluate(run)
     if state.step >= config.max_steps:
-        _end_of_steps(run)  # killed between its last checkpoint and its last event
+        end_of_steps(run)  # killed between its last checkpoint and its last event
     while run.ended is None:
         yield from _take_step(run)
         if run.ended is None and stop_requested():
@@ -212,8 +183,8 @@ def _take_step(run: Run) -> Iterator[Event]:
                 threshold=change.threshold,
                 state=change.state,
             )
-    yield from _shift_or_stop(run, pending)
-    yield from _evaluate_and_save(run)
+    yield from shift_or_stop(run, pending)
+    yield from evaluate_and_save(run)
 
 
 def _read(run: Run, batch: Batch, result: PassResult) -> PassSummary:
@@ -259,70 +230,6 @@ def _capture(run: Run, pending: PendingStep) -> Iterator[Event]:
         yield run.archive.save_anomaly(run.state, run.monitors, pending, trigger)
 
 
-def _shift_or_stop(run: Run, pending: PendingStep) -> Iterator[Event]:
-    """The decisions that look back over steps: shift, non-finite stop, stall collapse, last step."""
-    config, state, monitors = run.config, run.state, run.monitors
-    step, number = pending.step, pending.step.number
-    metrics, finite, rate = step.summary.measured.metrics, step.finite, step.learning_rate
-    stall, transfer = metrics.get("bit_stall_rate"), metrics.get("update_transfer")
-    stop = monitors.nonfinite.update(not finite)
-    window = monitors.stall_window.update(
-        stall if finite else None, warmed_up=number > config.optimizer.warmup_steps
-    )
-    if monitors.shift is not None:
-        target = monitors.shift.check_and_shift(state.format, not finite, window)
-        if target is not None:
-            yield _shift(run, target, window)
-            stop = False
-    full_speed = is_full_speed(number, config.optimizer.warmup_steps, rate, config.learning_rate)
-    collapsed = monitors.stall_collapse.update(number, transfer, stall, full_speed=full_speed)
-    run.stall_collapsed = collapsed is not None
-    if stop:
-        first = number - monitors.nonfinite.streak + 1
-        where = monitors.nonfinite.origin or pending.origin(state)
-        _end(
-            run, "collapsed", f"non-finite from step {first}: {where}", {"class": "nonfinite", "step": first}
-        )
-    elif number >= config.max_steps:
-        _end_of_steps(run)
-
-
-def _end_of_steps(run: Run) -> None:
-    stall = run.monitors.stall_collapse
-    if stall.onset is None:
-        _end(run, "completed", f"{run.state.step} steps", None)
-    else:
-        collapse = {"class": "stall_collapse", "step": stall.onset, "detected": stall.detected}
-        _end(run, "collapsed", f"{collapse_words(collapse)}: the stored weights stopped moving", collapse)
-
-
-def _shift(run: Run, target: str, stall: float | None) -> InterventionApplied:
-    """Go on in another format: the state is the last finite one, since nothing else was ever committed."""
-    config, state, monitors = run.config, run.state, run.monitors
-    before = state.format
-    state.plan = plan_precision(config.precision, target, state.layer_kinds)
-    state.formats.append((state.step, target))
-    state.scales = fresh_scales(state.plan, config)
-    encode_stored_weights(state)
-    monitors.start_over(config, state)
-    assert monitors.shift is not None
-    return InterventionApplied(
-        step=state.step,
-        name="emergency_shift",
-        details={"from": before, "to": target, "trigger": monitors.shift.last_trigger, "stall": stall},
-    )
-
-
-def _end(run: Run, outcome: str, reason: str, collapse: dict[str, Any] | None) -> None:
-    run.ended = RunEnded(
-        step=run.state.step,
-        outcome=outcome,
-        reason=reason,
-        collapse=collapse,
-        formats=list(run.state.formats),
-    )
-
-
 def _has_shadow(config: TrainConfig, state: TrainState) -> bool:
     # Where nothing is rounded the shadow is the gradient itself: there is nothing to measure.
     return config.use_shadow and config.monitors.enabled and state.plan.rounds
@@ -332,31 +239,3 @@ def _validation_batches(config: TrainConfig, draw: Draw, state: TrainState) -> l
     """The batches of every evaluation: the same each time, from a stream of their own."""
     generator = fork(state.streams["evaluation"])
     return [draw(generator) for _ in range(config.runtime.evaluation_batches)]
-
-
-def _evaluate(run: Run) -> Iterator[Event]:
-    config, state = run.config, run.state
-    deployed = float(evaluation_loss(state, run.validation))
-    master = None
-    if state.plan.rounds and not state.plan.stores_weights:
-        master = float(evaluation_loss(state, run.validation, without_rounding(state.plan)))
-    yield Evaluated(
-        step=state.step,
-        validation_loss=deployed,
-        validation_loss_master=master,
-        perplexity=perplexity(deployed),
-    )
-    evaluation = run.monitors.validation.update(deployed)
-    if evaluation.is_best and run.archive is not None and config.runtime.checkpoint_interval and state.step:
-        yield run.archive.save_best(state, run.monitors)
-    if evaluation.stale and config.stop == "plateau" and run.ended is None:
-        _end(run, "plateau", f"validation loss {deployed:.4f} has not improved over five evaluations", None)
-
-
-def _evaluate_and_save(run: Run) -> Iterator[Event]:
-    config, state = run.config, run.state
-    if state.step % config.runtime.evaluation_interval == 0 or run.ended is not None:
-        yield from _evaluate(run)
-    interval = config.runtime.checkpoint_interval
-    if run.archive is not None and interval and (state.step % interval == 0 or run.ended is not None):
-        yield run.archive.save_regular(state, run.monitors)

@@ -21,10 +21,10 @@ from altgrad_cli.training.faults import Faults
 from altgrad_cli.training.measuring.passes import PassSummary, read_pass
 from altgrad_cli.training.origin import first_operand
 from altgrad_cli.training.passes.eager import PassResult, run_pass
-from altgrad_cli.training.schedule import learning_rate_at
 from altgrad_cli.training.state import TrainState
 from altgrad_cli.training.update import CandidateUpdate, candidate_update, commit, re_encode
 from altgrad_cli.training.watch.clipping import PartitionRelativeClipper, clipper_for, scale_to_norm
+from altgrad_cli.updates.schedule import learning_rate_at
 
 
 @dataclass(frozen=True, slots=True)

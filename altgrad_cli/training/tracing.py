@@ -18,15 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from altgrad_cli.checkpoints.payload import TraceRecord
+from altgrad_cli.checkpoints.payload import Phase, TraceRecord
 from altgrad_cli.config.precision import OPERAND_ROLES, Role
 from altgrad_cli.subjects.subject import Batch
 from altgrad_cli.surgery.linear import Scales, operand_grids
 from altgrad_cli.training.faults import Faults
-from altgrad_cli.training.state import TrainState
+from altgrad_cli.training.state import TrainState, fingerprint
 from altgrad_cli.training.step import Step, compute_step
 from altgrad_cli.training.streams import fork
-from altgrad_cli.training.trace_record import record_of
 from altgrad_cli.training.update import CandidateUpdate, candidate_update
 
 STEP_STREAMS = ("dropout", "rounding_operands", "rounding_update")
@@ -39,6 +38,34 @@ class StepTrace:
 
     records: tuple[TraceRecord, ...]
     step: Step
+
+
+def record_of(
+    tensor: Tensor, *, phase: Phase, module: str, role: str, part: str = "", **more: Any
+) -> TraceRecord:
+    """The record of one tensor."""
+    x = tensor.detach()
+    finite = torch.isfinite(x)
+    bad = int(x.numel() - finite.sum())
+    index = value = None
+    if bad:
+        index = int((~finite).flatten().nonzero()[0])
+        value = float(x.flatten()[index])
+        x = torch.where(finite, x, 0.0)
+    count = max(tensor.numel() - bad, 1)
+    return TraceRecord(
+        phase=phase,
+        module=module,
+        role=role,
+        part=part,
+        amax=float(x.abs().max()) if x.numel() else 0.0,
+        mean=float(x.sum(dtype=torch.float64)) / count,
+        nonfinite=bad,
+        hash=fingerprint(tensor),
+        index=index,
+        value=value,
+        **more,
+    )
 
 
 class _Observer:

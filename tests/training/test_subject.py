@@ -28,10 +28,10 @@ from altgrad_cli.training.events import (
 )
 from altgrad_cli.training.passes.compiled import find_pass
 from altgrad_cli.training.passes.eager import run_pass
-from altgrad_cli.training.schedule import learning_rate_at
 from altgrad_cli.training.state import build_state
 from altgrad_cli.training.step import commit_step, compute_step
 from altgrad_cli.training.streams import Streams
+from altgrad_cli.updates.schedule import learning_rate_at
 
 Tiny = Callable[..., TrainConfig]
 STEPS = 10

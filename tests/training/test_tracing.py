@@ -14,8 +14,7 @@ from altgrad_cli.subjects.subject import Batch
 from altgrad_cli.training.passes.eager import run_pass
 from altgrad_cli.training.state import TrainState, fingerprint
 from altgrad_cli.training.step import compute_step
-from altgrad_cli.training.trace_record import record_of
-from altgrad_cli.training.tracing import trace_step
+from altgrad_cli.training.tracing import record_of, trace_step
 from altgrad_cli.training.update import candidate_update
 from tests.training.states import gpt_state
 

@@ -14,10 +14,10 @@ from altgrad_cli.subjects.corpus.tokens import Corpus, load_corpus
 from altgrad_cli.subjects.gpt.text_subject import gpt_subject, vocabulary_of
 from altgrad_cli.subjects.subject import Batch
 from altgrad_cli.training.faults import Faults, resolve_injections
-from altgrad_cli.training.schedule import learning_rate_at
-from altgrad_cli.training.snapshot import next_batch, restore_snapshot
+from altgrad_cli.training.saving.snapshot import next_batch, restore_snapshot
 from altgrad_cli.training.state import TrainState, build_state
 from altgrad_cli.training.tracing import trace_step
+from altgrad_cli.updates.schedule import learning_rate_at
 
 _MOST_THREADS = 1024
 _MOST_LOGITS = 1 << 31

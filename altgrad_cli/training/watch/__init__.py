@@ -7,6 +7,7 @@ so that patience survives a resume.
     clipping   Gradient clipping relative to a format's range, applied only while the range overflows
     collapse   Collapse without a NaN: a frozen model, a diverging loss, a loss that only rises
     fallback   The emergency shift: which format follows which, and when
+    monitors   All of them for one run, saved with its checkpoints
     nonfinite  When non-finite steps end a run
     validation  Whether the validation loss still improves
 """

@@ -19,11 +19,11 @@ from altgrad_cli.training.events import InterventionApplied, StepCompleted
 from altgrad_cli.training.measuring.codes import CodeCensus
 from altgrad_cli.training.measuring.passes import Measurements, read_pass, read_tables
 from altgrad_cli.training.measuring.updates import interval_diagnostics, read_update
-from altgrad_cli.training.monitors import Monitors
 from altgrad_cli.training.passes.eager import run_pass, shadow_pass
 from altgrad_cli.training.state import TrainState
 from altgrad_cli.training.step import compute_step
 from altgrad_cli.training.update import CandidateUpdate
+from altgrad_cli.training.watch.monitors import Monitors
 from tests.training.states import gpt_state, random_batch, take_step
 
 Tiny = Callable[..., TrainConfig]

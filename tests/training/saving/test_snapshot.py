@@ -16,7 +16,7 @@ from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import CheckpointError
 from altgrad_cli.training.engine import train
 from altgrad_cli.training.events import CheckpointSaved, Event, StepCompleted
-from altgrad_cli.training.snapshot import grid_changed, restore_snapshot, take_snapshot, write_anomaly
+from altgrad_cli.training.saving.snapshot import grid_changed, restore_snapshot, take_snapshot, write_anomaly
 from tests.training.states import gpt_state
 
 Tiny = Callable[..., TrainConfig]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from altgrad_cli.config.run import TrainConfig
-from altgrad_cli.training.schedule import learning_rate_at
+from altgrad_cli.updates.schedule import learning_rate_at
 
 Tiny = Callable[..., TrainConfig]
 

@@ -10,7 +10,7 @@ import pytest
 
 COUNT_FAULTS = """
 import resource, sys, torch
-from altgrad_cli.training.allocator import keep_freed_memory
+from altgrad_cli.training.environment import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 def step():

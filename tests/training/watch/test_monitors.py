@@ -26,9 +26,9 @@ from altgrad_cli.training.events import (
     StepCompleted,
 )
 from altgrad_cli.training.measuring.passes import Measurements
-from altgrad_cli.training.monitors import Monitors
 from altgrad_cli.training.state import TrainState
 from altgrad_cli.training.watch.alerts import ALERTS
+from altgrad_cli.training.watch.monitors import Monitors
 from altgrad_cli.training.watch.validation import PLATEAU_EVALUATIONS, Evaluation
 from tests.training.states import gpt_state
 

@@ -19,9 +19,8 @@ from altgrad_cli.checkpoints.payload import TraceRecord, to_plain
 from altgrad_cli.errors import CheckpointError, WriteError
 from altgrad_cli.training.events import CheckpointSaved
 from altgrad_cli.training.faults import Faults
-from altgrad_cli.training.monitors import Monitors
 from altgrad_cli.training.origin import find_first
-from altgrad_cli.training.snapshot import (
+from altgrad_cli.training.saving.snapshot import (
     batch_to_plain,
     named_gradient,
     next_batch,
@@ -32,6 +31,7 @@ from altgrad_cli.training.snapshot import (
 from altgrad_cli.training.state import TrainState
 from altgrad_cli.training.step import Step
 from altgrad_cli.training.tracing import trace_step
+from altgrad_cli.training.watch.monitors import Monitors
 
 
 @dataclass(frozen=True, slots=True)
