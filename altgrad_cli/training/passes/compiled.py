@@ -60,7 +60,7 @@ class CompiledPass:
         self._call = recording.compile()
         self._order = recording.order
         self._weights, self._scales = recording.weights, recording.scales
-        self._noise_shapes = recording.noise_shapes
+        self._noise = recording.noise
         places = [layer * len(OPERAND_ROLES) + role for layer, role in self._order]
         self._places = torch.tensor(places, device=key.device)
         self._sizes = torch.tensor(recording.sizes, dtype=torch.float64, device=key.device)
@@ -110,8 +110,11 @@ class CompiledPass:
         return torch.tensor(drawn, dtype=torch.int32).view(-1, 2).to(self._key.device)
 
     def _draw_noise(self, stream: torch.Generator) -> list[Tensor]:
-        # One draw a layer, as the eager pass makes them.
-        return [torch.rand(shape, generator=stream).to(self._key.device) for shape in self._noise_shapes]
+        # One draw a layer in the order of execution, as the eager pass makes them.
+        shape_of = {layer: shape for shape, layers in self._noise.items() for layer in layers}
+        drawn = [torch.rand(shape_of[layer], generator=stream) for layer in sorted(shape_of)]
+        stacked = (torch.stack([drawn[layer] for layer in layers]) for layers in self._noise.values())
+        return [noise.to(self._key.device) for noise in stacked]
 
 
 def _scale_tensor(scales: Scales, layers: int, *, power_of_two: bool, device: torch.device) -> Tensor:

@@ -68,7 +68,7 @@ class _Shapes:
 
     def __init__(self) -> None:
         self.operands: list[Sequence[int]] = []
-        self.noise: list[tuple[int, ...]] = []
+        self.noise: dict[tuple[int, ...], list[int]] = {}
 
     def leaves_alone(self, layer: int) -> bool:
         return False
@@ -80,7 +80,7 @@ class _Shapes:
         return x
 
     def draw(self, x: Tensor) -> Tensor:
-        self.noise.append(tuple(x.shape))
+        self.noise.setdefault(tuple(x.shape), []).append(sum(map(len, self.noise.values())))
         return x
 
 
@@ -101,7 +101,8 @@ class Recording:
         with torch.no_grad(), self._slot.use(seen, seen.draw):
             self._model(x)
         self.most_lines = max(map(line_count, seen.operands))
-        self.noise_shapes = seen.noise
+        self.noise = seen.noise
+        """Shape of a noise -> the dropout layers that draw it, numbered in the order of execution."""
         self.order: list[tuple[int, int]] = []
         self.sizes: list[int] = []
         self.weights: list[int] = []
@@ -124,7 +125,7 @@ class Recording:
             torch.ones(self.layers, len(OPERAND_ROLES), 2, device=key.device),
             torch.zeros(len(key.slots) if key.stochastic else 0, 2, dtype=torch.int32, device=key.device),
             torch.ones(self.most_lines, device=key.device),
-            *(torch.zeros(shape, device=key.device) for shape in self.noise_shapes),
+            *(torch.zeros((len(layers), *shape), device=key.device) for shape, layers in self.noise.items()),
         ]
         with torch.autograd.set_multithreading_enabled(False):
             graph = make_fx(lambda *given: self._pass(*given), tracing_mode="fake")(*inputs)
@@ -151,8 +152,8 @@ class Recording:
             overflow=key.overflow,
         )
         views = [view.detach().requires_grad_() for view in flat.views(values)]
-        drawn = iter(noise)
-        with torch.enable_grad(), self._slot.use(rounding, lambda x: next(drawn)):
+        drawn = {shape: iter(given.unbind(0)) for shape, given in zip(self.noise, noise, strict=True)}
+        with torch.enable_grad(), self._slot.use(rounding, lambda x: next(drawn[tuple(x.shape)])):
             named = dict(zip(flat.names, views, strict=True))
             loss = key.loss(torch.func.functional_call(self._model, named, (x,)), y)
             gradients = torch.autograd.grad(loss, views)
