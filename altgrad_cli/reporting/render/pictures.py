@@ -129,7 +129,7 @@ def _draw_lines(figure: figures.LineFigure) -> Canvas:
 def _draw_heat(figure: figures.HeatFigure) -> Canvas:
     # Placed by hand, in inches: the automatic layout draws everything twice, and here that is seconds.
     heights = [_panel_height(len(panel.rows), alone=len(figure.panels) == 1) for panel in figure.panels]
-    left, right, top, bottom, gap = 1.45, 1.15, 0.75, 0.85, 0.42
+    left, right, top, bottom, gap = 1.45, 1.15, 0.75, 0.5, 0.42
     height = top + sum(heights) + gap * (len(heights) - 1) + bottom
     canvas = Canvas(figsize=(WIDTH, height))
     above, seen = top, set[str]()
@@ -202,7 +202,7 @@ def _explain_colors(canvas: Canvas, seen: set[str]) -> None:
         if name in seen
     ]
     if patches:
-        canvas.legend(handles=patches, loc="lower right", ncols=3, fontsize=8)
+        canvas.legend(handles=patches, loc="upper right", ncols=3, fontsize=8)
 
 
 def _label_rows(axes: Axes, rows: tuple[str, ...]) -> None:

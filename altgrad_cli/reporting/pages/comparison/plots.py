@@ -13,6 +13,7 @@ from altgrad_cli.formats import FP8Format, parse_format
 from altgrad_cli.metrics.thresholds import FAILED_BELOW, TRAINED_FROM
 from altgrad_cli.notation import format_value, short_layer
 from altgrad_cli.reporting.blocks import figures
+from altgrad_cli.reporting.blocks.document import Picture, Text, picture
 from altgrad_cli.reporting.blocks.palette import color_of
 from altgrad_cli.reporting.blocks.thinning import MAX_POINTS, bin_columns, smoothed, thin_curve
 from altgrad_cli.reporting.evidence.quantities import studied_format
@@ -74,6 +75,14 @@ def layer_heat(key: str, runs: Sequence[RunRecord]) -> figures.HeatFigure | None
             figures.Panel(panel_title(log), x.astype(float), names, values, measured, collapse_step(log))
         )
     return figures.HeatFigure(key, title, STEP, unit, scale, tuple(panels)) if panels else None
+
+
+def heat_block(key: str, runs: Sequence[RunRecord], caption: str = "") -> Picture | Text | None:
+    """The heat map ``key`` with its caption; in words where all of it would have the colour of zero."""
+    figure = layer_heat(key, runs)
+    if figure is None or any((panel.values[panel.measured] != 0).any() for panel in figure.panels):
+        return picture(figure, caption)
+    return Text(f"{figure.title}: exactly zero wherever it was measured.")
 
 
 def _largest(columns: Sequence[LayerSeries]) -> LayerSeries | None:

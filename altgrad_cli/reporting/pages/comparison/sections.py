@@ -81,7 +81,7 @@ def _drawn(scope: Scope) -> list[RunRecord]:
 def heat_maps(scope: Scope) -> Section | None:
     """Where trouble sits: stall, overflow, underflow and shadow cosine by layer and step."""
     keys = ("stall", "overflow", "underflow", "cosine")
-    pictures = [drawn for key in keys if (drawn := picture(plots.layer_heat(key, _drawn(scope))))]
+    pictures = [drawn for key in keys if (drawn := plots.heat_block(key, _drawn(scope)))]
     note = "The runs not drawn here have their pictures in their own reports (`altgrad report RUN`)."
     are_left = pictures and len(scope.subjects) > len(_drawn(scope))
     return section("Where the trouble sits", *pictures, Text(note) if are_left else None)

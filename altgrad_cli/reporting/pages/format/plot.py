@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
 
 _COLOURS = ("#1f5fa8", "#c8501e")
-_MAX_TEETH = 250
+_MAX_CELLS = 1000
 _MAX_TICKS = 1000
-_NO_ERROR = 2.0**-40  # stands for 0 on the logarithmic axis, below what is shown
 
 
 def draw_formats(formats: Sequence[FP8Format]) -> bytes:
@@ -87,12 +86,11 @@ def _draw_gaps(axes: Axes, formats: Sequence[FP8Format]) -> None:
 def _draw_errors(axes: Axes, formats: Sequence[FP8Format]) -> None:
     for row, format in enumerate(formats):
         x, error = _error_curve(format)
-        axes.plot(x, error, color=_COLOURS[row], linewidth=0.8, linestyle=("-", "--")[row], label=format.name)
+        axes.plot(x, error, color=_COLOURS[row], linewidth=0.9, linestyle=("-", "--")[row], label=format.name)
     _integer_powers(axes.xaxis)
     _integer_powers(axes.yaxis)
-    lowest = min(-format.mantissa_bits - 4 for format in formats)
-    axes.set_ylim(lowest, 0.3)
-    axes.set_ylabel("|x - Q(x)| / x")
+    axes.set_ylim(min(-format.mantissa_bits - 3 for format in formats), 0.3)
+    axes.set_ylabel("worst |x - Q(x)| / x")
     axes.set_xlabel("x, beyond both ends: underflow to 0 and saturation")
     axes.grid(alpha=0.3)
 
@@ -100,17 +98,16 @@ def _draw_errors(axes: Axes, formats: Sequence[FP8Format]) -> None:
 def _error_curve(format: FP8Format) -> tuple[list[float], list[float]]:
     """log2 of x and of its relative error, from half the smallest value to twice the maximum.
 
-    Each cell is a tooth that hangs between two values, where the error is 0. A format with more teeth than
-    the picture has room for shows every n-th.
+    Between two values it is taken where it is largest, halfway. A format with more values than the picture
+    has room for shows every n-th.
     """
     smallest, largest = format.magnitudes[1], format.magnitudes[-1]
-    cells = list(pairwise(format.magnitudes[1:]))[:: max(1, len(format.magnitudes) // _MAX_TEETH)]
-    points = [smallest * 0.5, smallest * 0.6, smallest * 0.8, smallest * 0.95]
-    for low, high in cells:
-        points += [low + place * (high - low) for place in (0.0, 0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)]
-    points += [largest * factor for factor in (1, 1.01, 1.05, 1.2, 1.5, 2)]
+    cells = list(pairwise(format.magnitudes[1:]))[:: max(1, len(format.magnitudes) // _MAX_CELLS)]
+    points = [smallest * 0.5, smallest * 0.6, smallest * 0.8]
+    points += [(low + high) / 2 for low, high in cells]
+    points += [largest * factor for factor in (1.05, 1.2, 1.5, 2)]
     errors = [abs(x - format.to_real(format.to_bits(x))) / x for x in points]
-    return [math.log2(x) for x in points], [math.log2(max(error, _NO_ERROR)) for error in errors]
+    return [math.log2(x) for x in points], [math.log2(error) for error in errors]
 
 
 def _integer_powers(axis: Axis) -> None:

@@ -36,11 +36,9 @@ def pictures(scope: Scope, log: RunRecord) -> Section | None:
             "Means over about ten steps, the raw losses pale behind. A triangle marks the step the collapse "
             "was detected at; a cross, a loss that was not finite.",
         ),
-        picture(
-            plots.layer_heat("stall", [log]), "White dashes: the collapse. Every row is one linear layer."
-        ),
-        picture(plots.layer_heat("overflow", [log])),
-        picture(plots.layer_heat("cosine", [log])),
+        plots.heat_block("stall", [log], "Dashes: the collapse. Every row is one linear layer."),
+        plots.heat_block("overflow", [log]),
+        plots.heat_block("cosine", [log]),
     )
 
 
