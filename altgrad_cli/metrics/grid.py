@@ -229,8 +229,8 @@ def measure_ulp(before: Tensor, after: Tensor, format: FP8Format, scale: float |
     return values
 
 
-_mean = partial(MetricSpec, cadence="interval", pooling="weights")
-_largest = partial(MetricSpec, cadence="interval", pooling="max")
+_mean = partial(MetricSpec, pooling="weights")
+_largest = partial(MetricSpec, pooling="max")
 
 INTERVAL_METRICS = (
     _mean(

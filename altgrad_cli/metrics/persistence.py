@@ -168,7 +168,6 @@ PERSISTENCE_METRICS = (
         f"share of stored weights whose code last changed {PERSISTENCE_STEPS} or more steps ago though |dw| "
         "summed since then exceeds half the gap",
         heading="persistent stall",
-        cadence="interval",
         pooling="weights",
         bad="high",
         by_layer=True,
@@ -189,7 +188,6 @@ PERSISTENCE_METRICS = (
         f"zero-update fraction over the last complete window of {REGION_STEPS} steps; a layer or a row at "
         f"{REGION_FROM} or above is a zero-update region",
         heading="zero updates, window",
-        cadence="interval",
         pooling="weights",
         bad="high",
         by_layer=True,
@@ -199,7 +197,6 @@ PERSISTENCE_METRICS = (
         f"output rows with a zero-update fraction of {REGION_FROM} or above over the last complete window",
         unit="rows",
         heading="rows frozen",
-        cadence="interval",
         pooling="sum",
         bad="high",
         by_layer=True,

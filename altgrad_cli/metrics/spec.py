@@ -12,7 +12,6 @@ Row = Mapping[str, float]
 Formula = Callable[[Row], float | None]
 """Raw counts to value."""
 Scope = Literal["run", "layer", "layer_role"]
-Cadence = Literal["step", "interval", "evaluation"]
 Pooling = Literal["counts", "sum", "max", "layers", "weights"]
 Side = Literal["high", "low"]
 
@@ -47,7 +46,6 @@ class MetricSpec:
     """Above a column of a table; None: the name."""
     scope: Scope = "layer"
     """``run``: one number; ``layer``: one a layer, and pooled over them; ``layer_role``: also per role."""
-    cadence: Cadence = "step"
     pooling: Pooling = "counts"
     """How layers make the run's value: from their added counts, or from their values, by the way it names."""
     bad: Side | None = None

@@ -172,7 +172,6 @@ PREDICTION_METRICS = (
         "expected bit-stall rate of the current weights when dw is normal with standard deviation "
         "lr sqrt((1 - b1) / (1 + b1)), as Adam's steps are in the long run",
         heading="predicted stall",
-        cadence="interval",
         pooling="weights",
         bad="high",
         by_layer=True,
@@ -181,7 +180,6 @@ PREDICTION_METRICS = (
         "first_step_stall_rate",
         "expected bit-stall rate of Adam's first step, where |dw| = lr",
         heading="predicted stall, first step",
-        cadence="interval",
         pooling="weights",
         bad="high",
     ),

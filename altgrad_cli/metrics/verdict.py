@@ -176,7 +176,6 @@ OUTCOME_METRICS = (
         unit="nats per token",
         heading="validation loss",
         scope="run",
-        cadence="evaluation",
         bad="high",
     ),
     MetricSpec(
@@ -184,7 +183,6 @@ OUTCOME_METRICS = (
         "validation cross-entropy of the stored weights without any rounding",
         unit="nats per token",
         scope="run",
-        cadence="evaluation",
         bad="high",
     ),
     MetricSpec(
@@ -192,7 +190,6 @@ OUTCOME_METRICS = (
         "exp of the validation loss of the deployed model",
         unit="1",
         scope="run",
-        cadence="evaluation",
         bad="high",
     ),
     MetricSpec(
@@ -201,7 +198,6 @@ OUTCOME_METRICS = (
         "same seed, same step",
         heading="rho",
         scope="run",
-        cadence="evaluation",
         bad="low",
     ),
 )

@@ -16,7 +16,6 @@ Steps = NDArray[np.int64]
 class Scale:
     """How values become positions or colours, and which of them are written on the axis."""
 
-    name: str
     forward: Callable[[Values], Values]
     low: float
     high: float
@@ -44,7 +43,6 @@ def _decades(values: Values) -> Values:
 
 
 NINES = Scale(
-    "nines",
     _nines,
     0.0,
     4.0,
@@ -52,7 +50,6 @@ NINES = Scale(
 )
 """For shares and cosines near 1, where .97 and .997 are worlds apart: the distance from 1, in decades."""
 RARE = Scale(
-    "rare",
     _decades,
     -6.0,
     0.0,
@@ -69,8 +66,6 @@ class Mark:
     y: float
     label: str
     color: str
-    run: str
-    """Label of the curve it belongs to."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -225,7 +225,7 @@ def _mark(log: RunRecord, curve: figures.Curve) -> figures.Mark:
     level = curve.y[np.isfinite(curve.y) & (curve.x <= step)]
     kind = (log.collapse or {}).get("class", "collapse")
     y = float(level[-1]) if len(level) else 0.0
-    return figures.Mark(step, y, f"{log.name}: {kind}, step {step}", curve.color, log.name)
+    return figures.Mark(step, y, f"{log.name}: {kind}, step {step}", curve.color)
 
 
 def validation_figure(runs: Sequence[RunRecord], minor: Collection[str] = ()) -> figures.LineFigure | None:
