@@ -128,7 +128,7 @@ def diagnose_checkpoint(opened: OpenedCheckpoint, questions: Questions) -> Diagn
     first = find_first(records)
     suspects = amax_suspects(records)
     seen = examine(given)
-    trials = Trials(given, seen.shadow)
+    trials = Trials(given, seen.shadow, seen.recorded)
     attribution = attribute(trials) if repeatable else None
     count = sum(record.nonfinite for record in records if record.phase != "optimizer") or seen.nonfinite
     failure = classify(opened, first, attribution.recorded if attribution else None, count)

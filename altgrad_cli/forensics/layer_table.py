@@ -11,6 +11,7 @@ from torch import Tensor
 
 from altgrad_cli.config.precision import OPERAND_ROLES
 from altgrad_cli.forensics.step_again.replay_state import ReplayState
+from altgrad_cli.forensics.step_again.variations import Outcome, outcome_of
 from altgrad_cli.metrics.grid import grid_alignment_statistics, stiffness
 from altgrad_cli.metrics.persistence import DeadNeurons
 from altgrad_cli.metrics.rounding import code_use
@@ -19,7 +20,6 @@ from altgrad_cli.rounding.mode import round_to_grid
 from altgrad_cli.rounding.scaling import finite_part
 from altgrad_cli.surgery.linear import WEIGHTS, operand_grids
 from altgrad_cli.training.measuring.passes import Measurements, read_pass
-from altgrad_cli.training.measuring.updates import read_update
 from altgrad_cli.training.passes.eager import shadow_pass
 from altgrad_cli.training.state import TrainState
 from altgrad_cli.training.step import compute_step
@@ -81,6 +81,8 @@ class Examination:
     """Share of non-zero values rounded to 0, pooled over a role."""
     nonfinite: int
     """Non-finite values in loss, gradient, quantiser inputs and weights."""
+    recorded: Outcome | None
+    """What the step came to; None without a batch."""
 
 
 def examine(given: ReplayState) -> Examination:
@@ -88,15 +90,15 @@ def examine(given: ReplayState) -> Examination:
     state, batch = given.state, given.batch
     if batch is None:
         rows = _worst_first([_row(state, index, None) for index in range(len(state.layers))])
-        return Examination(rows, None, {}, sum(row.nonfinite for row in rows))
+        return Examination(rows, None, {}, sum(row.nonfinite for row in rows), None)
     reference = shadow_pass(state, batch)
     shadow = reference if bool(torch.isfinite(reference.gradient).all()) else None
     neurons = DeadNeurons(state.flat.layout(blocks_only=False))
     step = compute_step(
         state, batch, faults=given.faults, read=lambda result: read_pass(state, result, shadow, neurons)
     )
-    if step.finite:
-        read_update(state, step)
+    gradient = None if shadow is None else shadow.gradient
+    recorded = outcome_of(state, step, gradient)
     measured = step.summary.measured
     rows = _worst_first([_row(state, index, measured) for index in range(len(state.layers))])
     bad = sum(row.nonfinite for row in rows)
@@ -104,7 +106,7 @@ def examine(given: ReplayState) -> Examination:
     zeroed: dict[str, float | None] = {
         role: measured.metrics.get(f"underflow_rate/{role}") for role in OPERAND_ROLES
     }
-    return Examination(rows, None if shadow is None else shadow.gradient, zeroed, bad)
+    return Examination(rows, gradient, zeroed, bad, recorded)
 
 
 def _row(state: TrainState, index: int, measured: Measurements | None) -> LayerRow:

@@ -107,7 +107,13 @@ class Trials:
     given: ReplayState
     shadow: Tensor | None
     """The float32 gradient of the recorded batch, to compare with."""
+    recorded: Outcome | None = None
+    """The step as recorded, where it was taken already."""
     _outcomes: dict[StepVariation, Outcome] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.recorded is not None:
+            self._outcomes[self._resolved(AS_RECORDED)] = self.recorded
 
     def outcome(self, variation: StepVariation) -> Outcome:
         """What the step comes to under ``variation``.
@@ -115,38 +121,44 @@ class Trials:
         Raises:
             AltgradError: the variation cannot be made, or the step has no batch.
         """
-        config = variation.config or self.given.state.config
-        state = self.given.state
-        plan = variation.plan or plan_precision(
-            config.precision, variation.format or state.format, state.layer_kinds
-        )
-        resolved = replace(variation, config=config, format=None, plan=plan)
+        resolved = self._resolved(variation)
         if resolved not in self._outcomes:
-            with _varied(state, config, plan) as varied:
-                self._outcomes[resolved] = self._try(varied, variation)
+            given = self.given
+            config, plan = resolved.config or given.state.config, resolved.plan or given.state.plan
+            with _varied(given.state, config, plan) as state:
+                step = compute_step(
+                    state,
+                    given.another_batch() if variation.other_batch else given.given_batch(),
+                    learning_rate=variation.learning_rate,
+                    scales=_fresh_amax(state) if variation.fresh_amax else None,
+                    faults=None if variation.without_faults else given.faults,
+                )
+                shadow = None if variation.other_batch else self.shadow
+                self._outcomes[resolved] = outcome_of(state, step, shadow)
         return self._outcomes[resolved]
 
-    def _try(self, state: TrainState, variation: StepVariation) -> Outcome:
-        given = self.given
-        step = compute_step(
-            state,
-            given.another_batch() if variation.other_batch else given.given_batch(),
-            learning_rate=variation.learning_rate,
-            scales=_fresh_amax(state) if variation.fresh_amax else None,
-            faults=None if variation.without_faults else given.faults,
-        )
-        transfer, stall = _update_effect(state, step)
-        norm = step.clip.norm
-        return Outcome(
-            survives=step.finite,
-            stopped_by=None if step.finite else step.first_nonfinite(state),
-            loss=step.summary.loss,
-            gradient_norm=float(torch.linalg.vector_norm(step.result.gradient)) if norm is None else norm,
-            overflow_rate=step.summary.overflow_rate,
-            transfer=transfer,
-            stall=stall,
-            cosine=_cosine(state, step, None if variation.other_batch else self.shadow),
-        )
+    def _resolved(self, variation: StepVariation) -> StepVariation:
+        """The same with its configuration and plan spelled out: equal ones are one."""
+        state = self.given.state
+        config, name = variation.config or state.config, variation.format or state.format
+        plan = variation.plan or plan_precision(config.precision, name, state.layer_kinds)
+        return replace(variation, config=config, format=None, plan=plan)
+
+
+def outcome_of(state: TrainState, step: Step, shadow: Tensor | None) -> Outcome:
+    """What ``step`` came to, its update measured; ``shadow`` is the float32 gradient of its batch."""
+    transfer, stall = _update_effect(state, step)
+    norm = step.clip.norm
+    return Outcome(
+        survives=step.finite,
+        stopped_by=None if step.finite else step.first_nonfinite(state),
+        loss=step.summary.loss,
+        gradient_norm=float(torch.linalg.vector_norm(step.result.gradient)) if norm is None else norm,
+        overflow_rate=step.summary.overflow_rate,
+        transfer=transfer,
+        stall=stall,
+        cosine=_cosine(state, step, shadow),
+    )
 
 
 @contextmanager
