@@ -121,7 +121,8 @@ class _Sweep:
         try:
             while self._start_due(record) or self.running:
                 self._report_new_failures(record)  # while the arms run: no core waits for a report
-                record = self._take_in(record)
+                ended = [self._receive(report) for report in self.executor.wait(0.5)]
+                record = self._plan_again() if any(ended) else record
         except KeyboardInterrupt:
             interrupted = True
             self.watcher.note("stopping: the running arms write a checkpoint first")
@@ -131,8 +132,7 @@ class _Sweep:
             for name, finding in record.findings.items():
                 if finding.failed:
                     self._report_failure(name, final=True)
-        whole = not record.unfinished
-        write_sweep(record, "finished" if whole else "interrupted")
+        write_sweep(record, "interrupted" if record.unfinished else "finished")
         return SweepOutcome(record=record, interrupted=interrupted, errors=self.errors)
 
     def _plan_again(self) -> SweepRecord:
@@ -168,14 +168,8 @@ class _Sweep:
         self.executor.start(Task(name=arm.name, run_dir=str(path), resume=resume))
         self.watcher.started(arm, resumed=resume)
 
-    def _take_in(self, record: SweepRecord) -> SweepRecord:
-        """Wait for something to happen; the record anew if that was an arm's end."""
-        changed = False
-        for report in self.executor.wait(0.5):
-            changed |= self._receive(report)
-        return self._plan_again() if changed else record
-
     def _receive(self, report: TaskReport) -> bool:
+        """Take in what an arm says; whether it was the arm's last."""
         if not report.is_last:
             self.watcher.progressed(report)
             return False

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from altgrad_cli.config.precision import Regime
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.formats import parse_format
 from altgrad_cli.formats.equivalence import find_equivalents
@@ -121,12 +122,12 @@ class _Arms:
 def _add_controls(arms: _Arms, variation: Variation) -> dict[str, str]:
     """Add the controls of ``variation``; the names under which they are in the plan."""
     names: dict[str, str] = {}
-    for regime, reason in _CONTROL_REASONS.items():
+    for regime in CONTROLS:
         arm = Arm(
             name=arm_name(regime, seed=variation.seed, settings=variation.control_settings),
             kind="control",
             config=control_config(variation.base, regime),
-            reason=reason,
+            reason=_CONTROL_REASONS[regime],
         )
         names[regime] = arms.add(arm).name
     for name in names.values():
@@ -134,17 +135,11 @@ def _add_controls(arms: _Arms, variation: Variation) -> dict[str, str]:
     return names
 
 
-_CONTROL_REASONS = dict(
-    zip(
-        CONTROLS,
-        (
-            "nothing rounded: the upper end of the recovered fraction",
-            "linear layers never updated: the lower end of the recovered fraction",
-            "BF16 operands on float32 masters, through the same code as the 8-bit formats",
-        ),
-        strict=True,
-    )
-)
+_CONTROL_REASONS: dict[Regime, str] = {
+    "fp32": "nothing rounded: the upper end of the recovered fraction",
+    "frozen": "linear layers never updated: the lower end of the recovered fraction",
+    "bf16": "BF16 operands on float32 masters, through the same code as the 8-bit formats",
+}
 
 
 def _format_arm(variation: Variation, format_name: str, controls: Mapping[str, str]) -> Arm:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from altgrad_cli.config.precision import LayerRule
+from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import ConfigError
 from altgrad_cli.formats import parse_format
 from altgrad_cli.subjects.gpt.layer_names import layer_kind
@@ -75,8 +76,8 @@ def intervened_arm(arm: Arm) -> Arm:
     return replace(_retry(arm, "intervened", config, reason), kind="intervened")
 
 
-def _retry(arm: Arm, suffix: str, config: object, reason: str) -> Arm:
+def _retry(arm: Arm, suffix: str, config: TrainConfig, reason: str) -> Arm:
     regime = arm.config.precision.regime
     stem, _, rest = arm.name.partition(f"-{regime}")
     name = f"{stem}-{suffix}{rest}" if regime in arm.name else arm_name(arm.name, suffix)
-    return replace(arm, name=name, kind="retry", config=config, retry_of=arm.name, reason=reason)  # type: ignore[arg-type]
+    return replace(arm, name=name, kind="retry", config=config, retry_of=arm.name, reason=reason)
