@@ -22,7 +22,7 @@ install-dev: $(VENV)/.installed-dev ## install altgrad with everything the check
 
 sweep: install ## run the study: every format and its controls (SWEEP_ARGS="...", SWEEP_OUT=DIR)
 	$(BIN)/altgrad sweep --no-retries --order e5m2,e3m4,e1m6,e0m7,e7m0 --out $(SWEEP_OUT) $(SWEEP_ARGS)
-	@echo "results: $(SWEEP_OUT)"
+	@echo "results: $(SWEEP_OUT); to have altgrad on the PATH: . $(BIN)/activate"
 
 test: install-dev ## run the tests (PYTEST_ARGS="...")
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -55,9 +55,11 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing altgrad into $(VENV), which takes minutes the first time"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing altgrad and its checks into $(VENV), which takes minutes the first time"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@ $(VENV)/.installed

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from altgrad_cli.config.run import TrainConfig
+from tests.small import small
 
 # Results are pinned for one thread, and several pytest workers share the machine's cores.
 # Set before anything imports torch; a test that changes the count is undone below.
@@ -68,6 +71,12 @@ def shared_data() -> Path:
 def field_cases() -> Path:
     """The folder of files that users of such tools really have; as ``shared_data`` where it is absent."""
     return _shared_folder("field-cases")
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[..., TrainConfig]:
+    """``tiny("fp8_format=E7M0", ...)``: the config of the one small run, see ``tests.small``."""
+    return small
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from benchmarks import __main__ as program
 from benchmarks import memory, networks, part, peers, quantizers, scaling, startup, steps
 from benchmarks.section import Claim, Options, Section, claims_table, table
 from benchmarks.timing import Measured, interleave
+from tests.small import SETTINGS
 
 QUICK = Options(threads=1, quick=True, compiled=False)
 
@@ -155,8 +156,7 @@ def test_memory_is_measured_in_a_child() -> None:
 
 
 def test_the_first_step_is_seen() -> None:
-    tiny = ("model.n_layer=1", "model.n_head=1", "model.n_embd=16", "model.block_size=16", "batch_size=1")
-    assert 0 < startup.seconds_to_first_step(*tiny, "runtime.evaluation_batches=1") < 60
+    assert 0 < startup.seconds_to_first_step(*SETTINGS) < 60
 
 
 def test_claims_say_which_do_not_hold() -> None:

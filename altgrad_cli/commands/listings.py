@@ -26,7 +26,7 @@ EXAMPLES = (
     "altgrad configs --json",
 )
 _STYLES = {"damaged": "red", "collapsed": "yellow", "live": "green"}
-_WIDE = 80
+_WIDE = 100
 
 
 def ls(

@@ -198,7 +198,7 @@ def _run(spec: SweepSpec, folder: Path, jobs: int, output: Output, *, new: bool)
     if output.as_json:
         comparisons = [found.to_json() for found in compare_seeds(record.planned, record.findings)]
         print_json(SCHEMA, {**record.to_json(), "comparisons": comparisons})
-    else:
+    elif record.findings:
         _print_results(record)
     resume = f"altgrad sweep --resume {shlex.quote(str(folder))}"
     if outcome.interrupted or (record.unfinished and not outcome.errors):

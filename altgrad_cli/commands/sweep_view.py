@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rich.console import Console, Group
+from rich.constrain import Constrain
 from rich.live import Live
 from rich.measure import Measurement
 from rich.progress_bar import ProgressBar
@@ -18,6 +19,7 @@ from rich.text import Text
 from altgrad_cli.metrics.thresholds import END_WINDOW, SEED_SPREAD
 from altgrad_cli.metrics.verdict import Verdict
 from altgrad_cli.notation import MISSING, decimals, printable
+from altgrad_cli.runs.loggers.live import ECHO
 from altgrad_cli.sweeps.arms import Arm
 from altgrad_cli.sweeps.comparison import compare_seeds
 from altgrad_cli.sweeps.executors.messages import Progress, TaskReport
@@ -139,18 +141,23 @@ class SweepView:
     def say(self, message: str) -> None:
         """One line, above the live part."""
         if not self._quiet:
-            self._console.print(Text(printable(message)), soft_wrap=True)
+            # On a terminal a line is broken between words; elsewhere it stays one line.
+            self._console.print(Text(printable(message)), soft_wrap=not self._console.is_terminal)
 
-    def _render(self) -> Group:
+    def _render(self) -> Constrain:
+        return Constrain(self._panel(), self._console.width - len(ECHO))
+
+    def _panel(self) -> Group:
         if self._record is None:
             return Group()
         done = sum(result.finding is not None for result in self._record.arms)
         table = Table.grid(padding=(0, 2, 0, 0))
+        bar = max(4, min(24, self._console.width - 76))
         for name, running in list(self._running.items()):
             left, progress = running.seconds_left(), running.progress
             table.add_row(
                 Text(name, "bold"),
-                ProgressBar(total=running.steps, completed=progress.step, width=24),
+                ProgressBar(total=running.steps, completed=progress.step, width=bar),
                 f"{progress.step}/{running.steps}",
                 f"loss {decimals(progress.loss, 3)}",
                 f"val {decimals(progress.validation_loss, 3)}",

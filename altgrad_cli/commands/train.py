@@ -149,7 +149,7 @@ def _resume(
         for warning in resumption.warnings():
             say(f"warning: {warning}")
         if resumption.changed and not output.quiet:
-            say(f"after step {resumption.step} with {' '.join(resumption.changed)}")
+            say(f"going on after step {resumption.step}, with {' '.join(resumption.changed)}")
         return _train(resumption.config, directory, output, resume=resumption)
 
 

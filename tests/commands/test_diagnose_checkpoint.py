@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -11,19 +10,12 @@ import torch
 from typer.testing import CliRunner, Result
 
 from altgrad_cli.commands.app import app
-from altgrad_cli.config.loading import load_config
 from altgrad_cli.training.engine import train
+from tests.small import small
 
 SETTINGS = (
-    "model.n_layer=2",
-    "model.n_head=2",
-    "model.n_embd=16",
-    "model.block_size=8",
-    "batch_size=2",
     "max_steps=3",
-    "runtime.evaluation_batches=1",
     "runtime.checkpoint_interval=2",
-    "optimizer.warmup_steps=0",
     "nan_policy=first",
     "precision.regime=standard",
     "fp8_format=E5M2",
@@ -37,8 +29,7 @@ SETTINGS = (
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoints of a run whose third step overflows where a fault was planted."""
     folder = tmp_path_factory.mktemp("run")
-    os.environ["ALTGRAD_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-    for _ in train(load_config("base", SETTINGS), run_dir=folder):
+    for _ in train(small(*SETTINGS), run_dir=folder):
         pass
     return folder / "checkpoints"
 

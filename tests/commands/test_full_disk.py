@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from altgrad_cli.checkpoints import file as checkpoint_file
 from altgrad_cli.commands.app import app
 from altgrad_cli.errors import WriteError
+from tests.small import ARGUMENTS
 
 
 @pytest.mark.parametrize(
@@ -33,7 +34,7 @@ def test_a_full_stdout_is_one_plain_error(arguments: list[str]) -> None:
 
 @pytest.mark.parametrize("lost", ["step_", "anomaly_"])
 def test_a_run_whose_checkpoints_are_lost_says_so_and_fails(
-    small_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
 ) -> None:
     write = checkpoint_file.write_whole
 
@@ -45,7 +46,7 @@ def test_a_run_whose_checkpoints_are_lost_says_so_and_fails(
     monkeypatch.setattr(checkpoint_file, "write_whole", full)
     out = tmp_path / "run"
     steps = ["max_steps=4", "--capture-at", "2", "precision.regime=fp32", "--out", str(out)]
-    result = CliRunner().invoke(app, ["train", *small_run, *steps, "-q"])
+    result = CliRunner().invoke(app, ["train", *ARGUMENTS, *steps, "-q"])
     assert result.exit_code == 1, result.output
     assert "  not written: " in result.stdout
     assert f"cannot write {out / 'checkpoints' / lost}" in result.stdout

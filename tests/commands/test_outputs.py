@@ -27,6 +27,7 @@ from _pytest.mark.structures import ParameterSet
 from typer.testing import CliRunner, Result
 
 from altgrad_cli.commands.app import app
+from tests.small import ARGUMENTS
 
 Option = tuple[str, str]
 OUTPUT_FILES = {
@@ -230,9 +231,9 @@ def things(root: Path) -> dict[str, tuple[object, ...]]:
 
 
 @pytest.fixture(scope="module")
-def run(small_run: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "run"
-    assert altgrad("train", *small_run, "max_steps=2", "--capture-at", "2", "-q", "--out", out).exit_code == 0
+    assert altgrad("train", *ARGUMENTS, "max_steps=2", "--capture-at", "2", "-q", "--out", out).exit_code == 0
     return out
 
 
@@ -274,8 +275,8 @@ def written_alone(words: tuple[str, ...], path: Path) -> bytes:
     return path.read_bytes()
 
 
-def command_of(words: list[str], small: Sequence[str] = (), **paths: Path) -> list[str]:
-    return [part for word in words for part in (small if word == "{small}" else [word.format(**paths)])]
+def command_of(words: list[str], **paths: Path) -> list[str]:
+    return [part for word in words for part in (ARGUMENTS if word == "{small}" else [word.format(**paths)])]
 
 
 @pytest.mark.parametrize(("option", "kind", "forced"), in_parts(CASES, does_not_sweep), ids=name_of)
@@ -285,7 +286,6 @@ def test_what_the_user_had_is_unharmed(
     forced: bool,
     place: Path,
     run: Path,
-    small_run: list[str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     world, path, expected = place.parent, place / "page.svg", KINDS[kind]
@@ -293,7 +293,7 @@ def test_what_the_user_had_is_unharmed(
     before = things(world)
     is_fed = kind == "a pipe with a reader" and option in OUTPUT_FILES
     received: AbstractContextManager[list[bytes] | None] = reader_of(path) if is_fed else nullcontext()
-    words = command_of({**OUTPUT_FILES, **OUTPUT_FOLDERS, **TAKEN_UP}[option], small_run, run=run)
+    words = command_of({**OUTPUT_FILES, **OUTPUT_FOLDERS, **TAKEN_UP}[option], run=run)
     with received as fed:
         result = altgrad(*words, path, *(["--force"] if forced else []))
     after = things(world)

@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 from altgrad_cli.commands.app import app
 from altgrad_cli.runs.folder import RunDirectory, sole_writer
 from tests.runs.test_resumption import contents, halve, without_steps
+from tests.small import ARGUMENTS
 
 
 def altgrad(*arguments: object) -> Result:
@@ -21,12 +22,12 @@ def altgrad(*arguments: object) -> Result:
 
 
 @pytest.fixture(scope="module")
-def ended(small_run: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that collapsed at its fifth step, with a failure report."""
     out = tmp_path_factory.mktemp("runs") / "ended"
     fault = ["--inject", "nan@5:blocks.0.attn.c_attn:gradients", "nan_policy=first"]
     steps = ["max_steps=8", "runtime.evaluation_interval=4", "runtime.checkpoint_interval=3"]
-    assert altgrad("train", *small_run, *steps, *fault, "-q", "--out", out).exit_code == 3
+    assert altgrad("train", *ARGUMENTS, *steps, *fault, "-q", "--out", out).exit_code == 3
     assert (out / "failure_report.md").is_file()
     return out
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.small import ARGUMENTS
+
 
 def started(shell: str, *arguments: str) -> subprocess.Popen[str]:
     """``python -m altgrad_cli`` with ``arguments``, as ``shell`` starts it."""
@@ -25,11 +27,9 @@ def started(shell: str, *arguments: str) -> subprocess.Popen[str]:
         ("trap '' INT; exec", signal.SIGINT),  # what a script's shell does to what is behind a "&"
     ],
 )
-def test_a_run_that_is_asked_to_stop_can_go_on(
-    small_run: list[str], tmp_path: Path, shell: str, number: signal.Signals
-) -> None:
+def test_a_run_that_is_asked_to_stop_can_go_on(tmp_path: Path, shell: str, number: signal.Signals) -> None:
     out = tmp_path / "run"
-    running = started(shell, "train", *small_run, "max_steps=100000", "-q", "--out", str(out))
+    running = started(shell, "train", *ARGUMENTS, "max_steps=100000", "-q", "--out", str(out))
     log = out / "events.jsonl"
     while not (log.exists() and log.stat().st_size > 10_000):
         assert running.poll() is None, running.communicate()
@@ -42,12 +42,10 @@ def test_a_run_that_is_asked_to_stop_can_go_on(
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
-def test_the_arms_of_a_sweep_that_is_asked_to_stop_can_go_on(
-    small_run: list[str], tmp_path: Path, number: signal.Signals
-) -> None:
+def test_the_arms_of_a_sweep_that_is_asked_to_stop_can_go_on(tmp_path: Path, number: signal.Signals) -> None:
     out = tmp_path / "sweep"
     words = ["max_steps=100000", "--order=e5m2", "--jobs=2", "-q", "--out", str(out)]
-    running = started("exec", "sweep", *small_run, *words)
+    running = started("exec", "sweep", *ARGUMENTS, *words)
     logs = [out / arm / "events.jsonl" for arm in ("fp32", "frozen")]
     while not all(log.exists() and log.stat().st_size > 10_000 for log in logs):
         assert running.poll() is None, running.communicate()
@@ -59,9 +57,9 @@ def test_the_arms_of_a_sweep_that_is_asked_to_stop_can_go_on(
     assert all(list((log.parent / "checkpoints").glob("step_*.pt")) for log in logs)
 
 
-def test_nohup_is_meant(small_run: list[str], tmp_path: Path) -> None:
+def test_nohup_is_meant(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    running = started("trap '' HUP; exec", "train", *small_run, "max_steps=30", "-q", "--out", str(out))
+    running = started("trap '' HUP; exec", "train", *ARGUMENTS, "max_steps=30", "-q", "--out", str(out))
     while not (out / "events.jsonl").exists():
         assert running.poll() is None, running.communicate()
         time.sleep(0.02)

@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 from altgrad_cli.commands.app import app
 from altgrad_cli.runs.folder import RunDirectory, sole_writer
 from tests.runs.test_resumption import contents, without_steps
+from tests.small import ARGUMENTS
 
 KEYS = {
     *("name", "kind", "retry_of", "format", "regime", "seed", "outcome", "collapse_class", "collapse_step"),
@@ -27,17 +28,15 @@ KEYS = {
 }
 
 
-@pytest.fixture(scope="module")
-def tiny(small_run: list[str]) -> list[str]:
-    """Arguments of a sweep of four arms that take a second each."""
-    return [
-        *small_run,
-        "max_steps=30",
-        "runtime.evaluation_interval=10",
-        "runtime.checkpoint_interval=7",
-        "--order=e7m0",
-        "--no-retries",
-    ]
+TINY = (
+    *ARGUMENTS,
+    "max_steps=30",
+    "runtime.evaluation_interval=10",
+    "runtime.checkpoint_interval=7",
+    "--order=e7m0",
+    "--no-retries",
+)
+"""Arguments of a sweep of four arms that take a second each."""
 
 
 def sweep(*arguments: str) -> Result:
@@ -45,10 +44,10 @@ def sweep(*arguments: str) -> Result:
 
 
 @pytest.fixture(scope="module")
-def whole(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     """A sweep that nothing disturbed, with two jobs: its folder and what it said."""
     out = tmp_path_factory.mktemp("sweeps") / "whole"
-    result = sweep(*tiny, "--jobs", "2", "--json", "--out", str(out))
+    result = sweep(*TINY, "--jobs", "2", "--json", "--out", str(out))
     assert result.exit_code == 0, result.stderr
     return out, result
 
@@ -145,10 +144,10 @@ def test_an_arm_of_a_later_schema_is_refused_by_name(whole: tuple[Path, Result],
 
 
 def test_a_sweep_stopped_by_ctrl_c_goes_on_to_the_same_table(
-    tiny: list[str], whole: tuple[Path, Result], tmp_path: Path
+    whole: tuple[Path, Result], tmp_path: Path
 ) -> None:
     out = tmp_path / "cut"
-    running = start(*tiny, "--jobs", "1", "--json", "-q", "--out", str(out))
+    running = start(*TINY, "--jobs", "1", "--json", "-q", "--out", str(out))
     wait_for(lambda: (out / "bf16" / "events.jsonl").exists())
     running.send_signal(signal.SIGINT)
     _, talk = running.communicate(timeout=120)
@@ -163,10 +162,10 @@ def test_a_sweep_stopped_by_ctrl_c_goes_on_to_the_same_table(
 
 
 def test_a_killed_worker_and_then_a_killed_sweep_change_nothing(
-    tiny: list[str], whole: tuple[Path, Result], tmp_path: Path
+    whole: tuple[Path, Result], tmp_path: Path
 ) -> None:
     out = tmp_path / "cut"
-    running = start(*tiny, "--jobs", "1", "--json", "--out", str(out))
+    running = start(*TINY, "--jobs", "1", "--json", "--out", str(out))
     wait_for(lambda: (out / "fp32" / "events.jsonl").exists())
     os.kill(worker_of(running.pid), signal.SIGKILL)
     wait_for(lambda: (out / "frozen" / "events.jsonl").exists())
@@ -188,11 +187,11 @@ def worker_of(pid: int) -> int:
     )
 
 
-def test_a_collapse_is_a_result_and_a_dying_arm_an_error(tiny: list[str], tmp_path: Path) -> None:
+def test_a_collapse_is_a_result_and_a_dying_arm_an_error(tmp_path: Path) -> None:
     """E7M0 stops at its first NaN; E5M2, a baseline, is patient, and so reaches the fault that kills it."""
     out = tmp_path / "s"
     faults = ["inject=nan@3:blocks.0.attn.c_attn:gradients,kill@5", "--order", "e7m0,e5m2"]
-    result = sweep(*tiny, *faults, "--out", str(out), "--json")
+    result = sweep(*TINY, *faults, "--out", str(out), "--json")
     assert result.exit_code == 1
     arms = {arm["name"]: arm for arm in json.loads(result.stdout)["arms"]}
     failing = arms["e7m0-uniform"]
@@ -205,9 +204,9 @@ def test_a_collapse_is_a_result_and_a_dying_arm_an_error(tiny: list[str], tmp_pa
     assert f"--resume {out}" in result.stderr
 
 
-def test_a_dry_run_leaves_nothing_behind(tiny: list[str], tmp_path: Path) -> None:
+def test_a_dry_run_leaves_nothing_behind(tmp_path: Path) -> None:
     out = tmp_path / "s"
-    result = sweep(*tiny, "--order=e5m2,e3m4,e1m6,e0m7,e7m0", "--dry-run", "--json", "--out", str(out))
+    result = sweep(*TINY, "--order=e5m2,e3m4,e1m6,e0m7,e7m0", "--dry-run", "--json", "--out", str(out))
     assert result.exit_code == 0, result.stderr
     plan = json.loads(result.stdout)
     assert [arm["name"] for arm in plan["arms"]][:4] == ["fp32", "frozen", "bf16", "e5m2-uniform"]
@@ -216,7 +215,7 @@ def test_a_dry_run_leaves_nothing_behind(tiny: list[str], tmp_path: Path) -> Non
     assert plan["equivalent"] == ["E0M7 is 0.25 x E1M6"]
     assert plan["estimated_seconds"] > 0
     assert not out.exists()
-    text = sweep(*tiny, "--dry-run", "--out", str(out)).stdout
+    text = sweep(*TINY, "--dry-run", "--out", str(out)).stdout
     assert "e7m0-uniform" in text
     assert "Predicted stall" in text
 
@@ -244,11 +243,11 @@ def test_a_mistake_is_one_message_and_exit_2(arguments: list[str], said: str, in
     assert not list(in_tmp_folder.glob("runs/*"))
 
 
-def test_a_folder_in_use_is_never_written_over(tiny: list[str], tmp_path: Path) -> None:
+def test_a_folder_in_use_is_never_written_over(tmp_path: Path) -> None:
     out = tmp_path / "s"
     out.mkdir()
     (out / "thesis.md").write_text("years of work")
-    result = sweep(*tiny, "--out", str(out))
+    result = sweep(*TINY, "--out", str(out))
     assert result.exit_code == 2
     assert "never overwritten" in result.stderr
     assert [p.name for p in out.iterdir()] == ["thesis.md"]

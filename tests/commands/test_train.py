@@ -14,17 +14,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from altgrad_cli.commands.app import app
+from tests.small import ARGUMENTS
 
-
-@pytest.fixture(scope="module")
-def tiny(small_run: list[str]) -> list[str]:
-    """Arguments of a run of a second."""
-    return [
-        *small_run,
-        "max_steps=8",
-        "runtime.evaluation_interval=4",
-        "runtime.checkpoint_interval=3",
-    ]
+TINY = (*ARGUMENTS, "max_steps=8", "runtime.evaluation_interval=4", "runtime.checkpoint_interval=3")
+"""Arguments of a run of a second."""
 
 
 def train(*arguments: str) -> Result:
@@ -48,8 +41,8 @@ def wait_for(happened: Callable[[], bool], seconds: float = 120) -> None:
         time.sleep(0.02)
 
 
-def test_a_run_leaves_its_folder_and_says_where(tiny: list[str], in_tmp_folder: Path) -> None:
-    result = train(*tiny)
+def test_a_run_leaves_its_folder_and_says_where(in_tmp_folder: Path) -> None:
+    result = train(*TINY)
     assert result.exit_code == 0, result.stderr
     folder = Path("runs/smoke")
     assert str(folder) in result.stdout
@@ -63,16 +56,14 @@ def test_a_run_leaves_its_folder_and_says_where(tiny: list[str], in_tmp_folder: 
     assert "validation loss" in result.stderr
 
 
-def test_two_runs_of_one_config_give_the_same_bits_in_folders_of_their_own(
-    tiny: list[str], in_tmp_folder: Path
-) -> None:
-    assert train(*tiny, "-q").exit_code == 0
-    assert train(*tiny, "-q").exit_code == 0
+def test_two_runs_of_one_config_give_the_same_bits_in_folders_of_their_own(in_tmp_folder: Path) -> None:
+    assert train(*TINY, "-q").exit_code == 0
+    assert train(*TINY, "-q").exit_code == 0
     assert losses(Path("runs/smoke")) == losses(Path("runs/smoke-2"))
 
 
-def test_json_is_data_on_stdout_and_nothing_else(tiny: list[str], tmp_path: Path) -> None:
-    result = train(*tiny, "fp8_format=e7m0", "--json", "--out", str(tmp_path / "r"))
+def test_json_is_data_on_stdout_and_nothing_else(tmp_path: Path) -> None:
+    result = train(*TINY, "fp8_format=e7m0", "--json", "--out", str(tmp_path / "r"))
     document = json.loads(result.stdout)
     assert document["schema"] == "altgrad.train/1"
     assert (document["format"], document["outcome"], document["steps"]) == ("E7M0", "completed", 8)
@@ -80,9 +71,9 @@ def test_json_is_data_on_stdout_and_nothing_else(tiny: list[str], tmp_path: Path
     assert document["verdict"] is None
 
 
-def test_a_collapse_is_exit_3_with_a_report(tiny: list[str], tmp_path: Path) -> None:
+def test_a_collapse_is_exit_3_with_a_report(tmp_path: Path) -> None:
     out = tmp_path / "r"
-    faulty = [*tiny, "fp8_format=E7M0", "--inject", "nan@5:blocks.0.attn.c_attn:gradients"]
+    faulty = [*TINY, "fp8_format=E7M0", "--inject", "nan@5:blocks.0.attn.c_attn:gradients"]
     result = train(*faulty, "--json", "--out", str(out))
     assert result.exit_code == 3, result.stderr
     document = json.loads(result.stdout)
@@ -92,22 +83,22 @@ def test_a_collapse_is_exit_3_with_a_report(tiny: list[str], tmp_path: Path) -> 
     assert list((out / "checkpoints").glob("anomaly_step_5*.pt"))
 
 
-def test_strict_also_counts_what_is_still_raised(tiny: list[str], tmp_path: Path) -> None:
-    assert train(*tiny, "--strict", "-q", "--out", str(tmp_path / "r")).exit_code == 3
+def test_strict_also_counts_what_is_still_raised(tmp_path: Path) -> None:
+    assert train(*TINY, "--strict", "-q", "--out", str(tmp_path / "r")).exit_code == 3
 
 
-def test_capture_at_writes_forensic_checkpoints(tiny: list[str], tmp_path: Path) -> None:
+def test_capture_at_writes_forensic_checkpoints(tmp_path: Path) -> None:
     out = tmp_path / "r"
-    assert train(*tiny, "--capture-at", "2,4", "-q", "--out", str(out)).exit_code == 0
+    assert train(*TINY, "--capture-at", "2,4", "-q", "--out", str(out)).exit_code == 0
     assert {path.name for path in (out / "checkpoints").glob("anomaly*")} == {
         "anomaly_step_2.pt",
         "anomaly_step_4.pt",
     }
 
 
-def test_ctrl_c_stops_and_resume_goes_on_to_the_same_losses(tiny: list[str], tmp_path: Path) -> None:
+def test_ctrl_c_stops_and_resume_goes_on_to_the_same_losses(tmp_path: Path) -> None:
     whole, out = tmp_path / "whole", tmp_path / "cut"
-    longer = [*tiny, "max_steps=80", "precision.regime=standard", "-q"]
+    longer = [*TINY, "max_steps=80", "precision.regime=standard", "-q"]
     assert train(*longer, "--out", str(whole)).exit_code == 0
     running = start(*longer, "--out", str(out))
     wait_for(lambda: (out / "events.jsonl").exists() and (out / "events.jsonl").stat().st_size > 10_000)
@@ -120,11 +111,9 @@ def test_ctrl_c_stops_and_resume_goes_on_to_the_same_losses(tiny: list[str], tmp
     assert losses(out) == losses(whole)
 
 
-def test_a_collapsed_run_goes_on_with_what_is_changed_and_that_is_recorded(
-    tiny: list[str], tmp_path: Path
-) -> None:
+def test_a_collapsed_run_goes_on_with_what_is_changed_and_that_is_recorded(tmp_path: Path) -> None:
     out = tmp_path / "r"
-    faulty = [*tiny, "fp8_format=E7M0", "--inject", "nan@5:blocks.0.attn.c_attn:gradients", "-q"]
+    faulty = [*TINY, "fp8_format=E7M0", "--inject", "nan@5:blocks.0.attn.c_attn:gradients", "-q"]
     assert train(*faulty, "--out", str(out)).exit_code == 3
     again = train("--resume", str(out), "--json")
     assert (again.exit_code, json.loads(again.stdout)["outcome"]) == (3, "collapsed")
@@ -142,9 +131,9 @@ def test_a_collapsed_run_goes_on_with_what_is_changed_and_that_is_recorded(
     assert "rounding: nearest" in before.read_text()
 
 
-def test_a_changed_config_is_refused_unless_every_change_is_said(tiny: list[str], tmp_path: Path) -> None:
+def test_a_changed_config_is_refused_unless_every_change_is_said(tmp_path: Path) -> None:
     out = tmp_path / "r"
-    assert train(*tiny, "-q", "--out", str(out)).exit_code == 0
+    assert train(*TINY, "-q", "--out", str(out)).exit_code == 0
     config = out / "config.yaml"
     config.write_text(config.read_text().replace("learning_rate: 0.0006", "learning_rate: 0.001"))
     result = train("--resume", str(out), "max_steps=12")
@@ -157,9 +146,9 @@ def test_a_changed_config_is_refused_unless_every_change_is_said(tiny: list[str]
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="this system has no SIGUSR1")
-def test_sigusr1_asks_a_running_run_for_a_forensic_checkpoint(tiny: list[str], tmp_path: Path) -> None:
+def test_sigusr1_asks_a_running_run_for_a_forensic_checkpoint(tmp_path: Path) -> None:
     out = tmp_path / "r"
-    running = start(*tiny, "max_steps=100000", "-q", "--out", str(out))
+    running = start(*TINY, "max_steps=100000", "-q", "--out", str(out))
     wait_for(lambda: (out / "events.jsonl").exists() and (out / "events.jsonl").stat().st_size > 10_000)
     running.send_signal(signal.SIGUSR1)
     wait_for(lambda: bool(list((out / "checkpoints").glob("anomaly_step_*.pt"))))
@@ -168,15 +157,15 @@ def test_sigusr1_asks_a_running_run_for_a_forensic_checkpoint(tiny: list[str], t
     assert running.returncode == 130
 
 
-def test_a_dry_run_prints_the_config_and_leaves_nothing(tiny: list[str], in_tmp_folder: Path) -> None:
-    result = train(*tiny, "fp8_format=e7m0", "--dry-run")
+def test_a_dry_run_prints_the_config_and_leaves_nothing(in_tmp_folder: Path) -> None:
+    result = train(*TINY, "fp8_format=e7m0", "--dry-run")
     assert result.exit_code == 0, result.stderr
     assert "fp8_format: e7m0" in result.stdout.lower()
     assert "predicted stall" in result.stderr
     Path("mine.yaml").write_text(result.stdout)
     assert train("mine.yaml", "--dry-run").stdout == result.stdout, "the output is a config"
     assert not Path("runs").exists()
-    plan = json.loads(train(*tiny, "--dry-run", "--json").stdout)
+    plan = json.loads(train(*TINY, "--dry-run", "--json").stdout)
     assert plan["config"]["max_steps"] == 8
     assert plan["estimated_seconds"] > 0
 
@@ -214,11 +203,11 @@ def test_a_mistake_is_one_message_and_exit_2(arguments: list[str], said: str, in
     assert not list(in_tmp_folder.glob("runs/*"))
 
 
-def test_an_existing_folder_is_never_overwritten(tiny: list[str], tmp_path: Path) -> None:
+def test_an_existing_folder_is_never_overwritten(tmp_path: Path) -> None:
     out = tmp_path / "r"
-    assert train(*tiny, "-q", "--out", str(out)).exit_code == 0
+    assert train(*TINY, "-q", "--out", str(out)).exit_code == 0
     before = (out / "events.jsonl").read_bytes()
-    result = train(*tiny, "-q", "--out", str(out))
+    result = train(*TINY, "-q", "--out", str(out))
     assert result.exit_code == 2
     assert "never overwritten" in result.stderr
     assert f"{out}-2" in result.stderr

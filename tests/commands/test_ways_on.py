@@ -14,16 +14,15 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from altgrad_cli.commands.app import app
+from tests.small import ARGUMENTS
 
 
 def altgrad(*arguments: str) -> Result:
     return CliRunner().invoke(app, list(arguments))
 
 
-@pytest.fixture(scope="module")
-def tiny(small_run: list[str]) -> list[str]:
-    """Arguments of a run of two steps."""
-    return [*small_run, "max_steps=2", "precision.regime=fp32"]
+TINY = (*ARGUMENTS, "max_steps=2", "precision.regime=fp32")
+"""Arguments of a run of two steps."""
 
 
 def hint_of(result: Result) -> str:
@@ -48,18 +47,18 @@ def hint_of(result: Result) -> str:
     ],
 )
 def test_the_folder_that_is_named_in_place_of_one_in_use_can_be_made(
-    options: tuple[str, str], tiny: list[str], in_tmp_folder: Path
+    options: tuple[str, str], in_tmp_folder: Path
 ) -> None:
     for name in ("runs/smoke", "runs/" + "n" * 120, "full", "full of years"):
         (in_tmp_folder / name).mkdir(parents=True)
         (in_tmp_folder / name / "work").touch()
     (in_tmp_folder / "a file").touch()
-    hint = hint_of(altgrad("train", *tiny, *options))
+    hint = hint_of(altgrad("train", *TINY, *options))
     named = shlex.split(hint.removeprefix("name another folder: "))
     assert named[0] == options[0]
     if named[0] == "--out":  # looked at before it is followed: a wrong hint must not write into the system
         assert Path(named[1]).resolve().is_relative_to(in_tmp_folder.parent)
-    again = altgrad("train", *tiny, "-q", *named)
+    again = altgrad("train", *TINY, "-q", *named)
     assert again.exit_code == 0, again.stderr
 
 
@@ -129,14 +128,14 @@ def test_allowed_is_what_is_allowed_and_no_bracket_is_lost() -> None:
     assert "allowed:" not in altgrad("sweep", "--jobs", "0").stderr
 
 
-def test_a_text_with_brackets_is_shown_as_it_is(tiny: list[str], in_tmp_folder: Path) -> None:
-    result = altgrad("train", *tiny, "--out", "a[red]b[/x]")
+def test_a_text_with_brackets_is_shown_as_it_is(in_tmp_folder: Path) -> None:
+    result = altgrad("train", *TINY, "--out", "a[red]b[/x]")
     assert "a[red]b[/x]" in result.stdout
     assert "next: altgrad report 'a[red]b[/x]'\n" in result.stderr
 
 
-def test_the_next_commands_after_a_run_work(tiny: list[str], in_tmp_folder: Path) -> None:
-    result = altgrad("train", *tiny, "--out", "my run", "--inject", "nan@1")
+def test_the_next_commands_after_a_run_work(in_tmp_folder: Path) -> None:
+    result = altgrad("train", *TINY, "--out", "my run", "--inject", "nan@1")
     commands = [line[6:] for line in result.stderr.splitlines() if line.startswith("next: ")]
     assert [shlex.split(command)[1] for command in commands] == ["report", "diagnose-checkpoint"]
     for command in commands:
@@ -144,11 +143,11 @@ def test_the_next_commands_after_a_run_work(tiny: list[str], in_tmp_folder: Path
     Path("my run/wandb/offline-run-1").mkdir(parents=True)
     again = altgrad("train", "--resume", "my run")
     assert "next: wandb sync 'my run/wandb/offline-run-1'" in again.stderr
-    assert "next: " not in altgrad("train", *tiny, "-q", "--out", "quiet").stderr
+    assert "next: " not in altgrad("train", *TINY, "-q", "--out", "quiet").stderr
 
 
-def test_without_a_config_it_is_said_what_will_be_done(tiny: list[str], in_tmp_folder: Path) -> None:
-    result = altgrad("train", *tiny[1:])
+def test_without_a_config_it_is_said_what_will_be_done(in_tmp_folder: Path) -> None:
+    result = altgrad("train", *TINY[1:])
     assert result.exit_code == 0
     assert result.stderr.startswith("no config given, so this is base: 2 steps of E5M2 fp32")
     assert "into runs/base" in result.stderr

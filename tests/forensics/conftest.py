@@ -8,40 +8,23 @@ from typing import Any
 
 import pytest
 
-from altgrad_cli.config.loading import load_config
 from altgrad_cli.forensics import diagnosis
 from altgrad_cli.forensics.diagnosis import Questions
 from altgrad_cli.training.engine import train
 from altgrad_cli.training.events import CheckpointSaved
+from tests.small import small
 
-TINY = (
+FAILING = (
     "model.n_layer=3",
-    "model.n_head=2",
-    "model.n_embd=16",
-    "model.block_size=8",
-    "batch_size=2",
     "max_steps=4",
     "runtime.evaluation_interval=4",
-    "runtime.evaluation_batches=1",
     "runtime.checkpoint_interval=0",
-    "optimizer.warmup_steps=0",
-    "learning_rate=1e-3",
     "nan_policy=first",
     "use_shadow=false",
 )
+"""What is changed of the small run."""
 
 Capture = Callable[..., Path]
-
-
-@pytest.fixture(scope="session")
-def corpus_cache(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One token cache for all runs of a session."""
-    return str(tmp_path_factory.mktemp("altgrad-cache"))
-
-
-@pytest.fixture(autouse=True)
-def _shared_cache(_isolated_environment: None, corpus_cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ALTGRAD_CACHE", corpus_cache)
 
 
 def diagnose(path: Path, questions: Questions) -> dict[str, Any]:
@@ -50,8 +33,8 @@ def diagnose(path: Path, questions: Questions) -> dict[str, Any]:
 
 
 def captured(folder: Path, *overrides: str) -> Path:
-    """The anomaly checkpoint that a tiny run leaves in ``folder``."""
-    for event in train(load_config("base", [*TINY, *overrides]), run_dir=folder):
+    """The anomaly checkpoint that a small run leaves in ``folder``."""
+    for event in train(small(*FAILING, *overrides), run_dir=folder):
         if isinstance(event, CheckpointSaved) and event.path and "anomaly" in event.path:
             return folder / "checkpoints" / Path(event.path).name
     raise AssertionError("the run left no anomaly checkpoint")

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from altgrad_cli.checkpoints import file as checkpoint_file
 from altgrad_cli.checkpoints.file import read_checkpoint, write_checkpoint
-from altgrad_cli.config.loading import load_config, with_overrides
+from altgrad_cli.config.loading import with_overrides
 from altgrad_cli.errors import CheckpointError, UsageError
 from altgrad_cli.forensics.diagnosis import Questions
 from altgrad_cli.forensics.findings import rescuing_overrides
@@ -29,7 +29,8 @@ from altgrad_cli.forensics.step_again.what_if import what_if
 from altgrad_cli.training.engine import train
 from altgrad_cli.training.events import RunStarted, StepCompleted, event_to_json, to_json_value
 from altgrad_cli.training.step import Step, compute_step
-from tests.forensics.conftest import TINY, Capture, diagnose
+from tests.forensics.conftest import FAILING, Capture, diagnose
+from tests.small import small
 
 KEYS = {
     "file",
@@ -49,9 +50,7 @@ KEYS = {
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A healthy run with its log."""
     folder = tmp_path_factory.mktemp("healthy")
-    config = load_config(
-        "base", [*TINY, "precision.regime=standard", "fp8_format=E3M4", "runtime.checkpoint_interval=2"]
-    )
+    config = small(*FAILING, "precision.regime=standard", "fp8_format=E3M4", "runtime.checkpoint_interval=2")
     with (folder / "events.jsonl").open("w") as log:
         for event in train(config, run_dir=folder):
             log.write(json.dumps(event_to_json(event)) + "\n")
@@ -92,16 +91,13 @@ def test_the_layer_table_is_what_the_tensors_say(run: Path) -> None:
 @pytest.mark.parametrize("regime", ["standard", "uniform"])
 def test_the_layer_table_is_what_the_engine_measured(tmp_path: Path, regime: str) -> None:
     """The engine measured the captured step on its own path: every number of the table is its own."""
-    config = load_config(
-        "base",
-        [
-            *TINY,
-            f"precision.regime={regime}",
-            "fp8_format=E5M2",
-            "precision.scaling.margin=0.5",
-            "use_shadow=true",
-            "runtime.capture_at=3",
-        ],
+    config = small(
+        *FAILING,
+        f"precision.regime={regime}",
+        "fp8_format=E5M2",
+        "precision.scaling.margin=0.5",
+        "use_shadow=true",
+        "runtime.capture_at=3",
     )
     events = list(train(config, run_dir=tmp_path))
     measured = next(event for event in events if isinstance(event, StepCompleted) and event.step == 3)
@@ -195,17 +191,14 @@ def test_a_weight_that_changed_in_memory_disagrees_with_its_code(capture: Captur
 def test_a_shifted_run_is_diagnosed_in_the_format_then_active(capture: Capture, tmp_path: Path) -> None:
     faults = ",".join(f"nan@{n}:blocks.0.mlp.c_fc:gradients" for n in (1, 2, 3))
     late = "nan@6:blocks.1.mlp.c_fc:gradients"
-    config = load_config(
-        "base",
-        [
-            *TINY,
-            "precision.regime=uniform",
-            "fp8_format=E7M0",
-            "max_steps=8",
-            "nan_policy=auto",
-            "enable_emergency_shift=true",
-            f"inject={faults},{late}",
-        ],
+    config = small(
+        *FAILING,
+        "precision.regime=uniform",
+        "fp8_format=E7M0",
+        "max_steps=8",
+        "nan_policy=auto",
+        "enable_emergency_shift=true",
+        f"inject={faults},{late}",
     )
     for _ in train(config, run_dir=tmp_path / "shifted"):
         pass
@@ -234,7 +227,7 @@ def test_the_rescue_is_a_configuration_that_loads(capture: Capture) -> None:
     assert "learning rate / 10" not in survivors
     assert document["minimal_bf16_layers"] == ["blocks.1.mlp.c_fc"]
     assert document["next"]["command"].endswith("precision.overflow=saturate")
-    config = load_config("base", TINY)
+    config = small(*FAILING)
     for entry in document["counterfactuals"]:
         with_overrides(config, entry["overrides"])
     rules = rescuing_overrides((), document["minimal_bf16_layers"])
@@ -357,6 +350,7 @@ def test_a_foreign_state_dict_is_read_for_what_it_is(foreign: Path) -> None:
 
 def test_without_a_format_only_values_are_judged(foreign: Path) -> None:
     document = diagnose(foreign, Questions())
+    assert document["layers"]
     assert all(row["stiffness_median"] is None for row in document["layers"])
     assert any("--format" in finding["text"] for finding in document["findings"])
 

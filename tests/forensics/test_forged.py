@@ -63,17 +63,19 @@ def forge(payload: dict[str, Any], rng: random.Random) -> tuple[Path_, dict[str,
 
 
 def torment(payload: dict[str, Any], path: Path, count: int, seed: int) -> None:
-    rng = random.Random(seed)
+    rng, refused = random.Random(seed), 0
     for _ in range(count):
         place, forged = forge(payload, rng)
         write_checkpoint(path, forged)
         try:
             diagnosed = diagnosis.diagnose(path, Questions())
         except UsageError:
+            refused += 1
             continue
         json.dumps(to_json_value(diagnosed.to_json()), allow_nan=False)
         text = to_markdown(diagnosis_page(diagnosed), pictures=None)
         assert "\x1b" not in text, place
+    assert 0 < refused < count
 
 
 def test_forged_payloads(payload: dict[str, Any], tmp_path: Path) -> None:

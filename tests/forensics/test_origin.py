@@ -17,7 +17,8 @@ from altgrad_cli.surgery.precision_plan import plan_precision
 from altgrad_cli.training.engine import train
 from altgrad_cli.training.events import CheckpointSaved, RunEnded
 from altgrad_cli.training.origin import first_operand
-from tests.forensics.conftest import TINY, diagnose
+from tests.forensics.conftest import FAILING, diagnose
+from tests.small import small
 
 OVERFLOWING = ("fp8_format=E5M2", "precision.regime=standard", "precision.overflow=ieee")
 FAILURES = [
@@ -41,7 +42,7 @@ FAILURES = [
 
 @pytest.mark.parametrize("overrides", FAILURES, ids=lambda overrides: " ".join(overrides)[:70])
 def test_the_run_blames_what_its_diagnosis_blames(tmp_path: Path, overrides: tuple[str, ...]) -> None:
-    events = list(train(load_config("base", [*TINY, *overrides]), run_dir=tmp_path))
+    events = list(train(small(*FAILING, *overrides), run_dir=tmp_path))
     (saved,) = (
         event for event in events if isinstance(event, CheckpointSaved) and "anomaly" in str(event.path)
     )

@@ -11,14 +11,16 @@ from altgrad_cli.config.loading import load_config
 from altgrad_cli.forensics.diagnosis import Questions
 from altgrad_cli.forensics.failure import stalled_window
 from altgrad_cli.training.engine import train
-from tests.forensics.conftest import TINY, diagnose
+from tests.forensics.conftest import FAILING, diagnose
+from tests.small import SETTINGS
 
 
 def stalled_run(folder: Path) -> Path:
     config = load_config(
         "e7m0_uniform",
         [
-            *TINY,
+            *SETTINGS,
+            *FAILING,
             "max_steps=60",
             "learning_rate=6e-4",
             "runtime.checkpoint_interval=60",
@@ -85,7 +87,7 @@ def test_the_run_s_own_capture_of_the_collapse(checkpoints: Path) -> None:
 def test_unscaled_gradients_that_round_to_zero_are_not_the_update_s_fault(tmp_path: Path) -> None:
     config = load_config(
         "e3m4_uniform",
-        [*TINY, "precision.scaling.recipe=none", "max_steps=2", "runtime.capture_at=2"],
+        [*SETTINGS, *FAILING, "precision.scaling.recipe=none", "max_steps=2", "runtime.capture_at=2"],
     )
     for _ in train(config, run_dir=tmp_path):
         pass

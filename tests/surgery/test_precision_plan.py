@@ -161,6 +161,7 @@ def test_without_rounding_leaves_out_exactly_what_is_named() -> None:
     made = plan(regime="uniform")
     assert rounded(without_rounding(made)) == {}
     fewer = rounded(without_rounding(made, role=G))
+    assert fewer.keys() == rounded(made).keys()
     assert all(G not in roles and A in roles for roles in fewer.values())
     one = rounded(without_rounding(made, layer="blocks.0.mlp.c_fc"))
     assert set(NAMES) - set(one) == {"blocks.0.mlp.c_fc"}

@@ -17,42 +17,6 @@ from altgrad_cli.sweeps.verdicts import JudgedRun, judge_run
 
 LAYERS = ("blocks.0.attn.c_attn", "blocks.0.attn.c_proj", "blocks.0.mlp.c_fc", "lm_head")
 
-TEXT = "Article {n}. The Commission shall, by means of act {n}, adopt the measures in Annex {n}.\n\n"
-
-
-@pytest.fixture
-def corpus_file(tmp_path: Path) -> Path:
-    """A text of a few thousand bytes, in many short documents."""
-    path = tmp_path / "law.txt"
-    path.write_text("".join(TEXT.format(n=n) for n in range(80)))
-    return path
-
-
-@pytest.fixture
-def tiny(corpus_file: Path) -> Callable[..., TrainConfig]:
-    """``tiny("max_steps=8")``: a config that trains in a second."""
-
-    def make(*overrides: str) -> TrainConfig:
-        return load_config(
-            "smoke",
-            [
-                f"data.path={corpus_file}",
-                "model.n_layer=1",
-                "model.n_embd=16",
-                "model.block_size=16",
-                "batch_size=2",
-                "max_steps=8",
-                "runtime.evaluation_interval=4",
-                "runtime.evaluation_batches=1",
-                "runtime.checkpoint_interval=3",
-                "optimizer.warmup_steps=2",
-                *overrides,
-            ],
-        )
-
-    return make
-
-
 WriteLog = Callable[..., Path]
 Find = Callable[..., JudgedRun]
 

@@ -49,7 +49,9 @@ def test_all_arms_share_everything_but_precision() -> None:
 
 def test_interventions_never_spoil_the_controls() -> None:
     base = load_config("base", ["enable_emergency_shift=true", "inject=nan@5"])
-    for arm in plan_sweep(spec(base=base, retries=False), {})[:3]:
+    controls = plan_sweep(spec(base=base, retries=False), {})[:3]
+    assert [arm.name for arm in controls] == ["fp32", "frozen", "bf16"]
+    for arm in controls:
         assert not arm.config.enable_emergency_shift
         assert arm.config.inject == ()
 

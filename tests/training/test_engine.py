@@ -149,17 +149,17 @@ def test_frozen_moves_nothing_but_embeddings_and_gains(tiny: Tiny) -> None:
 @pytest.mark.parametrize("regime", ["fp32", "standard"])
 def test_master_validation_is_measured_only_where_a_master_exists(tiny: Tiny, regime: str) -> None:
     evaluated = [e for e in train(tiny(f"precision.regime={regime}")) if isinstance(e, Evaluated)]
-    assert [e.step for e in evaluated] == [0, 3, 6]
+    assert [e.step for e in evaluated] == [0, 4, 8]
     for event in evaluated:
         assert (event.validation_loss_master is None) == (regime == "fp32")
     uniform = [e for e in train(tiny("precision.regime=uniform")) if isinstance(e, Evaluated)]
-    assert all(e.validation_loss_master is None for e in uniform)
+    assert [e.validation_loss_master for e in uniform] == [None] * 3
 
 
 def test_every_event_survives_its_json(tiny: Tiny) -> None:
-    for event in train(tiny("fp8_format=E7M0", "log_ulp=true")):
-        line = event_to_json(event)
-        assert event_to_json(event_from_json(line)) == line
+    lines = [event_to_json(event) for event in train(tiny("fp8_format=E7M0", "log_ulp=true"))]
+    assert {"run_started", "step", "evaluated", "run_ended"} <= {line["event"] for line in lines}
+    assert [event_to_json(event_from_json(line)) for line in lines] == lines
 
 
 def test_uniform_e0m7_and_e1m6_are_one_experiment(tiny: Tiny) -> None:
@@ -177,7 +177,7 @@ def test_uniform_e0m7_and_e1m6_are_one_experiment(tiny: Tiny) -> None:
 def test_the_last_event_says_how_it_ended(tiny: Tiny) -> None:
     events = list(train(tiny()))
     assert isinstance(events[-1], RunEnded)
-    assert (events[-1].outcome, events[-1].step) == ("completed", 6)
+    assert (events[-1].outcome, events[-1].step) == ("completed", 8)
     assert [e.step for e in events if isinstance(e, StepCompleted)] == [1, 2, 3, 4, 5, 6]
 
 

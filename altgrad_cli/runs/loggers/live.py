@@ -8,12 +8,13 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console, Group
+from rich.constrain import Constrain
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from altgrad_cli.notation import MISSING, decimals
+from altgrad_cli.notation import MISSING, decimals, short_layer
 from altgrad_cli.runs.loggers.listener import grouped
 from altgrad_cli.training.events import (
     Alert,
@@ -27,6 +28,9 @@ from altgrad_cli.training.events import (
     StepCompleted,
 )
 
+ECHO = "^C"
+"""What the terminal itself writes behind a live panel: in a panel of full width it would begin a line that
+nobody takes away again."""
 _LINE_SECONDS = 10.0
 """At least this long between two lines about the progress where there is no terminal."""
 _SPARKS = "▁▂▃▄▅▆▇█"
@@ -93,7 +97,8 @@ class LiveView:
     def say(self, message: str, style: str = "") -> None:
         """One line above the live panel, unless the view is quiet."""
         if not self._quiet:
-            self._console.print(Text(message, style), soft_wrap=True)
+            # On a terminal a line is broken between words; elsewhere it stays one line.
+            self._console.print(Text(message, style), soft_wrap=not self._console.is_terminal)
 
     def warn(self, message: str) -> None:
         """A warning of a lower room, which even a quiet run prints: something was left out or not kept."""
@@ -150,14 +155,17 @@ class LiveView:
             what = f"{name} ({metric})" if metric != name else name
             self.say(f"step {group[0].step}: alert {state}: {what}{worst}{where}", style)
 
-    def _render(self) -> Group:
+    def _render(self) -> Constrain:
+        return Constrain(self._panel(), self._console.width - len(ECHO))
+
+    def _panel(self) -> Group:
         if self._step is None:
             return Group(Text("building the network, reading the corpus", "dim"))
-        step = self._step
+        step, width = self._step, self._console.width
         left = self._seconds_left()
         head = Table.grid(padding=(0, 2, 0, 0))
         head.add_row(
-            ProgressBar(total=self._max_steps, completed=step.step, width=32),
+            ProgressBar(total=self._max_steps, completed=step.step, width=max(4, min(32, width - 52))),
             f"step {step.step}/{self._max_steps}",
             f"{_duration(left)} left" if left is not None else "",
             f"{step.metrics.get('tokens_per_second') or 0:,.0f} tokens/s",
@@ -165,16 +173,17 @@ class LiveView:
         )
         losses = Text(f"loss {decimals(step.metrics.get('loss'), 4)}  val {decimals(self._validation, 4)}  ")
         if "utf" in (self._console.encoding or ""):
-            losses.append(sparkline(self._losses, _SPARK_WIDTH), "cyan")
+            losses.append(sparkline(self._losses, max(8, min(_SPARK_WIDTH, width - 32))), "cyan")
         return Group(head, losses, self._worst_layers(step))
 
     def _worst_layers(self, step: StepCompleted) -> Table:
-        table = Table.grid(padding=(0, 3, 0, 0))
+        count = max(1, min(_WORST, (self._console.width - 18) // 24))
+        table = Table.grid(padding=(0, 2, 0, 0))
         for heading, metrics, high_is_bad in _WATCHED:
             rows = [step.layers[metric] for metric in metrics if metric in step.layers]
-            worst = worst_layers(rows, self._layers, high_is_bad=high_is_bad)
+            worst = worst_layers(rows, self._layers, high_is_bad=high_is_bad, count=count)
             if worst:
-                cells = (f"{name} {value:.3g}" for name, value in worst)
+                cells = (f"{short_layer(name)} {value:.3g}" for name, value in worst)
                 table.add_row(Text(f"worst {heading}", "dim"), *cells)
         return table
 

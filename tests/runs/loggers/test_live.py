@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import io
 import math
+import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
-from altgrad_cli.runs.loggers.live import LiveView, sparkline, worst_layers
+from altgrad_cli.runs.loggers.live import ECHO, LiveView, sparkline, worst_layers
 from altgrad_cli.training.events import (
     Alert,
     Evaluated,
@@ -48,9 +50,9 @@ def alert(layer: str | None, state: str = "raised") -> Alert:
     )
 
 
-def shown(*events: object, quiet: bool = False, terminal: bool = False) -> str:
+def shown(*events: object, quiet: bool = False, terminal: bool = False, width: int = 100) -> str:
     file = io.StringIO()
-    console = Console(file=file, width=100, force_terminal=terminal, color_system=None)
+    console = Console(file=file, width=width, force_terminal=terminal, color_system=None)
     view = LiveView(console, 10, quiet=quiet)
     for event in events:
         view.receive(event)  # type: ignore[arg-type]
@@ -104,6 +106,22 @@ def test_on_a_terminal_the_panel_has_what_matters() -> None:
     ):
         assert part in text
     assert "\x1b[?25h" in text  # the cursor is back
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_a_narrow_terminal_cuts_no_layer_s_name_and_no_word(width: int) -> None:
+    names = ["blocks.0.attn.c_attn", "blocks.11.attn.c_proj", "blocks.1.mlp.c_proj"]
+    rates: dict[str, list[float]] = {"bit_stall_rate": [0.00685, 0.914, 0.5]}
+    events = [replace(started(), layers=names), replace(step(7), layers=rates)]
+    text = shown(*events, alert("blocks.11.attn.c_proj"), terminal=True, width=width)
+    assert "11 attn.c_proj 0.914" in text
+    assert "\u2026" not in text
+    lines = [re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", line) for line in text.splitlines()]
+    panel = [line for line in lines if "worst" in line]
+    assert max(map(len, panel)) <= width - len(ECHO), "the terminal's own ^C at its end must not begin a line"
+    said = "step 1: alert raised: stall (bit_stall_rate) up to 0.9 in blocks.11.attn.c_proj"
+    assert said in " ".join(line.strip() for line in lines)
+    assert max(map(len, lines)) <= width
 
 
 @pytest.mark.parametrize(

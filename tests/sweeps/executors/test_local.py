@@ -59,7 +59,7 @@ def test_a_fault_in_one_task_is_reported_and_ends_nothing_else(
 ) -> None:
     broken = task(tmp_path, "broken", tiny())
     config = tmp_path / "broken" / "config.yaml"
-    config.write_text(config.read_text().replace("law.txt", "no-such.txt"))
+    config.write_text(config.read_text().replace("small.txt", "no-such.txt"))
     executor.start(broken)
     executor.start(task(tmp_path, "good", tiny()))
     reports = until(executor, 2, "finished", "failed")

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from altgrad_cli.config.loading import load_config
 from altgrad_cli.reporting.blocks.sources import without_sources
 from altgrad_cli.reporting.evidence.scope import gather
 from altgrad_cli.reporting.render.markdown import to_markdown
@@ -17,28 +16,15 @@ from altgrad_cli.runs.record import RunRecord, read_run
 from altgrad_cli.runs.run import carry_out
 from altgrad_cli.sweeps.results import assemble, write_sweep
 from altgrad_cli.sweeps.specification import SweepSpec
+from tests.small import small
 
 SPOILED = "{pattern: blocks.0.mlp.c_proj, format: E1M6, roles: [gradients], scaling: none}"
 COARSE = "{pattern: blocks.0.mlp.c_proj, format: E7M0, roles: [gradients], scaling: none}"
-SETTINGS = [
-    f"{key}={value}"
-    for key, value in {
-        "model.n_layer": 1,
-        "model.n_embd": 32,
-        "model.n_head": 2,
-        "model.block_size": 32,
-        "batch_size": 8,
-        "max_steps": 8,
-        "runtime.evaluation_interval": 4,
-        "runtime.evaluation_batches": 1,
-        "optimizer.warmup_steps": 2,
-    }.items()
-]
 
 
 def carried_out(folder: Path, rule: str) -> Path:
     """The sweep over ``rule`` alone, with ``--attribute``, in ``folder``."""
-    base = load_config("base", [*SETTINGS, "precision.regime=fp32", f"precision.rules=[{rule}]"])
+    base = small("max_steps=8", "precision.regime=fp32", f"precision.rules=[{rule}]")
     spec = SweepSpec(base=base, retries=False, attribute=True)
     records: dict[str, RunRecord] = {}
     folder.mkdir()
