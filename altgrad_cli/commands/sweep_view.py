@@ -197,7 +197,7 @@ _COLUMNS: tuple[tuple[str, Callable[[ArmResult], str], bool], ...] = (
     ("tau", _ended(lambda found: decimals(found.record.end("update_transfer"), 3)), False),
     ("overflow", _ended(lambda found: rate(found.record.worst_role("overflow_rate"))), False),
     ("underflow", _ended(lambda found: rate(found.record.worst_role("underflow_rate"))), False),
-    ("verdict", _ended(lambda found: verdict_words(found.verdict, brief=True)), True),
+    ("verdict", _ended(lambda found: verdict_words(found.verdict)), True),
 )
 """Heading, cell, and whether a narrow terminal shows it too."""
 _WORDS = ("arm", "format", "outcome", "collapse", "verdict")
@@ -211,7 +211,8 @@ def results_table(record: SweepRecord, *, brief: bool = False) -> Table:
     columns = [column for column in _COLUMNS if column[2] or not brief]
     for heading, _, _ in columns:
         justify: Literal["left", "right"] = "left" if heading in _WORDS else "right"
-        table.add_column(heading, justify=justify, no_wrap=not brief or heading != "verdict", overflow="fold")
+        no_wrap = not brief or heading not in ("collapse", "verdict")
+        table.add_column(heading, justify=justify, no_wrap=no_wrap, overflow="fold")
     for result in record.arms:
         cells = [Text(cell(result)) for _, cell, _ in columns]
         cells[-1].style = _GRADE_STYLES[result.finding.verdict.grade if result.finding else None]
@@ -238,25 +239,23 @@ def table_notes(record: SweepRecord) -> list[str]:
     return notes
 
 
-def verdict_words(verdict: Verdict, *, brief: bool = False) -> str:
+def verdict_words(verdict: Verdict) -> str:
     """``failed (stalled)``, ``trained, borderline``, or that there is none; a dash for an end of rho.
 
-    Args:
-        brief: leave out why there is none, which is the same for many.
+    Why there is none is the same for many arms: ``table_notes`` says it once.
     """
     if verdict.grade is not None:
         words = verdict.grade + (f" ({verdict.cause})" if verdict.cause else "")
         return words + (", borderline" if verdict.borderline else "")
     if verdict.recovered_fraction is not None:
         return MISSING
-    reason = "" if brief else f": {verdict.open_because}"
-    return f"no verdict{reason}" + (f"; suspected: {verdict.cause}" if verdict.cause else "")
+    return "no verdict" + (f"; suspected: {verdict.cause}" if verdict.cause else "")
 
 
 def _ending(found: JudgedRun) -> str:
     collapse = f" ({words})" if (words := _collapse(found)) else ""
     rho = f", rho {_rho(found)}" if found.rho is not None else ""
-    verdict = f", {words}" if (words := verdict_words(found.verdict)) != MISSING else ""
+    verdict = f", {verdict_words(found.verdict)}" if found.verdict.grade else ""
     return f"{found.outcome}{collapse}: val loss {decimals(found.record.validation.last(), 3)}{rho}{verdict}"
 
 

@@ -90,19 +90,36 @@ def test_what_was_not_measured_is_a_dash(record: SweepRecord) -> None:
 
 
 @pytest.mark.parametrize(
-    ("verdict", "words", "brief"),
+    ("verdict", "words"),
     [
-        ({"grade": "failed", "cause": "stalled", "borderline": True}, "failed (stalled), borderline", None),
-        ({"grade": "trained"}, "trained", None),
-        ({"cause": "stalled"}, "no verdict: why; suspected: stalled", "no verdict; suspected: stalled"),
-        ({}, "no verdict: why", "no verdict"),
-        ({"recovered_fraction": 1.0}, "–", None),
+        ({"grade": "failed", "cause": "stalled", "borderline": True}, "failed (stalled), borderline"),
+        ({"grade": "trained"}, "trained"),
+        ({"cause": "stalled"}, "no verdict; suspected: stalled"),
+        ({}, "no verdict"),
+        ({"recovered_fraction": 1.0}, "–"),
     ],
 )
-def test_verdicts_in_words(verdict: dict[str, Any], words: str, brief: str | None) -> None:
-    given = Verdict(**({"open_because": "why"} | verdict))
-    assert verdict_words(given) == words
-    assert verdict_words(given, brief=True) == (brief or words)
+def test_verdicts_in_words(verdict: dict[str, Any], words: str) -> None:
+    assert verdict_words(Verdict(**({"open_because": "why"} | verdict))) == words
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_a_narrow_table_cuts_no_name_and_loses_no_column(
+    write_log: WriteLog, tmp_path: Path, width: int
+) -> None:
+    asked = SweepSpec(base=load_config("base"), order=("E7M0",), retries=False)
+    losses = {"fp32": 2.0, "frozen": 3.0, "bf16": 2.01, "e7m0-uniform": 2.04}
+    collapse = {"class": "stall_collapse", "step": 150, "onset": 1}
+    logs = {
+        name: read_run(write_log(name, validation={3: loss}, collapse=collapse if "e7m0" in name else None))
+        for name, loss in losses.items()
+    }
+    screen = console(terminal=True, width=width)
+    screen.print(results_table(assemble(tmp_path, asked, logs), brief=True))
+    row = next(line for line in text_of(screen).splitlines() if line.startswith("e7m0-uniform "))
+    for cell in ("2.040", "0.96@3", "trained", "warning"):
+        assert cell in row
+    assert max(map(len, text_of(screen).splitlines())) <= width
 
 
 def test_why_there_is_no_verdict_is_said_once_below_the_table(write_log: WriteLog, tmp_path: Path) -> None:
