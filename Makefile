@@ -25,7 +25,7 @@ sweep: install ## run the study: every format and its controls (SWEEP_ARGS="..."
 	@echo "results: $(SWEEP_OUT); to have altgrad on the PATH: . $(BIN)/activate"
 
 test: install-dev ## run the tests (PYTEST_ARGS="...")
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
 
 campaign: install-dev ## run the long campaigns that `make test` leaves out
 	$(BIN)/python -m pytest -m campaign

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,7 +27,14 @@ EXAMPLES = (
     "altgrad configs --json",
 )
 _STYLES = {"damaged": "red", "collapsed": "yellow", "live": "green"}
-_WIDE = 100
+_COLUMNS: tuple[tuple[str, Callable[[Listed], str], int], ...] = (
+    ("steps", lambda each: format_value(each.steps), 50),
+    ("loss", lambda each: decimals(each.final_loss, 3), 70),
+    ("val loss", lambda each: decimals(each.val_loss, 3), 50),
+    ("size", lambda each: _size(each.bytes), 70),
+    ("written", lambda each: f"{each.written:%Y-%m-%d %H:%M}", 100),
+)
+"""Heading, cell, and the least width of a terminal that shows it."""
 
 
 def ls(
@@ -46,31 +54,26 @@ def ls(
     if json:
         print_json(SCHEMA, {"folder": str(folder), "entries": [each.to_json() for each in listed]})
     elif listed:
-        data_console().print(_table(listed, wide=data_console().width >= _WIDE))
+        data_console().print(_table(listed, width=data_console().width))
     else:
         say(f"no run below {folder}; make one: altgrad train smoke")
 
 
-def _table(listed: list[Listed], *, wide: bool) -> Table:
-
+def _table(listed: list[Listed], *, width: int) -> Table:
+    columns = [(heading, cell) for heading, cell, least in _COLUMNS if width >= least]
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("run or sweep", overflow="fold")
+    longest = max(len(printable(str(each.path))) for each in listed)
+    table.add_column("run or sweep", overflow="fold", min_width=min(longest, width // 2))
     table.add_column("outcome", overflow="fold")
-    for heading in ("steps", "loss", "val loss", "size"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    if wide:
-        table.add_column("written", no_wrap=True)
+    for heading, _ in columns:
+        table.add_column(heading, justify="left" if heading == "written" else "right", no_wrap=True)
     for each in listed:
         outcome = each.outcome + (f" ({each.detail})" if each.detail else "")
-        cells: list[Text | str] = [
+        table.add_row(
             Text(printable(str(each.path))),
             Text(printable(outcome), _STYLES.get(each.outcome, "")),
-            format_value(each.steps),
-            decimals(each.final_loss, 3),
-            decimals(each.val_loss, 3),
-            _size(each.bytes),
-        ]
-        table.add_row(*cells, *([f"{each.written:%Y-%m-%d %H:%M}"] if wide else []))
+            *(cell(each) for _, cell in columns),
+        )
     return table
 
 

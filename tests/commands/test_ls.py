@@ -143,6 +143,17 @@ def test_a_list_does_not_wait_for_torch(arguments: list[str], in_tmp_folder: Pat
     assert subprocess.run([sys.executable, "-c", probe], check=False, timeout=120).returncode == 0
 
 
+@pytest.mark.parametrize("width", [60, 80, 160])
+def test_a_narrow_terminal_cuts_no_name(in_tmp_folder: Path, width: int) -> None:
+    name = "runs/sweep-20261129-091501"
+    Path(name).mkdir(parents=True)
+    state = {"state": "finished", "arms": [{"outcome": "completed"}] * 8}
+    Path(name, "sweep.json").write_text(json.dumps(state))
+    lines = CliRunner(env={"COLUMNS": str(width)}).invoke(app, ["ls"]).stdout.splitlines()
+    assert max(map(len, lines)) <= width
+    assert lines[1].startswith(f"{name}  finished")
+
+
 def test_nothing_to_list(in_tmp_folder: Path) -> None:
     result = altgrad("ls")
     assert (result.exit_code, result.stdout) == (0, "")

@@ -98,7 +98,8 @@ def test_capture_at_writes_forensic_checkpoints(tmp_path: Path) -> None:
 
 def test_ctrl_c_stops_and_resume_goes_on_to_the_same_losses(tmp_path: Path) -> None:
     whole, out = tmp_path / "whole", tmp_path / "cut"
-    longer = [*TINY, "max_steps=80", "precision.regime=standard", "-q"]
+    rarely = ["runtime.evaluation_interval=40", "runtime.checkpoint_interval=40"]
+    longer = [*TINY, *rarely, "max_steps=80", "precision.regime=standard", "-q"]
     assert train(*longer, "--out", str(whole)).exit_code == 0
     running = start(*longer, "--out", str(out))
     wait_for(lambda: (out / "events.jsonl").exists() and (out / "events.jsonl").stat().st_size > 10_000)
@@ -135,12 +136,12 @@ def test_a_changed_config_is_refused_unless_every_change_is_said(tmp_path: Path)
     out = tmp_path / "r"
     assert train(*TINY, "-q", "--out", str(out)).exit_code == 0
     config = out / "config.yaml"
-    config.write_text(config.read_text().replace("learning_rate: 0.0006", "learning_rate: 0.001"))
+    config.write_text(config.read_text().replace("learning_rate: 0.001", "learning_rate: 0.002"))
     result = train("--resume", str(out), "max_steps=12")
     assert result.exit_code == 2
-    assert "learning_rate was 0.0006" in result.stderr
-    assert "learning_rate=0.001" in result.stderr
-    result = train("--resume", str(out), "max_steps=12", "learning_rate=0.001", "-q", "--json")
+    assert "learning_rate was 0.001" in result.stderr
+    assert "learning_rate=0.002" in result.stderr
+    result = train("--resume", str(out), "max_steps=12", "learning_rate=0.002", "-q", "--json")
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["steps"] == 12
 

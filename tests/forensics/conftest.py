@@ -15,16 +15,31 @@ from altgrad_cli.training.events import CheckpointSaved
 from tests.small import small
 
 FAILING = (
+    "data.path=null",
     "model.n_layer=3",
+    "model.n_embd=16",
+    "model.block_size=8",
+    "batch_size=2",
     "max_steps=4",
     "runtime.evaluation_interval=4",
     "runtime.checkpoint_interval=0",
     "nan_policy=first",
     "use_shadow=false",
 )
-"""What is changed of the small run."""
+"""What is changed of the small run; the embedded corpus is at hand without ``--data``."""
 
 Capture = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def corpus_cache(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One token cache for all runs of a session: the corpus is drafted once."""
+    return str(tmp_path_factory.mktemp("altgrad-cache"))
+
+
+@pytest.fixture(autouse=True)
+def _shared_cache(_isolated_environment: None, corpus_cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALTGRAD_CACHE", corpus_cache)
 
 
 def diagnose(path: Path, questions: Questions) -> dict[str, Any]:
