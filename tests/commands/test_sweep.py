@@ -31,6 +31,7 @@ KEYS = {
 TINY = (
     *ARGUMENTS,
     "max_steps=30",
+    "learning_rate=3e-5",
     "runtime.evaluation_interval=10",
     "runtime.checkpoint_interval=7",
     "--order=e7m0",
