@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 from altgrad_cli.errors import ConfigError, FormatError
@@ -10,6 +9,9 @@ from altgrad_cli.formats import parse_format
 
 FLOAT32_WORDS = ("fp32", "float32", "none")
 """What stands in place of a format where nothing is to be rounded."""
+
+FLOAT32_RANGE = (2.0**-126, (2 - 2.0**-23) * 2.0**127)
+"""The smallest normal and the largest number of float32."""
 
 
 def require(condition: bool, where: str, value: object, allowed: str, hint: str | None = None) -> None:
@@ -29,11 +31,10 @@ def check_whole_numbers(section: object, prefix: str, limits: Mapping[str, tuple
         require(low <= value <= high, f"{prefix}{name}", value, f"{low:,} to {high:,}")
 
 
-def check_positive(section: object, prefix: str, *names: str) -> None:
-    """Raises ConfigError for a field of ``section`` that is not a positive finite number."""
-    for name in names:
-        value = getattr(section, name)
-        require(0 < value < math.inf, f"{prefix}{name}", value, "a positive number")
+def check_positive(where: str, value: float) -> None:
+    """Raises ConfigError for the key ``where`` unless it is positive in float32, in which it is used."""
+    low, high = FLOAT32_RANGE
+    require(low <= value <= high, where, value, f"a positive number, {low:.3g} to {high:.3g}")
 
 
 def check_format(name: str, key: str, *, unrounded: bool = False) -> None:

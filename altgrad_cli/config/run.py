@@ -54,8 +54,9 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         require(all(0 <= b < 1 for b in self.betas), "optimizer.betas", self.betas, "two numbers in [0, 1)")
-        check_positive(self, "optimizer.", "eps")
-        require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "0 or more")
+        check_positive("optimizer.eps", self.eps)
+        if self.weight_decay:
+            check_positive("optimizer.weight_decay", self.weight_decay)
         check_whole_numbers(self, "optimizer.", {"warmup_steps": (0, MOST_STEPS)})
         require(
             0 <= self.min_learning_rate_ratio <= 1,
@@ -63,10 +64,8 @@ class OptimizerConfig:
             self.min_learning_rate_ratio,
             "a number in [0, 1]",
         )
-        clip = self.gradient_clip
-        require(
-            clip is None or clip > 0, "optimizer.gradient_clip", clip, "a positive norm, or null for no clip"
-        )
+        if self.gradient_clip is not None:
+            check_positive("optimizer.gradient_clip", self.gradient_clip)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,7 +160,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_format(self.fp8_format, "fp8_format")
         check_whole_numbers(self, "", _RUN_LIMITS)
-        check_positive(self, "", "learning_rate", "partition_clip_base")
+        check_positive("learning_rate", self.learning_rate)
+        check_positive("partition_clip_base", self.partition_clip_base)
         tokens = self.batch_size * self.model.block_size
         require(
             tokens <= MOST_TOKENS_A_STEP,

@@ -15,7 +15,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from altgrad_cli.errors import UsageError
-from altgrad_cli.files import open_regular
+from altgrad_cli.files import open_regular, reason_of
 from altgrad_cli.notation import unescape_markdown
 from altgrad_cli.reporting.blocks.sources import CITED, ROW
 from altgrad_cli.reporting.evidence.quantities import TEXTS
@@ -71,7 +71,8 @@ def verify(report: Path, logs: Sequence[Path] = ()) -> Verification:
         with open_regular(report) as file:
             text = file.read().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read the report {report}: {error}", where=str(report)) from None
+        reason = reason_of(error) if isinstance(error, OSError) else "it is not a text in UTF-8"
+        raise UsageError(f"cannot read the report {report}: {reason}", where=str(report)) from None
     header = _HEADER.search(text)
     if header is None:
         raise UsageError(
