@@ -10,7 +10,6 @@ from typing import TypeVar
 import torch
 
 from altgrad_cli.checkpoints.foreign import ForeignTensors
-from altgrad_cli.checkpoints.payload import StruckFault
 from altgrad_cli.errors import UsageError
 from altgrad_cli.forensics.against import Comparison, compare_with
 from altgrad_cli.forensics.batch_report import describe_batch
@@ -132,6 +131,7 @@ def diagnose_checkpoint(opened: OpenedCheckpoint, questions: Questions) -> Diagn
     attribution = attribute(trials) if repeatable else None
     count = sum(record.nonfinite for record in records if record.phase != "optimizer") or seen.nonfinite
     failure = classify(opened, first, attribution.recorded if attribution else None, count)
+    struck = [fault for fault in saved.injections.struck if fault.step == opened.step]
     saving_layers = questions.what_if and failure.kind == NONFINITE
     diagnosis = Diagnosis(
         file=str(opened.path),
@@ -139,7 +139,7 @@ def diagnose_checkpoint(opened: OpenedCheckpoint, questions: Questions) -> Diagn
         trust=trust_report(opened),
         failure=failure,
         first_nonfinite=None if first is None else describe_origin(first, given.state, opened.step),
-        mechanism=explain(failure.kind, attribution, first, suspects, _struck(opened), seen.zeroed),
+        mechanism=explain(failure.kind, attribution, first, suspects, struck, seen.zeroed),
         amax_suspects=suspects,
         lead_time=lead_time(history_of(saved), opened.step),
         layers=_selected(_origin_first(seen.layers, first), questions.layer),
@@ -155,10 +155,6 @@ def diagnose_checkpoint(opened: OpenedCheckpoint, questions: Questions) -> Diagn
         findings=tuple(findings(diagnosis)),
         next=next_command(opened, diagnosis, questions.what_if),
     )
-
-
-def _struck(opened: OpenedCheckpoint) -> list[StruckFault]:
-    return [fault for fault in opened.saved.injections.struck if fault.step == opened.step]
 
 
 def _against(opened: OpenedCheckpoint, control: Path | None) -> Comparison | None:

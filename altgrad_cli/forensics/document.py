@@ -37,8 +37,17 @@ class NextCommand:
     why: str
 
 
+class _Document:
+    __slots__ = ()
+
+    def to_json(self) -> dict[str, object]:
+        """The document as plain values, by the keys of the schema."""
+        document: dict[str, object] = to_plain(self)
+        return document
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Diagnosis:
+class Diagnosis(_Document):
     """Of a checkpoint that altgrad wrote."""
 
     file: str
@@ -62,11 +71,6 @@ class Diagnosis:
     findings: tuple[Finding, ...] = ()
     """Most important first."""
     next: NextCommand | None = None
-
-    def to_json(self) -> dict[str, object]:
-        """The document as plain values, by the keys of the schema."""
-        document: dict[str, object] = to_plain(self)
-        return document
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,7 +120,7 @@ class TensorRow:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ForeignDiagnosis:
+class ForeignDiagnosis(_Document):
     """Of tensors that altgrad did not write: their values are known, and nothing else."""
 
     file: str
@@ -131,8 +135,3 @@ class ForeignDiagnosis:
     minimal_bf16_layers: None = None
     not_judged: tuple[LeftOut, ...]
     findings: tuple[Finding, ...]
-
-    def to_json(self) -> dict[str, object]:
-        """The document as plain values, by the keys of the schema."""
-        document: dict[str, object] = to_plain(self)
-        return document

@@ -62,21 +62,17 @@ def carry_out(
                 log.receive(last)
                 heard.receive(last)
         ended = last if isinstance(last, RunEnded) else None
-        _summarize(directory, last, ended)
+        directory.write_summary(
+            {
+                "schema": RUN_SCHEMA,
+                "run": directory.name,
+                "outcome": ended.outcome if ended else "unfinished",
+                "reason": ended.reason if ended else f"interrupted after step {last.step}",
+                "steps": last.step,
+                "collapse": ended.collapse if ended else None,
+                "verdict": None,
+            }
+        )
         if ended is not None:
             on_end(ended)
     return ended
-
-
-def _summarize(directory: RunDirectory, last: Event, ended: RunEnded | None) -> None:
-    directory.write_summary(
-        {
-            "schema": RUN_SCHEMA,
-            "run": directory.name,
-            "outcome": ended.outcome if ended else "unfinished",
-            "reason": ended.reason if ended else f"interrupted after step {last.step}",
-            "steps": last.step,
-            "collapse": ended.collapse if ended else None,
-            "verdict": None,
-        }
-    )
