@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 
-from altgrad_cli.config.loading import as_word, flat, from_plain, resolve, with_overrides
+from altgrad_cli.config.loading import changes, flat, from_plain, resolve, with_overrides
 from altgrad_cli.config.precision import Regime
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import ConfigError, UsageError
@@ -90,9 +90,8 @@ class SweepSpec:
         words += ["--with-interventions"] if self.with_interventions else []
         words += ["--attribute"] if self.attribute else []
         words += ["--skip-equivalent"] if self.skip_equivalent else []
-        defaults = flat(resolve(TrainConfig()))
-        base = flat(resolve(self.base))
-        words += [f"{key}={as_word(value)}" for key, value in base.items() if value != defaults.get(key)]
+        said = changes(resolve(TrainConfig()), resolve(self.base))
+        words += [f"{key}={word}" for key, word in said.items()]
         return " ".join(map(shlex.quote, words))
 
 

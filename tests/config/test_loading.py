@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from altgrad_cli.config import yaml_tree
 from altgrad_cli.config.coercion import build, to_plain
-from altgrad_cli.config.loading import find_config, load_tree, to_yaml
+from altgrad_cli.config.loading import find_config, load_config, load_tree, to_yaml, with_overrides
+from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.config.yaml_tree import ConfigTree, parse_yaml, quoted
 from altgrad_cli.errors import ConfigError
 
@@ -391,3 +392,31 @@ def test_every_tree_survives_being_written_to_yaml_and_read_back(toy: Toy) -> No
 @given(_toys)
 def test_every_tree_survives_being_made_plain(toy: Toy) -> None:
     assert build(Toy, ConfigTree(values=quoted(to_plain(toy)))) == toy
+
+
+# --- laid onto a config ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["learning_rate=1e-3", "learning_rate=2e-3"],
+        ["optimizer.betas=[0.5, 0.99]", "precision.scaling.recipe=amax", "model.n_layer=2"],
+        ["precision.rules=[{pattern: '*.c_fc', format: BF16}]", "optimizer.gradient_clip=null"],
+        ["sede=1"],
+        ["optimizer=null"],
+        ["precision.scaling.margin=3"],
+        ["model.n_head=3"],
+        ["runtime.capture_at=0"],
+    ],
+)
+def test_overrides_laid_onto_a_config_do_what_they_do_to_its_file(overrides: list[str]) -> None:
+    def outcome(make: Callable[[], TrainConfig]) -> object:
+        try:
+            return make()
+        except ConfigError as error:
+            return error.message, error.allowed, error.hint
+
+    laid = outcome(lambda: with_overrides(load_config("e7m0_uniform"), overrides))
+    assert laid == outcome(lambda: load_config("e7m0_uniform", overrides))
