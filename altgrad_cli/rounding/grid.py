@@ -20,7 +20,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from altgrad_cli.config.precision import Recipe, ScalingConfig
+from altgrad_cli.config.precision import Recipe
 from altgrad_cli.formats import FP8Format
 from altgrad_cli.formats.scale import stored_scale
 from altgrad_cli.rounding.mode import round_to_grid
@@ -138,15 +138,21 @@ class Grid:
             return float(scales)
         return None if index is None else float(self.spread(scales, shape).expand(shape).flatten()[index])
 
+    def own_scales(self, x: Tensor) -> Tensor:
+        """The scale of each value of ``x``, as what broadcasts with it."""
+        return self.spread(self.scales(x), x.shape)
+
     def round(self, x: Tensor, scales: Tensor, **options: Any) -> Tensor:
         """``round_to_grid`` with each value divided by the scale of its block."""
         return round_to_grid(x, self.element, self.spread(scales, x.shape), **options)
 
 
 @lru_cache(maxsize=256)
-def operand_grid(format: FP8Format, recipe: Recipe, scaling: ScalingConfig) -> Grid:
+def operand_grid(
+    format: FP8Format, recipe: Recipe, *, power_of_two: bool = True, margin: float = 1.0
+) -> Grid:
     """The grid of an operand of a product."""
-    return Grid(format, BLOCK_SHAPES[format.block], scaling.power_of_two, recipe, scaling.margin)
+    return Grid(format, BLOCK_SHAPES[format.block], power_of_two, recipe, margin)
 
 
 @lru_cache(maxsize=256)

@@ -20,9 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from altgrad_cli.formats import FP8Format
+from altgrad_cli.formats import FP8Format, parse_format
+from altgrad_cli.formats.names import BLOCKS
 from altgrad_cli.rounding.codes import NAN_INDEX, code_histogram, code_index, dequantize, encode
 from altgrad_cli.rounding.constants import Overflow, Rounding
+from altgrad_cli.rounding.grid import operand_grid
 from altgrad_cli.rounding.mode import round_to_grid
 from altgrad_cli.rounding.statistics import STATS
 from altgrad_cli.rounding.stochastic import STOCHASTIC_BITS
@@ -43,7 +45,7 @@ __all__ = [
 def quantize(
     x: Tensor,
     format: FP8Format | str,
-    scale: float | Tensor = 1.0,
+    scale: float | Tensor | None = None,
     *,
     rounding: Rounding = "nearest",
     overflow: Overflow = "saturate",
@@ -51,10 +53,14 @@ def quantize(
 ) -> Tensor:
     """Q(x) in x's own shape and dtype, with the straight-through gradient: dQ/dx = 1 everywhere.
 
+    Without a ``scale`` it is 1, or for a format with blocks the power of two that each block's amax asks for.
     Rounded once, on the float32 carrier; a dtype narrower than the result (bfloat16 or float16 with a scale
     that is no power of two, or values beyond float16) rounds it to itself. Arguments, special values and
     errors as ``round_to_grid``.
     """
+    if scale is None:
+        format = parse_format(format)
+        scale = operand_grid(format, "none" if format.block == BLOCKS[0] else "amax").own_scales(x)
     result: Tensor = _StraightThrough.apply(x, format, scale, rounding, overflow, generator)  # type: ignore[no-untyped-call]
     return result
 

@@ -39,8 +39,9 @@ Scales = Mapping[tuple[int, int], Tensor]
 
 def operand_grids(layer: LayerPrecision, scaling: ScalingConfig) -> list[Grid | None]:
     """The grids of the layer's W, A and G; None where one stays in float32."""
+    options = {"power_of_two": scaling.power_of_two, "margin": scaling.margin}
     formats = [layer.format_of(role) for role in OPERAND_ROLES]
-    return [None if fmt is None else operand_grid(fmt, layer.recipe, scaling) for fmt in formats]
+    return [None if fmt is None else operand_grid(fmt, layer.recipe, **options) for fmt in formats]
 
 
 class OperandRounding:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from altgrad_cli.config.precision import ScalingConfig
 from altgrad_cli.metrics.update import rescale_flip_rate
 from altgrad_cli.rounding.grid import Grid, operand_grid
 from altgrad_cli.rounding.statistics import STATS
@@ -103,7 +102,7 @@ def _round_slots(state: TrainState, proposal: Proposal, generator: torch.Generat
         fmt = layer.format_of("optimizer_state")
         if fmt is None:
             continue
-        grid = operand_grid(fmt, "amax", ScalingConfig())
+        grid = operand_grid(fmt, "amax")
         for slot in proposal.slots.values():
             view = state.flat.linear_views(slot)[index]
             stochastic = state.plan.stochastic_operands

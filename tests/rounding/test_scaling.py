@@ -9,7 +9,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from altgrad_cli.config.precision import ScalingConfig
 from altgrad_cli.errors import UsageError
 from altgrad_cli.formats import FP8Format, parse_format
 from altgrad_cli.formats.names import BLOCKS
@@ -22,7 +21,7 @@ E5M2, E3M4, E7M0 = (parse_format(name) for name in ("E5M2", "E3M4", "E7M0"))
 
 
 def by_amax(format: FP8Format, *, power_of_two: bool = True, margin: float = 1.0) -> Grid:
-    return operand_grid(format, "amax", ScalingConfig(power_of_two=power_of_two, margin=margin))
+    return operand_grid(format, "amax", power_of_two=power_of_two, margin=margin)
 
 
 def test_every_block_shape_has_a_name_and_every_name_a_shape() -> None:
