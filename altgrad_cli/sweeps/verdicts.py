@@ -23,13 +23,12 @@ from altgrad_cli.training.watch.collapse import collapse_words
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JudgedRun:
-    """One run's record with the verdict on it, and what that was reached with."""
+    """One run's record with the verdict on it."""
 
     record: RunRecord
     verdict: Verdict
     step: int | None
     """The step whose validation losses gave rho; None without rho. Rho means nothing without it."""
-    symptoms: Symptoms
     outcome: str
     """``RunRecord.outcome``, but not ``collapsed`` where the end of the run does not confirm it."""
     collapse: JsonObject | None
@@ -76,7 +75,7 @@ def judge_run(record: RunRecord, fp32: RunRecord | None, frozen: RunRecord | Non
     step, rho, fault = None, None, NO_CONTROLS
     if fp32 is not None and frozen is not None:
         step, rho, fault = _last_recovered_fraction(record, fp32, frozen)
-    symptoms = gather_symptoms(record)
+    symptoms = _symptoms(record)
     verdict = judge(rho, symptoms, fault)
     if record is fp32 or record is frozen:
         reason = "an end of the scale of rho" if rho is not None else fault
@@ -94,7 +93,6 @@ def judge_run(record: RunRecord, fp32: RunRecord | None, frozen: RunRecord | Non
         record=record,
         verdict=verdict,
         step=step,
-        symptoms=symptoms,
         outcome=outcome,
         collapse=collapse,
         warning=warning,
@@ -137,7 +135,7 @@ def figures(record: RunRecord) -> dict[str, float | None]:
     }
 
 
-def gather_symptoms(record: RunRecord) -> Symptoms:
+def _symptoms(record: RunRecord) -> Symptoms:
     """What the run measured that bears on a cause; rates are means over its steps, pooled over layers."""
     divergence = [alert.state for alert in record.alerts if alert.name == "divergence"]
     return Symptoms(

@@ -8,6 +8,7 @@ import pytest
 
 from altgrad_cli.config.loading import load_config
 from altgrad_cli.reporting.evidence.scope import gather
+from altgrad_cli.reporting.pages.comparison.headline import headline
 from altgrad_cli.runs.record import read_run
 from altgrad_cli.sweeps.plan import plan_sweep
 from altgrad_cli.sweeps.results import assemble, write_sweep
@@ -44,7 +45,8 @@ def test_sweep_and_report_agree(
         records[arm.name] = read_run(path)
     sweep = assemble(folder, spec, records)
     write_sweep(sweep, "finished")
-    evidence = gather([folder]).evidence
+    scope = gather([folder])
+    evidence = scope.evidence
     for result in sweep.arms:
         row, name = result.to_json(), result.arm.name
         assert set(row["controls"].values()) <= records.keys(), "a control that does not exist"
@@ -65,3 +67,6 @@ def test_sweep_and_report_agree(
         assert evidence.value(f"{name}: outcome") == row["outcome"]
         assert evidence.value(f"{name}: last(loss)") == row["final_loss"]
         assert evidence.value(f"{name}: last(validation_loss)") == row["val_loss"]
+    verdicts = [row.finding.verdict for row in sweep.arms if row.finding and row.finding.rho is None]
+    for reason in {str(verdict.open_because) for verdict in verdicts}:
+        assert headline(scope).markdown.count(reason) == 1, "said once, of however many runs it is so"
