@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from altgrad_cli.checkpoints import retention
-from altgrad_cli.checkpoints.file import VerifiedCheckpoint, write_checkpoint
+from altgrad_cli.checkpoints.file import VerifiedCheckpoint, plain_copy, write_checkpoint
 from altgrad_cli.checkpoints.payload import TraceRecord, to_plain
 from altgrad_cli.errors import CheckpointError, WriteError
 from altgrad_cli.training.events import CheckpointSaved
@@ -26,7 +27,6 @@ from altgrad_cli.training.saving.snapshot import (
     next_batch,
     restore_snapshot,
     take_snapshot,
-    write_anomaly,
 )
 from altgrad_cli.training.state import TrainState
 from altgrad_cli.training.step import Step
@@ -54,6 +54,49 @@ class PendingStep:
         """In words, what was not finite first: as the diagnosis says it."""
         first = find_first(self.trace)
         return f"{self.step.first_nonfinite(state)} not finite" if first is None else first.words
+
+
+@dataclass(frozen=True, slots=True)
+class AnomalyCapture:
+    """What an anomaly checkpoint holds beside the state of the run before the step, a method a section."""
+
+    state: TrainState
+    watched: Monitors
+    pending: PendingStep
+    faults: Faults
+
+    def batch(self) -> object:
+        """The step's own."""
+        return batch_to_plain(self.pending.step.batch)
+
+    def gradient(self) -> object:
+        """Of every parameter, as the step met it."""
+        return named_gradient(self.state, self.pending.step.result.gradient)
+
+    def trace(self) -> object:
+        """The step tensor by tensor, run once more where that has not been done."""
+        again = partial(trace_step, self.state, self.pending.step.batch, faults=self.faults)
+        return to_plain(self.pending.trace or again().records)
+
+    def history(self) -> object:
+        """The scalars of the last steps."""
+        return list(self.watched.history)
+
+    def monitors(self) -> object:
+        """What the monitors remember."""
+        return self.watched.state_dict()
+
+    def sections(self) -> tuple[dict[str, Any], dict[str, str]]:
+        """Every section by name, and why others are missing: one that fails costs no other evidence."""
+        present: dict[str, Any] = {}
+        missing: dict[str, str] = {}
+        for section in (self.batch, self.gradient, self.trace, self.history, self.monitors):
+            name = section.__name__
+            try:
+                present[name] = plain_copy(section(), name)
+            except Exception as error:  # noqa: BLE001  whatever a capture does, the rest is written
+                missing[name] = f"{type(error).__name__}: {error}"
+        return present, missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,26 +157,23 @@ class Archive:
             "stall_collapsed_at": monitors.stall_collapse.onset,
             "stall_detected_at": monitors.stall_collapse.detected,
         }
-        sections: dict[str, Callable[[], Any]] = {
-            "batch": lambda: batch_to_plain(step.batch),
-            "gradient": lambda: named_gradient(state, step.result.gradient),
-            "trace": lambda: to_plain(
-                pending.trace or trace_step(state, step.batch, faults=self.faults).records
-            ),
-            "history": lambda: list(monitors.history),
-            **{name: _constant(value) for name, value in self._stated(state).items()},
-        }
+        present, missing = AnomalyCapture(state, monitors, pending, self.faults).sections()
 
         def write() -> Path:
-            return write_anomaly(
-                self.folder,
+            path = retention.anomaly_path(self.folder, step.number)
+            payload = take_snapshot(
                 state,
-                monitors.state_dict,
-                failure=failure,
+                present.pop("monitors", {}),
                 streams_before=pending.streams_before,
-                sections=sections,
+                kind="anomaly",
                 metadata=self.metadata,
+                **self._stated(state),
+                failure=failure,
+                missing=missing,
+                **present,
             )
+            write_checkpoint(path, payload)
+            return path
 
         return self._saved(step.number, trigger, write)
 
@@ -171,10 +211,6 @@ class Archive:
         except (OSError, WriteError, CheckpointError) as error:
             problem = getattr(error, "strerror", None) or str(error)
             return CheckpointSaved(step=step, path=None, reason=reason, problem=problem)
-
-
-def _constant(value: object) -> Callable[[], object]:
-    return lambda: value
 
 
 def restore(state: TrainState, saved: VerifiedCheckpoint) -> Mapping[str, Any]:

@@ -20,16 +20,14 @@ An anomaly adds ``failure``, ``batch``, ``gradient``, ``trace``, ``history`` and
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from altgrad_cli.checkpoints.file import content_hash, plain_copy, write_checkpoint
-from altgrad_cli.checkpoints.retention import anomaly_path
+from altgrad_cli.checkpoints.file import content_hash, plain_copy
 from altgrad_cli.config.loading import from_plain, resolve
 from altgrad_cli.config.precision import OPERAND_ROLES
 from altgrad_cli.config.run import TrainConfig
@@ -246,55 +244,6 @@ def next_batch(state: TrainState) -> Batch | None:
 def batch_to_plain(batch: Batch | None) -> dict[str, Any] | None:
     """A batch as a payload keeps it."""
     return None if batch is None else {"x": batch.x, "y": batch.y, "offsets": list(batch.offsets)}
-
-
-def write_anomaly(
-    folder: Path,
-    state: TrainState,
-    monitors_state: Callable[[], Mapping[str, Any]] | Mapping[str, Any],
-    *,
-    failure: Mapping[str, Any],
-    streams_before: Mapping[str, Tensor] | None,
-    sections: Mapping[str, Callable[[], Any]],
-    metadata: Mapping[str, Any] | None = None,
-) -> Path:
-    """Write the forensic checkpoint of the step that is under way; ``state`` is as before it.
-
-    Each of ``sections`` (``batch``, ``gradient``, ``trace``, ``history``, ...) is computed here; one that
-    fails is left out and named with its reason under ``missing``: a failing capture costs no evidence.
-
-    Args:
-        failure: ``class`` (nonfinite, stall_collapse, request, ...), ``step`` (the number of the failing
-            step), ``trigger`` and its numbers.
-
-    Raises:
-        OSError: nothing could be written.
-    """
-    missing: dict[str, str] = {}
-    extras: dict[str, Any] = {}
-    wanted: dict[str, Callable[[], Any]] = {
-        **sections,
-        "monitors": monitors_state if callable(monitors_state) else lambda: monitors_state,
-    }
-    for name, compute in wanted.items():
-        try:
-            extras[name] = plain_copy(compute(), name)
-        except Exception as error:  # noqa: BLE001  whatever a capture does, the rest of the evidence is written
-            missing[name] = f"{type(error).__name__}: {error}"
-    monitors = extras.pop("monitors", {})
-    payload = take_snapshot(
-        state,
-        monitors,
-        streams_before=streams_before,
-        kind="anomaly",
-        metadata=metadata,
-        failure=dict(failure),
-        missing=missing,
-        **extras,
-    )
-    path = anomaly_path(folder, int(failure["step"]))
-    write_checkpoint(path, payload)
-    return path
 
 
 def named_gradient(state: TrainState, gradient: Tensor) -> dict[str, Tensor]:

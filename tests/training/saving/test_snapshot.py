@@ -16,8 +16,13 @@ from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import CheckpointError
 from altgrad_cli.training.engine import train
 from altgrad_cli.training.events import CheckpointSaved, Event, StepCompleted
-from altgrad_cli.training.saving.snapshot import grid_changed, restore_snapshot, take_snapshot, write_anomaly
-from tests.training.states import gpt_state
+from altgrad_cli.training.faults import Faults
+from altgrad_cli.training.saving import archive
+from altgrad_cli.training.saving.archive import Archive, PendingStep
+from altgrad_cli.training.saving.snapshot import grid_changed, restore_snapshot, take_snapshot
+from altgrad_cli.training.step import compute_step
+from altgrad_cli.training.watch.monitors import Monitors
+from tests.training.states import gpt_state, random_batch
 
 Tiny = Callable[..., TrainConfig]
 STEPS = 6
@@ -180,36 +185,39 @@ def test_stored_codes_are_the_weights(tiny: Tiny) -> None:
         assert torch.equal(back, payload["weights"][f"{name}.weight"])
 
 
-def test_a_failing_capture_writes_the_rest_and_says_what_is_missing(tiny: Tiny, tmp_path: Path) -> None:
-    def broken() -> Any:
+def capture(tiny: Tiny, folder: Path, times: int = 1) -> list[Path]:
+    """The forensic checkpoints of one step, asked for so many times."""
+    config = tiny()
+    state = gpt_state(config)
+    pending = PendingStep(compute_step(state, random_batch()), state.streams.state_dict())
+    monitors, kept = Monitors(config, state), Archive(folder, Faults((), config.seed), {})
+    monitors.history.append({"step": 0})
+    saved = [kept.save_anomaly(state, monitors, pending, "requested") for _ in range(times)]
+    return [folder / str(event.path) for event in saved]
+
+
+def test_a_failing_capture_writes_the_rest_and_says_what_is_missing(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object, **options: object) -> None:
         raise ZeroDivisionError("the trace broke")
 
-    path = write_anomaly(
-        tmp_path,
-        gpt_state(tiny()),
-        broken,
-        failure={"class": "nonfinite", "step": 1},
-        streams_before=None,
-        sections={"trace": broken, "history": lambda: [{"step": 0}], "batch": lambda: object()},
-    )
+    monkeypatch.setattr(archive, "trace_step", broken)
+    monkeypatch.setattr(archive, "batch_to_plain", lambda batch: object())
+    monkeypatch.setattr(Monitors, "state_dict", broken)
+    (path,) = capture(tiny, tmp_path)
     payload = read_checkpoint(path)
     assert payload["missing"]["trace"] == "ZeroDivisionError: the trace broke"
     assert set(payload["missing"]) == {"trace", "monitors", "batch"}
     assert payload["history"] == [{"step": 0}]
-    assert "weights" in payload
+    assert "weights" in payload and "gradient" in payload
 
 
 def test_anomalies_are_never_overwritten(tiny: Tiny, tmp_path: Path) -> None:
-    state = gpt_state(tiny())
-    arguments: dict[str, Any] = {"streams_before": None, "sections": {}}
-    paths = [
-        write_anomaly(tmp_path, state, {}, failure={"class": "requested", "step": 3}, **arguments)
-        for _ in range(3)
-    ]
-    assert [path.name for path in paths] == [
-        "anomaly_step_3.pt",
-        "anomaly_step_3_2.pt",
-        "anomaly_step_3_3.pt",
+    assert [path.name for path in capture(tiny, tmp_path, times=3)] == [
+        "anomaly_step_1.pt",
+        "anomaly_step_1_2.pt",
+        "anomaly_step_1_3.pt",
     ]
 
 
