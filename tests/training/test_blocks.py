@@ -11,7 +11,7 @@ from torch import Tensor
 from altgrad_cli.formats import names, parse_format
 from altgrad_cli.rounding import grid
 from altgrad_cli.rounding.quantize import quantize
-from altgrad_cli.training.snapshot import restore_snapshot, take_snapshot
+from altgrad_cli.training.saving.snapshot import restore_snapshot, take_snapshot
 from tests.training.states import gpt_state, take_step
 from tests.training.test_state import Tiny
 
