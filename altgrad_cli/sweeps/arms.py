@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from altgrad_cli.config.precision import PrecisionConfig, Regime
@@ -111,8 +111,7 @@ def find_controls(config: TrainConfig, candidates: Iterable[Arm]) -> dict[str, s
 
 def _training(config: TrainConfig) -> TrainConfig:
     """``config`` with what does not change the training put back to its default."""
-    kept = {field.name: getattr(config, field.name) for field in fields(config) if field.name in _TRAINING}
-    return TrainConfig(**kept)
+    return TrainConfig(**{name: getattr(config, name) for name in _TRAINING})
 
 
 _TRAINING = (
