@@ -39,7 +39,10 @@ _COLUMNS: tuple[tuple[str, Callable[[Listed], str], int], ...] = (
 
 def ls(
     folder: Annotated[
-        Path, typer.Argument(metavar="[DIR]", help="Where to look, two levels deep (default: here).")
+        Path,
+        typer.Argument(
+            metavar="DIR", show_default=False, help="Where to look, two levels deep (default: here)."
+        ),
     ] = Path(),
     json: Annotated[bool, typer.Option("--json", help="The list as one JSON document on stdout.")] = False,
 ) -> None:

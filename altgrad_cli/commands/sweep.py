@@ -86,8 +86,10 @@ def sweep(
     skip_equivalent: Annotated[
         bool, typer.Option("--skip-equivalent", help="Run one of several formats that are one experiment.")
     ] = False,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
-    wandb: Annotated[str | None, typer.Option(help="Weights & Biases: online, offline or disabled.")] = None,
+    device: Annotated[str | None, typer.Option(metavar="NAME", help="auto, cpu, cuda or mps.")] = None,
+    wandb: Annotated[
+        str | None, typer.Option(metavar="MODE", help="Weights & Biases: online, offline or disabled.")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 3 if a format collapsed.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan, its configs, the predicted stall and the time.")

@@ -53,7 +53,7 @@ def train(
         Path | None,
         typer.Option(metavar="DIR", help="Go on with an interrupted run from its last checkpoint."),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
+    device: Annotated[str | None, typer.Option(metavar="NAME", help="auto, cpu, cuda or mps.")] = None,
     compile: Annotated[
         bool, typer.Option("--compile", help="Compile quantizer and model with torch.")
     ] = False,
@@ -64,7 +64,9 @@ def train(
     capture_at: Annotated[
         str | None, typer.Option(metavar="STEP,STEP", help="Write forensic checkpoints before these updates.")
     ] = None,
-    wandb: Annotated[str | None, typer.Option(help="Weights & Biases: online, offline or disabled.")] = None,
+    wandb: Annotated[
+        str | None, typer.Option(metavar="MODE", help="Weights & Biases: online, offline or disabled.")
+    ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit 3 also if an alert is still raised at the end.")
     ] = False,
