@@ -27,7 +27,7 @@ from altgrad_cli.files import write_whole
 
 SCHEMA = "altgrad-checkpoint/1"
 Payload = dict[str, Any]
-"""The plain values and tensors of a checkpoint; ``training.snapshot`` lists the keys."""
+"""The plain values and tensors of a checkpoint; ``training.saving.snapshot`` lists the keys."""
 SEAL = b"altgrad sha256 "
 _SEAL_LENGTH = len(SEAL) + 64
 UNHASHED = frozenset({"circumstances", "environment", "tokens_per_second", "seconds"})

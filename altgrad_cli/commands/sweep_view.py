@@ -255,7 +255,9 @@ def verdict_words(verdict: Verdict) -> str:
 def _ending(found: JudgedRun) -> str:
     collapse = f" ({words})" if (words := _collapse(found)) else ""
     rho = f", rho {_rho(found)}" if found.rho is not None else ""
-    verdict = f", {verdict_words(found.verdict)}" if found.verdict.grade else ""
+    verdict = f", suspected: {found.verdict.cause}" if found.verdict.cause else ""
+    if found.verdict.grade:
+        verdict = f", {verdict_words(found.verdict)}"
     return f"{found.outcome}{collapse}: val loss {decimals(found.record.validation.last(), 3)}{rho}{verdict}"
 
 

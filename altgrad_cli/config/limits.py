@@ -31,10 +31,13 @@ def check_whole_numbers(section: object, prefix: str, limits: Mapping[str, tuple
         require(low <= value <= high, f"{prefix}{name}", value, f"{low:,} to {high:,}")
 
 
-def check_positive(where: str, value: float) -> None:
-    """Raises ConfigError for the key ``where`` unless it is positive in float32, in which it is used."""
+def check_positive(where: str, value: float, alternative: str = "") -> None:
+    """Raises ConfigError for the key ``where`` unless it is positive in float32, in which it is used.
+
+    ``alternative`` is what else the key may hold, for the message; it was looked for before.
+    """
     low, high = FLOAT32_RANGE
-    require(low <= value <= high, where, value, f"a positive number, {low:.3g} to {high:.3g}")
+    require(low <= value <= high, where, value, f"a positive number, {low:.3g} to {high:.3g}{alternative}")
 
 
 def check_format(name: str, key: str, *, unrounded: bool = False) -> None:

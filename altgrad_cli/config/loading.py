@@ -51,7 +51,7 @@ def from_plain(values: object, source: str | None = None, cls: type = TrainConfi
     """
     if not isinstance(values, Mapping):
         raise ConfigError("a configuration is a mapping of keys to values", where=source)
-    tree = ConfigTree({key: quoted(value) for key, value in values.items()})
+    tree = ConfigTree({str(key): quoted(value) for key, value in values.items()})
     if source is not None:
         tree.origins = dict.fromkeys(tree.values, source)
     return build(cls, tree)

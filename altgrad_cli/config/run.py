@@ -56,7 +56,7 @@ class OptimizerConfig:
         require(all(0 <= b < 1 for b in self.betas), "optimizer.betas", self.betas, "two numbers in [0, 1)")
         check_positive("optimizer.eps", self.eps)
         if self.weight_decay:
-            check_positive("optimizer.weight_decay", self.weight_decay)
+            check_positive("optimizer.weight_decay", self.weight_decay, ", or 0")
         check_whole_numbers(self, "optimizer.", {"warmup_steps": (0, MOST_STEPS)})
         require(
             0 <= self.min_learning_rate_ratio <= 1,
@@ -65,7 +65,7 @@ class OptimizerConfig:
             "a number in [0, 1]",
         )
         if self.gradient_clip is not None:
-            check_positive("optimizer.gradient_clip", self.gradient_clip)
+            check_positive("optimizer.gradient_clip", self.gradient_clip, ", or null for no clip")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

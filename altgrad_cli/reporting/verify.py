@@ -89,11 +89,13 @@ def check(text: str, scope: Scope) -> tuple[int, tuple[Mismatch, ...]]:
     """How many values of the report ``text`` were recomputed from ``scope``, and what differs."""
     checker = _Checker(scope.evidence)
     kind = source = ""  # of the table or verbatim block that a comment announces
-    for number, lines in [*_pieces(text.splitlines()), (0, [""])]:
+    rows = text.splitlines()
+    for number, lines in [*_pieces(rows), (len(rows) + 1, [""])]:
         line = lines[0]
-        if kind == CELLS and not (line.startswith("|") and len(lines) > 1):
+        is_table = line.startswith("|") and len(lines) > 1
+        if kind == CELLS and not is_table:
             checker.differ(number - 1, "", None, "a table is missing here")
-        elif kind == CELLS:
+        if kind == CELLS and is_table:
             checker.table(number, lines, source.split(SEPARATOR))
         elif kind == VERBATIM:
             checker.verbatim(number, lines, source)

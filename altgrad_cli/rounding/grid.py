@@ -11,6 +11,7 @@ replays asks the grid and does not look at the shape of its scales.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from altgrad_cli.config.precision import Recipe
 from altgrad_cli.formats import FP8Format
-from altgrad_cli.formats.scale import stored_scale
+from altgrad_cli.formats.scale import compute_scale, round_up_to_power_of_two, stored_scale
 from altgrad_cli.rounding.mode import round_to_grid
 from altgrad_cli.rounding.scaling import finite_part, scales_of_amax
 
@@ -91,7 +92,12 @@ class Grid:
         amax = self.block.amax(x if x.device.type == "cpu" else finite_part(x))
         if x.device.type == "cpu" and not bool(amax.isfinite().all()):
             amax = self.block.amax(finite_part(x))
-        return self.scales_of(amax)
+        if amax.dim() or x.device.type != "cpu":
+            return self.scales_of(amax)
+        # One number, where it costs least: a tensor operation takes longer than all of this arithmetic.
+        scale = compute_scale(float(amax), self.element)
+        scale = round_up_to_power_of_two(scale) if self.power_of_two else scale
+        return torch.tensor(scale * self.margin, dtype=torch.float64)
 
     def scales_of(self, amax: Tensor) -> Tensor:
         """The scales of blocks with these finite largest magnitudes."""
@@ -114,19 +120,22 @@ class Grid:
         """
         known = amax is not None and self.block.whole
         largest = torch.tensor(amax, dtype=torch.float64) if known else self.block.amax(x.detach()).cpu()
-        if before is None:
-            fresh = [stored_scale(self.element, value) for value in largest.flatten().tolist()]
-            return torch.tensor(fresh, dtype=torch.float64).view(largest.shape)
-        fits = (largest < before * self.element.overflow_threshold) & (
-            largest >= before * (self.element.max_representable_value / STORED_SLACK)
-        )
-        stays = fits | ~largest.isfinite() | (largest == 0)
-        if bool(stays.all()):
+        scales = [None] * largest.numel() if before is None else before.flatten().tolist()
+        after = [
+            self._stored_scale(block, scale)
+            for block, scale in zip(largest.flatten().tolist(), scales, strict=True)
+        ]
+        if before is not None and after == scales:
             return before
-        after = before.clone()
-        fresh = [stored_scale(self.element, value) for value in largest[~stays].tolist()]
-        after[~stays] = torch.tensor(fresh, dtype=torch.float64)
-        return after if not torch.equal(after, before) else before
+        return torch.tensor(after, dtype=torch.float64).view(largest.shape)
+
+    def _stored_scale(self, amax: float, before: float | None) -> float:
+        if before is not None and (not math.isfinite(amax) or amax == 0):
+            return before
+        low, high = self.element.max_representable_value / STORED_SLACK, self.element.overflow_threshold
+        if before is not None and before * low <= amax < before * high:
+            return before
+        return stored_scale(self.element, amax)
 
     def spread(self, scales: Tensor, shape: Sequence[int]) -> Tensor:
         """The scale of each value of a tensor of this shape, as what broadcasts with it."""

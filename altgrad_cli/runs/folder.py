@@ -126,7 +126,7 @@ def _another(path: Path, where: str) -> str:
 def create_folder(path: Path, where: str = "--out") -> list[Path]:
     """Make ``path``, or take it if it is an empty folder; UsageError where that is impossible.
 
-    Two processes that ask for one new folder at the same time: one gets it.
+    Two processes that ask for one new folder at the same time may both be given it: ``create_run`` decides.
 
     Returns:
         The folders that were made, outermost first: if nothing comes of it, ``remove_empty`` takes them away.
@@ -134,11 +134,7 @@ def create_folder(path: Path, where: str = "--out") -> list[Path]:
     made: list[Path] = []
     try:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise UsageError(
-                f"{path} exists and is never overwritten",
-                where=where,
-                hint=f"name another folder: {_another(path, where)}",
-            )
+            raise _in_use(path, where)
         made = make_folders(path)
         with tempfile.TemporaryFile(dir=path):
             pass
@@ -146,6 +142,14 @@ def create_folder(path: Path, where: str = "--out") -> list[Path]:
         remove_empty(made)
         raise _unwritable(path, error, where) from None
     return made
+
+
+def _in_use(path: Path, where: str) -> UsageError:
+    return UsageError(
+        f"{path} exists and is never overwritten",
+        where=where,
+        hint=f"name another folder: {_another(path, where)}",
+    )
 
 
 def create_run(path: Path, config: TrainConfig, *, where: str = "--out") -> RunDirectory:
@@ -157,8 +161,14 @@ def create_run(path: Path, config: TrainConfig, *, where: str = "--out") -> RunD
     """
     directory = RunDirectory(path, tuple(create_folder(path, where)))
     try:
-        write_whole(directory.config, to_yaml(config))
         directory.checkpoints.mkdir()
+    except FileExistsError:
+        raise _in_use(path, where) from None  # another process has taken the folder just now: it is not ours
+    except OSError as error:
+        remove_empty(directory.made)
+        raise _unwritable(path, error, where) from None
+    try:
+        write_whole(directory.config, to_yaml(config))
     except (OSError, WriteError) as error:
         discard_unstarted(directory)
         raise (_unwritable(path, error, where) if isinstance(error, OSError) else error) from None
@@ -169,11 +179,12 @@ def discard_unstarted(directory: RunDirectory) -> None:
     """Empty a new run's folder, and take it away if it was made for it, where the first event never came."""
     if directory.events.exists() and directory.events.stat().st_size:
         return
-    for path in directory.path.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # the error that led here is the one to be told
+        for path in directory.path.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
     remove_empty(directory.made)
 
 

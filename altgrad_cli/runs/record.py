@@ -105,7 +105,7 @@ class RunRecord:
 
     @property
     def layers(self) -> list[str]:
-        """Names of the linear layers in execution order, that of all per-layer values."""
+        """Names of the linear layers in the order of all per-layer values."""
         return list(self.started.layers) if self.started else []
 
     @property

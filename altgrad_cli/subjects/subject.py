@@ -47,7 +47,7 @@ class Subject:
 
     build: Callable[[torch.Generator], nn.Module]
     """The model with its initial weights, drawn from the generator (torch's default stream has its seed too).
-    Builders that are equal build the same network."""
+    Builders are hashable, and equal ones build the same network."""
     loss: LossFunction
     train: Draw | None
     """None where the data is not at hand: a checkpoint can be looked at without it."""

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from altgrad_cli.config.precision import OPERAND_ROLES, Overflow, Role, ScalingConfig
+from altgrad_cli.errors import UsageError
 from altgrad_cli.rounding.grid import Grid, operand_grid
 from altgrad_cli.rounding.scratch import workspace
 from altgrad_cli.rounding.statistics import STATS, Counters
@@ -197,28 +198,28 @@ class PassDropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         noise = self.slot.noise
-        return x if noise is None or not self.rate else x * (noise(x) >= self.rate) / (1 - self.rate)
+        if noise is None or not self.rate:
+            return x
+        return x * 0 if self.rate == 1 else x * (noise(x) >= self.rate) / (1 - self.rate)
 
 
 _Layer = TypeVar("_Layer", bound=nn.Module)
 
 
-def swap_layers(
-    model: nn.Module,
-    kind: type[_Layer],
-    make: Callable[[_Layer], nn.Module],
-    wanted: Callable[[str, _Layer], bool] = lambda name, layer: True,
-) -> None:
-    """Replace every layer of ``kind`` that is ``wanted`` (by name and layer) by what ``make`` gives.
+def swap_layers(model: nn.Module, kind: type[_Layer], make: Callable[[_Layer], nn.Module]) -> None:
+    """Replace every layer of ``kind`` by what ``make`` gives.
 
     A layer of a subclass stays. Parameter objects that ``make`` keeps stay those of the model: optimizers,
     tied weights and state dicts do not notice. A layer that stands in the model twice is replaced by one in
     both places.
+
+    Raises:
+        UsageError: the model itself is such a layer, and nothing could hold another in its place.
     """
+    if type(model) is kind:
+        raise UsageError(f"the model is a single {kind.__name__}", hint="put it into an nn.Sequential")
     places = [
-        (name, module)
-        for name, module in model.named_modules(remove_duplicate=False)
-        if type(module) is kind and wanted(name, module)
+        (name, module) for name, module in model.named_modules(remove_duplicate=False) if type(module) is kind
     ]
     made: dict[_Layer, nn.Module] = {}
     for name, layer in places:

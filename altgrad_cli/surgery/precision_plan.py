@@ -51,7 +51,7 @@ class LayerPrecision:
 
 @dataclass(frozen=True, slots=True)
 class PrecisionPlan:
-    """The plan for the whole network, layer by layer in execution order."""
+    """The plan for the whole network, layer by layer as the model lists them, heads last."""
 
     layers: tuple[LayerPrecision, ...]
     frozen_blocks: bool

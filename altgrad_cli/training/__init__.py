@@ -14,7 +14,7 @@
     environment            what the bits of a run may depend on
 
 A name is imported when it is first asked for: reading a configuration costs no torch, and names of a higher
-room (``experiments.study_api``) can be found here at all.
+room (``runs.study_api``) can be found here at all.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -97,7 +98,7 @@ class TrainState:
 
     @property
     def layer_names(self) -> list[str]:
-        """The linear layers in execution order, the head last."""
+        """The linear layers in the order in which the model lists them, heads last."""
         return [name for name, _ in self.layers]
 
     @property
@@ -197,8 +198,9 @@ def hidden_layers(model: nn.Module, kinds: Mapping[str, LayerKind]) -> list[str]
         UsageError: one of them shares its weight with something else.
     """
     hidden = [name for name, kind in kinds.items() if kind != "head"]
-    parameters = {name for name, _ in model.named_parameters()}
-    shared = [name for name in hidden if f"{name}.weight" not in parameters]
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    bearers = Counter(map(id, parameters.values()))
+    shared = [name for name in hidden if bearers[id(parameters[f"{name}.weight"])] > 1]
     if shared:
         raise UsageError(
             f"the layer {shared[0]} shares its weight with another part of the model",

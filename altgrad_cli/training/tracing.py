@@ -3,10 +3,10 @@
 The traced step is ``compute_step`` itself, seen through module hooks, gradient hooks and the rounding tap; so
 its trace is the trace of the step it repeats. Records stand in execution order:
 
-    state      what goes in: batch, random streams, parameters, Adam's moments, amax histories
+    state      what goes in: batch, random streams, parameters, the rule's slots, amax histories
     forward    each operand (before and after its rounding), each module's output, the loss
     backward   each module's output gradient, each rounded gradient operand, each weight gradient
-    optimizer  the moments and parameters that the update would write
+    optimizer  the slots and parameters that the update would write
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """All parameters in one buffer, so that an update or a norm is a few passes and not a loop over tensors.
 
-Order: the blocks' linear weights (execution order), the other matrices, the vectors. So the stored weights,
-what the frozen control leaves alone and what weight decay acts on are each one slice.
+Order: the blocks' linear weights (as the model lists them), the other matrices, the vectors. So the stored
+weights, what the frozen control leaves alone and what weight decay acts on are each one slice.
 """
 
 from __future__ import annotations
@@ -95,6 +95,8 @@ def flatten(model: nn.Module, linear_names: Sequence[str]) -> FlatParameters:
 
 
 def largest_magnitude(x: Tensor) -> Tensor:
-    """max |x|, 0-d; NaN where there is one. A twentieth of the time of the infinity norm on a CPU."""
+    """max |x|, 0-d; NaN where there is one, 0 of nothing. A twentieth of the time of the infinity norm."""
+    if x.numel() == 0:
+        return x.new_zeros(())
     low, high = torch.aminmax(x)
     return torch.maximum(-low, high)

@@ -8,6 +8,7 @@ import pytest
 
 from altgrad_cli.config.loading import load_config
 from altgrad_cli.errors import UsageError
+from altgrad_cli.runs import folder
 from altgrad_cli.runs.folder import (
     check_name,
     create_folder,
@@ -36,6 +37,19 @@ def test_nothing_is_ever_overwritten(tmp_path: Path) -> None:
         create_run(tmp_path / "a", load_config("smoke", ["seed=1"]))
     assert str(tmp_path / "a-2") in str(caught.value.hint)
     assert (tmp_path / "a" / "config.yaml").read_bytes() == before
+
+
+def test_of_two_processes_that_were_given_one_folder_the_later_one_harms_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a"
+    first = create_run(path, load_config("smoke"))
+    before = first.config.read_bytes()
+    monkeypatch.setattr(folder, "create_folder", lambda path, where: [])  # it was empty when it was looked at
+    with pytest.raises(UsageError, match="never overwritten"):
+        create_run(path, load_config("smoke", ["seed=1"]))
+    assert first.config.read_bytes() == before
+    assert first.checkpoints.is_dir()
 
 
 def test_an_empty_folder_is_taken_and_a_file_is_not(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from altgrad_cli.config.precision import OPERAND_ROLES, Role, ScalingConfig
+from altgrad_cli.errors import UsageError
 from altgrad_cli.formats import parse_format
 from altgrad_cli.rounding.quantize import STATS
 from altgrad_cli.surgery.linear import (
@@ -306,25 +307,29 @@ def test_layers_are_numbered_in_execution_order() -> None:
     assert [(name, layer.index) for name, layer in prepare_layers(network, slot)] == [("0", 0), ("2", 1)]
 
 
+def test_a_model_that_is_a_single_layer_cannot_be_swapped_in_place() -> None:
+    with pytest.raises(UsageError, match="a single Linear"):
+        prepare_layers(nn.Linear(2, 2), PassSlot())
+
+
 def test_a_swapped_model_computes_the_same_with_the_same_parameters() -> None:
-    """Biases, a tied weight and a layer that stands twice; what is not wanted stays torch's own."""
+    """Biases, a tied weight and a layer that stands twice; a layer of a subclass stays as it is."""
+
+    class Heir(nn.Linear):
+        """What somebody made of torch's layer."""
+
     torch.manual_seed(0)
     shared = nn.Linear(4, 4)
-    model = nn.Sequential(nn.Embedding(5, 4), shared, nn.GELU(), shared, nn.Linear(4, 3), nn.Linear(3, 5))
+    model = nn.Sequential(nn.Embedding(5, 4), shared, nn.GELU(), shared, Heir(4, 3), nn.Linear(3, 5))
     tied = nn.Linear(4, 5, bias=False)
     tied.weight = model[0].weight
     model.append(nn.Sequential(nn.Linear(5, 4), tied))
     before, parameters = model(torch.arange(5)), dict(model.named_parameters())
-    swap_layers(
-        model,
-        nn.Linear,
-        lambda linear: QuantizedLinear(linear, PassSlot()),
-        lambda name, linear: name != "4",
-    )
+    swap_layers(model, nn.Linear, lambda linear: QuantizedLinear(linear, PassSlot()))
     assert torch.equal(model(torch.arange(5)), before)
     assert {name: id(p) for name, p in model.named_parameters()} == {n: id(p) for n, p in parameters.items()}
     assert model[1] is model[3] and isinstance(model[1], QuantizedLinear)
-    assert type(model[4]) is nn.Linear
+    assert type(model[4]) is Heir
     assert isinstance(model[6][1], QuantizedLinear) and model[6][1].weight is model[0].weight
 
 

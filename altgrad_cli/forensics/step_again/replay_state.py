@@ -13,7 +13,7 @@ from altgrad_cli.forensics.opened import OpenedCheckpoint
 from altgrad_cli.subjects.corpus.tokens import Corpus, load_corpus
 from altgrad_cli.subjects.gpt.text_subject import gpt_subject, vocabulary_of
 from altgrad_cli.subjects.subject import Batch
-from altgrad_cli.training.faults import Faults, resolve_injections
+from altgrad_cli.training.faults import Faults, parse_injection, resolve_injections
 from altgrad_cli.training.saving.snapshot import next_batch, restore_snapshot
 from altgrad_cli.training.state import TrainState, build_state
 from altgrad_cli.training.tracing import trace_step
@@ -94,7 +94,8 @@ def rebuild(opened: OpenedCheckpoint, data: str | None = None) -> ReplayState:
         ) from None
     restore_snapshot(state, to_plain(opened.saved))
     batch, origin = _batch(opened, state, vocabulary, reason)
-    injections = resolve_injections(config.inject, state.plan, config.seed, after=opened.step - 1)
+    due = [text for text in config.inject if parse_injection(text).step == opened.step]
+    injections = resolve_injections(due, state.plan, config.seed)
     return ReplayState(state, batch, origin, Faults(injections, config.seed))
 
 

@@ -26,7 +26,7 @@ LAYER_METRICS = frozenset(
     if spec.by_layer
     for key in ([f"{name}/{role}" for role in ROLES] if spec.scope == "layer_role" else [name])
 )
-"""The layer metrics that a report reads: what bounds its memory for a long run."""
+"""Every measure that a layer can have; the rest of a long run's log is not kept."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,7 +103,10 @@ class WandbLogger:
             target=serve, args=(self._events, theirs, self.target), name="altgrad-wandb"
         )
         self._process.daemon = True  # ended with this process, however that ends
-        self._process.start()
+        try:
+            self._process.start()
+        except OSError as error:  # the run has begun and needs no W&B
+            self._fail(f"cannot be started ({error}); the run goes on without it")
         theirs.close()
 
     def receive(self, event: Event) -> None:

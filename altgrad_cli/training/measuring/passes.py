@@ -1,6 +1,6 @@
 """From raw counts on the device to named metrics on the host, with one read per phase of the step.
 
-The functions of ``diagnostics`` leave their counts on the device; here they are joined, read once, and
+The functions of ``metrics`` leave their counts on the device; here they are joined, read once, and
 evaluated into {name: value} for the run and {name: [value per layer]} for the layers.
 """
 

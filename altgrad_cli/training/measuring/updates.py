@@ -1,6 +1,6 @@
 """What an update does to the weights, measured before it is committed, and the heavy interval diagnostics.
 
-Blocks only: the head's weight is the token embedding and is never stored on a grid.
+Hidden layers only: a head's weight, which may be the token embedding too, is never stored on a grid.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from altgrad_cli.runs.record import RunRecord
 from altgrad_cli.sweeps.verdicts import arms_without_verdict
 
 
-def headline(scope: Scope) -> Text:
+def headline(scope: Scope) -> Text | None:
     """One sentence a main run, the findings first."""
     lines = []
     for log in scope.main_runs:
@@ -35,6 +35,8 @@ def headline(scope: Scope) -> Text:
         if log.injections:
             line += f"; faults were planted: {n('injections')}"
         lines.append(f"{line}.")
+    if not scope.main_runs:
+        lines.append("No format was under study: these are controls.")
     for names in arms_without_verdict(scope.evidence.findings).values():
         reason = scope.evidence.cite(f"{names[0]}: no_verdict_because")
         lines.append(f"No verdict ({', '.join(f'`{name}`' for name in names)}): {reason}.")
@@ -46,7 +48,7 @@ def headline(scope: Scope) -> Text:
             f"{scope.evidence.of(control)('verdict')}. What fails beside it fails by the regime as well as "
             "by its grid."
         )
-    return listed(lines) or Text("No format was under study: these are controls.")
+    return listed(lines)
 
 
 def _twins(scope: Scope) -> list[str]:
