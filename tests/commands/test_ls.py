@@ -147,7 +147,7 @@ def test_a_list_does_not_wait_for_torch(arguments: list[str], in_tmp_folder: Pat
 def test_a_narrow_terminal_cuts_no_name(in_tmp_folder: Path, width: int) -> None:
     name = "runs/sweep-20261129-091501"
     Path(name).mkdir(parents=True)
-    state = {"state": "finished", "arms": [{"outcome": "completed"}] * 8}
+    state = {"state": "finished", "arms": [{"name": "a", "kind": "format", "outcome": "completed"}] * 8}
     Path(name, "sweep.json").write_text(json.dumps(state))
     lines = CliRunner(env={"COLUMNS": str(width)}).invoke(app, ["ls"]).stdout.splitlines()
     assert max(map(len, lines)) <= width

@@ -207,7 +207,15 @@ def test_a_collapse_is_a_result_and_a_dying_arm_an_error(tmp_path: Path) -> None
 
 def test_a_dry_run_leaves_nothing_behind(tmp_path: Path) -> None:
     out = tmp_path / "s"
-    result = sweep(*TINY, "--order=e5m2,e3m4,e1m6,e0m7,e7m0", "--dry-run", "--json", "--out", str(out))
+    result = sweep(
+        *TINY,
+        "learning_rate=6e-4",
+        "--order=e5m2,e3m4,e1m6,e0m7,e7m0",
+        "--dry-run",
+        "--json",
+        "--out",
+        str(out),
+    )
     assert result.exit_code == 0, result.stderr
     plan = json.loads(result.stdout)
     assert [arm["name"] for arm in plan["arms"]][:4] == ["fp32", "frozen", "bf16", "e5m2-uniform"]

@@ -24,7 +24,8 @@ def load_gpt2_encoding() -> tiktoken.Encoding:
             return within(ANSWER_SECONDS, _make)
         except TimeoutError:
             within(ANSWER_SECONDS, _ask)
-            # The server answers, so the network is slow only: the download that was begun goes on.
+            # The server answers, so the network is slow only, or it refuses, as it would have refused the
+            # download: then it is the reading of the cache that takes its time. Either goes on.
             return within(DOWNLOAD_SECONDS, _make)
     except (OSError, ValueError) as error:  # requests' errors are OSErrors; a wrong hash is a ValueError
         raise DataError(
@@ -42,10 +43,15 @@ def _make() -> tiktoken.Encoding:
 
 
 def _ask() -> None:
-    """Whether the server that tiktoken downloads from says anything at all."""
+    """Raises unless the server that tiktoken downloads from says something, if only that it refuses."""
     import requests  # tiktoken's dependency, which like tiktoken we load only where it is needed
 
-    requests.head(_SERVER, timeout=ANSWER_SECONDS)
+    try:
+        requests.head(_SERVER, timeout=ANSWER_SECONDS)
+    except requests.Timeout:
+        raise
+    except requests.ConnectionError:
+        return
 
 
 def _in_short(error: Exception) -> str:

@@ -69,6 +69,25 @@ def test_offline_without_a_cache_is_one_clear_error() -> None:
     assert "\n" not in refused.value.message
 
 
+@pytest.mark.usefixtures("cached")
+def test_a_cache_that_is_read_slowly_is_waited_for_where_the_network_refuses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refused, make, ask = threading.Event(), gpt2_encoding._make, gpt2_encoding._ask
+
+    def slowly() -> tiktoken.Encoding:
+        assert refused.wait(60)
+        return make()
+
+    def and_say_so() -> None:
+        ask()
+        refused.set()
+
+    monkeypatch.setattr(gpt2_encoding, "_make", slowly)
+    monkeypatch.setattr(gpt2_encoding, "_ask", and_say_so)
+    assert load_gpt2_encoding().n_vocab == 50_257
+
+
 def test_a_damaged_cache_offline_is_the_same_error(cached: Path) -> None:
     for file in cached.iterdir():
         file.write_bytes(file.read_bytes()[:-1])

@@ -58,7 +58,10 @@ def test_a_metric_made_of_counts_has_no_pool_of_values() -> None:
 def test_the_counts_of_two_workers_are_those_of_the_whole_batch(tiny: Callable[..., TrainConfig]) -> None:
     """Half the rows each, at scales for which something overflows; the whole batch is the oracle."""
     state = gpt_state(tiny("fp8_format=E3M4", "precision.regime=standard"))
-    scales = [[2.0**-14] * 3] * len(state.layers)
+    scale = torch.tensor(2.0**-14, dtype=torch.float64)
+    scales = {
+        (layer, role): scale for layer in range(len(state.layers)) for role in range(len(OPERAND_ROLES))
+    }
     batch = random_batch(3, rows=6)
     halves = [Batch(batch.x[rows], batch.y[rows]) for rows in (slice(0, 3), slice(3, 6))]
     parts = [run_pass(state, half, scales=scales).stats for half in halves]

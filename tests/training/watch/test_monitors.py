@@ -14,7 +14,7 @@ from altgrad_cli.checkpoints.file import VerifiedCheckpoint
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import ConfigError
 from altgrad_cli.formats import parse_format
-from altgrad_cli.training import engine
+from altgrad_cli.training import after_step, engine
 from altgrad_cli.training.engine import train
 from altgrad_cli.training.events import (
     Alert,
@@ -186,7 +186,7 @@ def test_the_shift_needs_the_monitors_that_feed_it(tiny: Tiny) -> None:
 def with_validation(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> None:
     """Let the evaluations give these losses, one after the other."""
     queue = list(losses)
-    monkeypatch.setattr(engine, "evaluation_loss", lambda *args: torch.tensor(queue.pop(0)))
+    monkeypatch.setattr(after_step, "evaluation_loss", lambda *args: torch.tensor(queue.pop(0)))
 
 
 PLATEAU = ("precision.regime=fp32", "runtime.evaluation_interval=1", "use_shadow=false", "max_steps=12")
