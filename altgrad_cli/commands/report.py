@@ -94,7 +94,7 @@ def _verify(path: Path, folders: list[Path], *, as_json: bool) -> int:
 
     result = verify(path, folders)
     if as_json:
-        print_json(VERIFY_SCHEMA, asdict(result) | {"report": str(path)})
+        print_json(VERIFY_SCHEMA, {"report": str(path), **asdict(result)})
         return FAILED if result.differences else OK
     console = data_console()
     for item in result.differences[:SHOWN_DIFFERENCES]:

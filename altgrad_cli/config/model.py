@@ -32,7 +32,7 @@ class ModelConfig:
                 f" {self.n_head}",
                 hint=f"model.n_head={min(divisors, key=lambda heads: abs(heads - self.n_head))}",
             )
-        size = 12 * self.n_layer * self.n_embd**2
+        size = self.block_weights
         require(
             size <= MOST_PARAMETERS,
             "model.n_embd, model.n_layer",
@@ -40,3 +40,8 @@ class ModelConfig:
             f"at most {MOST_PARAMETERS:,} parameters in the blocks; this would be {size:,}",
         )
         require(0 <= self.dropout < 1, "model.dropout", self.dropout, "a rate in [0, 1)")
+
+    @property
+    def block_weights(self) -> int:
+        """Number of weights in the linear layers of the blocks."""
+        return 12 * self.n_layer * self.n_embd**2

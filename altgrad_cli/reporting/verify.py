@@ -53,7 +53,6 @@ class Mismatch:
 class Verification:
     """What came of checking one report."""
 
-    report: Path
     checked: int
     """Values that were recomputed."""
     differences: tuple[Mismatch, ...]
@@ -82,7 +81,7 @@ def verify(report: Path, logs: Sequence[Path] = ()) -> Verification:
         )
     folders = list(logs) or [_locate(name, report) for name in header["logs"].split(", ")]
     checked, differences = check(text, gather(folders, layer_metrics=metrics_named(text)))
-    return Verification(report, checked, differences)
+    return Verification(checked, differences)
 
 
 def check(text: str, scope: Scope) -> tuple[int, tuple[Mismatch, ...]]:

@@ -147,10 +147,6 @@ class Grid:
             return float(scales)
         return None if index is None else float(self.spread(scales, shape).expand(shape).flatten()[index])
 
-    def own_scales(self, x: Tensor) -> Tensor:
-        """The scale of each value of ``x``, as what broadcasts with it."""
-        return self.spread(self.scales(x), x.shape)
-
     def round(self, x: Tensor, scales: Tensor, **options: Any) -> Tensor:
         """``round_to_grid`` with each value divided by the scale of its block."""
         return round_to_grid(x, self.element, self.spread(scales, x.shape), **options)

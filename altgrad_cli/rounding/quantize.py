@@ -60,7 +60,8 @@ def quantize(
     """
     if scale is None:
         format = parse_format(format)
-        scale = operand_grid(format, "none" if format.block == BLOCKS[0] else "amax").own_scales(x)
+        grid = operand_grid(format, "none" if format.block == BLOCKS[0] else "amax")
+        scale = grid.spread(grid.scales(x), x.shape)
     result: Tensor = _StraightThrough.apply(x, format, scale, rounding, overflow, generator)  # type: ignore[no-untyped-call]
     return result
 

@@ -52,14 +52,12 @@ def finite_part(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def scales_of_amax(
-    amax: Tensor, maximum: float | Tensor, *, power_of_two: bool, margin: float = 1.0
-) -> Tensor:
+def scales_of_amax(amax: Tensor, maximum: float, *, power_of_two: bool, margin: float = 1.0) -> Tensor:
     """``compute_scale`` of each amax, float64, rounded up to a power of two if asked, times ``margin``.
 
     Args:
         amax: float64, any shape, finite.
-        maximum: of the format; or of each amax's own.
+        maximum: the largest value of the format.
     """
     scale = torch.where(amax == 0, EMPTY_SCALE, (amax / maximum).clamp_min(SMALLEST_SCALE))
     if power_of_two:

@@ -176,8 +176,7 @@ class TracedRounding:
 
 def traced_plan(format: FP8Format, overflow: Overflow) -> RoundingPlan:
     """The plan of a rounding whose scale is a tensor."""
-    has_specials = format.has_inf or format.has_nan
-    return plan_rounding(format, None, overflow if has_specials else "saturate")
+    return plan_rounding(format, None, overflow if format.has_specials else "saturate")
 
 
 def line_length(size: int) -> int:

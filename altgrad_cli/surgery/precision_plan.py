@@ -78,7 +78,7 @@ def _formats(kind: LayerKind, roles: Sequence[Role], fmt: FP8Format) -> tuple[tu
 
 
 def _check_overflow(fmt: FP8Format, overflow: Overflow) -> None:
-    if overflow == "ieee" and not (fmt.has_inf or fmt.has_nan):
+    if overflow == "ieee" and not fmt.has_specials:
         raise ConfigError(
             f"precision.overflow = 'ieee' needs a format with inf or nan, and {fmt.describe()} has neither",
             where="precision.overflow",

@@ -37,7 +37,7 @@ class ArmResult:
         """The arm's row, as ``sweep --json`` prints it. Null: not measured, or not finished."""
         row: dict[str, object] = {**self.arm.to_json(), "outcome": "unfinished", "run_dir": str(self.run_dir)}
         if self.finding is None:
-            return row | dict.fromkeys(_OF_A_RESULT.split())
+            return row | dict.fromkeys(_OF_A_RESULT)
         collapse = self.finding.collapse or {}
         return {
             **row,
@@ -50,9 +50,23 @@ class ArmResult:
 
 
 _OF_A_RESULT = (
-    "collapse_class collapse_step collapse_detected final_loss val_loss recovered_fraction "
-    "recovered_fraction_step stall_rate update_transfer overflow_rate underflow_rate nonfinite_steps verdict "
-    "no_verdict_because borderline cause warning"
+    "collapse_class",
+    "collapse_step",
+    "collapse_detected",
+    "final_loss",
+    "val_loss",
+    "recovered_fraction",
+    "recovered_fraction_step",
+    "stall_rate",
+    "update_transfer",
+    "overflow_rate",
+    "underflow_rate",
+    "nonfinite_steps",
+    "verdict",
+    "no_verdict_because",
+    "borderline",
+    "cause",
+    "warning",
 )
 
 

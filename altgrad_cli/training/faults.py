@@ -22,6 +22,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -220,13 +221,12 @@ class Faults:
         What looks at the pass by hooks of its own sees what was struck.
         """
         due = self.due(step)
-        embeddings = [module for module in state.model.modules() if isinstance(module, nn.Embedding)][:1]
         hooks = [
             embedding.register_forward_hook(self._embedding_hook(injection), prepend=True)
             for injection in due
             if injection.module == DATA and injection.kind in ("nan", "inf", "spike")
-            for embedding in embeddings
             if not batch.x.is_floating_point()
+            for embedding in _first_embedding(state.model)
         ]
         operands = {
             (injection.module, injection.role): injection
@@ -305,3 +305,8 @@ class Faults:
         }
         if not any(known["injection"] == injection.text for known in self.struck):
             self.struck.append(entry)
+
+
+def _first_embedding(model: nn.Module) -> Iterator[nn.Embedding]:
+    """What takes the tokens; nothing where there is none."""
+    return islice((module for module in model.modules() if isinstance(module, nn.Embedding)), 1)

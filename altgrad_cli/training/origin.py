@@ -72,7 +72,7 @@ def first_operand(stats: Tensor, plan: PrecisionPlan, overflow: Overflow) -> tup
         for layer, precision in enumerate(plan.layers):
             for number, role in enumerate(OPERAND_ROLES):
                 fmt = precision.format_of(role)
-                bad[layer, number] |= made[layer, number] & (fmt is not None and (fmt.has_inf or fmt.has_nan))
+                bad[layer, number] |= made[layer, number] & (fmt is not None and fmt.has_specials)
     places = [(int(layer), OPERAND_ROLES[int(role)]) for layer, role in bad.nonzero().tolist()]
     return min(places, key=_execution_order, default=None)
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,18 @@ def started(shell: str, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def stopped(running: subprocess.Popen[str], number: signal.Signals, runs: Sequence[Path]) -> str:
+    """What ``running`` said on stderr, told to stop once every run had begun; it ended as by Ctrl-C."""
+    logs = [run / "events.jsonl" for run in runs]
+    while not all(log.exists() and log.stat().st_size > 10_000 for log in logs):
+        assert running.poll() is None, running.communicate()
+        time.sleep(0.02)
+    running.send_signal(number)
+    _, talk = running.communicate(timeout=120)
+    assert running.returncode == 130, talk
+    return talk
+
+
 @pytest.mark.parametrize(
     ("shell", "number"),
     [
@@ -30,13 +43,7 @@ def started(shell: str, *arguments: str) -> subprocess.Popen[str]:
 def test_a_run_that_is_asked_to_stop_can_go_on(tmp_path: Path, shell: str, number: signal.Signals) -> None:
     out = tmp_path / "run"
     running = started(shell, "train", *ARGUMENTS, "max_steps=100000", "-q", "--out", str(out))
-    log = out / "events.jsonl"
-    while not (log.exists() and log.stat().st_size > 10_000):
-        assert running.poll() is None, running.communicate()
-        time.sleep(0.02)
-    running.send_signal(number)
-    _, talk = running.communicate(timeout=120)
-    assert running.returncode == 130, talk
+    talk = stopped(running, number, [out])
     assert f"altgrad train --resume {out}" in talk
     assert list((out / "checkpoints").glob("step_*.pt"))
 
@@ -46,15 +53,10 @@ def test_the_arms_of_a_sweep_that_is_asked_to_stop_can_go_on(tmp_path: Path, num
     out = tmp_path / "sweep"
     words = ["max_steps=100000", "--order=e5m2", "--jobs=2", "-q", "--out", str(out)]
     running = started("exec", "sweep", *ARGUMENTS, *words)
-    logs = [out / arm / "events.jsonl" for arm in ("fp32", "frozen")]
-    while not all(log.exists() and log.stat().st_size > 10_000 for log in logs):
-        assert running.poll() is None, running.communicate()
-        time.sleep(0.02)
-    running.send_signal(number)
-    _, talk = running.communicate(timeout=120)
-    assert running.returncode == 130, talk
+    runs = [out / arm for arm in ("fp32", "frozen")]
+    talk = stopped(running, number, runs)
     assert f"interrupted; to go on: altgrad sweep --resume {out}" in talk
-    assert all(list((log.parent / "checkpoints").glob("step_*.pt")) for log in logs)
+    assert all(list((run / "checkpoints").glob("step_*.pt")) for run in runs)
 
 
 def test_nohup_is_meant(tmp_path: Path) -> None:

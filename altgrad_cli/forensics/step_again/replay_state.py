@@ -107,8 +107,7 @@ def _check_size(config: TrainConfig, opened: OpenedCheckpoint) -> None:
         raise CheckpointError(
             f"the checkpoint asks for {config.runtime.threads} threads", where=str(opened.path)
         )
-    blocks = 12 * model.n_layer * model.n_embd**2
-    if blocks + model.block_size * model.n_embd > held:
+    if model.block_weights + model.block_size * model.n_embd > held:
         raise CheckpointError(
             "the checkpoint is of another network than its configuration", where=str(opened.path)
         )

@@ -100,6 +100,10 @@ def rounded_roles(plan: PrecisionPlan) -> list[Role]:
     return [role for role in ROLES if any(layer.format_of(role) for layer in plan.layers)]
 
 
+_Resolved = tuple[TrainConfig, PrecisionPlan, StepVariation]
+"""The configuration and the plan of a variation, and the rest of it: two that are equal are one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Trials:
     """The recorded step, and what it came to under each variation that was tried; its state stays."""
@@ -109,11 +113,11 @@ class Trials:
     """The float32 gradient of the recorded batch, to compare with."""
     recorded: Outcome | None = None
     """The step as recorded, where it was taken already."""
-    _outcomes: dict[StepVariation, Outcome] = field(default_factory=dict)
+    _outcomes: dict[_Resolved, Outcome] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.recorded is not None:
-            self._outcomes[self._resolved(AS_RECORDED)] = self.recorded
+            self._outcomes[self._resolve(AS_RECORDED)] = self.recorded
 
     def outcome(self, variation: StepVariation) -> Outcome:
         """What the step comes to under ``variation``.
@@ -121,10 +125,9 @@ class Trials:
         Raises:
             AltgradError: the variation cannot be made, or the step has no batch.
         """
-        resolved = self._resolved(variation)
+        resolved = self._resolve(variation)
         if resolved not in self._outcomes:
-            given = self.given
-            config, plan = resolved.config or given.state.config, resolved.plan or given.state.plan
+            given, (config, plan, _) = self.given, resolved
             with _varied(given.state, config, plan) as state:
                 step = compute_step(
                     state,
@@ -137,12 +140,11 @@ class Trials:
                 self._outcomes[resolved] = outcome_of(state, step, shadow)
         return self._outcomes[resolved]
 
-    def _resolved(self, variation: StepVariation) -> StepVariation:
-        """The same with its configuration and plan spelled out: equal ones are one."""
+    def _resolve(self, variation: StepVariation) -> _Resolved:
         state = self.given.state
         config, name = variation.config or state.config, variation.format or state.format
         plan = variation.plan or plan_precision(config.precision, name, state.layer_kinds)
-        return replace(variation, config=config, format=None, plan=plan)
+        return config, plan, replace(variation, config=None, format=None, plan=None)
 
 
 def outcome_of(state: TrainState, step: Step, shadow: Tensor | None) -> Outcome:

@@ -119,7 +119,7 @@ def _on_grid(given: ReplayState, name: str, rounding: RoundingMode, recipe: Reci
             precision,
             regime="standard" if precision.regime == "bf16" else precision.regime,
             rounding=rounding,
-            overflow=precision.overflow if fmt.has_inf or fmt.has_nan else "saturate",
+            overflow=precision.overflow if fmt.has_specials else "saturate",
             scaling=replace(precision.scaling, recipe=recipe),
         ),
     )
