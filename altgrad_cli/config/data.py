@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from altgrad_cli.errors import ConfigError, DataError, nearest
 
@@ -27,6 +28,8 @@ class DataConfig:
     """The field or column that holds the text; None: told by the layout, else ``text``."""
     validation_fraction: float = 0.1
     """Share of the documents held out, where the corpus does not bring its own validation split."""
+    evaluate_on: Literal["validation", "tuning", "final"] = "validation"
+    """The whole validation split; its first half, on which a rate is chosen; or its second, for the result."""
     cache_dir: str | None = None
     """Where tokens are cached; None: $ALTGRAD_CACHE, else the user's cache folder."""
 

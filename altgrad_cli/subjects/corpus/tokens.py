@@ -40,13 +40,13 @@ class Corpus:
     train: np.ndarray
     """Token ids, 1-D, unsigned; a read-only memory map of the cache file where there is one."""
     validation: np.ndarray
-    """The same."""
+    """The same: what ``data.evaluate_on`` names, the whole split or one of its halves."""
     tokenizer: str
     """``bytes``, ``gpt2`` or ``bpe:N`` as configured."""
     vocab_size: int
     """Symbols there are; for ``bpe:N`` fewer than N when the text had no more pairs to merge."""
     fingerprint: str
-    """sha256 over the vocabulary and both splits: equal fingerprints, equal batches."""
+    """sha256 over the vocabulary and both whole splits: equal fingerprints, equal batches to train on."""
     source: str
     """Where the documents came from, in words: layout found, documents in each split, how they were split."""
     _tokenizer: Tokenizer = field(repr=False)
@@ -70,10 +70,11 @@ def load_corpus(config: DataConfig, block_size: int) -> Corpus:
         tokens = _prepare(config, files)
         if path is not None and token_cache.store_tokens(path, key, tokens):
             tokens = token_cache.open_tokens(path, key) or tokens
-    for split, ids in (("training", tokens.train), ("validation", tokens.validation)):
+    split, part = _evaluated(tokens.validation, config.evaluate_on)
+    for named, ids in (("training split", tokens.train), (split, part)):
         if len(ids) <= block_size:
             raise DataError(
-                f"the {split} split has {len(ids)} tokens, one block needs {block_size + 1}",
+                f"the {named} has {len(ids)} tokens, one block needs {block_size + 1}",
                 where=str(config.path or config.hub or "data"),
                 hint="use more text, a smaller block, or another data.validation_fraction",
             )
@@ -84,13 +85,23 @@ def load_corpus(config: DataConfig, block_size: int) -> Corpus:
     tokenizer = _tokenizer_from_json(about["tokenizer"])
     return Corpus(
         train=tokens.train,
-        validation=tokens.validation,
+        validation=part,
         tokenizer=tokenizer.name,
         vocab_size=tokenizer.vocab_size,
         fingerprint=about["fingerprint"],
         source=about["source"],
         _tokenizer=tokenizer,
     )
+
+
+def _evaluated(validation: np.ndarray, part: str) -> tuple[str, np.ndarray]:
+    """The tokens of ``data.evaluate_on``, and what they are called; the halves have no token in common."""
+    middle = len(validation) // 2
+    return {
+        "validation": ("validation split", validation),
+        "tuning": ("first half of the validation split (tuning)", validation[:middle]),
+        "final": ("second half of the validation split (final)", validation[middle:]),
+    }[part]
 
 
 def _files(config: DataConfig) -> list[CorpusFile]:

@@ -165,6 +165,27 @@ def test_a_corpus_shorter_than_one_block(tmp_path: Path) -> None:
         load_corpus(replace(config, validation_fraction=0.1), 64)
 
 
+def test_the_halves_of_the_validation_split_share_no_token_and_leave_none_out(tmp_path: Path) -> None:
+    config = DataConfig(path=str(write_law(tmp_path)))
+    whole = load_corpus(config, 64)
+    tuning, final = (load_corpus(replace(config, evaluate_on=part), 64) for part in ("tuning", "final"))
+    assert [*tuning.validation, *final.validation] == list(whole.validation)
+    assert 0 <= len(final.validation) - len(tuning.validation) <= 1
+    for part in (tuning, final):
+        assert np.array_equal(part.train, whole.train)
+        assert (part.fingerprint, part.vocab_size) == (whole.fingerprint, whole.vocab_size)
+
+
+def test_a_half_that_is_too_short_is_named(tmp_path: Path) -> None:
+    (tmp_path / "law.txt").write_text("x" * 100)
+    config = DataConfig(path=str(tmp_path / "law.txt"), validation_fraction=0.5, evaluate_on="tuning")
+    assert len(load_corpus(config, 24).validation) == 25
+    said = r"the first half of the validation split \(tuning\) has 25 tokens, one block needs 26"
+    with pytest.raises(DataError, match=said) as refused:
+        load_corpus(config, 25)
+    assert "data.validation_fraction" in str(refused.value.hint)
+
+
 def test_text_that_the_cache_must_not_remember(tmp_path: Path) -> None:
     """An error is never cached, and a corpus that has become readable loads."""
     path = tmp_path / "law.txt"
