@@ -68,11 +68,9 @@ def write(section: Section) -> str:
 
 def with_compiler(section: Section, options: Options) -> Section:
     """``section``, saying so where our compiled ways fell back to the eager ones."""
-    import torch
+    from altgrad_cli.training.passes.compiled import missing_compiler
 
-    from altgrad_cli.rounding.compiled import compile_failure
-
-    why = compile_failure(torch.device("cpu")) if options.compiled else None
+    why = missing_compiler() if options.compiled else None
     if why is None:
         return section
     return replace(section, left_out=section.left_out | {"compiled ways (they ran uncompiled)": why})

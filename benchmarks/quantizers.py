@@ -16,7 +16,7 @@ from torch import Tensor
 from altgrad_cli.formats import FP8Format, parse_format
 from altgrad_cli.rounding.quantize import STATS, round_to_grid
 from benchmarks.peers import Way, peers
-from benchmarks.section import Claim, Options, Section, reason, table
+from benchmarks.section import Claim, Options, Section, table
 from benchmarks.timing import Measured, interleave
 
 SIZES = {"16 M values": (16_000_000,), "1 M values": (1 << 20,), "a 768 x 3072 weight": (768, 3072)}
@@ -28,14 +28,11 @@ STOCHASTIC, FRESH, FRESH_PLAIN = (
     "nearest, scale, fresh output",
     "nearest, scale 1, fresh output",
 )
-LIMITS = {
-    "eager": {NEAREST: 2.6, FRESH: 4.0, COUNTED: 4.5, STOCHASTIC: 9.0},
-    "compiled": {NEAREST: 1.1, COUNTED: 1.8, STOCHASTIC: 2.0},
-}
+LIMITS = {NEAREST: 2.6, FRESH: 4.0, COUNTED: 4.5, STOCHASTIC: 9.0}
 """Promised at 16 M values: at most so many times a copy."""
 
 
-def ours(x: Tensor, fmt: FP8Format, *, compiled: bool) -> Iterator[Way]:
+def ours(x: Tensor, fmt: FP8Format) -> Iterator[Way]:
     """Our ways: into a given output unless said otherwise."""
     out = torch.empty_like(x)
     row = torch.zeros(len(STATS), dtype=torch.float64)
@@ -43,8 +40,7 @@ def ours(x: Tensor, fmt: FP8Format, *, compiled: bool) -> Iterator[Way]:
     scale = 0.37 if fmt.exponent_bits else 4.1
 
     def way(name: str, s: float, **options: Any) -> Way:
-        start = "altgrad compiled" if compiled else "altgrad eager"
-        return Way(f"{start}: {name}", lambda: round_to_grid(x, fmt, s, compiled=compiled, **options))
+        return Way(f"altgrad eager: {name}", lambda: round_to_grid(x, fmt, s, **options))
 
     yield way(NEAREST, scale, out=out)
     yield way(PLAIN, 1.0, out=out)
@@ -57,21 +53,9 @@ def ours(x: Tensor, fmt: FP8Format, *, compiled: bool) -> Iterator[Way]:
 def contestants(
     x: Tensor, fmt: FP8Format, *, compiled: bool, only: Sequence[str] = ()
 ) -> tuple[list[Way], list[Way], dict[str, str]]:
-    """Our ways that work (``only`` those named, or all), the peers' that do, and why others are missing."""
-    missing: dict[str, str] = {}
-    own = [way for way in ours(x, fmt, compiled=False) if not only or way.name in only]
-    if compiled:
-        for way in ours(x, fmt, compiled=True):
-            if only and way.name not in only:
-                continue
-            try:
-                way.call()
-            except Exception as error:  # noqa: BLE001 - a compiler that fails is named, and the rest is measured
-                missing[way.name] = reason(error)
-            else:
-                own.append(way)
-    others, absent = peers(x, fmt, compiled=compiled)
-    return own, others, missing | absent
+    """Our ways (``only`` those named, or all), the peers' that work, and why others are missing."""
+    own = [way for way in ours(x, fmt) if not only or way.name in only]
+    return own, *peers(x, fmt, compiled=compiled)
 
 
 def timed(x: Tensor, ways: list[Way], *, rounds: int, seconds_each: float) -> dict[str, Measured]:
@@ -115,11 +99,9 @@ def size_section(title: str, shape: tuple[int, ...], options: Options) -> tuple[
 
 def _claims(title: str, measured: dict[str, Measured], peer_names: set[str]) -> Iterator[Claim]:
     copy = measured["copy"]
-    for mode, limits in LIMITS.items():
-        for name, limit in limits.items():
-            times = measured.get(f"altgrad {mode}: {name}")
-            if times is not None and title == "16 M values":
-                yield Claim(f"{mode}, {name}, {title}, to a copy", times.ratio(copy)[1], limit)
+    for name, limit in LIMITS.items() if title == "16 M values" else ():
+        ratio = measured[f"altgrad eager: {name}"].ratio(copy)[1]
+        yield Claim(f"eager, {name}, {title}, to a copy", ratio, limit)
     if peer_names:
         fastest = min(peer_names, key=lambda name: measured[name].median)
         for name in (NEAREST, PLAIN):
@@ -137,8 +119,6 @@ def format_section(options: Options) -> Section:
     """One table: our ways and the fastest peer that can, over formats, 1 M values."""
     x = torch.randn(1 << (14 if options.quick else 20), generator=torch.Generator().manual_seed(2))
     ways = [f"altgrad eager: {name}" for name in (NEAREST, PLAIN, COUNTED, STOCHASTIC)]
-    if options.compiled:
-        ways += [f"altgrad compiled: {name}" for name in (NEAREST, COUNTED)]
     rows, missing = [], {}
     for name in QUICK_FORMATS if options.quick else FORMATS:
         fmt = parse_format(name)
@@ -148,12 +128,12 @@ def format_section(options: Options) -> Section:
         rounds, seconds = (3, 0.2) if options.quick else (9, 1.0)
         measured = timed(x, [*own, *others], rounds=rounds, seconds_each=seconds)
         copy = measured["copy"]
-        cells = [f"{measured[way].ratio(copy)[1]:.1f}" if way in measured else "–" for way in ways]
+        cells = [f"{measured[way].ratio(copy)[1]:.1f}" for way in ways]
         rows.append((fmt.name, *cells, *_peer_cells(measured, others, x, fmt)))
     head = ("format", *(way.removeprefix("altgrad ") for way in ways), "fastest peer", "next peers")
     size = "16 K values: no figure here counts" if options.quick else "1 M values"
     lines = [f"### Every format, {size}, times a copy", "", *table(head, rows), ""]
-    lines += ["A share in brackets: values off the grid. Compiled ways are left out where they failed.", ""]
+    lines += ["A share in brackets: values off the grid.", ""]
     return Section(lines=tuple(lines), left_out=missing)
 
 

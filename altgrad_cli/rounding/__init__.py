@@ -1,7 +1,6 @@
 """A tensor onto a grid: kernels, counters, codes, stochastic rounding, scale recipes.
 
 codes       Between values and codes
-compiled    The same rounding, fused by torch.compile into one pass
 constants   The constants of one rounding: which numbers the tensor code needs for a format and a scale
 eager       Rounding without a compiler: slices that stay in the cache on the CPU, one slice elsewhere
 grid        A grid: what a tensor's values are rounded to, and which values share a scale

@@ -14,9 +14,8 @@ E2M1 has the magnitudes 0, .5, 1, 1.5, 2, 3, 4, 6. At scale 1 it rounds three va
 Where k rounds up to 2^(M+1) the product is the next power of two: a carry needs no care. A uniform grid has
 one gap, which joins s, so only the rounding to integers is left.
 
-Eager, the body runs in place on slices that stay in the processor's cache (``rounding.eager``); traced by
-torch.compile (``rounding.compiled``) or into the graph of a whole pass (``rounding.traced``) it becomes one
-fused pass.
+Eager, the body runs in place on slices that stay in the processor's cache (``rounding.eager``); traced into
+the graph of a whole pass (``rounding.traced``) it becomes one fused loop.
 """
 
 from __future__ import annotations

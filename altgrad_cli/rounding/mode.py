@@ -1,4 +1,4 @@
-"""``round_to_grid``: check the arguments, choose the way, round. No autograd here."""
+"""``round_to_grid``: check the arguments, round. No autograd here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from torch import Tensor
 
 from altgrad_cli.errors import UsageError, check_choice
 from altgrad_cli.formats import FP8Format, parse_format
-from altgrad_cli.rounding.compiled import round_compiled
 from altgrad_cli.rounding.constants import Overflow, Rounding, plan_rounding
 from altgrad_cli.rounding.eager import as_carrier, round_eager
 from altgrad_cli.rounding.kernel import Mode
@@ -36,7 +35,6 @@ def round_to_grid(
     out: Tensor | None = None,
     stats: Tensor | None = None,
     counters: Counters = "all",
-    compiled: bool = False,
 ) -> Tensor:
     """Q(x) on the float32 carrier, without autograd.
 
@@ -53,7 +51,6 @@ def round_to_grid(
         out: float32, x's shape, receives the result; may be x.
         stats: 1-D float64 of ``len(STATS)`` on x's device, receives the counts without a wait for it.
         counters: which of them; the others are NaN.
-        compiled: use the compiled form of the same code (same bits) where a compiler is present.
 
     Raises:
         FormatError: ``overflow="ieee"`` with a format that has neither inf nor nan.
@@ -93,8 +90,7 @@ def round_to_grid(
             amax = count_extremes(flat, stats)
             within = not isinstance(scale, Tensor) and amax <= safe_magnitude(plan)
             stats = None
-        if not (compiled and round_compiled(flat, flat_target, plan, scale, random, stats)):
-            round_eager(flat, flat_target, plan, scale, random, stats, Mode(within_limit=within))
+        round_eager(flat, flat_target, plan, scale, random, stats, Mode(within_limit=within))
         if target is not result:
             result.copy_(target)
     return result if out is None else out

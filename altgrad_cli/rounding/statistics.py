@@ -99,13 +99,6 @@ def count_extremes(x: Tensor, row: Tensor) -> float:
     return math.inf
 
 
-def merge_rows(row: Tensor, other: Tensor) -> None:
-    """Add the counts of ``other`` to ``row``, in place."""
-    amax = torch.maximum(row[0], other[0])
-    row.add_(other)
-    row[0] = amax
-
-
 def _as_tensor(scale: float | Tensor, like: Tensor) -> Tensor:
     # A number as divisor would be turned into its reciprocal on some devices, which rounds differently.
     if isinstance(scale, Tensor):

@@ -1,7 +1,7 @@
 """The rounding as a graph sees it: operands, scales and counts are tensors, formats are constants.
 
-``rounding.compiled`` makes one kernel of it; ``TracedRounding`` puts it into the graph of a whole forward
-and backward pass. The bits of a rounded operand are those of the eager form for the same operand and scale.
+``TracedRounding`` puts it into the graph of a whole forward and backward pass. The bits of a rounded operand
+are those of the eager form for the same operand and scale.
 
 The plan is made without a scale, so nothing of the scale is folded into its constants. For E3M4 at scale 0.25
 the graph computes, of x = 0.3: scaled = 0.3 / 0.25 = 1.2, grid = 1.1875 (the gap is 1/16), and value =
@@ -34,6 +34,8 @@ LINE = 2048
 """The most values whose counts are added in float32 before float64 takes over."""
 
 _PAIR = 4096.0  # two counts of a line in one float32: LINE * (_PAIR + 1) < 2^24
+
+_UNIT = 4096.0  # errors and magnitudes are added in it: a line of the largest floats does not overflow
 
 WEIGHTS = OPERAND_ROLES.index("weights")
 
@@ -80,7 +82,6 @@ def round_and_count(
     ones: Tensor,
     *,
     power_of_two: bool,
-    assume_finite: bool = False,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Q(x), and what ``count_lines`` finds, in one loop over the data.
 
@@ -91,13 +92,12 @@ def round_and_count(
     Args:
         x, scale, plan, key, power_of_two: as ``round_traced``; x of any shape, scale (2,).
         ones: float32 ones, ``line_count(x.shape)`` or more, from outside the graph.
-        assume_finite: as ``count_lines``.
     """
     lines = x.reshape(-1, line_length(x.shape[-1]))
     scales = scale.view(2, 1, 1) * ones[: lines.shape[0]].view(-1, 1)
     rounded = round_traced(lines, scales, plan, key, power_of_two=power_of_two)
     value = rounded.value.as_strided(rounded.value.shape, rounded.value.stride())
-    counts = count_lines(lines, rounded.scaled, rounded.grid, value, plan, assume_finite=assume_finite)
+    counts = count_lines(lines, rounded.scaled, rounded.grid, value, plan)
     return value.view(x.shape), counts
 
 
@@ -190,16 +190,13 @@ def line_count(shape: Sequence[int]) -> int:
 
 
 def count_lines(
-    x: Tensor, scaled: Tensor, grid: Tensor, value: Tensor, plan: RoundingPlan, *, assume_finite: bool = False
+    x: Tensor, scaled: Tensor, grid: Tensor, value: Tensor, plan: RoundingPlan
 ) -> tuple[Tensor, Tensor]:
     """The largest finite |x| (0-d, float32), and the sums (1-D, float64) that ``finish_rows`` asks for.
 
     Args:
         x, value: what was rounded, and the result: (lines, at most ``LINE``).
         scaled, grid: x / s and its rounding, in the plan's units.
-        assume_finite: leave out the steps that are needed only where x or value is not finite, or where a
-            line's sum exceeds float32. If the assumption was wrong, the sum of the magnitudes or that of
-            the errors is not finite, and the caller counts again.
 
     A line is summed in float32 and the lines in float64. One float32 sum carries two counts, exactly: a value
     that has the first property adds 1, one with the second adds 4096. Where 3 of 2048 values overflow and 5
@@ -207,12 +204,10 @@ def count_lines(
     """
     magnitude, error = x.abs(), value - x
     small = torch.where(grid.abs() < plan.min_normal, 1.0, 0.0)
-    if not assume_finite:
-        finite = magnitude <= torch.finfo(torch.float32).max
-        magnitude = torch.where(finite, magnitude, 0.0)
-        error = torch.where(finite if plan.saturate else finite & torch.isfinite(value), error, 0.0)
-        small = torch.where(finite, small, _PAIR)
-    unit = _unit(assume_finite)
+    finite = magnitude <= torch.finfo(torch.float32).max
+    magnitude = torch.where(finite, magnitude, 0.0)
+    error = torch.where(finite if plan.saturate else finite & torch.isfinite(value), error, 0.0)
+    small = torch.where(finite, small, _PAIR)
     size = scaled.abs()
     beyond = torch.where(size >= plan.overflow_threshold, _PAIR + 1.0, 1.0)
     zero = torch.where(x == 0, _PAIR + 1.0, 1.0)
@@ -228,8 +223,8 @@ def count_lines(
         clipped,
         lost,
         below,
-        (error * (1 / unit)).sum(1),
-        (magnitude * (1 / unit)).sum(1),
+        (error * (1 / _UNIT)).sum(1),
+        (magnitude * (1 / _UNIT)).sum(1),
     )
     return magnitude.amax(1).amax(), torch.stack(sums).sum(1, dtype=torch.float64)
 
@@ -241,21 +236,14 @@ def _pair(weights: Tensor) -> tuple[Tensor, Tensor]:
     return sums - high * _PAIR, high
 
 
-def _unit(assume_finite: bool) -> float:
-    """What errors and magnitudes are added in, so that a line of the largest floats does not overflow."""
-    return 1.0 if assume_finite else 4096.0
-
-
-def finish_rows(amax: Tensor, sums: Tensor, sizes: Tensor, *, assume_finite: bool = False) -> Tensor:
+def finish_rows(amax: Tensor, sums: Tensor, sizes: Tensor) -> Tensor:
     """The rows (tensors, len(STATS)) from what ``count_lines`` found for each.
 
     Args:
         amax: (tensors,).
         sums: (tensors, sums of one).
         sizes: float64 (tensors,), how many values each has.
-        assume_finite: as ``count_lines`` was called.
     """
-    unit = _unit(assume_finite)
     nonfinite, zeros, overflow, clipped, lost, below, error, abs_sum = sums.unbind(1)
     columns = {
         "amax": amax.double(),
@@ -266,7 +254,7 @@ def finish_rows(amax: Tensor, sums: Tensor, sizes: Tensor, *, assume_finite: boo
         "underflow": lost - zeros,
         "subnormal": below - lost,  # what vanished is below as well
         "nonfinite": nonfinite,
-        "error_sum": error * unit,
-        "abs_sum": abs_sum * unit,
+        "error_sum": error * _UNIT,
+        "abs_sum": abs_sum * _UNIT,
     }
     return torch.stack([columns[name] for name in STATS], dim=1)

@@ -102,7 +102,6 @@ class _Observer:
             rounding="nearest" if self._generator is None else "stochastic",
             overflow=config.overflow if grid.element.has_specials else "saturate",
             generator=self._generator,
-            compiled=self._state.config.runtime.compile,
         )
         record = record_of(rounded, **where, part="rounded", format=grid.element.name)
         if record.index is not None:

@@ -88,7 +88,7 @@ def candidate_update(state: TrainState, gradient: Tensor, learning_rate: float) 
             target.copy_(view)
         else:
             row = None if stats is None else stats[index]
-            _round_stored(state, view, grid, scales, generator, target, row)
+            _round_stored(view, grid, scales, generator, target, row)
             after = grid.stored_scales(view, scales, amax[index])
             if after is not scales:
                 rescales.append(Rescale(index, scales, after, amax[index]))
@@ -116,7 +116,6 @@ def _round_slots(state: TrainState, proposal: Proposal, generator: torch.Generat
 
 
 def _round_stored(
-    state: TrainState,
     unrounded: Tensor,
     grid: Grid,
     scales: Tensor,
@@ -131,7 +130,6 @@ def _round_stored(
         generator=generator,
         out=out,
         stats=stats,
-        compiled=state.config.runtime.compile,
     )
 
 
@@ -149,7 +147,7 @@ def re_encode(state: TrainState, update: CandidateUpdate) -> dict[int, float]:
         assert update.stored is not None
         target = update.stored[rescale.layer]
         before = target.clone()
-        _round_stored(state, unrounded[rescale.layer], grid, rescale.after, update.rounding_stream, target)
+        _round_stored(unrounded[rescale.layer], grid, rescale.after, update.rounding_stream, target)
         flips[rescale.layer] = float(rescale_flip_rate(before, target))
     return flips
 

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import shutil
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -21,7 +23,6 @@ import torch
 from torch import Tensor
 
 from altgrad_cli.config.precision import OPERAND_ROLES
-from altgrad_cli.rounding.compiled import compile_failure
 from altgrad_cli.rounding.constants import Carrier, is_power_of_two
 from altgrad_cli.rounding.grid import Grid
 from altgrad_cli.rounding.statistics import STATS
@@ -141,6 +142,17 @@ def _compiled(key: PassKey) -> CompiledPass | None:
         return None
 
 
+@lru_cache(maxsize=1)
+def missing_compiler() -> str | None:
+    """Why nothing can be compiled for the CPU of this machine, or None. Logged once."""
+    names = (os.environ.get("CXX"), "g++", "clang++", "c++", "cl")
+    if any(shutil.which(name) for name in names if name):
+        return None
+    reason = "no C++ compiler was found"
+    log.warning("%s: the pass is not compiled; it runs eagerly", reason)
+    return reason
+
+
 def find_pass(state: TrainState, plan: PrecisionPlan, scales: Scales, batch: Batch) -> CompiledPass | None:
     """The compiled form of a pass; None where it has to be the eager one.
 
@@ -149,7 +161,7 @@ def find_pass(state: TrainState, plan: PrecisionPlan, scales: Scales, batch: Bat
     follows from the state, so that a resumed or repeated run takes the same way again.
     """
     config = state.config
-    if compile_failure(state.device):
+    if state.device.type == "cpu" and missing_compiler():
         return None
     scaling = config.precision.scaling
     slots = []

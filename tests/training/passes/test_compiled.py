@@ -14,7 +14,6 @@ from torch._inductor.utils import fresh_cache
 
 from altgrad_cli.checkpoints.file import VerifiedCheckpoint
 from altgrad_cli.config.run import TrainConfig
-from altgrad_cli.rounding import compiled as quantizer
 from altgrad_cli.subjects.subject import Batch
 from altgrad_cli.training.engine import train
 from altgrad_cli.training.events import Event, StepCompleted
@@ -129,12 +128,11 @@ def test_weights_round_to_the_eager_bits_and_counts_and_a_graph_is_built_once(
 def test_without_a_compiler_one_line_and_the_eager_step(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(quantizer._Failed, "reason", None)
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    quantizer._missing_compiler.cache_clear()
+    compiled_pass.missing_compiler.cache_clear()
     with caplog.at_level(logging.WARNING):
         found = losses(events(tiny(*ONE_LAYER, "max_steps=2")))
-    quantizer._missing_compiler.cache_clear()
+    compiled_pass.missing_compiler.cache_clear()
     assert found == losses(events(tiny(*ONE_LAYER, "runtime.compile=false", "max_steps=2")))
     assert [record.message.count("compiler") for record in caplog.records] == [1]
 
@@ -146,7 +144,7 @@ def test_a_compilation_that_fails_is_said_once_and_the_pass_is_eager(
         raise RuntimeError("LoweringException: no such node\nand a page of graph")
 
     monkeypatch.setattr(compiled_pass, "CompiledPass", broken)
-    monkeypatch.setattr(compiled_pass, "compile_failure", lambda device: None)
+    monkeypatch.setattr(compiled_pass, "missing_compiler", lambda: None)
     config = tiny(*ONE_LAYER, "seed=99")
     compiled_pass._compiled.cache_clear()
     state = warm_state(config)
