@@ -29,7 +29,7 @@ class DataConfig:
     validation_fraction: float = 0.1
     """Share of the documents held out, where the corpus does not bring its own validation split."""
     evaluate_on: Literal["validation", "tuning", "final"] = "validation"
-    """The whole validation split; its first half, on which a rate is chosen; or its second, for the result."""
+    """The whole validation split, its first half (on which a rate is chosen), or its second (the result)."""
     cache_dir: str | None = None
     """Where tokens are cached; None: $ALTGRAD_CACHE, else the user's cache folder."""
 
