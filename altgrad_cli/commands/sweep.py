@@ -171,7 +171,7 @@ def _run(spec: SweepSpec, folder: Path, jobs: int, output: Output, *, new: bool)
     from altgrad_cli.runs.folder import create_folder
     from altgrad_cli.runs.loggers.warnings import warnings_as_lines
     from altgrad_cli.runs.signals import STOP_INTERRUPTS, handled
-    from altgrad_cli.subjects.corpus.tokens import load_corpus
+    from altgrad_cli.subjects.built_in import read_corpus
     from altgrad_cli.sweeps.comparison import compare_seeds
     from altgrad_cli.sweeps.engine import run_sweep
     from altgrad_cli.sweeps.executors.local import LocalExecutor
@@ -185,7 +185,7 @@ def _run(spec: SweepSpec, folder: Path, jobs: int, output: Output, *, new: bool)
     with warnings_as_lines(lambda text: say(f"warning: {text}")):
         # Tokenized once, before the workers ask: a corpus that cannot be used ends the sweep here.
         for config in {variation.base for variation in spec.variations()}:
-            load_corpus(config.data, config.model.block_size)
+            read_corpus(config)
     made = create_folder(folder) if new else []
     executor = LocalExecutor(jobs)
     try:

@@ -16,6 +16,7 @@ from altgrad_cli.config.precision import PrecisionConfig
 from altgrad_cli.errors import ConfigError
 
 RuleName = Literal["adamw"]
+SubjectName = Literal["gpt"]
 Schedule = Literal["constant", "cosine", "linear"]
 
 
@@ -125,6 +126,8 @@ class MonitorConfig:
 class TrainConfig:
     """One training run."""
 
+    subject: SubjectName = "gpt"
+    """What is trained, by name."""
     seed: int = 42
     batch_size: int = 12
     learning_rate: float = 6e-4

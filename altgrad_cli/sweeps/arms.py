@@ -115,7 +115,7 @@ def _training(config: TrainConfig) -> TrainConfig:
 
 
 _TRAINING = (
-    *("seed", "batch_size", "learning_rate", "max_steps", "fp8_format"),
+    *("subject", "seed", "batch_size", "learning_rate", "max_steps", "fp8_format"),
     *("enable_emergency_shift", "enable_partition_clipping", "inject"),
     *("model", "data", "precision", "optimizer"),
 )

@@ -40,7 +40,7 @@ def time_a_step(config: TrainConfig) -> StepTime:
     Loads the corpus and builds the network, so what would stop the run is found here. A step that would take
     long or much memory is timed at a smaller size, and its time scaled by the multiplications left out.
     """
-    from altgrad_cli.subjects.corpus.tokens import load_corpus
+    from altgrad_cli.subjects.built_in import read_corpus
     from altgrad_cli.subjects.gpt.layer_names import layer_kinds
     from altgrad_cli.surgery.precision_plan import plan_precision
     from altgrad_cli.training.engine import train
@@ -48,7 +48,7 @@ def time_a_step(config: TrainConfig) -> StepTime:
     from altgrad_cli.training.faults import parse_injection, resolve_injections
     from altgrad_cli.training.state import choose_device
 
-    vocabulary = load_corpus(config.data, config.model.block_size).vocab_size
+    vocabulary = read_corpus(config).vocab_size
     for text in config.inject:  # the steps that are timed are too few for them
         parse_injection(text, config.max_steps)
     device = choose_device(config.runtime.device).type

@@ -16,7 +16,7 @@ import torch
 from altgrad_cli.checkpoints.file import VerifiedCheckpoint
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import UsageError
-from altgrad_cli.subjects.gpt.text_subject import load_gpt
+from altgrad_cli.subjects.built_in import load_subject
 from altgrad_cli.subjects.subject import Batch, Draw, Subject
 from altgrad_cli.training.after_step import Run, end_of_steps, evaluate, evaluate_and_save, shift_or_stop
 from altgrad_cli.training.describe import describe_start
@@ -54,7 +54,7 @@ def train(
 
     Args:
         config: everything the run depends on; the same config gives the same bits.
-        subject: what is trained; None takes the GPT of the config on its corpus.
+        subject: what is trained; None takes that of the config on its corpus.
         run_dir: the run's folder; checkpoints go to ``checkpoints`` in it. None writes nothing.
         resume_from: a checkpoint of the same run to continue from, bit for bit; its payload is taken.
         stop_requested: asked after each step; True writes a checkpoint and ends without ``RunEnded``.
@@ -66,7 +66,7 @@ def train(
     """
     torch.set_num_threads(config.runtime.threads)
     keep_freed_memory()
-    subject = subject or load_gpt(config)
+    subject = subject or load_subject(config)
     if subject.train is None or subject.validation is None:
         raise UsageError("the subject has no batches to train on")
     state = build_state(config, subject)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from altgrad_cli.config.run import TrainConfig
-from altgrad_cli.subjects.gpt.text_subject import load_gpt
+from altgrad_cli.subjects.built_in import load_subject
 from altgrad_cli.subjects.subject import Batch
 from altgrad_cli.training import engine, step
 from altgrad_cli.training.engine import train
@@ -74,7 +74,7 @@ def test_formats_of_one_seed_share_init_and_batches(tiny: Tiny) -> None:
     hashes = {}
     for fmt in ("E5M2", "E7M0"):
         config, drawn = tiny(f"fp8_format={fmt}"), []
-        subject = load_gpt(config)
+        subject = load_subject(config)
 
         def recorded(generator: torch.Generator, draw=subject.train, offsets=drawn) -> Batch:
             batch = draw(generator)

@@ -10,8 +10,8 @@ from altgrad_cli.checkpoints.payload import TraceRecord, to_plain
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import AltgradError, CheckpointError
 from altgrad_cli.forensics.opened import OpenedCheckpoint
-from altgrad_cli.subjects.corpus.tokens import Corpus, load_corpus
-from altgrad_cli.subjects.gpt.text_subject import gpt_subject, vocabulary_of
+from altgrad_cli.subjects.built_in import read_corpus, subject_of_weights, takes_batch
+from altgrad_cli.subjects.corpus.tokens import Corpus
 from altgrad_cli.subjects.subject import Batch
 from altgrad_cli.training.faults import Faults, parse_injection, resolve_injections
 from altgrad_cli.training.saving.snapshot import next_batch, restore_snapshot
@@ -20,7 +20,6 @@ from altgrad_cli.training.tracing import trace_step
 from altgrad_cli.updates.schedule import learning_rate_at
 
 _MOST_THREADS = 1024
-_MOST_LOGITS = 1 << 31
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +79,10 @@ def rebuild(opened: OpenedCheckpoint, data: str | None = None) -> ReplayState:
     """
     config = _runnable(opened.config)
     try:
-        vocabulary = vocabulary_of(opened.saved.weights)
         _check_size(config, opened)
         corpus, reason = _corpus(opened, config, data)
         torch.set_num_threads(config.runtime.threads)
-        state = build_state(config, gpt_subject(config, vocabulary, corpus))
+        state = build_state(config, subject_of_weights(config, opened.saved.weights, corpus))
     except CheckpointError:
         raise
     except (KeyError, AttributeError, TypeError, IndexError, RuntimeError) as error:
@@ -93,7 +91,7 @@ def rebuild(opened: OpenedCheckpoint, data: str | None = None) -> ReplayState:
             where=str(opened.path),
         ) from None
     restore_snapshot(state, to_plain(opened.saved))
-    batch, origin = _batch(opened, state, vocabulary, reason)
+    batch, origin = _batch(opened, state, reason)
     due = [text for text in config.inject if parse_injection(text).step == opened.step]
     injections = resolve_injections(due, state.plan, config.seed)
     return ReplayState(state, batch, origin, Faults(injections, config.seed))
@@ -130,7 +128,7 @@ def _corpus(opened: OpenedCheckpoint, config: TrainConfig, data: str | None) -> 
         return None, "its corpus is not the embedded one: --data PATH says where it lies"
     try:
         wanted = replace(stated, path=data, hub=None, cache_dir=None)
-        corpus = load_corpus(wanted, config.model.block_size)
+        corpus = read_corpus(replace(config, data=wanted))
     except (AltgradError, OSError) as error:
         return None, f"the corpus is not at hand ({getattr(error, 'message', error)})"
     if opened.saved.corpus.get("fingerprint") != corpus.fingerprint:
@@ -138,9 +136,7 @@ def _corpus(opened: OpenedCheckpoint, config: TrainConfig, data: str | None) -> 
     return corpus, ""
 
 
-def _batch(
-    opened: OpenedCheckpoint, state: TrainState, vocabulary: int, reason: str
-) -> tuple[Batch | None, str]:
+def _batch(opened: OpenedCheckpoint, state: TrainState, reason: str) -> tuple[Batch | None, str]:
     """The batch of the step, and where it is from or why there is none.
 
     Raises:
@@ -150,18 +146,7 @@ def _batch(
     if saved is None:
         drawn = next_batch(state)
         return drawn, "drawn again from the corpus" if drawn else f"not in the file, and {reason}"
-    try:
-        both = torch.stack((saved.x, saved.y))
-        fits = (
-            both.dtype == torch.int64
-            and both.dim() == 3
-            and 0 < both.shape[2] <= state.config.model.block_size
-            and 0 < saved.x.numel() * vocabulary <= _MOST_LOGITS
-            and int(both.min()) >= 0
-            and int(both.max()) < vocabulary
-        )
-    except RuntimeError:
-        fits = False
-    if not fits:
+    batch = Batch(x=saved.x, y=saved.y, offsets=saved.offsets)
+    if not takes_batch(state.config, opened.saved.weights, batch):
         raise CheckpointError("the recorded batch is not one that the network can take")
-    return Batch(x=saved.x, y=saved.y, offsets=saved.offsets), "recorded"
+    return batch, "recorded"

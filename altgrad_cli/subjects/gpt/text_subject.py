@@ -15,7 +15,7 @@ from altgrad_cli.subjects.corpus.batches import draw_batch
 from altgrad_cli.subjects.corpus.tokens import Corpus, load_corpus
 from altgrad_cli.subjects.gpt.layer_names import layer_kind
 from altgrad_cli.subjects.gpt.model import GPT, cross_entropy, initialize
-from altgrad_cli.subjects.subject import Draw, Subject
+from altgrad_cli.subjects.subject import Batch, Draw, Subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +32,40 @@ class GPTBuilder:
         return model
 
 
-def load_gpt(config: TrainConfig) -> Subject:
-    """The GPT of ``config`` on its corpus.
+_MOST_LOGITS = 1 << 31
+
+
+def read_text_corpus(config: TrainConfig) -> Corpus:
+    """The text of ``config`` as tokens.
 
     Raises:
         DataError: the corpus cannot be found, read, tokenized or split, or is too short.
     """
-    corpus = load_corpus(config.data, config.model.block_size)
+    return load_corpus(config.data, config.model.block_size)
+
+
+def gpt_on_corpus(config: TrainConfig, corpus: Corpus) -> Subject:
+    """The GPT of ``config`` with batches of ``corpus``."""
     return gpt_subject(config, corpus.vocab_size, corpus)
+
+
+def gpt_of_weights(config: TrainConfig, weights: Mapping[str, Tensor], corpus: Corpus | None) -> Subject:
+    """The GPT of ``config`` for as many symbols as ``weights`` know; a KeyError where they are none of it."""
+    return gpt_subject(config, vocabulary_of(weights), corpus)
+
+
+def gpt_takes(config: TrainConfig, weights: Mapping[str, Tensor], batch: Batch) -> bool:
+    """Whether the GPT with these weights can take ``batch``: token ids, of x and y alike."""
+    vocabulary = vocabulary_of(weights)
+    both = torch.stack((batch.x, batch.y))
+    return (
+        both.dtype == torch.int64
+        and both.dim() == 3
+        and 0 < both.shape[2] <= config.model.block_size
+        and 0 < batch.x.numel() * vocabulary <= _MOST_LOGITS
+        and int(both.min()) >= 0
+        and int(both.max()) < vocabulary
+    )
 
 
 def vocabulary_of(weights: Mapping[str, Tensor]) -> int:

@@ -1,0 +1,70 @@
+"""The subjects that a configuration can name: ``config.subject`` is read here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from altgrad_cli.config.run import SubjectName, TrainConfig
+from altgrad_cli.subjects.corpus.tokens import Corpus
+from altgrad_cli.subjects.gpt import text_subject
+from altgrad_cli.subjects.subject import Batch, Subject
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltIn:
+    """How a subject is made of a configuration, and of what else there is."""
+
+    read: Callable[[TrainConfig], Corpus]
+    on_corpus: Callable[[TrainConfig, Corpus], Subject]
+    of_weights: Callable[[TrainConfig, Mapping[str, Tensor], Corpus | None], Subject]
+    takes: Callable[[TrainConfig, Mapping[str, Tensor], Batch], bool]
+
+
+BUILT_IN: Mapping[SubjectName, BuiltIn] = {
+    "gpt": BuiltIn(
+        text_subject.read_text_corpus,
+        text_subject.gpt_on_corpus,
+        text_subject.gpt_of_weights,
+        text_subject.gpt_takes,
+    ),
+}
+
+
+def read_corpus(config: TrainConfig) -> Corpus:
+    """The corpus of the configured subject.
+
+    Raises:
+        DataError: it cannot be found, read, tokenized or split, or is too short.
+    """
+    return BUILT_IN[config.subject].read(config)
+
+
+def load_subject(config: TrainConfig) -> Subject:
+    """The configured subject on its corpus.
+
+    Raises:
+        DataError: as ``read_corpus``.
+    """
+    return BUILT_IN[config.subject].on_corpus(config, read_corpus(config))
+
+
+def subject_of_weights(
+    config: TrainConfig, weights: Mapping[str, Tensor], corpus: Corpus | None = None
+) -> Subject:
+    """The configured subject, its network of the size of ``weights``; without a corpus it has no batches.
+
+    Raises:
+        KeyError, IndexError: the weights are none of it.
+    """
+    return BUILT_IN[config.subject].of_weights(config, weights, corpus)
+
+
+def takes_batch(config: TrainConfig, weights: Mapping[str, Tensor], batch: Batch) -> bool:
+    """Whether the configured subject with these weights can take ``batch``, which may be forged."""
+    try:
+        return BUILT_IN[config.subject].takes(config, weights, batch)
+    except RuntimeError:  # two tensors that do not go together
+        return False
