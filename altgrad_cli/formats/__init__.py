@@ -2,6 +2,7 @@
 
 accuracy     How well a grid represents numbers: gaps, relative error, SQNR of a normal input
 analysis     What an update can do to a weight that lives on the grid
+block_spec   Which values share a scale, and what that scale is stored in
 equivalence  Formats that are one experiment under two names
 exact_text   How numbers of a grid are written for people
 names        From a name to a format

@@ -39,11 +39,12 @@ def power_of_two_factor(format: FP8Format, other: FP8Format) -> float | None:
 def find_equivalents(format: FP8Format, among: Iterable[FP8Format] | None = None) -> tuple[Equivalent, ...]:
     """The formats ``among`` (default: all named ones) with the grid of ``format`` up to a power of two.
 
-    ``format`` itself, that is one with the same name, is left out.
+    ``format`` itself, that is one with the same name, is left out, and so is one of other blocks.
     """
     found = []
     for other in named_formats() if among is None else among:
-        factor = None if other.name == format.name else power_of_two_factor(format, other)
+        apart = other.name == format.name or other.block != format.block
+        factor = None if apart else power_of_two_factor(format, other)
         if factor is not None:
             found.append(Equivalent(other, factor, format.dialect == other.dialect))
     return tuple(found)

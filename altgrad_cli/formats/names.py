@@ -2,8 +2,8 @@
 
 A name is ``ExMy`` or an alias, then options after colons: one dialect (``finite``, ``ieee``, ``fn``,
 ``fnuz``, ``p3109``) and ``bias=N``. A dialect other than the name's own brings its own customary bias;
-``bias=`` overrides it. After an @ it may say which values share a scale; all of a tensor do where it does
-not. The name of the parsed format is canonical: two spellings of one grid meet.
+``bias=`` overrides it. After an @ it may say which values share a scale (``formats.block_spec``); all of a tensor
+do where it does not. The name of the parsed format is canonical: two spellings of one grid meet.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from altgrad_cli.errors import FormatError, nearest
+from altgrad_cli.formats.block_spec import ONE_SCALE, BlockSpec, parse_block
 from altgrad_cli.formats.spec import FP8Format
 
 DIALECTS = ("finite", "ieee", "fn", "fnuz", "p3109")
 _OPTIONS = (*DIALECTS, "bias=N")
-BLOCKS = ("tensor",)
-"""Which values share a scale, as a name has it after its @; ``rounding.grid`` knows what they mean."""
 
 # Bare ExMy names that the field does not read as "finite, bias 2^(E-1) - 1".
 _CUSTOMARY: Mapping[tuple[int, int], tuple[str, int]] = MappingProxyType(
@@ -34,6 +33,19 @@ _CUSTOMARY: Mapping[tuple[int, int], tuple[str, int]] = MappingProxyType(
 _PROPER_NAMES: Mapping[str, str] = MappingProxyType(
     {"BF16": "E8M7:ieee", "FP16": "E5M10:ieee", "E4M3B11FNUZ": "E4M3:fnuz:bias=11"}
 )
+
+BLOCK_NAMES: Mapping[str, str] = MappingProxyType(
+    {
+        "MXFP8_E4M3": "E4M3@32:e8m0",
+        "MXFP8_E5M2": "E5M2@32:e8m0",
+        "MXFP6_E2M3": "E2M3@32:e8m0",
+        "MXFP6_E3M2": "E3M2@32:e8m0",
+        "MXFP4": "E2M1@32:e8m0",
+        "MXINT8": "E1M6:bias=1@32:e8m0",  # steps of 2^-6; with a -0, and without -2 as OCP allows
+        "NVFP4": "E2M1@16:e4m3",
+    }
+)
+"""The formats with blocks that the field has a name for; ``:ceil`` and the like may follow those of MX."""
 
 _ALIASES: Mapping[str, str] = MappingProxyType(
     {
@@ -92,10 +104,13 @@ def parse_format(text: str | FP8Format) -> FP8Format:
         return text
     if not isinstance(text, str):
         raise FormatError(f"a format cannot be a {type(text).__name__}", allowed="an FP8Format or its name")
-    element, at, block = text.partition("@")
-    block = block.strip().lower() if at else BLOCKS[0]
-    if block not in BLOCKS:
-        raise _refusal(f"unknown block shape {block!r}", text, allowed=", ".join(BLOCKS))
+    first, colon, rest = text.partition(":")
+    element, at, shape = (BLOCK_NAMES.get(first.strip().upper(), first) + colon + rest).partition("@")
+    try:
+        block = parse_block(shape.strip().lower()) if at else ONE_SCALE
+    except FormatError as error:
+        error.where = f"format name {text!r}"
+        raise
     name, *options = (part.strip() for part in element.split(":"))
     if not name:
         raise _refusal("the format's name is empty", text, hint="for example E3M4, e5m2, E4M3:fnuz or BF16")
@@ -106,7 +121,7 @@ def parse_format(text: str | FP8Format) -> FP8Format:
             "where every format has a sign",
             where=f"format name {text!r}",
             allowed="signed formats",
-            hint="E7M0 is the signed power-of-two format; E8M0:bias=128 is a signed one of 9 bits",
+            hint="E7M0 is the signed power-of-two format; for the scales of blocks write E4M3@32:e8m0",
         )
     known = {**_ALIASES, **_PROPER_NAMES}.get(name.upper())
     if known is not None:
@@ -133,7 +148,7 @@ def customary_bias(exponent_bits: int, dialect: str) -> int:
 
 def nearest_names(text: str, count: int = 3) -> tuple[str, ...]:
     """The valid names closest to ``text``, best first; may be empty."""
-    by_key = {name.lower(): name for name in (*FORMAT_REGISTRY, *_ALIASES)}
+    by_key = {name.lower(): name for name in (*FORMAT_REGISTRY, *BLOCK_NAMES, *_ALIASES)}
     found = difflib.get_close_matches(text.strip().lower(), by_key, n=count, cutoff=0.5)
     return tuple(by_key[key] for key in found)
 
@@ -194,7 +209,7 @@ def _read_options(options: list[str], text: str) -> tuple[str | None, int | None
 
 
 def _build(
-    exponent_bits: int, mantissa_bits: int, dialect: str | None, bias: int | None, block: str
+    exponent_bits: int, mantissa_bits: int, dialect: str | None, bias: int | None, block: BlockSpec
 ) -> FP8Format:
     own_dialect, own_bias = _CUSTOMARY.get(
         (exponent_bits, mantissa_bits), ("finite", customary_bias(min(exponent_bits, 16), "finite"))
@@ -206,7 +221,9 @@ def _build(
     name += f":{dialect}" if dialect != own_dialect else ""
     name += f":bias={bias}" if bias != default_bias else ""
     name = next((proper for proper, spelt in _PROPER_NAMES.items() if spelt == name), name)
-    name += f"@{block}" if block != BLOCKS[0] else ""
+    if block.name:
+        name, ending = f"{name}@{block.plain_name}", block.name.removeprefix(block.plain_name)
+        name = next((own for own, spelt in BLOCK_NAMES.items() if spelt == name), name) + ending
     try:
         return FP8Format(
             name,
@@ -240,7 +257,8 @@ def _refusal(message: str, text: str, *, allowed: str | None = None, hint: str |
         message,
         where=f"format name {text!r}",
         allowed=allowed
-        or f"ExMy with 1 + E + M <= 16, options {', '.join(_OPTIONS)}; or {', '.join(_NAMED)}",
+        or f"ExMy with 1 + E + M <= 16, options {', '.join(_OPTIONS)}; or "
+        f"{', '.join((*_NAMED, *BLOCK_NAMES))}; or a block after an @",
         hint=hint or _did_you_mean(text),
     )
 

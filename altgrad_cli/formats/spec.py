@@ -28,6 +28,7 @@ from fractions import Fraction
 from functools import cached_property
 
 from altgrad_cli.errors import FormatError
+from altgrad_cli.formats.block_spec import ONE_SCALE, BlockSpec
 from altgrad_cli.formats.exact_text import exact_text
 from altgrad_cli.formats.rules import check_range, check_specials, check_width
 
@@ -48,7 +49,7 @@ class FP8Format:
     has_nan: bool = False
     fn_nan: bool = False  # only the all-ones code is nan
     negative_zero: bool = True  # False: the code of -0 is the nan
-    block: str = "tensor"  # which values share a scale: a name that ``rounding.grid`` knows
+    block: BlockSpec = ONE_SCALE
 
     def __post_init__(self) -> None:
         check_width(self)
@@ -237,7 +238,7 @@ class FP8Format:
         inf = "inf" if self.has_inf else "no inf"
         nan = "nan" if self.has_nan else "no nan"
         zero = "" if self.negative_zero else ", no -0"
-        block = "" if self.block == "tensor" else f", a scale a {self.block}"
+        block = f", {self.block.describe()}" if self.block.name else ""
         maximum = exact_text(self.max_representable_value)
         return f"{self.name} ({bias}, {inf}, {nan}{zero}, max {maximum}{block})"
 

@@ -5,27 +5,27 @@ tensor with an entry a block: 0-d where one scale serves the whole tensor. Of x 
 (max 6) one exact scale is 40/6; with a scale a row they would be [[2/6], [40/6]]. ``spread`` lays the scales
 over the values, and everything elementwise (rounding, codes, gaps) takes them so.
 
-A new block shape is a class here and its name in ``formats.names``: whatever rounds, measures, stores or
-replays asks the grid and does not look at the shape of its scales.
+Whatever rounds, measures, stores or replays asks the grid and does not look at the shape of its scales.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from altgrad_cli.config.precision import Recipe
 from altgrad_cli.formats import FP8Format
+from altgrad_cli.formats.block_spec import BlockSpec
 from altgrad_cli.formats.scale import compute_scale, round_up_to_power_of_two, stored_scale
 from altgrad_cli.rounding.mode import round_to_grid
-from altgrad_cli.rounding.scaling import finite_part, scales_of_amax
+from altgrad_cli.rounding.scaling import finite_part, named_scales, scales_of_amax
 
 STORED_SLACK = 4.0
 """How far below the maximum the amax of stored weights must have fallen before their scale is lowered."""
@@ -41,14 +41,26 @@ class BlockShape(Protocol):
     def amax(self, x: Tensor) -> Tensor:
         """The largest |x| of each block, float64; NaN where a block holds one, 0 where it is empty."""
 
+    @property
+    def turned(self) -> BlockShape:
+        """The same blocks where a product reduces over the rows; itself where that is no difference."""
+
     def spread(self, scales: Tensor, shape: Sequence[int]) -> Tensor:
         """The scale of each value of a tensor of this shape, as what broadcasts with it."""
+
+    def aligned(self, x: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
+        """Views of tensor and scales that broadcast with as little copying as may be."""
 
 
 class WholeTensor:
     """One scale for all values."""
 
     whole = True
+
+    @property
+    def turned(self) -> WholeTensor:
+        """Itself."""
+        return self
 
     def amax(self, x: Tensor) -> Tensor:
         """0-d."""
@@ -61,9 +73,63 @@ class WholeTensor:
         """The scale itself."""
         return scales
 
+    def aligned(self, x: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
+        """Both as they are."""
+        return x, scales
 
-BLOCK_SHAPES: Mapping[str, BlockShape] = MappingProxyType({"tensor": WholeTensor()})
-"""By the name that a format has them under."""
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """A scale for ``rows`` by ``columns`` values of a tensor as a matrix; None means all of them.
+
+    The last dimension lies along, all others down. At the ends a tile is as large as it comes out.
+    """
+
+    rows: int | None
+    columns: int | None
+    whole = False
+
+    @property
+    def turned(self) -> Tiles:
+        """The tiles of the transposed matrix."""
+        return self if self.rows == self.columns else Tiles(self.columns, self.rows)
+
+    def amax(self, x: Tensor) -> Tensor:
+        """(tiles down, tiles along)."""
+        height, width, down, along = self._sizes(x.shape)
+        matrix = x.reshape(height, width).abs()
+        if height % down or width % along:
+            matrix = functional.pad(matrix, (0, -width % along, 0, -height % down))
+        tiles = matrix.view(-(-height // down), down, -(-width // along), along)
+        return (tiles.amax((1, 3)) if x.numel() else tiles.sum((1, 3))).double()
+
+    def spread(self, scales: Tensor, shape: Sequence[int]) -> Tensor:
+        """Of ``shape``, or with 1 where all along or down share a scale."""
+        height, width, down, along = self._sizes(shape)
+        if self.columns is None and self.rows == 1:
+            return scales.view(*shape[:-1], 1)
+        if self.rows is None and self.columns == 1:
+            return scales.view(*[1] * (len(shape) - 1), width)
+        tall, wide = scales.shape
+        each = scales.view(tall, 1, wide, 1).expand(tall, down, wide, along)
+        return each.reshape(tall * down, wide * along)[:height, :width].reshape(shape)
+
+    def aligned(self, x: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
+        """A view of ``x`` and one of its scales that broadcast, where no tile is cut; else as ``spread``."""
+        height, width, down, along = self._sizes(x.shape)
+        if height % down or width % along or not x.is_contiguous():
+            return x, self.spread(scales, x.shape)
+        tall, wide = scales.shape
+        return x.view(tall, down, wide, along), scales.view(tall, 1, wide, 1)
+
+    def _sizes(self, shape: Sequence[int]) -> tuple[int, int, int, int]:
+        height, width = math.prod(shape[:-1]), shape[-1] if shape else 1
+        return height, width, self.rows or max(height, 1), self.columns or max(width, 1)
+
+
+def block_shape(block: BlockSpec) -> BlockShape:
+    """What the @ of a format's name asks for."""
+    return WholeTensor() if block.whole else Tiles(block.rows, block.columns)
 
 
 UNSCALED = torch.ones((), dtype=torch.float64)
@@ -77,7 +143,7 @@ class Grid:
     element: FP8Format
     block: BlockShape
     power_of_two: bool
-    """Whether scales are rounded up to the scale format E8M0; else they are exact."""
+    """Whether scales that the element's name leaves open are rounded up to a power of two; else exact."""
     recipe: Recipe | Literal["stored"]
     """``none``: 1; ``amax``: from the tensor; ``delayed``: from those before it; ``stored``: of weights that
     stay on the grid, kept as long as they fit."""
@@ -92,7 +158,7 @@ class Grid:
         amax = self.block.amax(x if x.device.type == "cpu" else finite_part(x))
         if x.device.type == "cpu" and not bool(amax.isfinite().all()):
             amax = self.block.amax(finite_part(x))
-        if amax.dim() or x.device.type != "cpu":
+        if amax.dim() or self.element.block.scale is not None or x.device.type != "cpu":
             return self.scales_of(amax)
         # One number, where it costs least: a tensor operation takes longer than all of this arithmetic.
         scale = compute_scale(float(amax), self.element)
@@ -101,6 +167,8 @@ class Grid:
 
     def scales_of(self, amax: Tensor) -> Tensor:
         """The scales of blocks with these finite largest magnitudes."""
+        if self.element.block.scale is not None:
+            return named_scales(amax * self.margin, self.element)
         maximum = self.element.max_representable_value
         return scales_of_amax(amax, maximum, power_of_two=self.power_of_two, margin=self.margin)
 
@@ -147,9 +215,20 @@ class Grid:
             return float(scales)
         return None if index is None else float(self.spread(scales, shape).expand(shape).flatten()[index])
 
-    def round(self, x: Tensor, scales: Tensor, **options: Any) -> Tensor:
+    def round(self, x: Tensor, scales: Tensor, *, out: Tensor | None = None, **options: Any) -> Tensor:
         """``round_to_grid`` with each value divided by the scale of its block."""
-        return round_to_grid(x, self.element, self.spread(scales, x.shape), **options)
+        if not scales.dim():
+            return round_to_grid(x, self.element, scales, out=out, **options)
+        view, scale = self.block.aligned(x, scales)
+        if out is not None:
+            options["out"] = out.view(view.shape)
+        return round_to_grid(view, self.element, scale, **options).view(x.shape)
+
+    @property
+    def turned(self) -> Grid:
+        """The grid for a product that reduces over the rows; itself where the blocks are alike both ways."""
+        block = self.block.turned
+        return self if block is self.block else replace(self, block=block)
 
 
 @lru_cache(maxsize=256)
@@ -157,10 +236,10 @@ def operand_grid(
     format: FP8Format, recipe: Recipe, *, power_of_two: bool = True, margin: float = 1.0
 ) -> Grid:
     """The grid of an operand of a product."""
-    return Grid(format, BLOCK_SHAPES[format.block], power_of_two, recipe, margin)
+    return Grid(format, block_shape(format.block), power_of_two, recipe, margin)
 
 
 @lru_cache(maxsize=256)
 def stored_grid(format: FP8Format) -> Grid:
-    """The grid of weights that are stored on it: its scales are powers of two."""
-    return Grid(format, BLOCK_SHAPES[format.block], True, "stored")
+    """The grid of weights that are stored on it: its scales are powers of two, whatever the name says."""
+    return Grid(format, block_shape(format.block), True, "stored")

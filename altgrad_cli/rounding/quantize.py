@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from altgrad_cli.formats import FP8Format, parse_format
-from altgrad_cli.formats.names import BLOCKS
 from altgrad_cli.rounding.codes import NAN_INDEX, code_histogram, code_index, dequantize, encode
 from altgrad_cli.rounding.constants import Overflow, Rounding
 from altgrad_cli.rounding.grid import operand_grid
@@ -53,14 +52,15 @@ def quantize(
 ) -> Tensor:
     """Q(x) in x's own shape and dtype, with the straight-through gradient: dQ/dx = 1 everywhere.
 
-    Without a ``scale`` it is 1, or for a format with blocks the power of two that each block's amax asks for.
+    Without a ``scale`` it is 1, or for a format with blocks the scales that its name asks for, powers of two
+    rounded up where it asks for none; rows lie along the last dimension.
     Rounded once, on the float32 carrier; a dtype narrower than the result (bfloat16 or float16 with a scale
     that is no power of two, or values beyond float16) rounds it to itself. Arguments, special values and
     errors as ``round_to_grid``.
     """
     if scale is None:
         format = parse_format(format)
-        grid = operand_grid(format, "none" if format.block == BLOCKS[0] else "amax")
+        grid = operand_grid(format, "amax" if format.block.name else "none")
         scale = grid.spread(grid.scales(x), x.shape)
     result: Tensor = _StraightThrough.apply(x, format, scale, rounding, overflow, generator)  # type: ignore[no-untyped-call]
     return result

@@ -67,6 +67,49 @@ def scales_of_amax(amax: Tensor, maximum: float, *, power_of_two: bool, margin: 
     return scale * margin
 
 
+_TORCH_TYPES = {"E4M3": torch.float8_e4m3fn, "BF16": torch.bfloat16, "FLOAT32": torch.float32}
+
+
+@torch.no_grad()
+def named_scales(amax: Tensor, format: FP8Format) -> Tensor:
+    """The scales of blocks with these amax, in the scale format that ``format`` names: float64, all float32.
+
+    ``formats.reference.scale_exact`` for every block of one tensor at once, bit for bit.
+
+    Args:
+        amax: float64, any shape, finite.
+    """
+    stored, maximum = format.block.scale, format.max_representable_value
+    assert stored is not None
+    if format.block.rounding is not None:
+        exponent = _e8m0_exponent(amax, format).clamp(-127, 127)
+        exponent = torch.where(amax == 0, -127, exponent)
+        return ((exponent.long() + 1023) << 52).view(torch.float64)  # 2^exponent, without arithmetic
+    amax, over = amax.float(), torch.ones((), device=amax.device)
+    divisor = over * maximum  # a tensor: a number would be turned into its reciprocal on some devices
+    if format.block.two_levels:
+        largest = amax.max() if amax.numel() else torch.zeros_like(over)
+        over = torch.where(
+            largest == 0, over, (largest / (divisor * stored.largest)).clamp_min(SMALLEST_SCALE)
+        )
+    scale = (amax / divisor / over).clamp(stored.smallest, stored.largest)
+    return (scale.to(_TORCH_TYPES[stored.name]).float() * over).double()
+
+
+def _e8m0_exponent(amax: Tensor, format: FP8Format) -> Tensor:
+    maximum = format.max_representable_value
+    if format.block.rounding == "rceil":
+        mantissa, exponent = torch.frexp(amax / maximum)
+        return torch.where(mantissa == 0.5, exponent - 1, exponent)
+    mantissa, exponent = torch.frexp(amax)
+    carried = 1.0  # a mantissa in [0.5, 1) from which on the exponent goes up
+    if format.block.rounding == "ceil":
+        carried = 0.5 + 2.0**-25
+    elif format.block.rounding == "even":
+        carried -= format.gap(maximum) / 2.0 ** (format.emax + 2)
+    return exponent - 1 - format.emax + (mantissa >= carried).int()
+
+
 @torch.no_grad()
 def scale_on_device(x: Tensor, format: FP8Format, *, power_of_two: bool, margin: float) -> Tensor:
     """The scale by the largest finite |x|, as a 0-d float32 tensor beside it; waits for nothing."""

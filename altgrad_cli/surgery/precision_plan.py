@@ -21,7 +21,6 @@ from altgrad_cli.config.precision import (
 )
 from altgrad_cli.errors import ConfigError, nearest
 from altgrad_cli.formats import FP8Format, parse_format
-from altgrad_cli.formats.names import BLOCKS
 
 LayerKind = Literal["head", "normalised", "hidden"]
 """What a linear layer is: the head, which keeps a float32 master; fed by a normalisation; any other."""
@@ -46,7 +45,7 @@ class LayerPrecision:
         if self.recipe != "delayed":
             return ()
         formats = dict(self.formats)
-        return tuple(role for role in OPERAND_ROLES if role in formats and formats[role].block == BLOCKS[0])
+        return tuple(role for role in OPERAND_ROLES if role in formats and formats[role].block.whole)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from altgrad_cli.errors import FormatError
 from altgrad_cli.formats import FORMAT_REGISTRY, FP8Format, named_formats, parse_format
+from altgrad_cli.formats.block_spec import SCALE_FORMATS, ScaleRounding
 from altgrad_cli.formats.names import DIALECTS, nearest_names
 
 
@@ -19,6 +21,10 @@ def test_the_registry_holds_each_format_under_its_own_name() -> None:
     assert named_formats() == tuple(FORMAT_REGISTRY.values())
     splits = {(f.exponent_bits, f.mantissa_bits) for f in named_formats() if f.width == 8}
     assert splits == {(e, 7 - e) for e in range(8)}
+
+
+_TWO_LEVELS = "a scale in E4M3 for 16 along the reduced dimension under one in FLOAT32 a tensor"
+_E3M4, _E2M1 = "bias 1, no inf, no nan, max 124", "bias 1, no inf, no nan, max 6"
 
 
 @pytest.mark.parametrize(
@@ -44,6 +50,24 @@ def test_the_registry_holds_each_format_under_its_own_name() -> None:
         ("E0M7", "E0M7 (fixed point, no inf, no nan, max 0.9921875)"),
         ("float4_e2m1fn", "E2M1 (bias 1, no inf, no nan, max 6)"),
         ("E6M3", "E6M3 (bias 31, no inf, no nan, max 1.875*2^32)"),
+        ("E4M3@tensor", "E4M3 (bias 7, no inf, nan, max 448)"),
+        ("e3m4@ROW", f"E3M4@row ({_E3M4}, a scale a line along the reduced dimension)"),
+        ("E3M4@col:bf16", f"E3M4@col:bf16 ({_E3M4}, a scale in BF16 a line across the reduced dimension)"),
+        ("E3M4@1x128", f"E3M4@128 ({_E3M4}, a scale for 128 along the reduced dimension)"),
+        (
+            "E3M4 @ 128 x 64 : FLOAT32",
+            f"E3M4@128x64:float32 ({_E3M4}, a scale in FLOAT32 a tile of 128 x 64)",
+        ),
+        ("E3M4@tensor:e8m0:rceil", f"E3M4@tensor:e8m0:rceil ({_E3M4}, a scale in E8M0 (rceil) a tensor)"),
+        (
+            "e2m1@32:e8m0:floor",
+            f"MXFP4 ({_E2M1}, a scale in E8M0 (floor) for 32 along the reduced dimension)",
+        ),
+        ("mxfp4:ceil", f"MXFP4:ceil ({_E2M1}, a scale in E8M0 (ceil) for 32 along the reduced dimension)"),
+        (
+            "E2M1FN@16:e4m3",
+            f"NVFP4 ({_E2M1}, {_TWO_LEVELS})",
+        ),
     ],
 )
 def test_spellings_meet_in_one_canonical_format(spelling: str, description: str) -> None:
@@ -79,6 +103,15 @@ def test_spellings_meet_in_one_canonical_format(spelling: str, description: str)
         ("E0M7:bias=3", "a fixed-point format (E0) has no exponent, so no bias", None),
         ("E0M0", "a format needs exponent or mantissa bits, not 0 and 0", None),
         ("E1M0:fn", "no code is left for a number above 0", None),
+        ("MXFP8", "unknown format 'MXFP8'", "MXFP8_E4M3"),
+        ("E4M3@rwo", "unknown block shape 'rwo'", "did you mean @row?"),
+        ("E4M3@", "unknown block shape ''", None),
+        ("E4M3@0x4", "a block of 0x4", None),
+        ("E4M3@32:e9m0", "unknown scale 'e9m0'", "did you mean :e8m0?"),
+        ("E4M3@32:e8m0:bf16", "'bf16' is given twice or beside another", None),
+        ("E4M3@32:ceil", "the scale rounding ceil for scales that are not in E8M0", None),
+        ("NVFP4:ceil", "the scale rounding ceil for scales that are not in E8M0", None),
+        ("E4M3@tensor:e4m3", "a scale in E4M3 for the whole tensor", None),
     ],
 )
 def test_a_refusal_names_the_broken_rule(name: str, message: str, hint: str | None) -> None:
@@ -103,6 +136,12 @@ NAMES = st.builds(
     st.integers(0, 9),
     st.integers(0, 16),
     st.lists(st.one_of(st.sampled_from(DIALECTS), st.integers(-140, 160).map("bias={}".format)), max_size=2),
+) | st.builds(
+    "{}{}:{}:{}".format,
+    st.sampled_from(["E4M3@", "e2m1 @ ", "MXFP4"]),
+    st.sampled_from(["", "row", "16", "128x128", "3 x 5", "x", "tensor"]),
+    st.sampled_from([*SCALE_FORMATS, "fp16"]),
+    st.sampled_from([*get_args(ScaleRounding), "e8m0", ""]),
 )
 
 
@@ -154,6 +193,9 @@ def test_a_format_is_frozen_hashable_and_picklable() -> None:
     assert len(format.values()) == 256  # fill the caches first: they are no part of the identity
     assert pickle.loads(pickle.dumps(format)) == format == parse_format("e3m4")
     assert len({format, parse_format("e3m4"), parse_format("E3M4:ieee")}) == 2
+    block = parse_format("NVFP4")
+    assert pickle.loads(pickle.dumps(block)) == block != parse_format("E2M1")
+    assert pickle.loads(pickle.dumps(block)).block.two_levels
     with pytest.raises(AttributeError):
         format.bias = 3  # type: ignore[misc]
     with pytest.raises(FormatError, match="256 is not a code of E3M4"):

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from altgrad_cli.errors import UsageError
 from altgrad_cli.formats import FP8Format, parse_format
-from altgrad_cli.formats.names import BLOCKS
 from altgrad_cli.formats.scale import EMPTY_SCALE, compute_scale, round_up_to_power_of_two
-from altgrad_cli.rounding.grid import BLOCK_SHAPES, Grid, operand_grid, stored_grid
+from altgrad_cli.rounding.grid import Grid, operand_grid, stored_grid
 from altgrad_cli.rounding.mode import round_to_grid
 from altgrad_cli.rounding.scaling import AmaxHistory, scale_on_device, scales_of_amax
 
@@ -22,10 +21,6 @@ E5M2, E3M4, E7M0 = (parse_format(name) for name in ("E5M2", "E3M4", "E7M0"))
 
 def by_amax(format: FP8Format, *, power_of_two: bool = True, margin: float = 1.0) -> Grid:
     return operand_grid(format, "amax", power_of_two=power_of_two, margin=margin)
-
-
-def test_every_block_shape_has_a_name_and_every_name_a_shape() -> None:
-    assert set(BLOCK_SHAPES) == set(BLOCKS)
 
 
 @pytest.mark.parametrize("amax", [1e-10, 0.02, 1.0, 57344.0, 3e38])

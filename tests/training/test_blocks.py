@@ -1,37 +1,16 @@
-"""The seam of block shapes: one that the house does not know trains, measures, is written and read back."""
+"""Blocks in training: they train, measure, are written and read back."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 import torch
-from torch import Tensor
 
-from altgrad_cli.formats import names, parse_format
+from altgrad_cli.formats import parse_format
 from altgrad_cli.rounding import grid
 from altgrad_cli.rounding.quantize import quantize
 from altgrad_cli.training.saving.snapshot import restore_snapshot, take_snapshot
 from tests.training.states import gpt_state, take_step
 from tests.training.test_state import Tiny
-
-
-class Row:
-    """A scale for the values along the last dimension."""
-
-    whole = False
-
-    def amax(self, x: Tensor) -> Tensor:
-        return x.abs().amax(-1, keepdim=True).double()
-
-    def spread(self, scales: Tensor, shape: Sequence[int]) -> Tensor:
-        return scales
-
-
-@pytest.fixture(autouse=True)
-def rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(names, "BLOCKS", ("tensor", "row"))
-    monkeypatch.setattr(grid, "BLOCK_SHAPES", {**grid.BLOCK_SHAPES, "row": Row()})
 
 
 def test_each_row_is_rounded_as_if_it_were_alone() -> None:

@@ -156,9 +156,9 @@ def missing_compiler() -> str | None:
 def find_pass(state: TrainState, plan: PrecisionPlan, scales: Scales, batch: Batch) -> CompiledPass | None:
     """The compiled form of a pass; None where it has to be the eager one.
 
-    That is: without a compiler; while a delayed scale is not known yet; for blocks with scales of their own;
-    for formats wider than float32; and for scales with which the graph would leave float32's range. All of it
-    follows from the state, so that a resumed or repeated run takes the same way again.
+    That is: without a compiler; while a delayed scale is not known yet; for formats that name blocks or
+    scales; for formats wider than float32; and for scales with which the graph would leave float32's range.
+    All of it follows from the state, so that a resumed or repeated run takes the same way again.
     """
     config = state.config
     if state.device.type == "cpu" and missing_compiler():
@@ -170,7 +170,7 @@ def find_pass(state: TrainState, plan: PrecisionPlan, scales: Scales, batch: Bat
             if grid is None:
                 continue
             scale = scales.get((index, number))
-            if not grid.block.whole or (scale is None and grid.recipe != "amax"):
+            if grid.element.block.name or (scale is None and grid.recipe != "amax"):
                 return None
             if scale is not None and not _scale_fits(float(scale), grid):
                 return None
