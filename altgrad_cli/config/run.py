@@ -148,6 +148,8 @@ class TrainConfig:
     log_stiffness: bool = False
     log_grid_alignment: bool = False
     log_ulp: bool = False
+    log_rank: bool = True
+    """Singular values of every layer: 60 ms each interval for the default model, minutes for a large one."""
 
     inject: tuple[str, ...] = ()
     """Planted faults, ``KIND@STEP[:MODULE[:ROLE]]``; a run that has any says so everywhere."""

@@ -12,9 +12,9 @@ from torch import Tensor
 from altgrad_cli.config.precision import OPERAND_ROLES
 from altgrad_cli.forensics.step_again.replay_state import ReplayState
 from altgrad_cli.forensics.step_again.variations import Outcome, outcome_of
-from altgrad_cli.metrics.grid import grid_alignment_statistics, stiffness
 from altgrad_cli.metrics.persistence import DeadNeurons
 from altgrad_cli.metrics.rounding import code_use
+from altgrad_cli.metrics.weights.grid import grid_alignment_statistics, stiffness
 from altgrad_cli.rounding.grid import Grid, stored_grid
 from altgrad_cli.rounding.mode import round_to_grid
 from altgrad_cli.rounding.scaling import finite_part

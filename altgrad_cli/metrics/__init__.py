@@ -7,7 +7,6 @@ so a layer's rate and the run's rate are the same formula. Undefined (0/0) is No
 
     catalogue    Every metric there is, by name
     gradient     The weight gradients by themselves, and the rounded ones against their float32 shadow
-    grid         Weights against the grid they live on: stiffness, alignment, ULP movement
     layer_sums   All linear weights in one flat buffer, and how sums over it become sums over layers and rows
     noise        What of a difference between two arms is noise
     persistence  What lasts
@@ -17,4 +16,5 @@ so a layer's rate and the run's rate are the same formula. Undefined (0/0) is No
     thresholds   Every threshold of a definition, once
     update       What the optimizer's update did to the weights: stall, flips, zero updates, transfer
     verdict      What a whole run came to
+    weights      A layer's weights by themselves: on their grid, and by their singular values
 """

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from altgrad_cli.config.precision import ROLE_LETTERS
 from altgrad_cli.metrics.gradient import GRADIENT_METRICS, SHADOW_METRICS
-from altgrad_cli.metrics.grid import INTERVAL_METRICS
 from altgrad_cli.metrics.persistence import PERSISTENCE_METRICS
 from altgrad_cli.metrics.rounding import CODE_USE_METRICS, ROUNDING_METRICS
 from altgrad_cli.metrics.spec import MetricSpec
 from altgrad_cli.metrics.stall import PREDICTION_METRICS
 from altgrad_cli.metrics.update import MASTER_UPDATE_METRICS, RESCALE_METRICS, STORED_UPDATE_METRICS
 from altgrad_cli.metrics.verdict import OUTCOME_METRICS
+from altgrad_cli.metrics.weights.grid import INTERVAL_METRICS
+from altgrad_cli.metrics.weights.rank import RANK_METRICS
 
 _GROUPS = (
     OUTCOME_METRICS,
@@ -23,6 +24,7 @@ _GROUPS = (
     ROUNDING_METRICS,
     CODE_USE_METRICS,
     INTERVAL_METRICS,
+    RANK_METRICS,
     PREDICTION_METRICS,
 )
 

@@ -29,7 +29,9 @@ class AlertRule:
     above: float
     clears_at: float
     clear_steps: int = 5
-    """Steps in a row at or below ``clears_at`` that clear the alert."""
+    """Steps in a row, of those that measured it, at or below ``clears_at`` that clear the alert."""
+    exposed: AlertRule | None = None
+    """The stricter rule of layers that no normalisation feeds: in the GPT ``c_proj`` and ``lm_head``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from altgrad_cli.reexports import reexports
 if TYPE_CHECKING:
     from altgrad_cli.formats import FORMAT_REGISTRY, FP8Format, parse_format
     from altgrad_cli.formats.scale import compute_scale
-    from altgrad_cli.metrics.grid import (
+    from altgrad_cli.metrics.stall import BitStallDetector, detect_bit_stall
+    from altgrad_cli.metrics.weights.grid import (
         compute_stiffness_field,
         compute_ulp_distance,
         gradient_stiffness_correlation,
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
         grid_alignment_statistics,
         ulp_statistics,
     )
-    from altgrad_cli.metrics.stall import BitStallDetector, detect_bit_stall
     from altgrad_cli.rounding.quantize import dequantize, encode, quantize
     from altgrad_cli.rounding.scaling import AmaxHistory
     from altgrad_cli.training.watch.clipping import PartitionRelativeClipper
@@ -37,12 +37,12 @@ _HOME = {
     "compute_scale": "formats.scale",
     "BitStallDetector": "metrics.stall",
     "detect_bit_stall": "metrics.stall",
-    "compute_stiffness_field": "metrics.grid",
-    "compute_ulp_distance": "metrics.grid",
-    "gradient_stiffness_correlation": "metrics.grid",
-    "grid_alignment_error": "metrics.grid",
-    "grid_alignment_statistics": "metrics.grid",
-    "ulp_statistics": "metrics.grid",
+    "compute_stiffness_field": "metrics.weights.grid",
+    "compute_ulp_distance": "metrics.weights.grid",
+    "gradient_stiffness_correlation": "metrics.weights.grid",
+    "grid_alignment_error": "metrics.weights.grid",
+    "grid_alignment_statistics": "metrics.weights.grid",
+    "ulp_statistics": "metrics.weights.grid",
     "PartitionRelativeClipper": "training.watch.clipping",
     "EmergencyMantissaShift": "training.watch.fallback",
     "FORMAT_FALLBACK": "training.watch.fallback",

@@ -141,7 +141,7 @@ def _take_step(run: Run) -> Iterator[Event]:
     if update is not None and finite and config.monitors.enabled:
         read_update(state, step, monitors.persistence, monitors.regions)
         if census is not None:
-            interval_diagnostics(state, step, census, monitors.persistence, monitors.regions)
+            interval_diagnostics(state, step, census, monitors.persistence, monitors.regions, monitors.ranks)
     flips = commit_step(state, step)
     if flips and config.monitors.enabled:
         add_rescale_flips(state, flips, measured)

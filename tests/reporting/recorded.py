@@ -149,6 +149,10 @@ def _events(
             if stored:
                 layers["persistent_stall_rate"] = [*(0.1 * (i % 4 + 1) for i in range(len(LAYERS) - 1)), None]
                 metrics["persistent_stall_rate"] = 0.25
+            ranks = [120.0 - 0.1 * (step // INTERVAL) ** 2 * (i + 1) for i in range(len(LAYERS))]
+            layers |= {"effective_rank": ranks, "stable_rank": [rank / 4 for rank in ranks]}
+            layers |= {"spectral_norm": [60 / rank for rank in ranks]}
+            metrics["effective_rank"] = sum(ranks[:-1]) / len(ranks[:-1])
             codes = 2 ** parse_format(run_config.fp8_format).width + 1
             counts = random.integers(0, 50, size=codes)
             histograms = {"gradients": [counts.tolist() for _ in LAYERS[:-1]] + [[]]}

@@ -57,7 +57,7 @@ def test_a_failure_report_has_every_part_the_study_asks_for(failure: Report) -> 
     assert failure.title == "Failure report: e7m0-uniform"
     assert titles(failure) == [
         "Summary", "Attribution", "Course of the run", "Gradient sparsity", "Zero-update regions",
-        "Overflow and stall by layer", "Use of the codes", "The last measurements",
+        "Overflow and stall by layer", "Use of the codes", "Rank of the weights", "The last measurements",
         "Predicted and measured stall", "Warnings", "Interventions", "Recommendation",
         "What this run does not show", "Configuration", "How to reproduce",
     ]  # fmt: skip

@@ -10,7 +10,7 @@ import torch
 
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.formats import parse_format
-from altgrad_cli.metrics.grid import grid_alignment_error
+from altgrad_cli.metrics.weights.grid import grid_alignment_error
 from altgrad_cli.rounding.quantize import STATS, code_index, encode
 from altgrad_cli.training.passes.eager import run_pass
 from altgrad_cli.training.state import TrainState

@@ -1,6 +1,7 @@
 """What an update does to the weights, measured before it is committed, and the heavy interval diagnostics.
 
-Hidden layers only: a head's weight, which may be the token embedding too, is never stored on a grid.
+Hidden layers only, but for the rank: a head's weight, which may be the token embedding too, is never stored
+on a grid.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from torch import Tensor
 
 from altgrad_cli.formats import FP8Format
 from altgrad_cli.metrics.catalogue import METRICS
-from altgrad_cli.metrics.grid import grid_alignment_statistics, measure_stiffness, measure_ulp, stiffness
 from altgrad_cli.metrics.persistence import PersistentStall, ZeroUpdateRegions
 from altgrad_cli.metrics.rounding import (
     CODE_USE_COLUMNS,
@@ -30,6 +30,13 @@ from altgrad_cli.metrics.update import (
     UPDATE_COLUMNS,
     measure_updates,
 )
+from altgrad_cli.metrics.weights.grid import (
+    grid_alignment_statistics,
+    measure_stiffness,
+    measure_ulp,
+    stiffness,
+)
+from altgrad_cli.metrics.weights.rank import RankTrend, measure_rank
 from altgrad_cli.rounding.quantize import round_to_grid
 from altgrad_cli.surgery.linear import WEIGHTS, operand_grids
 from altgrad_cli.training.measuring.codes import CodeCensus
@@ -172,8 +179,12 @@ def interval_diagnostics(
     census: CodeCensus,
     persistence: PersistentStall | None,
     regions: ZeroUpdateRegions | None,
+    ranks: RankTrend | None,
 ) -> None:
-    """The heavy measurements of every ``diagnostic_interval`` steps, on the weights before the update."""
+    """The heavy measurements of every ``diagnostic_interval`` steps, on the weights before the update.
+
+    ``ranks`` is advanced by it; None measures no rank.
+    """
     config, flat, layer_count, update = state.config, state.flat, len(state.layers), step.update
     assert update is not None
     measured, grids = step.summary.measured, weight_grids(state, step.result)
@@ -215,7 +226,13 @@ def interval_diagnostics(
         for layer, (share, count) in enumerate(zip(shares, stuck, strict=True)):
             if not math.isnan(share):
                 put(layer, {"zero_update_region_fraction": share, "zero_update_rows": count})
-    sizes = [view.numel() for view in weights]
+    if ranks is not None:
+        for layer, (_, module) in enumerate(state.layers):
+            put(layer, measure_rank(module.weight))
+        for layer, fall in enumerate(ranks.advance(columns["effective_rank"])):
+            if fall is not None:
+                put(layer, {"effective_rank_fall": fall})
+    sizes = [view.numel() for view in weights]  # of the hidden layers: the run's values leave the head out
     for name, column in columns.items():
         measured.layers[name] = column
         if (pooled := pool_values(METRICS[name].pooling, column, sizes)) is not None:

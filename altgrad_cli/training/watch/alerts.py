@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -34,10 +34,16 @@ class AlertChange:
 
 
 class Alerts:
-    """Follows every watched metric of every layer and reports only what changed."""
+    """Follows every watched metric of every layer and reports only what changed.
 
-    def __init__(self, rules: Mapping[str, AlertRule] = ALERTS) -> None:
+    Args:
+        rules: by the metric's name.
+        exposed: layers that are watched by a rule's stricter one, where it has that.
+    """
+
+    def __init__(self, rules: Mapping[str, AlertRule] = ALERTS, *, exposed: Collection[str] = ()) -> None:
         self._rules = rules
+        self._exposed = frozenset(exposed)
         # (metric key, layer) of a raised alert -> steps in a row it has been below its recovery level
         self._raised: dict[tuple[str, str | None], int] = {}
 
@@ -51,6 +57,8 @@ class Alerts:
             rule = self._rules.get(metric.partition("/")[0])
             if rule is None or value is None or math.isnan(value):
                 continue
+            if layer in self._exposed and rule.exposed is not None:
+                rule = rule.exposed
             state = self._advance((metric, layer), value, rule)
             if state:
                 changes.append(

@@ -11,6 +11,7 @@ from typing import Any
 
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.metrics.persistence import DeadNeurons, PersistentStall, ZeroUpdateRegions
+from altgrad_cli.metrics.weights.rank import RankTrend
 from altgrad_cli.training.measuring.passes import Measurements, check_windows
 from altgrad_cli.training.state import TrainState
 from altgrad_cli.training.watch.alerts import AlertChange, Alerts
@@ -40,7 +41,9 @@ class Monitors:
         weights = state.flat.values[: state.flat.linear_end]
         self.persistence = PersistentStall(blocks, weights) if stored else None
         self.regions = ZeroUpdateRegions(blocks) if stored else None
-        self.alerts = Alerts()
+        self.ranks = RankTrend(len(state.layers)) if on and config.log_rank else None
+        unfed = [name for name, kind in state.layer_kinds.items() if kind != "normalised"]
+        self.alerts = Alerts(exposed=unfed)
         self.stall_collapse = StallCollapse()
         self.divergence = Divergence()
         self.rising_loss = RisingLoss()
@@ -74,7 +77,8 @@ class Monitors:
 
     def start_over(self, config: TrainConfig, state: TrainState) -> None:
         """After a shift: what was counted belongs to the old format."""
-        for watcher in (self.dead, self.persistence, self.regions, self.stall_collapse, self.stall_window):
+        counted = (self.dead, self.persistence, self.regions, self.ranks)
+        for watcher in (*counted, self.stall_collapse, self.stall_window):
             if watcher is not None:
                 watcher.reset()
         self.nonfinite.reset()
@@ -105,6 +109,7 @@ _WATCHERS = (
     "dead",
     "persistence",
     "regions",
+    "ranks",
     "alerts",
     "stall_collapse",
     "divergence",

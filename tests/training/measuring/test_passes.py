@@ -337,7 +337,7 @@ def test_rows_that_never_update_are_added_over_the_layers(tiny: Tiny) -> None:
     windows = [monitors.regions.advance(counts) for _ in range(REGION_STEPS)]
     assert windows == [False] * (REGION_STEPS - 1) + [True]
     step = compute_step(state, random_batch(), learning_rate=1e-3)
-    interval_diagnostics(state, step, CodeCensus(state), monitors.persistence, monitors.regions)
+    interval_diagnostics(state, step, CodeCensus(state), monitors.persistence, monitors.regions, None)
     measured = step.summary.measured
     assert measured.layers["zero_update_rows"][:8] == list(range(1, 9))
     assert measured.metrics["zero_update_rows"] == sum(stuck)

@@ -94,3 +94,36 @@ def test_state_survives_saving_and_loading():
     fresh = Alerts(RULE)
     fresh.load_state_dict(json.loads(json.dumps(alerts.state_dict())))
     assert states(fresh, "bit_stall_rate", [0.3, 0.3], "blocks.0.c_fc") == ["cleared", None]
+
+
+# --- the rule of exposed layers -------------------------------------------------------------------------
+
+
+def test_an_exposed_layer_is_watched_by_the_stricter_rule():
+    """Between the two levels the exposed layer alone warns; each clears at its own."""
+    values = [0.3, 0.45, 0.55, 0.38, 0.38, 0.31, 0.31]
+    alerts = Alerts(exposed=["lm_head"])
+    head = states(alerts, "effective_rank_fall", values, "lm_head")
+    fed = states(alerts, "effective_rank_fall", values, "blocks.0.mlp.c_fc")
+    run = states(alerts, "effective_rank_fall", values)
+    assert head == [None, "raised", None, None, None, None, "cleared"]
+    assert fed == run == [None, None, "raised", None, "cleared", None, None]
+
+
+def test_the_threshold_of_an_alert_is_that_of_its_rule():
+    alerts = Alerts(exposed=["lm_head"])
+    changes = [alerts.update({"effective_rank_fall": 0.6}, layer)[0] for layer in ("lm_head", "c_fc")]
+    assert [(change.kind, change.threshold) for change in changes] == [
+        ("falling_rank", 0.4),
+        ("falling_rank", 0.5),
+    ]
+
+
+def test_a_rule_without_a_stricter_one_is_the_same_for_every_layer():
+    assert states(Alerts(RULE, exposed=["a"]), "bit_stall_rate", [0.5, 0.51], "a") == [None, "raised"]
+
+
+def test_a_stricter_rule_is_stricter_and_can_recover():
+    rules = [(rule, rule.exposed) for rule in ALERTS.values() if rule.exposed]
+    assert rules
+    assert all(strict.clears_at < strict.above < rule.above for rule, strict in rules)

@@ -38,7 +38,13 @@ MAX_PANELS = 6
 _VERDICTS = (
     *("grade", "recovered_fraction", "recovered_fraction.step", "cause", "format_studied", "regime", "ended"),
     *("onset", "collapse.detected", "last(validation_loss)", "last(loss)", "end(bit_stall_rate)"),
-    *("end(update_transfer)", "worst_role(overflow_rate)", "worst_role(underflow_rate)", "dropped_steps"),
+    *(
+        "end(update_transfer)",
+        "last(effective_rank)",
+        "worst_role(overflow_rate)",
+        "worst_role(underflow_rate)",
+        "dropped_steps",
+    ),
 )
 
 
@@ -48,6 +54,7 @@ def verdicts(scope: Scope) -> Section | None:
     key = (
         "Losses are those of the last step and of the last evaluation; bit-stall and tau are means over the "
         f"last {scope.evidence.cite('rule: end.window')} steps; "
+        "the effective rank of the weights is the last one measured, the mean over the hidden layers; "
         "overflow and underflow are means over the run, pooled over the layers, of the role in which they "
         "are largest. rho is the recovered fraction of the validation loss between the frozen control "
         "(zero) and the fp32 control (one), at the step named; dropped steps are those whose update was "

@@ -18,6 +18,7 @@ from altgrad_cli.reporting.pages.run.failure_tables import (
     layer_rates,
     pictures,
     predicted_stall,
+    rank,
     zero_update_regions,
 )
 from altgrad_cli.reporting.pages.run.recommendations import recommendation
@@ -184,6 +185,7 @@ FAILURE_SECTIONS: tuple[RunSection, ...] = (
     zero_update_regions,
     layer_rates,
     code_use,
+    rank,
     diagnostic_trend,
     predicted_stall,
     warnings,

@@ -6,7 +6,15 @@ from collections.abc import Iterable
 
 from altgrad_cli.config.precision import OPERAND_ROLES
 from altgrad_cli.metrics.thresholds import COLLAPSE_WINDOW, REGION_FROM, REGION_STEPS
-from altgrad_cli.reporting.blocks.document import Section, Table, Text, listed, picture, section
+from altgrad_cli.reporting.blocks.document import (
+    Section,
+    Table,
+    TableColumn,
+    Text,
+    listed,
+    picture,
+    section,
+)
 from altgrad_cli.reporting.evidence.scope import Scope
 from altgrad_cli.reporting.evidence.windows import Window, diagnostic_steps, telling_window
 from altgrad_cli.reporting.pages.comparison import plots
@@ -114,10 +122,24 @@ def code_use(scope: Scope, log: RunRecord) -> Section | None:
     )
 
 
+def rank(scope: Scope, log: RunRecord) -> Section | None:
+    """How many directions the weights of each layer span in the end."""
+    measures = ("effective_rank", "stable_rank", "variance_rank", "spectral_norm", "effective_rank_fall")
+    columns: list[str | TableColumn] = [f"last({name})[{{}}]" for name in measures]
+    columns.insert(1, TableColumn("at most", f"{log.name}: max(effective_rank)[{{}}]"))
+    table = scope.evidence.table("layer", log.layers, columns, of=log.name)
+    text = Text(
+        "At the last measurement, and the largest effective rank of any. Effective rank: exp of the entropy "
+        "of the singular values; stable rank: the sum of their squares over the largest. Learning lowers "
+        "both in any format, and a layer that keeps the rank of its initial weights may just not have moved."
+    )
+    return section("Rank of the weights", text, table) if table else None
+
+
 _TREND = (
     *("loss", "validation_loss", "gradient_norm", "gradient_sparsity", "bit_stall_rate", "update_transfer"),
     *("persistent_stall_rate", "overflow_rate/gradients", "underflow_rate/gradients", "gradient_cosine"),
-    "codes_used/stored_weights",
+    *("codes_used/stored_weights", "effective_rank"),
 )
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from altgrad_cli.formats import FORMAT_REGISTRY
-from altgrad_cli.metrics.grid import (
+from altgrad_cli.metrics.weights.grid import (
     INTERVAL_METRICS,
     code_distance,
     compute_stiffness_field,
