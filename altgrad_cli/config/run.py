@@ -13,9 +13,9 @@ from altgrad_cli.config.data import DataConfig
 from altgrad_cli.config.limits import check_format, check_positive, check_whole_numbers, require
 from altgrad_cli.config.model import ModelConfig
 from altgrad_cli.config.precision import PrecisionConfig
+from altgrad_cli.config.update_rules import BaseRule, check_rule
 from altgrad_cli.errors import ConfigError
 
-RuleName = Literal["adamw"]
 SubjectName = Literal["gpt"]
 Schedule = Literal["constant", "cosine", "linear"]
 
@@ -41,8 +41,18 @@ _RUN_LIMITS = {
 class OptimizerConfig:
     """The update rule and its learning-rate schedule. Decay acts on matrices only."""
 
-    rule: RuleName = "adamw"
+    rule: str = "adamw"
+    """One of ``update_rules.RULES``, or ``torch.optim.NAME``."""
+    base: BaseRule = "adamw"
+    """The rule inside ``compensated``, ``eco`` and ``stiff_gradient``."""
+    residual: str = "float32"
+    """What ``compensated`` keeps its residual in: ``float32``, or a format; one of 8 bits has a scale."""
+    geometric_rate: float = 160.0
+    """Codes (``code_step``) or octaves (``madam``) a unit of learning rate and of Adam's direction."""
+    max_codes: float = 10.0
+    """The most codes or octaves that those two move a weight in a step."""
     betas: tuple[float, float] = (0.9, 0.95)
+    """Of ``sgd`` the first is the momentum."""
     eps: float = 1e-8
     weight_decay: float = 0.1
     warmup_steps: int = 100
@@ -54,6 +64,24 @@ class OptimizerConfig:
     """L2 norm above which the whole gradient is scaled down; None leaves it alone."""
 
     def __post_init__(self) -> None:
+        check_rule(self.rule)
+        check_format(self.residual, "optimizer.residual", unrounded=True)
+        check_positive("optimizer.geometric_rate", self.geometric_rate)
+        check_positive("optimizer.max_codes", self.max_codes)
+        only_adamw = self.rule in ("code_step", "madam") and self.base != "adamw"
+        if only_adamw or (self.rule == "eco" and self.base == "lion"):
+            raise ConfigError(
+                f"{self.rule} is not defined on {self.base}",
+                where="optimizer.base",
+                allowed="adamw, sgd" if self.rule == "eco" else "adamw",
+                hint="leave optimizer.base at adamw",
+            )
+        require(
+            self.rule != "eco" or self.betas[0] > 0,
+            "optimizer.betas",
+            self.betas,
+            "a first beta above 0: eco puts its error into the momentum",
+        )
         require(all(0 <= b < 1 for b in self.betas), "optimizer.betas", self.betas, "two numbers in [0, 1)")
         check_positive("optimizer.eps", self.eps)
         if self.weight_decay:
@@ -67,6 +95,11 @@ class OptimizerConfig:
         )
         if self.gradient_clip is not None:
             check_positive("optimizer.gradient_clip", self.gradient_clip, ", or null for no clip")
+
+    @property
+    def steps_are_adamws(self) -> bool:
+        """Whether the predictions of stall, which are made of AdamW's steps, speak of this rule."""
+        return self.rule == "adamw"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -53,8 +53,11 @@ def describe_start(
 
 
 def predict_stall(config: TrainConfig, state: TrainState) -> dict[str, Any] | None:
-    """Expected bit-stall of the stored weights as they are, at the peak rate; None without stored weights."""
-    if not state.plan.stores_weights:
+    """Expected bit-stall of the stored weights as they are, at the peak rate.
+
+    None without stored weights, and for an update rule whose steps are not AdamW's.
+    """
+    if not (state.plan.stores_weights and config.optimizer.steps_are_adamws):
         return None
     first_rate = learning_rate_at(config, 1)
     long_run, first, sizes = [], [], []

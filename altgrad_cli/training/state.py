@@ -15,7 +15,7 @@ from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import ConfigError, UsageError
 from altgrad_cli.formats import parse_format
 from altgrad_cli.rounding.grid import UNSCALED, Grid, stored_grid
-from altgrad_cli.rounding.scaling import AmaxHistory
+from altgrad_cli.rounding.scaling import AmaxHistory, finite_part
 from altgrad_cli.subjects.subject import Batch, Subject
 from altgrad_cli.surgery.linear import PassSlot, QuantizedLinear, operand_grids, prepare_layers
 from altgrad_cli.surgery.precision_plan import LayerKind, PrecisionPlan, plan_precision
@@ -120,6 +120,17 @@ class TrainState:
         """The grid on which layer number ``layer`` keeps its weights, or None."""
         fmt = self.plan.layers[layer].format_of("stored_weights")
         return None if fmt is None else stored_grid(fmt)
+
+    def placed_on(self, layer: int) -> tuple[Grid, Tensor]:
+        """The grid and scales of layer number ``layer``'s weights, by which a rule may measure its steps.
+
+        Of float32 weights it is the grid of the format under study, on which they are not rounded.
+        """
+        grid, scales = self.stored_grid(layer), self.stored_scales[layer]
+        if grid is None or scales is None:
+            grid = stored_grid(parse_format(self.config.fp8_format))
+            scales = grid.stored_scales(finite_part(self.layers[layer][1].weight.detach()))
+        return grid, scales
 
 
 def choose_device(name: str) -> torch.device:

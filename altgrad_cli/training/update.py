@@ -66,9 +66,11 @@ class CandidateUpdate:
 def candidate_update(state: TrainState, gradient: Tensor, learning_rate: float) -> CandidateUpdate:
     """The update that ``gradient`` (flat) leads to, beside the state."""
     start = state.flat.linear_end if state.plan.frozen_blocks else 0
-    proposal = state.optimizer.propose(gradient, learning_rate, start)
+    rule = state.optimizer
+    proposal = rule.propose(gradient, learning_rate, state.placed_on, start)
     unrounded = proposal.parameters
-    generator = fork(state.streams["rounding_update"]) if state.plan.stochastic_update else None
+    stochastic = rule.stochastic or state.plan.stochastic_update
+    generator = fork(state.streams["rounding_update"]) if stochastic else None
     _round_slots(state, proposal, generator)
     flat = state.flat
     linear = flat.linear_views(unrounded)

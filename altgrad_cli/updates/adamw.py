@@ -11,9 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from altgrad_cli.config.run import OptimizerConfig
-from altgrad_cli.updates.flat import FlatParameters
-from altgrad_cli.updates.rule import Proposal
+from altgrad_cli.updates.rule import ElementwiseRule, Proposal
 
 # A slice stays in cache through all the passes, and is long enough for every thread to gain; on other devices
 # one slice is the whole.
@@ -57,41 +55,39 @@ def adamw_candidate(
         p.addcdiv_(new_m, denominator, value=-step_size)
 
 
-class AdamW:
+class AdamW(ElementwiseRule):
     """AdamW on all parameters, its decay on the matrices only. 64 bits a weight."""
 
-    nonnegative: tuple[str, ...] = ("v",)
+    names = ("m", "v")
+    nonnegative = ("v",)
 
-    def __init__(self, optimizer: OptimizerConfig, flat: FlatParameters) -> None:
-        self._optimizer, self._flat = optimizer, flat
-        self.slots = {name: torch.zeros_like(flat.values) for name in ("m", "v")}
-        self.steps = 0
+    def candidate(
+        self,
+        parameters: Tensor,
+        gradient: Tensor,
+        slots: list[Tensor],
+        out: list[Tensor],
+        learning_rate: float,
+        weight_decay: float,
+    ) -> None:
+        """As ``adamw_candidate``."""
+        m, v = slots
+        adamw_candidate(
+            parameters,
+            gradient,
+            m,
+            v,
+            (out[0], out[1], out[2]),
+            step=self.steps + 1,
+            learning_rate=learning_rate,
+            betas=self._optimizer.betas,
+            eps=self._optimizer.eps,
+            weight_decay=weight_decay,
+        )
 
-    def propose(self, gradient: Tensor, learning_rate: float, start: int = 0) -> Proposal:
-        flat, optimizer = self._flat, self._optimizer
-        before = (flat.values, *self.slots.values())
-        after = [torch.empty_like(tensor) for tensor in before]
-        for new, old in zip(after, before, strict=True):
-            new[:start].copy_(old[:start])
-        for part, decay in (
-            (slice(start, flat.matrix_end), optimizer.weight_decay),
-            (slice(flat.matrix_end, flat.bounds[-1]), 0.0),
-        ):
-            values, m, v = (tensor[part] for tensor in before)
-            adamw_candidate(
-                values,
-                gradient[part],
-                m,
-                v,
-                (after[0][part], after[1][part], after[2][part]),
-                step=self.steps + 1,
-                learning_rate=learning_rate,
-                betas=optimizer.betas,
-                eps=optimizer.eps,
-                weight_decay=decay,
-            )
-        return Proposal(after[0], dict(zip(self.slots, after[1:], strict=True)))
-
-    def commit(self, proposal: Proposal, stored: Tensor) -> None:
-        self.slots = proposal.slots
-        self.steps += 1
+    def gain(self, proposal: Proposal) -> Tensor:
+        """Step size / (sqrt(v) / correction + eps): w moves by -gain * m."""
+        beta1, beta2 = self._optimizer.betas
+        step = self.steps + 1
+        denominator = proposal.slots["v"].sqrt().div_((1 - beta2**step) ** 0.5).add_(self._optimizer.eps)
+        return proposal.learning_rate / (1 - beta1**step) / denominator

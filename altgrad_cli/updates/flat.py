@@ -6,13 +6,14 @@ weights, what the frozen control leaves alone and what weight decay acts on are 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
+from altgrad_cli.errors import CheckpointError
 from altgrad_cli.metrics.layer_sums import FlatLayout
 
 
@@ -59,6 +60,23 @@ class FlatParameters:
         """The same for the blocks' linear weights only."""
         bounds, shapes = self.bounds, self.shapes[: self.linear_count]
         return [buffer[bounds[i] : bounds[i + 1]].view(shape) for i, shape in enumerate(shapes)]
+
+    def named(self, buffer: Tensor) -> dict[str, Tensor]:
+        """``buffer`` cut likewise, by the name of the parameter."""
+        return dict(zip(self.names, self.views(buffer), strict=True))
+
+    def fill(self, buffer: Tensor, tensors: Mapping[str, Tensor]) -> None:
+        """The inverse of ``named``: copy ``tensors`` into ``buffer``.
+
+        Raises:
+            CheckpointError: other names, shapes or types than the parameters have.
+        """
+        if set(tensors) != set(self.names):
+            raise CheckpointError("the checkpoint is of another network: its parameters have other names")
+        for name, view in self.named(buffer).items():
+            if tensors[name].shape != view.shape or tensors[name].dtype != view.dtype:
+                raise CheckpointError(f"the checkpoint is of another network: {name} has another shape")
+            view.copy_(tensors[name])
 
 
 @lru_cache(maxsize=8)

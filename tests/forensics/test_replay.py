@@ -61,6 +61,12 @@ def test_every_regime_is_reproduced(capture: Capture, regime: str) -> None:
     assert replayed(path).bit_exact is True
 
 
+@pytest.mark.parametrize("rule", ["compensated", "code_step", "torch.optim.Adafactor"])
+def test_every_update_rule_is_reproduced(capture: Capture, rule: str) -> None:
+    path = capture(f"optimizer.rule={rule}", "fp8_format=E7M0", "runtime.capture_at=3")
+    assert replayed(path).bit_exact is True
+
+
 def test_a_replay_of_a_compiled_run_says_that_it_is_of_the_eager_form(
     capture: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,6 +30,8 @@ from altgrad_cli.training.measuring.reduce import pool
 from altgrad_cli.training.measuring.updates import read_update
 from altgrad_cli.training.state import TrainState, encode_stored_weights, fresh_scales
 from altgrad_cli.training.step import Step, compute_step
+from altgrad_cli.updates.registry import build_rule
+from altgrad_cli.updates.rule import UpdateRule
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +86,12 @@ def with_precision(config: TrainConfig, precision: PrecisionConfig) -> StepVaria
 def stochastic_update(config: TrainConfig) -> StepVariation:
     """The update of the stored weights rounded stochastically."""
     return with_precision(config, replace(config.precision, rounding="stochastic"))
+
+
+def with_rule(config: TrainConfig, rule: str) -> StepVariation:
+    """Another update rule at its own rate; what memory it shares with the run's it takes over."""
+    optimizer = replace(config.optimizer, rule=rule, base="adamw", residual="float32")
+    return StepVariation(config=replace(config, optimizer=optimizer))
 
 
 def in_bf16(plan: PrecisionPlan, names: Sequence[str]) -> StepVariation:
@@ -173,6 +181,7 @@ def _varied(state: TrainState, config: TrainConfig, plan: PrecisionPlan) -> Iter
         state,
         config=config,
         plan=plan,
+        optimizer=_rule_for(state, config),
         stored_scales=list(state.stored_scales),
         scales=fresh_scales(plan, config),
     )
@@ -191,6 +200,13 @@ def _varied(state: TrainState, config: TrainConfig, plan: PrecisionPlan) -> Iter
     finally:
         if kept is not None:
             state.flat.values.copy_(kept)
+
+
+def _rule_for(state: TrainState, config: TrainConfig) -> UpdateRule:
+    """The state's own rule, or where ``config`` has another, that one with what memory they share."""
+    if config.optimizer == state.config.optimizer:
+        return state.optimizer
+    return build_rule(config.optimizer, state.flat, like=state.optimizer)
 
 
 def _fresh_amax(state: TrainState) -> Scales:

@@ -8,6 +8,7 @@ from itertools import product
 from typing import Literal, NamedTuple
 
 from altgrad_cli.config.precision import Recipe, Role, RoundingMode
+from altgrad_cli.config.update_rules import RULES, default_rate
 from altgrad_cli.errors import AltgradError
 from altgrad_cli.forensics.step_again.replay_state import ReplayState
 from altgrad_cli.forensics.step_again.variations import (
@@ -19,6 +20,7 @@ from altgrad_cli.forensics.step_again.variations import (
     stochastic_update,
     unrounded,
     with_precision,
+    with_rule,
 )
 from altgrad_cli.formats import parse_format
 
@@ -102,9 +104,27 @@ def remedies(given: ReplayState) -> Iterator[Change]:
         stochastic = stochastic_update(config)
         words = "update rounded stochastically"
         yield Change("update", words, ("precision.rounding=stochastic",), stochastic)
+    yield from _other_rules(given)
     yield Change("input", "another batch", (), StepVariation(other_batch=True))
     if given.faults.due(given.step):
         yield Change("input", "without the planted fault", (), StepVariation(without_faults=True))
+
+
+def _other_rules(given: ReplayState) -> Iterator[Change]:
+    """The step by every other update rule, at the rule's own rate where it is not AdamW's."""
+    config, used = given.state.config, given.state.config.optimizer.rule
+    for rule, facts in RULES.items():
+        if rule == used:
+            continue
+        factor = facts.default_rate / default_rate(used)
+        variation = with_rule(config, rule)
+        overrides = [f"optimizer.rule={rule}"]
+        words = f"update rule {rule}"
+        if factor != 1:
+            variation = replace(variation, learning_rate=given.learning_rate * factor)
+            overrides.append(f"learning_rate={config.learning_rate * factor:g}")
+            words += f" at {factor:g} times the rate"
+        yield Change("update", words, tuple(overrides), variation)
 
 
 def _on_grid(given: ReplayState, name: str, rounding: RoundingMode, recipe: Recipe) -> Change:

@@ -200,7 +200,8 @@ def interval_diagnostics(
         if grid is None:
             continue
         w = weights[layer]
-        if state.stored_grid(layer) is not None and update.learning_rate > 0:
+        predicts = config.optimizer.steps_are_adamws and update.learning_rate > 0
+        if state.stored_grid(layer) is not None and predicts:
             beta1 = config.optimizer.betas[0]
             expected = predicted_stall_rate(w, *grid, update.learning_rate, beta1)
             put(layer, {"predicted_stall_rate": float(expected)})

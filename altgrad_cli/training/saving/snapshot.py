@@ -72,10 +72,7 @@ def take_snapshot(
         "formats": [list(entry) for entry in state.formats],
         "weights": dict(zip(flat.names, flat.views(flat.values), strict=True)),
         "stored_weights": _stored_weights(state),
-        "optimizer": {
-            name: dict(zip(flat.names, flat.views(slot), strict=True))
-            for name, slot in state.optimizer.slots.items()
-        },
+        "optimizer": state.optimizer.state_dict(),
         "quantizers": _quantizers(state),
         "streams": dict(streams_before if streams_before is not None else state.streams.state_dict()),
         "monitors": monitors_state,
@@ -159,20 +156,11 @@ def restore_snapshot(state: TrainState, payload: Mapping[str, Any]) -> None:
 
 
 def _restore(state: TrainState, payload: Mapping[str, Any]) -> None:
-    flat = state.flat
-    optimizer = payload["optimizer"]
-    for buffer, tensors in (
-        (flat.values, payload["weights"]),
-        *((slot, optimizer[name]) for name, slot in state.optimizer.slots.items()),
-    ):
-        if tuple(tensors) != flat.names and set(tensors) != set(flat.names):
-            raise CheckpointError("the checkpoint is of another network: its parameters have other names")
-        for name, view in zip(flat.names, flat.views(buffer), strict=True):
-            if tensors[name].shape != view.shape or tensors[name].dtype != view.dtype:
-                raise CheckpointError(f"the checkpoint is of another network: {name} has another shape")
-            view.copy_(tensors[name])
+    _check_rule(state.config, payload)
+    state.flat.fill(state.flat.values, payload["weights"])
+    state.optimizer.load_state_dict(payload["optimizer"], int(payload["adam_step"]))
     state.init_hash = str(payload["init_hash"])
-    state.step, state.optimizer.steps = int(payload["step"]), int(payload["adam_step"])
+    state.step = int(payload["step"])
     state.formats = [(int(step), str(name)) for step, name in payload["formats"]]
     changed = grid_changed(state.config, payload)
     wanted = study_format(state.config)
@@ -187,6 +175,18 @@ def _restore(state: TrainState, payload: Mapping[str, Any]) -> None:
         _restore_histories(state, index, entry["roles"], changed)
         _restore_stored_scale(state, index, payload["stored_weights"].get(entry["name"]), changed)
     state.streams.load_state_dict(dict(payload["streams"]))
+
+
+def _check_rule(config: TrainConfig, payload: Mapping[str, Any]) -> None:
+    saved, asked = from_plain(payload["config"]).optimizer, config.optimizer
+    for key in ("rule", "base", "residual"):
+        before, now = getattr(saved, key), getattr(asked, key)
+        if before != now:
+            raise CheckpointError(
+                f"the checkpoint holds the memory of optimizer.{key}={before}, not of {now}",
+                allowed=f"optimizer.{key}={before}",
+                hint="start a new run for another update rule",
+            )
 
 
 def study_format(config: TrainConfig) -> str:
