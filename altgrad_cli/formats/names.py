@@ -2,8 +2,8 @@
 
 A name is ``ExMy`` or an alias, then options after colons: one dialect (``finite``, ``ieee``, ``fn``,
 ``fnuz``, ``p3109``) and ``bias=N``. A dialect other than the name's own brings its own customary bias;
-``bias=`` overrides it. After an @ it may say which values share a scale (``formats.block_spec``); all of a tensor
-do where it does not. The name of the parsed format is canonical: two spellings of one grid meet.
+``bias=`` overrides it. After an @ it may say which values share a scale (``formats.block_spec``); all of a
+tensor do where it does not. The name of the parsed format is canonical: two spellings of one grid meet.
 """
 
 from __future__ import annotations
