@@ -1,6 +1,6 @@
 """The gradient times the stiffness S(w) of each weight, before the base rule sees it.
 
-S(w) is the gap of the grid at w (``metrics.grid.stiffness``): the study's manifold-aware step as written
+S(w) is the gap of the grid at w (``metrics.weights.grid``): the study's manifold-aware step as written
 (MANI-02), where NaN counts as 1 and S is at most 10^6. Under Adam it does next to nothing: while S stays the
 same, m becomes S m and sqrt(v) becomes S sqrt(v), and their quotient is what it was, but for eps. Only a
 weight that crosses a power of two feels it. Under SGD a weight's learning rate becomes rate * S(w).
@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from altgrad_cli.metrics.grid import stiffness
+from altgrad_cli.metrics.weights.grid import stiffness
 from altgrad_cli.updates.rule import PlacedOn, Proposal, Wrapper
 
 LARGEST_STIFFNESS = 1e6
