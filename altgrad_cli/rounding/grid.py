@@ -224,6 +224,26 @@ class Grid:
             options["out"] = out.view(view.shape)
         return round_to_grid(view, self.element, scale, **options).view(x.shape)
 
+    def round_for_both(
+        self,
+        x: Tensor,
+        scales: Tensor,
+        *,
+        backward: bool = True,
+        out: Tensor | None = None,
+        stats: Tensor | None = None,
+        **options: Any,
+    ) -> tuple[Tensor, Tensor]:
+        """``round``, and the same for the product that reduces over the rows, with scales of its own.
+
+        One tensor twice where the blocks are alike both ways, or nothing goes ``backward``. ``out`` and
+        ``stats`` are of the first.
+        """
+        rounded, turned = self.round(x, scales, out=out, stats=stats, **options), self.turned
+        if turned is self or not backward:
+            return rounded, rounded
+        return rounded, turned.round(x, turned.scales(x), **options)
+
     @property
     def turned(self) -> Grid:
         """The grid for a product that reduces over the rows; itself where the blocks are alike both ways."""

@@ -150,11 +150,11 @@ class TracedRounding:
         """Whether nothing of layer number ``layer`` is rounded."""
         return layer not in self._layers
 
-    def round(self, layer: int, role: int, x: Tensor) -> Tensor:
-        """Q(x) for operand ``role`` of layer number ``layer``; x itself where it stays in float32."""
+    def round(self, layer: int, role: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Q(x) for operand ``role`` of layer number ``layer``, the same for both its products."""
         slot = self._slots.get((layer, role))
         if slot is None:
-            return x
+            return x, x
         key = None if self._keys is None else self._keys[len(self.order)]
         self.order.append((layer, role))
         self.sizes.append(x.numel())
@@ -166,7 +166,7 @@ class TracedRounding:
         self.counts.append(counts)
         if role == WEIGHTS:
             self.rounded_weights[layer] = value
-        return value
+        return value, value
 
     def _own_scale(self, x: Tensor, slot: Slot) -> Tensor:
         scale = scale_on_device(x, slot.format, power_of_two=self._power_of_two, margin=self._margin)

@@ -7,6 +7,10 @@
 One layer serves every format, BF16 included, on a float32 carrier. What is rounded and by which scale is
 decided by the ``OperandRounding`` of the current pass, so that the same network gives the rounded gradient,
 the float32 shadow and any counterfactual without being changed.
+
+Each operand stands in two products, which reduce over different dimensions of it. Where the blocks that share
+a scale lie along one dimension, it is rounded for each product apart, both times from float32: what hardware
+multiplies needs the blocks along the reduced dimension of both operands (OCP Microscaling 1.0, section 6).
 """
 
 from __future__ import annotations
@@ -57,7 +61,8 @@ class OperandRounding:
         generator: random stream of stochastic rounding.
         tap: sees each operand before it is rounded and may replace it (fault injection, tracing).
         observer: sees each operand with its grid and scales (code census).
-        deterministic: round to nearest even where training rounds stochastically (evaluation).
+        deterministic: round to nearest even where training rounds stochastically, and for the forward product
+            alone (evaluation).
     """
 
     def __init__(
@@ -80,6 +85,7 @@ class OperandRounding:
         stochastic = plan.stochastic_operands and not deterministic
         self._rounding: Literal["nearest", "stochastic"] = "stochastic" if stochastic else "nearest"
         self._generator = generator
+        self._backward = not deterministic
         self._tap = tap
         self._observer = observer
         self.scales_used: dict[tuple[int, int], Tensor] = {}
@@ -94,22 +100,23 @@ class OperandRounding:
         """Whether nothing of layer number ``layer`` is rounded, or looked at, in this pass."""
         return self._tap is None and not any(self._grids[layer])
 
-    def round(self, layer: int, role: int, x: Tensor) -> Tensor:
-        """Q(x) for operand ``role`` of layer number ``layer``; x itself where it stays in float32."""
+    def round(self, layer: int, role: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        """As ``PassRounding.round``; what is counted, kept and observed is the first of the two."""
         if self._tap is not None:
             x = self._tap(layer, OPERAND_ROLES[role], x)
         grid = self._grids[layer][role]
         if grid is None:
-            return x
+            return x, x
         scales = self._scales.get((layer, role))
         if scales is None:
             scales = grid.scales(x)
         self.scales_used[layer, role] = scales
         if self._observer is not None:
             self._observer(layer, role, x, grid, scales)
-        rounded = grid.round(
+        rounded, turned = grid.round_for_both(
             x,
             scales,
+            backward=self._backward,
             rounding=self._rounding,
             overflow=self._overflow if grid.element.has_specials else "saturate",
             generator=self._generator,
@@ -120,7 +127,7 @@ class OperandRounding:
         )
         if role == WEIGHTS:
             self.rounded_weights[layer] = rounded
-        return rounded
+        return rounded, turned
 
 
 class PassRounding(Protocol):
@@ -129,8 +136,12 @@ class PassRounding(Protocol):
     def leaves_alone(self, layer: int) -> bool:
         """Whether nothing of layer number ``layer`` is rounded, or looked at, in this pass."""
 
-    def round(self, layer: int, role: int, x: Tensor) -> Tensor:
-        """Q(x) for operand ``role`` of layer number ``layer``; x itself where it stays in float32."""
+    def round(self, layer: int, role: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Q(x) for operand ``role`` of layer number ``layer``; x itself where it stays in float32.
+
+        First for the product that reduces over its last dimension, then for the one that reduces over the
+        others: one and the same tensor, unless its blocks lie otherwise there.
+        """
 
 
 Noise = Callable[[Tensor], Tensor]
@@ -157,18 +168,18 @@ class PassSlot:
 class _RoundedProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, layer: int, rounding: PassRounding) -> Tensor:
-        w = rounding.round(layer, WEIGHTS, weight)
-        a = rounding.round(layer, ACTIVATIONS, x)
-        ctx.save_for_backward(a, w)
+        w, w_turned = rounding.round(layer, WEIGHTS, weight)
+        a, a_turned = rounding.round(layer, ACTIVATIONS, x)
+        ctx.save_for_backward(a_turned, w_turned)
         ctx.layer, ctx.rounding = layer, rounding
         return F.linear(a, w)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         a, w = ctx.saved_tensors
-        g = ctx.rounding.round(ctx.layer, GRADIENTS, grads[0])
+        g, g_turned = ctx.rounding.round(ctx.layer, GRADIENTS, grads[0])
         dx = g @ w if ctx.needs_input_grad[0] else None
-        dw = g.flatten(0, -2).T @ a.flatten(0, -2) if ctx.needs_input_grad[1] else None
+        dw = g_turned.flatten(0, -2).T @ a.flatten(0, -2) if ctx.needs_input_grad[1] else None
         return dx, dw, None, None
 
 

@@ -96,7 +96,8 @@ class _Observer:
         scales = self._scales.get((layer, number))
         if scales is None:
             scales = grid.scales(x)
-        rounded = grid.round(
+        # Both, as the step rounds it, which draws for both.
+        rounded, _ = grid.round_for_both(
             x,
             scales,
             rounding="nearest" if self._generator is None else "stochastic",

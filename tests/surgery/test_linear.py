@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from altgrad_cli.config.precision import OPERAND_ROLES, Role, ScalingConfig
 from altgrad_cli.errors import UsageError
 from altgrad_cli.formats import parse_format
+from altgrad_cli.formats.reference import round_blocks_exact
 from altgrad_cli.rounding.quantize import STATS
 from altgrad_cli.surgery.linear import (
     OperandRounding,
@@ -245,6 +246,38 @@ def test_the_weight_kept_for_the_backward_pass_is_the_rounded_one() -> None:
     rounding = rounding_for(plan_for("E5M2", ("weights",)))
     products(rounding, x, w, dy)
     assert torch.equal(rounding.rounded_weights[0], w.to(torch.float8_e5m2).float())
+
+
+@pytest.mark.parametrize(
+    "block", ["8:e8m0", "row:float32", "16:e4m3", "4x8:e8m0:ceil", "8x8:e8m0", "col:bf16"]
+)
+def test_each_product_has_its_operands_in_blocks_along_what_it_reduces_over(block: str) -> None:
+    def rounded(matrix: Tensor) -> Tensor:
+        return torch.tensor(round_blocks_exact(matrix.tolist(), format)[0])
+
+    x, w, dy = operands()
+    format = parse_format(f"E2M1@{block}")
+    rounding = rounding_for(plan_for(format.name), None, count="all")
+    found = products(rounding, x, w, dy)
+    flat_x, flat_dy = x.flatten(0, -2), dy.flatten(0, -2)
+    # Each product as a plain loop, its operands laid so that the reduced dimension is the last.
+    y, _, _ = loop_products(rounded(flat_x), rounded(w), flat_dy)
+    _, dx, _ = loop_products(flat_x, rounded(w.T).T, rounded(flat_dy))
+    _, _, dw = loop_products(rounded(flat_x.T).T, w, rounded(flat_dy.T).T)
+    for got, expected in zip(found, (y.view_as(found[0]), dx.view_as(x), dw), strict=True):
+        assert relative_error(got, expected) < 1e-6
+    assert torch.equal(rounding.rounded_weights[0], rounded(w))
+    assert rounding.stats is not None
+    assert rounding.stats[0, :, COUNT].tolist() == [w.numel(), x.numel(), dy.numel()]
+    apart = not torch.equal(rounded(w), rounded(w.T).T)
+    assert apart == (block != "8x8:e8m0")
+
+
+def test_an_evaluation_rounds_for_the_forward_product_alone() -> None:
+    _, w, _ = operands()
+    rounding = rounding_for(plan_for("MXFP4"), None, deterministic=True)
+    first, second = rounding.round(0, 0, w)
+    assert first is second
 
 
 def test_ieee_overflow_gives_inf_and_saturation_the_maximum() -> None:

@@ -73,11 +73,11 @@ class _Shapes:
     def leaves_alone(self, layer: int) -> bool:
         return False
 
-    def round(self, layer: int, role: int, x: Tensor) -> Tensor:
+    def round(self, layer: int, role: int, x: Tensor) -> tuple[Tensor, Tensor]:
         if role == ACTIVATIONS:  # its weight came just before; the gradient has the shape of the product
             self.operands.append((*x.shape[:-1], self.operands[-1][0]))
         self.operands.append(x.shape)
-        return x
+        return x, x
 
     def draw(self, x: Tensor) -> Tensor:
         self.noise.setdefault(tuple(x.shape), []).append(sum(map(len, self.noise.values())))
