@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from altgrad_cli.config.loading import load_config
+from altgrad_cli.config.update_rules import RULES
 from altgrad_cli.forensics.diagnosis import Questions
 from altgrad_cli.forensics.failure import stalled_window
 from altgrad_cli.training.engine import train
@@ -67,6 +68,17 @@ def test_the_counterfactuals_bring_the_transfer_back(document: dict[str, Any]) -
     assert by_change["E7M0, stochastic, scale delayed"]["transfer"] == pytest.approx(1.0, abs=0.35)
     assert by_change["BF16, nearest, scale delayed"]["transfer"] > 0.9
     assert all(entry["survives"] for entry in by_change.values())
+
+
+def test_every_other_update_rule_is_tried_at_its_own_rate(document: dict[str, Any]) -> None:
+    rules = {entry["overrides"][0]: entry for entry in document["counterfactuals"] if entry["kind"] == "rule"}
+    assert set(rules) == {f"optimizer.rule={name}" for name in RULES} - {"optimizer.rule=adamw"}
+    assert rules["optimizer.rule=lion"]["overrides"][1] == "learning_rate=0.0002"
+    # One step of a fresh residual is AdamW's step; one of octaves, rounded to nearest, moves no power of two.
+    recorded = next(entry for entry in document["counterfactuals"] if entry["kind"] == "recorded")
+    assert rules["optimizer.rule=compensated"]["transfer"] == recorded["transfer"]
+    assert rules["optimizer.rule=code_step"]["transfer"] == pytest.approx(1.0, abs=0.35)
+    assert rules["optimizer.rule=madam"]["stall"] == 1.0
 
 
 def test_the_next_command_resumes_with_stochastic_rounding(document: dict[str, Any]) -> None:

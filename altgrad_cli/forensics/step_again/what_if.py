@@ -24,7 +24,7 @@ from altgrad_cli.forensics.step_again.variations import (
 )
 from altgrad_cli.formats import parse_format
 
-Kind = Literal["recorded", "format", "role", "scale", "overflow", "update", "input"]
+Kind = Literal["recorded", "format", "role", "scale", "overflow", "update", "rule", "input"]
 GRID_FORMATS = ("E0M7", "E1M6", "E2M5", "E3M4", "E4M3", "E5M2", "E6M1", "E7M0", "BF16", "FP16")
 RECIPES: tuple[Recipe, ...] = ("none", "amax", "delayed")
 
@@ -111,7 +111,7 @@ def remedies(given: ReplayState) -> Iterator[Change]:
 
 
 def _other_rules(given: ReplayState) -> Iterator[Change]:
-    """The step by every other update rule, at the rule's own rate where it is not AdamW's."""
+    """The step by every other update rule, at the rule's own rate; for a new run, not to resume with."""
     config, used = given.state.config, given.state.config.optimizer.rule
     for rule, facts in RULES.items():
         if rule == used:
@@ -124,7 +124,7 @@ def _other_rules(given: ReplayState) -> Iterator[Change]:
             variation = replace(variation, learning_rate=given.learning_rate * factor)
             overrides.append(f"learning_rate={config.learning_rate * factor:g}")
             words += f" at {factor:g} times the rate"
-        yield Change("update", words, tuple(overrides), variation)
+        yield Change("rule", words, tuple(overrides), variation)
 
 
 def _on_grid(given: ReplayState, name: str, rounding: RoundingMode, recipe: Recipe) -> Change:
