@@ -34,3 +34,9 @@ def small(*overrides: str) -> TrainConfig:
 
 ARGUMENTS = ("smoke", *SETTINGS)
 """The same for a command line: ``altgrad train smoke data.path=...``."""
+
+LABELLED = Path(__file__).with_name("labelled.jsonl")
+"""Fifty short documents: some without a label, one with a label of its own, one that nobody labelled."""
+
+LABELS = ("subject=eurovoc", f"data.path={LABELLED}")
+"""What makes the small run one of labels; some documents are shorter than its block."""

@@ -109,7 +109,7 @@ class LayerQuantizers:
 
 @dataclass(frozen=True, slots=True)
 class RecordedBatch:
-    """Token ids, (batch, block) each, and where in the corpus they begin."""
+    """Inputs and targets, of text token ids, (batch, block) each; and where in the corpus they lie."""
 
     x: Tensor
     y: Tensor

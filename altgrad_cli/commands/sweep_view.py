@@ -17,9 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 from altgrad_cli.metrics.thresholds import END_WINDOW, SEED_SPREAD
-from altgrad_cli.metrics.verdict import Verdict
+from altgrad_cli.metrics.verdict import Verdict, loss_scale
 from altgrad_cli.notation import MISSING, decimals, printable
 from altgrad_cli.runs.loggers.live import ECHO
+from altgrad_cli.runs.record import RunRecord
 from altgrad_cli.sweeps.arms import Arm
 from altgrad_cli.sweeps.comparison import compare_seeds
 from altgrad_cli.sweeps.executors.messages import Progress, TaskReport
@@ -30,7 +31,7 @@ from altgrad_cli.training.watch.collapse import collapse_words
 _LINE_EVERY = 30.0
 """Seconds between two lines about a running arm where there is no terminal."""
 _HOW_TO_READ = (
-    "rho@step: share of the fp32 run's gain over the frozen control. Losses: nats per token, of the last "
+    "rho@step: share of the fp32 run's gain over the frozen control. Losses: {unit}, of the last "
     "step and of the last evaluation with the rounded model. stall, tau: means over the last "
     f"{END_WINDOW} steps. overflow, underflow: means over the run, worst role."
 )
@@ -192,6 +193,7 @@ _COLUMNS: tuple[tuple[str, Callable[[ArmResult], str], bool], ...] = (
     ("collapse", _ended(lambda found: _collapse(found) or MISSING), True),
     ("loss", _ended(lambda found: decimals(found.record.final_loss, 3)), False),
     ("val loss", _ended(lambda found: decimals(found.record.validation.last(), 3)), True),
+    ("F1", _ended(lambda found: f1_words(found.record)), True),
     ("rho", _ended(lambda found: _rho(found)), True),
     ("stall", _ended(lambda found: decimals(found.record.end("bit_stall_rate"), 3)), True),
     ("tau", _ended(lambda found: decimals(found.record.end("update_transfer"), 3)), False),
@@ -208,7 +210,9 @@ def results_table(record: SweepRecord, *, brief: bool = False) -> Table:
     table = Table(
         title=f"sweep {record.name}", title_justify="left", box=None, header_style="bold", pad_edge=False
     )
-    columns = [column for column in _COLUMNS if column[2] or not brief]
+    scored = any(result.finding and result.finding.record.series("micro_f1") for result in record.arms)
+    shown = [column for column in _COLUMNS if column[0] != "F1" or scored]
+    columns = [column for column in shown if column[2] or not brief]
     for heading, _, _ in columns:
         justify: Literal["left", "right"] = "left" if heading in _WORDS else "right"
         no_wrap = not brief or heading not in ("collapse", "verdict")
@@ -227,7 +231,7 @@ def full_width(console: Console, table: Table) -> int:
 
 def table_notes(record: SweepRecord) -> list[str]:
     """What a reader of the table has to know."""
-    notes = [_HOW_TO_READ]
+    notes = [_HOW_TO_READ.format(unit=loss_scale(record.spec.base.subject).unit)]
     for reason, names in arms_without_verdict(record.findings).items():
         notes.append(f"No verdict ({', '.join(names)}): {reason}.")
     notes += [f"{equal}: one experiment under power-of-two scales." for equal in record.equivalences]
@@ -237,6 +241,12 @@ def table_notes(record: SweepRecord) -> list[str]:
     causes = [*record.stage_attributions(), *record.layer_attributions()]
     notes += [line for cause in causes for line in str(cause).splitlines()]
     return notes
+
+
+def f1_words(record: RunRecord) -> str:
+    """``.75/.17``: micro and macro F1 of the last evaluation; a dash where there are none."""
+    scores = [record.series(metric).last() for metric in ("micro_f1", "macro_f1")]
+    return MISSING if None in scores else "/".join(decimals(score, 2) for score in scores)
 
 
 def verdict_words(verdict: Verdict) -> str:

@@ -311,9 +311,12 @@ def _print_result(judged_run: JudgedRun, report: Path | None) -> None:
         collapsed = f": {collapse_words(record.collapse) if is_stall else record.ended.reason}"
     losses = (decimals(record.final_loss, 4), decimals(record.validation.last(), 4))
     updates = (decimals(record.end("bit_stall_rate"), 3), decimals(record.end("update_transfer"), 3))
+    moved = f"stall {updates[0]}, update transfer {updates[1]}"
+    micro, macro = (record.series(metric).last() for metric in ("micro_f1", "macro_f1"))
+    scores = "" if micro is None else f", micro F1 {decimals(micro, 3)}, macro F1 {decimals(macro, 3)}"
     lines = [
         f"{record.name}: {record.outcome} after {record.last_step} steps{collapsed}{injected}",
-        f"  loss {losses[0]}, validation loss {losses[1]}, stall {updates[0]}, update transfer {updates[1]}",
+        f"  loss {losses[0]}, validation loss {losses[1]}{scores}, {moved}",
     ]
     if cause:
         lines.append(f"  suspected: {cause} (no control to judge by: altgrad sweep runs them)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from altgrad_cli.config.limits import check_whole_numbers
 from altgrad_cli.errors import ConfigError, DataError, nearest
 
 TOKENIZERS = ("bytes", "gpt2", "bpe:4096")
@@ -26,6 +27,8 @@ class DataConfig:
     """Which language of a multilingual corpus (MultiEURLEX) is read."""
     text_field: str | None = None
     """The field or column that holds the text; None: told by the layout, else ``text``."""
+    labels: int = 100
+    """Labels that ``subject: eurovoc`` learns at most, the most frequent ones; the GPT reads none."""
     validation_fraction: float = 0.1
     """Share of the documents held out, where the corpus does not bring its own validation split."""
     evaluate_on: Literal["validation", "tuning", "final"] = "validation"
@@ -49,6 +52,7 @@ class DataConfig:
                 where="data.text_field",
                 hint="give data.path or data.hub, or leave data.text_field out",
             )
+        check_whole_numbers(self, "data.", {"labels": (1, 100_000)})
         if not 0.0 < self.validation_fraction < 1.0:
             raise ConfigError(
                 f"a validation fraction of {self.validation_fraction} leaves one split without text",

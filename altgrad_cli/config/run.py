@@ -16,7 +16,7 @@ from altgrad_cli.config.precision import PrecisionConfig
 from altgrad_cli.config.update_rules import BaseRule, check_rule
 from altgrad_cli.errors import ConfigError
 
-SubjectName = Literal["gpt"]
+SubjectName = Literal["gpt", "eurovoc"]
 Schedule = Literal["constant", "cosine", "linear"]
 
 
@@ -160,7 +160,7 @@ class TrainConfig:
     """One training run."""
 
     subject: SubjectName = "gpt"
-    """What is trained, by name."""
+    """``gpt`` predicts the next token; ``eurovoc``, its body under another head, a document's labels."""
     seed: int = 42
     batch_size: int = 12
     learning_rate: float = 6e-4

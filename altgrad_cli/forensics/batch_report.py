@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from altgrad_cli.forensics.step_again.replay_state import ReplayState
-from altgrad_cli.subjects.corpus.batches import batch_at
+from altgrad_cli.subjects.built_in import training_batch
 from altgrad_cli.subjects.subject import Batch
 from altgrad_cli.surgery.precision_plan import PrecisionPlan, without_rounding
 from altgrad_cli.training.passes.eager import deployed_rounding
@@ -18,7 +18,7 @@ _SHOWN_CHARACTERS = 160
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One row of a batch; losses in nats per token."""
+    """One row of a batch; losses in nats per token, or per label."""
 
     offset: int | None
     text: str | None
@@ -33,7 +33,7 @@ class BatchReport:
     origin: str
     offsets: tuple[int, ...]
     equals_corpus: bool | None
-    """Whether the corpus holds these tokens at these offsets; None where that cannot be told."""
+    """Whether the corpus holds these tokens (and labels) at these offsets; None where that cannot be told."""
     samples: tuple[Sample, ...]
 
 
@@ -58,7 +58,7 @@ def describe_batch(given: ReplayState) -> BatchReport | None:
 
 @torch.no_grad()
 def sample_losses(given: ReplayState, batch: Batch, plan: PrecisionPlan) -> Tensor:
-    """Mean loss of each row, (batch,), nats per token; operands to nearest, no dropout."""
+    """Mean loss of each row, (batch,), nats per token or label; operands to nearest, no dropout."""
     state = given.state
     with state.slot.use(deployed_rounding(state, plan)):
         losses = state.loss(batch, reduction="none")
@@ -69,15 +69,12 @@ def _equals_corpus(given: ReplayState, batch: Batch) -> bool | None:
     corpus = given.state.subject.corpus
     if corpus is None or len(batch.offsets) != batch.x.shape[0]:
         return None
-    tokens = corpus.train
-    last = len(tokens) - batch.x.shape[1] - 1
-    if any(not 0 <= offset <= last for offset in batch.offsets):
-        return False
-    held = batch_at(tokens, batch.offsets, batch.x.shape[1])
-    return bool(torch.equal(held.x, batch.x) and torch.equal(held.y, batch.y))
+    held = training_batch(given.state.config, corpus, batch)
+    return held is not None and torch.equal(held.x, batch.x) and torch.equal(held.y, batch.y)
 
 
-def _text(given: ReplayState, tokens: Tensor) -> str | None:
+def _text(given: ReplayState, row: Tensor) -> str | None:
+    tokens = row[row >= 0]  # without padding
     corpus = given.state.subject.corpus
     if corpus is not None:
         text = corpus.decode(tokens.tolist())

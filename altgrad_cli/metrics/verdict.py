@@ -11,6 +11,7 @@ from altgrad_cli.metrics.spec import MetricSpec
 from altgrad_cli.metrics.thresholds import (
     EDGE_WIDTH,
     ENDS_APART_FROM,
+    ENDS_APART_FROM_LABELS,
     FAILED_BELOW,
     SATURATED_FROM,
     SLOWED_UP_TO,
@@ -32,21 +33,49 @@ def perplexity(loss: float) -> float:
         return math.inf
 
 
-def recovered_fraction(loss: float, *, frozen: float, fp32: float) -> float | None:
+def f1(hits: int, false_alarms: int, misses: int) -> float:
+    """2 TP / (2 TP + FP + FN), the harmonic mean of precision and recall; 0 where there is nothing at all."""
+    found = 2 * hits + false_alarms + misses
+    return 2 * hits / found if found else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class LossScale:
+    """How the losses of a subject are read."""
+
+    unit: str = "nats per token"
+    ends_apart_from: float = ENDS_APART_FROM
+
+
+_LOSS_SCALES = {"eurovoc": LossScale("nats per label", ENDS_APART_FROM_LABELS)}
+
+
+def loss_scale(subject: str) -> LossScale:
+    """That of the subject of this name; what is not known otherwise is read as losses a token."""
+    return _LOSS_SCALES.get(subject, LossScale())
+
+
+def recovered_fraction(
+    loss: float, *, frozen: float, fp32: float, apart_from: float = ENDS_APART_FROM
+) -> float | None:
     """rho = (L_frozen - L) / (L_frozen - L_fp32), validation losses of the same seed at the same step.
 
     1: as good as float32. 0: no better than leaving the linear layers frozen. None where that scale has no
     length (``ends_fault``). A NaN loss gives NaN, an infinite one -inf.
     """
-    return None if ends_fault(frozen=frozen, fp32=fp32) else (frozen - loss) / (frozen - fp32)
+    fault = ends_fault(frozen=frozen, fp32=fp32, apart_from=apart_from)
+    return None if fault else (frozen - loss) / (frozen - fp32)
 
 
-def ends_fault(*, frozen: float, fp32: float) -> str | None:
-    """Why no fraction of the way from ``frozen`` to ``fp32`` means anything, in words; None where it does."""
+def ends_fault(*, frozen: float, fp32: float, apart_from: float = ENDS_APART_FROM) -> str | None:
+    """Why no fraction of the way from ``frozen`` to ``fp32`` means anything, in words; None where it does.
+
+    That is, unless they lie at least ``apart_from`` apart, which is that of the subject's ``loss_scale``.
+    """
     if not (math.isfinite(frozen) and math.isfinite(fp32)):
         return "a control is not finite"
-    if frozen - fp32 < ENDS_APART_FROM:
-        return f"fp32 and frozen are {frozen - fp32:.3f} nats apart, less than {ENDS_APART_FROM:g}"
+    if frozen - fp32 < apart_from:
+        return f"fp32 and frozen are {frozen - fp32:.3f} nats apart, less than {apart_from:g}"
     return None
 
 
@@ -154,8 +183,8 @@ def confirms_collapse(grade: Grade | None, *, at_onset: float | None, at_end: fl
 OUTCOME_METRICS = (
     MetricSpec(
         "loss",
-        "cross-entropy of the training batch, forward pass with rounding",
-        unit="nats per token",
+        "cross-entropy of the training batch, a token (or a label), forward pass with rounding",
+        unit="nats",
         scope="run",
         bad="high",
     ),
@@ -172,16 +201,16 @@ OUTCOME_METRICS = (
     ),
     MetricSpec(
         "validation_loss",
-        "validation cross-entropy of the deployed (rounded) model",
-        unit="nats per token",
+        "validation cross-entropy of the deployed (rounded) model, a token (or a label)",
+        unit="nats",
         heading="validation loss",
         scope="run",
         bad="high",
     ),
     MetricSpec(
         "validation_loss_master",
-        "validation cross-entropy of the stored weights without any rounding",
-        unit="nats per token",
+        "validation cross-entropy of the stored weights without any rounding, a token (or a label)",
+        unit="nats",
         scope="run",
         bad="high",
     ),
@@ -191,6 +220,20 @@ OUTCOME_METRICS = (
         unit="1",
         scope="run",
         bad="high",
+    ),
+    MetricSpec(
+        "micro_f1",
+        "F1 over all pairs of a validation document and a label, predicted from 0.5 on; deployed model",
+        unit="1",
+        scope="run",
+        bad="low",
+    ),
+    MetricSpec(
+        "macro_f1",
+        "mean over the labels of the F1 of each, 0 for one that no document has; deployed model",
+        unit="1",
+        scope="run",
+        bad="low",
     ),
     MetricSpec(
         "recovered_fraction",

@@ -69,7 +69,11 @@ _KEYS: dict[str, dict[str, Test]] = {
         "committed": _one_of(bool),
         "histograms?": _values(_counts),
     },
-    "evaluated": {"validation_loss": _number, "validation_loss_master": _number},
+    "evaluated": {
+        "validation_loss": _number,
+        "validation_loss_master": _number,
+        "scores?": _values(_number),
+    },
     "alert": {"name": _text, "metric": _text, "layer": _text_or_null, "state": _text},
     "intervention": {"name": _text, "details": _mapping},
     "checkpoint": {"path": _text_or_null, "reason": _text},

@@ -124,6 +124,11 @@ class RunRecord:
         return self.config.get("seed")
 
     @property
+    def subject(self) -> str:
+        """What was trained; a log that is older than the setting is of the GPT."""
+        return str(self.config.get("subject") or "gpt")
+
+    @property
     def format(self) -> str | None:
         """The format the run began with; a later shift does not change it."""
         return self.formats[0][1] if self.formats else self.config.get("fp8_format")
@@ -248,6 +253,8 @@ def build_record(
         elif kind == "evaluated":
             validation.add(step, line["validation_loss"])
             validation_master.add(step, line["validation_loss_master"])
+            for metric, value in (line.get("scores") or {}).items():
+                metrics.setdefault(metric, GrowingSeries()).add(step, value)
         elif kind in EVENTS and (kind in _ALL_LISTED or listed[kind] < _MAX_LISTED):
             listed[kind] += 1
             events.append(event_from_json(line))

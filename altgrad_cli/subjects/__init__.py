@@ -3,6 +3,7 @@
 subject        What training, forensics and reports know of a model: the seam
 built_in       The subjects that a configuration can name
 corpus         From a corpus to seeded batches, one file per stage
+eurovoc        The second task: the labels of a document, by the same network under another head
 gpt            The built-in network under study: a small GPT
 legal_english  The embedded corpus: the law of an imaginary Union, drafted by a seeded legislator
 """

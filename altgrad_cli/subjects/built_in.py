@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from altgrad_cli.config.run import SubjectName, TrainConfig
 from altgrad_cli.subjects.corpus.tokens import Corpus
+from altgrad_cli.subjects.eurovoc import label_subject
 from altgrad_cli.subjects.gpt import text_subject
 from altgrad_cli.subjects.subject import Batch, Subject
 
@@ -21,6 +22,7 @@ class BuiltIn:
     on_corpus: Callable[[TrainConfig, Corpus], Subject]
     of_weights: Callable[[TrainConfig, Mapping[str, Tensor], Corpus | None], Subject]
     takes: Callable[[TrainConfig, Mapping[str, Tensor], Batch], bool]
+    draw_again: Callable[[Corpus, Sequence[int], int], Batch | None]
 
 
 BUILT_IN: Mapping[SubjectName, BuiltIn] = {
@@ -29,6 +31,14 @@ BUILT_IN: Mapping[SubjectName, BuiltIn] = {
         text_subject.gpt_on_corpus,
         text_subject.gpt_of_weights,
         text_subject.gpt_takes,
+        text_subject.windows_again,
+    ),
+    "eurovoc": BuiltIn(
+        label_subject.read_labelled,
+        label_subject.classifier_on_corpus,
+        label_subject.classifier_of_weights,
+        label_subject.classifier_takes,
+        label_subject.documents_again,
     ),
 }
 
@@ -68,3 +78,8 @@ def takes_batch(config: TrainConfig, weights: Mapping[str, Tensor], batch: Batch
         return BUILT_IN[config.subject].takes(config, weights, batch)
     except RuntimeError:  # two tensors that do not go together
         return False
+
+
+def training_batch(config: TrainConfig, corpus: Corpus, like: Batch) -> Batch | None:
+    """What ``corpus`` holds where ``like`` says it is from; None where it holds nothing there."""
+    return BUILT_IN[config.subject].draw_again(corpus, like.offsets, like.x.shape[1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,7 +22,7 @@ class Batch:
     y: Tensor
     """(batch, ...): of text int64, ``x`` one token later."""
     offsets: tuple[int, ...] = ()
-    """Position of each row's first token in its split."""
+    """Which row is which: of text the position of its first token in its split, else a document's number."""
 
 
 Draw = Callable[[torch.Generator], Batch]
@@ -34,6 +34,10 @@ class LossFunction(Protocol):
 
     def __call__(self, output: Tensor, target: Tensor, /, *, reduction: str = "mean") -> Tensor:
         """The mean over the batch, 0-d; with ``reduction="none"`` one number a target, the batch first."""
+
+
+Scores = Callable[[Sequence[Batch], Sequence[Tensor]], Mapping[str, float]]
+"""Metrics by name, of batches and the model's outputs for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,3 +61,5 @@ class Subject:
     """What the linear layer of a name is, which decides how it is rounded."""
     corpus: Corpus | None = None
     """The text that the batches are tokens of; None where they are none, or it is not at hand."""
+    scores: Scores | None = None
+    """What an evaluation says beside the loss; None: the perplexity, which is of a loss a token."""

@@ -55,6 +55,8 @@ _OF_A_RESULT = (
     "collapse_detected",
     "final_loss",
     "val_loss",
+    "micro_f1",
+    "macro_f1",
     "recovered_fraction",
     "recovered_fraction_step",
     "stall_rate",

@@ -14,6 +14,7 @@ from altgrad_cli.metrics.verdict import (
     confirms_collapse,
     ends_fault,
     judge,
+    loss_scale,
     recovered_fraction,
 )
 from altgrad_cli.runs.folder import JsonObject
@@ -103,13 +104,14 @@ def _last_recovered_fraction(
     record: RunRecord, fp32: RunRecord, frozen: RunRecord
 ) -> tuple[int | None, float | None, str]:
     """(step, rho, "") at the last step at which all three were evaluated; (None, None, why) without one."""
+    apart_from = loss_scale(record.subject).ends_apart_from
     for step, loss in reversed(list(record.validation)):
         best, worst = fp32.validation.at(step), frozen.validation.at(step)
         if best is not None and worst is not None:
-            fault = ends_fault(frozen=worst, fp32=best)
+            fault = ends_fault(frozen=worst, fp32=best, apart_from=apart_from)
             if fault is not None:
                 return None, None, f"{fault} at step {step}"
-            return step, recovered_fraction(loss, frozen=worst, fp32=best), ""
+            return step, recovered_fraction(loss, frozen=worst, fp32=best, apart_from=apart_from), ""
     return None, None, "no evaluation in common with the controls"
 
 
@@ -127,6 +129,8 @@ def figures(record: RunRecord) -> dict[str, float | None]:
     return {
         "final_loss": record.final_loss,
         "val_loss": record.validation.last(),
+        "micro_f1": record.series("micro_f1").last(),
+        "macro_f1": record.series("macro_f1").last(),
         "stall_rate": record.end("bit_stall_rate"),
         "update_transfer": record.end("update_transfer"),
         "overflow_rate": record.worst_role("overflow_rate"),

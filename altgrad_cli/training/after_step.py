@@ -15,7 +15,7 @@ from altgrad_cli.subjects.subject import Batch, Draw
 from altgrad_cli.surgery.precision_plan import plan_precision, without_rounding
 from altgrad_cli.training.events import Evaluated, Event, InterventionApplied, RunEnded
 from altgrad_cli.training.faults import Faults
-from altgrad_cli.training.passes.eager import evaluation_loss
+from altgrad_cli.training.passes.eager import evaluation_loss, evaluation_scores
 from altgrad_cli.training.saving.archive import Archive, PendingStep
 from altgrad_cli.training.state import TrainState, encode_stored_weights, fresh_scales
 from altgrad_cli.training.watch.collapse import collapse_words, is_full_speed
@@ -120,7 +120,8 @@ def evaluate(run: Run) -> Iterator[Event]:
         step=state.step,
         validation_loss=deployed,
         validation_loss_master=master,
-        perplexity=perplexity(deployed),
+        perplexity=perplexity(deployed) if state.subject.scores is None else None,
+        scores=evaluation_scores(state, run.validation),
     )
     evaluation = run.monitors.validation.update(deployed)
     if evaluation.is_best and run.archive is not None and config.runtime.checkpoint_interval and state.step:

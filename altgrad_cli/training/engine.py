@@ -149,7 +149,7 @@ def _take_step(run: Run) -> Iterator[Event]:
     # 9 decide to stop, emit
     metrics = measured.metrics
     metrics["learning_rate"] = step.learning_rate
-    metrics["tokens_per_second"] = batch.y.numel() / (time.perf_counter() - started)
+    metrics["tokens_per_second"] = batch.x.numel() / (time.perf_counter() - started)
     monitors.history.append({"step": number, **metrics})
     shown = measured.restricted(config.monitors, number, state.layer_names)
     yield StepCompleted(

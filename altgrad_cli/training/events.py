@@ -65,6 +65,9 @@ class Evaluated(Event):
     validation_loss: Number
     validation_loss_master: Number
     perplexity: Number
+    """None where the loss is not one a token."""
+    scores: Mapping[str, Number] = field(default_factory=dict)
+    """What the subject says of the deployed model beside the loss, by metric: F1 of labels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

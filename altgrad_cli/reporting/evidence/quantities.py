@@ -31,6 +31,7 @@ RULES: dict[str, float] = {
     "borderline.width": thresholds.EDGE_WIDTH,
     "seed.spread": thresholds.SEED_SPREAD,
     "ends.apart": thresholds.ENDS_APART_FROM,
+    "ends.apart.labels": thresholds.ENDS_APART_FROM_LABELS,
     "underflowed.from": thresholds.UNDERFLOWED_FROM,
     "saturated.from": thresholds.SATURATED_FROM,
     "stall.from": thresholds.STALL_FROM,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from altgrad_cli.errors import UsageError
 from altgrad_cli.metrics.noise import paired_interval
-from altgrad_cli.metrics.verdict import recovered_fraction
+from altgrad_cli.metrics.verdict import loss_scale, recovered_fraction
 from altgrad_cli.notation import format_value
 from altgrad_cli.reporting.blocks.document import Table, TableColumn, table_of
 from altgrad_cli.reporting.blocks.sources import ROW, Source, cited, parse_source
@@ -84,7 +84,8 @@ class Evidence:
         loss, frozen, fp32 = (run.validation.at(step) if run is not None else None for run in runs)
         if loss is None or frozen is None or fp32 is None:
             return None
-        return recovered_fraction(loss, frozen=frozen, fp32=fp32)
+        apart_from = loss_scale(log.subject).ends_apart_from
+        return recovered_fraction(loss, frozen=frozen, fp32=fp32, apart_from=apart_from)
 
     def value(self, source: str) -> object:
         """The value that ``source`` names, None where not measured; UsageError where it names nothing."""

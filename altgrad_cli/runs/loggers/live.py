@@ -75,7 +75,11 @@ class LiveView:
                 self._completed(event)
             case Evaluated():
                 self._validation = event.validation_loss
-                self.say(f"step {event.step}: validation loss {decimals(event.validation_loss, 4)}")
+                scores = (
+                    f", {name.replace('_', ' ')} {decimals(value, 3)}" for name, value in event.scores.items()
+                )
+                loss = decimals(event.validation_loss, 4)
+                self.say(f"step {event.step}: validation loss {loss}{''.join(scores)}")
             case Alert():
                 self._alerts.append(event)
             case InterventionApplied() if event.name != "rescale":

@@ -51,6 +51,7 @@ def evaluation_row(event: Evaluated) -> dict[str, float]:
         "validation_loss": event.validation_loss,
         "validation_loss_master": event.validation_loss_master,
         "perplexity": event.perplexity,
+        **event.scores,
     }
     return {f"{_RUN_SECTION}/{name}": value for name, value in values.items() if value is not None}
 

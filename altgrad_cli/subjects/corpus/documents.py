@@ -17,13 +17,13 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from altgrad_cli.errors import DataError
 from altgrad_cli.subjects.corpus.compression import kind_of
 from altgrad_cli.subjects.corpus.corpus_files import CorpusFile
 from altgrad_cli.subjects.corpus.readers import read_documents
-from altgrad_cli.subjects.corpus.records import Document, Reading
+from altgrad_cli.subjects.corpus.records import LABEL_FIELDS, Document, Reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,24 @@ class Documents:
     source: str
     without_text: int = 0
     """Documents that were left out because there is no text in them."""
+    train_labels: list[tuple[str, ...]] = field(default_factory=list)
+    """Of each training document; empty where labels were not asked for."""
+    validation_labels: list[tuple[str, ...]] = field(default_factory=list)
+    """The same."""
+
+
+def as_documents(
+    train: Sequence[Document], validation: Sequence[Document], source: str, without_text: int = 0
+) -> Documents:
+    """Documents of both splits as their texts and, where they have them, their labels."""
+    return Documents(
+        [document.text for document in train],
+        [document.text for document in validation],
+        source,
+        without_text,
+        [document.labels for document in train if document.labels is not None],
+        [document.labels for document in validation if document.labels is not None],
+    )
 
 
 def load_documents(files: Sequence[CorpusFile], reading: Reading, validation_fraction: float) -> Documents:
@@ -49,19 +67,27 @@ def load_documents(files: Sequence[CorpusFile], reading: Reading, validation_fra
         for document in read_documents(file.path, reading)
     ]
     layouts = Counter(document.layout for document, _ in documents if document.layout)
-    with_text = [(document.text, split) for document, split in documents if document.text.strip()]
+    with_text = [(document, split) for document, split in documents if document.text.strip()]
     place = str(files[0].path if len(files) == 1 else files[0].path.parent)
     if not with_text:
         raise _no_text([document for document, _ in documents], reading.language, place)
-    train = [text for text, split in with_text if split in (None, "train")]
-    validation = [text for text, split in with_text if split == "validation"]
+    labelled = [(document, split) for document, split in with_text if document.labels is not None]
+    if reading.labels and not labelled:
+        raise DataError(
+            "no document has labels",
+            where=place,
+            allowed=f"a list of them in the field {' or '.join(LABEL_FIELDS)}",
+        )
+    kept = labelled if reading.labels else with_text
+    train = [document for document, split in kept if split in (None, "train")]
+    validation = [document for document, split in kept if split == "validation"]
     split_given = bool(validation) or any(file.split == "validation" for file in files)
     if split_given:
         how = _how_given(files)
     else:
         train, validation, how = hold_out(train, validation_fraction)
-    for name, texts in (("training", train), ("validation", validation)):
-        if not texts:
+    for name, inside in (("training", train), ("validation", validation)):
+        if not inside:
             raise DataError(
                 f"the {name} split is empty",
                 where=place,
@@ -70,13 +96,15 @@ def load_documents(files: Sequence[CorpusFile], reading: Reading, validation_fra
                 else "raise data.validation_fraction",
             )
     without_text = len(documents) - len(with_text)
-    for_testing = sum(split == "test" for _, split in with_text)
-    return Documents(
+    for_testing = sum(split == "test" for _, split in kept)
+    without_labels = len(with_text) - len(kept)
+    return as_documents(
         train,
         validation,
         f"{', '.join(layouts)}: {len(train)} training and {len(validation)} validation documents, {how}"
         + (f"; {for_testing} of the test split left out" if for_testing else "")
-        + (f"; {without_text} without text left out" if without_text else ""),
+        + (f"; {without_text} without text left out" if without_text else "")
+        + (f"; {without_labels} without labels left out" if without_labels else ""),
         without_text,
     )
 
@@ -88,19 +116,25 @@ def _how_given(files: Sequence[CorpusFile]) -> str:
     return f"validation from {beside[0]}" + (f" and {len(beside) - 1} more" if len(beside) > 1 else "")
 
 
-def hold_out(texts: Sequence[str], fraction: float) -> tuple[list[str], list[str], str]:
-    """``texts`` split in two by document, or inside its only document; and which of both, in words."""
-    keys = [hashlib.sha256(text.encode()).digest() for text in texts]
+def hold_out(documents: Sequence[Document], fraction: float) -> tuple[list[Document], list[Document], str]:
+    """``documents`` split in two, or their only text cut in two; and which of both, in words.
+
+    What has labels is not cut: both parts would have the same.
+    """
+    keys = [hashlib.sha256(document.text.encode()).digest() for document in documents]
     distinct = sorted(set(keys))
     if len(distinct) <= 1:
-        text = texts[0] if texts else ""
-        cut = int(len(text) * (1 - fraction))
-        parts = ([part] if part.strip() else [] for part in (text[:cut], text[cut:]))
+        whole = documents[0] if documents else Document("", "")
+        if whole.labels is not None:
+            return list(documents), [], "all of one text"
+        cut = int(len(whole.text) * (1 - fraction))
+        texts = (whole.text[:cut], whole.text[cut:])
+        parts = ([replace(whole, text=text)] if text.strip() else [] for text in texts)
         return next(parts), next(parts), f"one document cut at {1 - fraction:.0%}"
     held_out = set(distinct[: min(len(distinct) - 1, max(1, round(len(distinct) * fraction)))])
     return (
-        [text for text, key in zip(texts, keys, strict=True) if key not in held_out],
-        [text for text, key in zip(texts, keys, strict=True) if key in held_out],
+        [document for document, key in zip(documents, keys, strict=True) if key not in held_out],
+        [document for document, key in zip(documents, keys, strict=True) if key in held_out],
         "split by document",
     )
 

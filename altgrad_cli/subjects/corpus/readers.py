@@ -12,7 +12,7 @@ from typing import Any
 from altgrad_cli.errors import DataError
 from altgrad_cli.subjects.corpus.compression import compressions_of, kind_of
 from altgrad_cli.subjects.corpus.content import decode, open_content, whole_text
-from altgrad_cli.subjects.corpus.records import TEXT_FIELDS, Document, Reading, read_record
+from altgrad_cli.subjects.corpus.records import LABEL_FIELDS, TEXT_FIELDS, Document, Reading, read_record
 
 _ONE_A_LINE = (
     "these files have one record a line; if all of the file is one value, or a list of records, call it .json"
@@ -74,7 +74,7 @@ def read_json(path: Path, reading: Reading) -> Iterator[Document]:
 
 
 def read_parquet(path: Path, reading: Reading) -> Iterator[Document]:
-    """One record a row; only the columns that hold text are read. Needs the extra ``parquet``."""
+    """One record a row; only the columns that are asked for are read. Needs the extra ``parquet``."""
     try:
         import pyarrow
         from pyarrow import parquet
@@ -160,7 +160,8 @@ def _refuse_twice(names: Collection[str], where: str) -> None:
 
 
 def _wanted(reading: Reading) -> tuple[str, ...]:
-    return TEXT_FIELDS if reading.text_field is None else (reading.text_field, "data_type")
+    text = TEXT_FIELDS if reading.text_field is None else (reading.text_field, "data_type")
+    return (*text, *LABEL_FIELDS) if reading.labels else text
 
 
 def _from_json(record: object, reading: Reading, where: str) -> Document:

@@ -7,6 +7,9 @@ The layout is told by the fields a record has, never by a file's name, unless ``
     text: language -> text        MultiEURLEX
     text, data_type               LexGLUE's archive: one file, the split named in every record
     text                          LexGLUE and EURLEX57K as data sets on the Hub, and anything else with a text
+
+Labels are a list of names or class ids in ``eurovoc_concepts``, ``concepts`` or ``labels``; MultiEURLEX has a
+list for each level of EuroVoc, of which ``all_levels`` is what the other sets have too.
 """
 
 from __future__ import annotations
@@ -14,13 +17,17 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from altgrad_cli.errors import DataError
 from altgrad_cli.subjects.corpus.content import decode, whole_text
 
 TEXT_FIELDS = ("text", "header", "recitals", "main_body", "data_type")
 """All that is ever read from a record; a Parquet file's other columns stay on disk."""
+
+LABEL_FIELDS = ("eurovoc_concepts", "concepts", "labels")
+"""Where labels are, the first that a record has; read only where they are asked for."""
+_ALL_LEVELS = "all_levels"
 
 SPLIT_NAMES = {
     "train": "train",
@@ -40,6 +47,8 @@ class Reading:
     """Which text of a multilingual record."""
     text_field: str | None = None
     """The field that holds the text; None: told by the layout."""
+    labels: bool = False
+    """Whether labels are read too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +61,8 @@ class Document:
     """``train``, ``validation`` or ``test`` where the record or its file says so."""
     languages: tuple[str, ...] = ()
     """The languages the record has, where it has several."""
+    labels: tuple[str, ...] | None = None
+    """Its labels, each once; None where it has none, not even an empty list, or they were not asked for."""
     no_field: DataError | None = None
     """Set where the field for the text is missing: what to raise if all records of a file lack it."""
 
@@ -62,9 +73,15 @@ def read_record(
     """The document in a record, of empty text where the field is null or lacks the language.
 
     ``fields`` are the names of all fields where ``record`` holds only some of them (Parquet).
-    Raises DataError for what is neither text nor null.
+    Raises DataError for what is neither text nor null, and for what is no list of labels.
     """
-    fields = record.keys() if fields is None else fields
+    document = _read_text(record, reading, where, record.keys() if fields is None else fields)
+    return replace(document, labels=_labels_of(record, where)) if reading.labels else document
+
+
+def _read_text(
+    record: Mapping[str, object], reading: Reading, where: str, fields: Collection[str]
+) -> Document:
     if "main_body" in fields and reading.text_field is None:
         kind = "one JSON a document" if "concepts" in fields else "header, recitals and main_body"
         return Document(whole_text(_join_parts(record, where), where), f"EURLEX57K ({kind})")
@@ -109,6 +126,23 @@ def _text_of(value: object, field: str, where: str) -> str:
             allowed="a string, or a list of strings",
         )
     return value
+
+
+def _labels_of(record: Mapping[str, object], where: str) -> tuple[str, ...] | None:
+    """The labels of a record in their order; of a mapping of levels those of all levels."""
+    field = next((name for name in LABEL_FIELDS if record.get(name) is not None), None)
+    if field is None:
+        return None
+    value = record[field]
+    if isinstance(value, Mapping):
+        value = value.get(_ALL_LEVELS)
+    if not isinstance(value, list) or not all(type(label) in (str, int) for label in value):
+        raise DataError(
+            f"the field {field} holds {type(record[field]).__name__}, not labels",
+            where=where,
+            allowed=f"a list of names or numbers, or a mapping with such a list under {_ALL_LEVELS}",
+        )
+    return tuple(dict.fromkeys(str(label) for label in value))
 
 
 def _no_field(

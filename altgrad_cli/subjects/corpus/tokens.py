@@ -23,12 +23,12 @@ from altgrad_cli.errors import DataError
 from altgrad_cli.subjects.corpus import token_cache
 from altgrad_cli.subjects.corpus.content import unreadable
 from altgrad_cli.subjects.corpus.corpus_files import CorpusFile, find_files
-from altgrad_cli.subjects.corpus.documents import Documents, hold_out, load_documents
+from altgrad_cli.subjects.corpus.documents import Documents, as_documents, hold_out, load_documents
 from altgrad_cli.subjects.corpus.hub import fetch
-from altgrad_cli.subjects.corpus.records import Reading
+from altgrad_cli.subjects.corpus.records import Document, Reading
 from altgrad_cli.subjects.corpus.token_cache import CachedTokens
 from altgrad_cli.subjects.corpus.tokenizers import Tokenizer, byte_tokenizer, gpt2_tokenizer, train_bpe
-from altgrad_cli.subjects.legal_english.legislator import draft_acts
+from altgrad_cli.subjects.legal_english.legislator import draft_statute_book
 
 _log = logging.getLogger("altgrad_cli.data")
 
@@ -61,16 +61,9 @@ def load_corpus(config: DataConfig, block_size: int) -> Corpus:
 
     Raises DataError when the corpus cannot be found, read, tokenized or split, or is too short.
     """
-    files = _files(config)
-    key = _cache_key(config, files)
-    folder = token_cache.cache_folder(config.cache_dir)
-    path = None if folder is None else folder / "tokens" / f"{key[:40]}.safetensors"
-    tokens = None if path is None else token_cache.open_tokens(path, key)
-    if tokens is None:
-        tokens = _prepare(config, files)
-        if path is not None and token_cache.store_tokens(path, key, tokens):
-            tokens = token_cache.open_tokens(path, key) or tokens
-    split, part = _evaluated(tokens.validation, config.evaluate_on)
+    tokens = prepared_tokens(config)
+    split, inside = evaluated_part(len(tokens.validation), config.evaluate_on)
+    part = tokens.validation[inside]
     for named, ids in (("training split", tokens.train), (split, part)):
         if len(ids) <= block_size:
             raise DataError(
@@ -78,14 +71,41 @@ def load_corpus(config: DataConfig, block_size: int) -> Corpus:
                 where=str(config.path or config.hub or "data"),
                 hint="use more text, a smaller block, or another data.validation_fraction",
             )
-    about: Mapping[str, Any] = tokens.about
-    if about["without_text"]:
+    return replace(whole_corpus(tokens), validation=part)
+
+
+def prepared_tokens(config: DataConfig, *, labelled: bool = False) -> CachedTokens:
+    """Both splits of the configured corpus as token ids, through the cache.
+
+    Args:
+        labelled: only the documents that have labels, each tokenized by itself; ``about["documents"]`` then
+            has of each split the documents' numbers of tokens (``lengths``) and their ``labels``.
+
+    Raises:
+        DataError: as ``load_corpus``, or no document has labels.
+    """
+    files = _files(config)
+    key = _cache_key(config, files, labelled=labelled)
+    folder = token_cache.cache_folder(config.cache_dir)
+    path = None if folder is None else folder / "tokens" / f"{key[:40]}.safetensors"
+    tokens = None if path is None else token_cache.open_tokens(path, key)
+    if tokens is None:
+        tokens = _prepare(config, files, labelled=labelled)
+        if path is not None and token_cache.store_tokens(path, key, tokens):
+            tokens = token_cache.open_tokens(path, key) or tokens
+    if tokens.about["without_text"]:
         place = config.path or config.hub
-        _log.warning("%s: left out %d documents without text", place, about["without_text"])
+        _log.warning("%s: left out %d documents without text", place, tokens.about["without_text"])
+    return tokens
+
+
+def whole_corpus(tokens: CachedTokens) -> Corpus:
+    """Both splits, whole."""
+    about: Mapping[str, Any] = tokens.about
     tokenizer = _tokenizer_from_json(about["tokenizer"])
     return Corpus(
         train=tokens.train,
-        validation=part,
+        validation=tokens.validation,
         tokenizer=tokenizer.name,
         vocab_size=tokenizer.vocab_size,
         fingerprint=about["fingerprint"],
@@ -94,13 +114,16 @@ def load_corpus(config: DataConfig, block_size: int) -> Corpus:
     )
 
 
-def _evaluated(validation: np.ndarray, part: str) -> tuple[str, np.ndarray]:
-    """The tokens of ``data.evaluate_on``, and what they are called; the halves have no token in common."""
-    middle = len(validation) // 2
+def evaluated_part(length: int, part: str) -> tuple[str, slice]:
+    """Where ``data.evaluate_on`` lies in a validation split of ``length``, and what it is called.
+
+    The halves have nothing in common.
+    """
+    middle = length // 2
     return {
-        "validation": ("validation split", validation),
-        "tuning": ("first half of the validation split (tuning)", validation[:middle]),
-        "final": ("second half of the validation split (final)", validation[middle:]),
+        "validation": ("validation split", slice(length)),
+        "tuning": ("first half of the validation split (tuning)", slice(middle)),
+        "final": ("second half of the validation split (final)", slice(middle, length)),
     }[part]
 
 
@@ -116,7 +139,7 @@ def _files(config: DataConfig) -> list[CorpusFile]:
     return []
 
 
-def _cache_key(config: DataConfig, files: Sequence[CorpusFile]) -> str:
+def _cache_key(config: DataConfig, files: Sequence[CorpusFile], *, labelled: bool) -> str:
     """sha256 over everything that the tokens depend on."""
     settings = [
         config.hub,
@@ -124,6 +147,7 @@ def _cache_key(config: DataConfig, files: Sequence[CorpusFile]) -> str:
         config.language,
         config.text_field,
         config.validation_fraction,
+        *(["labelled"] if labelled else []),
     ]
     digest = hashlib.sha256(json.dumps(settings).encode())
     for code in sorted(Path(__file__).parents[1].glob("*/*.py")):
@@ -138,21 +162,28 @@ def _cache_key(config: DataConfig, files: Sequence[CorpusFile]) -> str:
     return digest.hexdigest()
 
 
-def _prepare(config: DataConfig, files: Sequence[CorpusFile]) -> CachedTokens:
+def _prepare(config: DataConfig, files: Sequence[CorpusFile], *, labelled: bool) -> CachedTokens:
     """Reads, splits and tokenizes the corpus."""
     gpt2 = gpt2_tokenizer() if config.tokenizer == "gpt2" else None  # fails before a long read, not after
-    documents = _documents(config, files)
+    documents = _documents(config, files, labelled=labelled)
     size = bpe_vocabulary_size(config.tokenizer)
     tokenizer = gpt2 or (byte_tokenizer() if size is None else train_bpe(documents.train, size))
-    train, validation = tokenizer.encode(documents.train), tokenizer.encode(documents.validation)
     described = _tokenizer_to_json(tokenizer)
     digest = hashlib.sha256(json.dumps(described).encode())
+    about: dict[str, object] = {}
+    if labelled:
+        train, of_train = _each(tokenizer, documents.train, documents.train_labels)
+        validation, of_validation = _each(tokenizer, documents.validation, documents.validation_labels)
+        about["documents"] = {"train": of_train, "validation": of_validation}
+        digest.update(json.dumps(about).encode())
+    else:
+        train, validation = tokenizer.encode(documents.train), tokenizer.encode(documents.validation)
     for ids in (train, validation):
         digest.update(len(ids).to_bytes(8, "little") + ids.astype("<u4").tobytes())
     source = documents.source
     if size is not None and tokenizer.vocab_size < size:
         source += f"; {tokenizer.vocab_size} symbols only, as the text has no more pairs to merge"
-    about = {
+    about |= {
         "source": source,
         "fingerprint": digest.hexdigest(),
         "tokenizer": described,
@@ -161,13 +192,22 @@ def _prepare(config: DataConfig, files: Sequence[CorpusFile]) -> CachedTokens:
     return CachedTokens(train, validation, about)
 
 
-def _documents(config: DataConfig, files: Sequence[CorpusFile]) -> Documents:
+def _each(
+    tokenizer: Tokenizer, texts: Sequence[str], labels: Sequence[Sequence[str]]
+) -> tuple[np.ndarray, dict[str, object]]:
+    """The texts, each by itself, behind one another; and what is said about the documents."""
+    ids = [tokenizer.encode([text]) for text in texts]
+    return np.concatenate(ids), {"lengths": [len(text) for text in ids], "labels": [*map(list, labels)]}
+
+
+def _documents(config: DataConfig, files: Sequence[CorpusFile], *, labelled: bool) -> Documents:
     if files:
-        reading = Reading(config.language, config.text_field)
+        reading = Reading(config.language, config.text_field, labels=labelled)
         documents = load_documents(files, reading, config.validation_fraction)
         return replace(documents, source=f"{config.hub}, {documents.source}") if config.hub else documents
-    train, validation, how = hold_out(draft_acts(), config.validation_fraction)
-    return Documents(
+    acts = [Document(act.text, "", labels=act.labels if labelled else None) for act in draft_statute_book()]
+    train, validation, how = hold_out(acts, config.validation_fraction)
+    return as_documents(
         train,
         validation,
         f"embedded legal English: {len(train)} training and {len(validation)} validation documents, {how}",

@@ -1,4 +1,4 @@
-"""What the linear layers of the GPT are, by name; no torch is needed to know it."""
+"""What the linear layers of the GPT are, whatever its head, by name; no torch is needed to know it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from altgrad_cli.surgery.precision_plan import LayerKind
 
 def layer_kind(name: str) -> LayerKind:
     """The kind of the linear layer ``name``."""
-    if name == "lm_head":
+    if name in ("lm_head", "label_head"):
         return "head"
     return "normalised" if name.endswith((".c_attn", ".c_fc")) else "hidden"
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from altgrad_cli.config.model import ModelConfig
 
-_linear = partial(nn.Linear, bias=False)
+linear = partial(nn.Linear, bias=False)
 _norm = partial(nn.LayerNorm, bias=False)
 
 
@@ -25,8 +25,8 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.n_head = config.n_head
-        self.c_attn = _linear(config.n_embd, 3 * config.n_embd)
-        self.c_proj = _linear(config.n_embd, config.n_embd)
+        self.c_attn = linear(config.n_embd, 3 * config.n_embd)
+        self.c_proj = linear(config.n_embd, config.n_embd)
         self.drop = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,8 +41,8 @@ class MLP(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.c_fc = _linear(config.n_embd, 4 * config.n_embd)
-        self.c_proj = _linear(4 * config.n_embd, config.n_embd)
+        self.c_fc = linear(config.n_embd, 4 * config.n_embd)
+        self.c_proj = linear(4 * config.n_embd, config.n_embd)
         self.drop = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -64,8 +64,8 @@ class Block(nn.Module):
         return x + self.mlp(self.ln_2(x))
 
 
-class GPT(nn.Module):
-    """Tokens (B, T) in, logits (B, T, V) out. The head's weight is the token embedding's."""
+class Body(nn.Module):
+    """What is below a head: tokens (B, T) become features (B, T, C), normalised."""
 
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
         super().__init__()
@@ -75,15 +75,27 @@ class GPT(nn.Module):
         self.drop = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = _norm(config.n_embd)
-        self.lm_head = _linear(config.n_embd, vocab_size)
-        self.lm_head.weight = self.wte.weight
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def features(self, tokens: Tensor) -> Tensor:
+        """(B, T, C); position t knows of the tokens up to t and of no later one."""
         x = self.wte(tokens) + self.wpe.weight[: tokens.shape[1]]
         x = self.drop(x)
         for block in self.blocks:
             x = block(x)
-        return self.lm_head(self.ln_f(x))
+        features: Tensor = self.ln_f(x)
+        return features
+
+
+class GPT(Body):
+    """Tokens (B, T) in, logits (B, T, V) out. The head's weight is the token embedding's."""
+
+    def __init__(self, config: ModelConfig, vocab_size: int) -> None:
+        super().__init__(config, vocab_size)
+        self.lm_head = linear(config.n_embd, vocab_size)
+        self.lm_head.weight = self.wte.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.lm_head(self.features(tokens))
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, *, reduction: str = "mean") -> Tensor:
@@ -92,7 +104,7 @@ def cross_entropy(logits: Tensor, targets: Tensor, *, reduction: str = "mean") -
 
 
 @torch.no_grad()
-def initialize(model: GPT, generator: torch.Generator) -> None:
+def initialize(model: Body, generator: torch.Generator) -> None:
     """nanoGPT's initialisation: N(0, 0.02), residual projections narrowed by sqrt(2 n_layer).
 
     ``generator`` is on the CPU: the initial bits do not depend on the device.

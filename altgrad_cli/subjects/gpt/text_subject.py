@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from altgrad_cli.config.model import ModelConfig
 from altgrad_cli.config.run import TrainConfig
-from altgrad_cli.subjects.corpus.batches import draw_batch
+from altgrad_cli.subjects.corpus.batches import batch_at, draw_batch
 from altgrad_cli.subjects.corpus.tokens import Corpus, load_corpus
 from altgrad_cli.subjects.gpt.layer_names import layer_kind
 from altgrad_cli.subjects.gpt.model import GPT, cross_entropy, initialize
@@ -66,6 +66,13 @@ def gpt_takes(config: TrainConfig, weights: Mapping[str, Tensor], batch: Batch) 
         and int(both.min()) >= 0
         and int(both.max()) < vocabulary
     )
+
+
+def windows_again(corpus: Corpus, offsets: Sequence[int], width: int) -> Batch | None:
+    """The training batch of so many tokens a row at ``offsets``; None where one is not in the corpus."""
+    last = len(corpus.train) - width - 1
+    held = all(0 <= offset <= last for offset in offsets)
+    return batch_at(corpus.train, offsets, width) if held else None
 
 
 def vocabulary_of(weights: Mapping[str, Tensor]) -> int:

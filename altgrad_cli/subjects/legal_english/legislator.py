@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import accumulate
+from typing import NamedTuple
 
 from altgrad_cli.subjects.legal_english.grammar import GRAMMAR, SUBJECTS
 
@@ -169,26 +170,32 @@ def capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+class Act(NamedTuple):
+    """One act, and what it was drawn to be: its matter, its kind and the institution that adopts it."""
+
+    text: str
+    labels: tuple[str, str, str]
+
+
 def draft_acts(acts: int = ACTS, seed: int = SEED) -> list[str]:
-    """The statute book: ``acts`` acts of some 6 kB each, oldest first; equal arguments, equal text."""
+    """The texts of ``draft_statute_book``."""
+    return [act.text for act in draft_statute_book(acts, seed)]
+
+
+def draft_statute_book(acts: int = ACTS, seed: int = SEED) -> list[Act]:
+    """``acts`` acts of some 6 kB each, oldest first; equal arguments, equal text."""
     rng = random.Random(seed)
     citations: list[str] = []
     return [draft_act(rng, number, citations) for number in range(acts)]
 
 
-def draft_act(rng: random.Random, number: int, citations: list[str]) -> str:
+def draft_act(rng: random.Random, number: int, citations: list[str]) -> Act:
     """The next act; its own citation is appended to ``citations``."""
     year = FIRST_YEAR + number // ACTS_A_YEAR
     weights = zipf(len(STATUTES))
     subject = STATUTES[bisect(weights, rng.random() * weights[-1])]
     paragraphs = [2, 0] + [1 + int(rng.random() * 4) for _ in range(5 + int(rng.random() * 9))] + [3, 3, 3, 1]
-    draft = Draft(
-        rng=rng,
-        slots=dict(subject),
-        year=year,
-        paragraphs=paragraphs,
-        annexes=1 + int(rng.random() * 3),
-    )
+    draft = Draft(rng, dict(subject), year, paragraphs, annexes=1 + int(rng.random() * 3))
     others = [row for row in STATUTES if row is not subject]
     draft.slots["earlier_act"] = citations or ["the Treaty of Little Quorum"]
     draft.slots["other_thing"] = [row["thing"][0] for row in others]
@@ -216,7 +223,7 @@ def draft_act(rng: random.Random, number: int, citations: list[str]) -> str:
         ]
     )
     citations.append(citation)
-    return text
+    return Act(text, (subject["thing"][0], kind, body))
 
 
 def define_terms(draft: Draft) -> list[str]:
@@ -273,10 +280,7 @@ def enacting_terms(draft: Draft, definitions: list[str]) -> list[str]:
         ("Penalties", [draft.fill(part) for part in RULES["penalties"]]),
         ("Committee procedure", [draft.fill(part) for part in RULES["committee"]]),
         ("Evaluation and review", [draft.fill(part) for part in RULES["review"]]),
-        (
-            "Entry into force",
-            [draft.say("entry_into_force")],
-        ),
+        ("Entry into force", [draft.say("entry_into_force")]),
     ]
     lines = []
     for number, (heading, body) in enumerate(articles, start=1):

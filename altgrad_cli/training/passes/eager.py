@@ -10,6 +10,7 @@ bits.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,7 +30,7 @@ class PassResult:
     """What one pass gave; tensors stay on the device, nothing was waited for."""
 
     loss: Tensor
-    """0-d, nats per token."""
+    """0-d, nats per token or label."""
     gradient: Tensor
     """Flat, aligned with ``FlatParameters.values``."""
     stats: Tensor | None
@@ -192,3 +193,13 @@ def evaluation_loss(state: TrainState, batches: list[Batch], plan: PrecisionPlan
         for batch in batches:
             total += state.loss(batch).double()
     return total / len(batches)
+
+
+@torch.no_grad()
+def evaluation_scores(state: TrainState, batches: Sequence[Batch]) -> Mapping[str, float]:
+    """What the subject says of the deployed model beside the loss; {} where it says nothing."""
+    if state.subject.scores is None:
+        return {}
+    with state.slot.use(deployed_rounding(state, state.plan)):
+        outputs = [state.model(batch.x.to(state.device)) for batch in batches]
+    return state.subject.scores(batches, outputs)

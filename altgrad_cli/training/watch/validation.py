@@ -29,7 +29,7 @@ class ValidationLoss:
         self.evaluations_without_gain = 0
 
     def update(self, loss: float) -> Evaluation:
-        """Take in the loss of one evaluation, nats per token."""
+        """Take in the loss of one evaluation, nats per token or label."""
         better = math.isfinite(loss) and (self.best is None or loss < self.best)
         if better:
             self.best = loss

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from altgrad_cli.config.precision import REGIME_ROLES, ROLE_LETTERS, Role
 from altgrad_cli.formats import FP8Format, parse_format
 from altgrad_cli.metrics.thresholds import FAILED_BELOW, TRAINED_FROM
+from altgrad_cli.metrics.verdict import loss_scale
 from altgrad_cli.notation import format_value, short_layer
 from altgrad_cli.reporting.blocks import figures
 from altgrad_cli.reporting.blocks.document import Picture, Text, picture
@@ -23,12 +24,17 @@ from altgrad_cli.runs.record import RunRecord
 from altgrad_cli.runs.series import LayerSeries
 
 STEP = "training step"
-LOSS = "loss (nats per token)"
 FEW = 3
 """Runs up to which the raw losses are drawn too."""
 ROLE_WORDS = {role: role.replace("_", " ") for role in REGIME_ROLES["uniform"]}
 ROLE_WORDS["gradients"] = "output gradients"
 ROLE_KEY = ", ".join(f"{ROLE_LETTERS[role]} {words}" for role, words in ROLE_WORDS.items())
+
+
+def loss_axis(runs: Iterable[RunRecord]) -> str:
+    """What stands beside an axis of the losses of ``runs``."""
+    units = sorted({loss_scale(log.subject).unit for log in runs})
+    return f"loss ({' or '.join(units)})"
 
 
 def run_color(log: RunRecord) -> str:
@@ -202,7 +208,7 @@ def loss_figure(runs: Sequence[RunRecord], minor: Collection[str] = ()) -> figur
         return None
     by_label = {curve.label: curve for curve in curves}
     marks = [_mark(log, by_label[log.name]) for log in runs if log.name in by_label and collapse_step(log)]
-    return figures.LineFigure("loss", "Training loss", STEP, LOSS, tuple(curves), tuple(marks))
+    return figures.LineFigure("loss", "Training loss", STEP, loss_axis(runs), tuple(curves), tuple(marks))
 
 
 def _curve(
@@ -237,7 +243,7 @@ def validation_figure(runs: Sequence[RunRecord], minor: Collection[str] = ()) ->
     if not curves:
         return None
     title = "Validation loss of the deployed model"
-    return figures.LineFigure("validation", title, STEP, LOSS, tuple(curves))
+    return figures.LineFigure("validation", title, STEP, loss_axis(runs), tuple(curves))
 
 
 def recovery_figure(

@@ -37,7 +37,8 @@ MAX_PANELS = 6
 
 _VERDICTS = (
     *("grade", "recovered_fraction", "recovered_fraction.step", "cause", "format_studied", "regime", "ended"),
-    *("onset", "collapse.detected", "last(validation_loss)", "last(loss)", "end(bit_stall_rate)"),
+    *("onset", "collapse.detected", "last(validation_loss)", "last(loss)"),
+    *("last(micro_f1)", "last(macro_f1)", "end(bit_stall_rate)"),
     *(
         "end(update_transfer)",
         "last(effective_rank)",
@@ -51,6 +52,7 @@ _VERDICTS = (
 def verdicts(scope: Scope) -> Section | None:
     """One row a run: how it ended, how good it was, and why it fell short."""
     table = scope.evidence.table("run", scope.evidence.runs, _VERDICTS)
+    labels = any(log.subject == "eurovoc" for log in scope.runs)
     key = (
         "Losses are those of the last step and of the last evaluation; bit-stall and tau are means over the "
         f"last {scope.evidence.cite('rule: end.window')} steps; "
@@ -61,7 +63,7 @@ def verdicts(scope: Scope) -> Section | None:
         "not applied because something was not finite; trained from "
         f"{scope.evidence.cite('rule: trained.from')}, failed below "
         f"{scope.evidence.cite('rule: failed.below')}; no verdict where the two controls are less than "
-        f"{scope.evidence.cite('rule: ends.apart')} nats apart."
+        f"{scope.evidence.cite('rule: ends.apart.labels' if labels else 'rule: ends.apart')} nats apart."
     )
     return section("Verdicts", headline(scope), table, Text(key))
 

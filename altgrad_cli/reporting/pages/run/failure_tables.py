@@ -137,7 +137,16 @@ def rank(scope: Scope, log: RunRecord) -> Section | None:
 
 
 _TREND = (
-    *("loss", "validation_loss", "gradient_norm", "gradient_sparsity", "bit_stall_rate", "update_transfer"),
+    *(
+        "loss",
+        "validation_loss",
+        "micro_f1",
+        "macro_f1",
+        "gradient_norm",
+        "gradient_sparsity",
+        "bit_stall_rate",
+        "update_transfer",
+    ),
     *("persistent_stall_rate", "overflow_rate/gradients", "underflow_rate/gradients", "gradient_cosine"),
     *("codes_used/stored_weights", "effective_rank"),
 )
