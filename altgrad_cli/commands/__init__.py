@@ -7,9 +7,8 @@ diagnose_checkpoint  What failed, where first, why, and what would have saved it
 failures             The one place where a failure becomes a message and an exit code
 inspect_format       What a number format can represent
 listings             `ls` and `configs`: what lies in a folder, and what ships
-plan_view            What --dry-run prints
 report               What the logs of runs and sweeps say
 sweep                Every format and its controls, side by side
-sweep_view           What `sweep` shows: the arms as they run, and the table they end in
 train                One run, watched, logged, resumable
+views                What they show of a plan and of a sweep
 """

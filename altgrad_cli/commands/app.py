@@ -9,9 +9,11 @@ should read. Modules are loaded when their command is asked for, so they import 
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from itertools import zip_longest
 from typing import Annotated, Any, TypeAlias
 
 import typer
@@ -40,6 +42,8 @@ Exit codes:
     3  a training run ended in collapse
   130  interrupted"""
 _CONTEXT = {"help_option_names": ["-h", "--help"]}
+_VALUE = re.compile(r"[-+]?[.\d][^=]*$")
+"""What an option with an optional value takes for one; anything else is the next word of the command line."""
 Click: TypeAlias = Any
 """A command, a context or a formatter of the parser below Typer, which keeps its types to itself."""
 
@@ -70,7 +74,20 @@ def _help_text(docstring: str) -> str:
 
 
 class AltgradCommand(TyperCommand):
-    """One command; a metavar that brings its own brackets is shown in the usage as it is written."""
+    """One command; a metavar that brings its own brackets is shown in the usage as it is written.
+
+    An option with such a metavar may be given without its value, which is then "": a value begins with a
+    digit, a point or a sign, and holds no "=", so that no configuration and no override is taken for one.
+    """
+
+    def parse_args(self, ctx: Click, args: list[str]) -> list[str]:
+        """Take the words of the command line."""
+        bare = [name for each in self.params if str(each.metavar).startswith("[") for name in each.opts]
+        filled = []
+        for word, following in zip_longest(args, args[1:], fillvalue=""):
+            has_none = word.startswith("--") and word in bare and not _VALUE.match(following)
+            filled += [f"{word}="] if has_none else [word]
+        return super().parse_args(ctx, filled)
 
     def collect_usage_pieces(self, ctx: Click) -> list[str]:
         """The parts of the usage line."""

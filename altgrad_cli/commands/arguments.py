@@ -61,6 +61,15 @@ def complete_axis() -> list[str]:
     return [f"{key}={','.join(_values(key, ''))}" for key in _defaults()]
 
 
+def complete_rule(incomplete: str) -> list[str]:
+    """Update rules, plain and rounded stochastically; behind a comma, the next of a list."""
+    from altgrad_cli.config.update_rules import RULES
+    from altgrad_cli.sweeps.specification import ROUNDED_STOCHASTICALLY
+
+    earlier, comma, _ = incomplete.rpartition(",")
+    return [f"{earlier}{comma}{each}{end}" for each in RULES for end in ("", ROUNDED_STOCHASTICALLY)]
+
+
 def complete_format(incomplete: str) -> list[str]:
     """Format names, in small letters where those are typed; behind a comma, the next of a list."""
     from altgrad_cli.formats.names import FORMAT_REGISTRY

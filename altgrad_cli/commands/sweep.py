@@ -17,11 +17,12 @@ from altgrad_cli.commands.arguments import (
     ConfigArguments,
     complete_axis,
     complete_format,
+    complete_rule,
     split_config_and_overrides,
 )
 from altgrad_cli.commands.console import Output, data_console, print_json, say, talk_console
 from altgrad_cli.commands.failures import COLLAPSED, FAILED, INTERRUPTED, OK
-from altgrad_cli.commands.plan_view import show_sweep_plan
+from altgrad_cli.commands.views.plan_view import show_sweep_plan
 from altgrad_cli.errors import UsageError
 from altgrad_cli.files import remove_empty
 
@@ -36,6 +37,7 @@ EXAMPLES = (
     "altgrad sweep data.path=law.jsonl data.tokenizer=bpe:4096 --out runs/law",
     "altgrad sweep --order e7m0 --attribute --with-interventions",
     "altgrad sweep --seeds 42,43,44 --set learning_rate=2e-4,6e-4",
+    "altgrad sweep --order e5m2,e7m0 --rules adamw,adamw+stochastic,compensated --tune --seeds 42,43,44",
     "altgrad sweep --dry-run",
     "altgrad sweep --resume runs/law",
 )
@@ -49,6 +51,21 @@ def sweep(
             metavar="FORMATS",
             help="Formats, in the order in which they run.",
             autocompletion=complete_format,
+        ),
+    ] = None,
+    rules: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RULES",
+            help="Update rules, each with its own controls; RULE+stochastic rounds its update so.",
+            autocompletion=complete_rule,
+        ),
+    ] = None,
+    tune: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[RATES]",
+            help="Every arm, controls too, at its best learning rate (default: half a decade round its own).",
         ),
     ] = None,
     out: Annotated[
@@ -102,19 +119,23 @@ def sweep(
     A format that collapses is a result: the sweep goes on and exits 0.
     """
     from altgrad_cli.config.loading import load_config
+    from altgrad_cli.config.run import TrainConfig
     from altgrad_cli.sweeps.specification import (
         DEFAULT_ORDER,
         SweepSpec,
         parse_axes,
         parse_order,
+        parse_rates,
+        parse_rules,
         parse_seeds,
     )
 
     jobs = jobs or available_cores()
     if resume is not None:
-        options = {"--order": order, "--seeds": seeds, "--set": axes, "--out": out}
+        options = {"--order": order, "--seeds": seeds, "--set": axes, "--out": out, "--rules": rules}
+        given = [name for name, value in options.items() if value] + ["--tune"] * (tune is not None)
         folder = resume
-        asked = _reopen(folder, [*(arguments or ()), *(name for name, value in options.items() if value)])
+        asked = _reopen(folder, [*(arguments or ()), *given])
         spec = replace(
             asked,
             attribute=asked.attribute or attribute,
@@ -125,11 +146,15 @@ def sweep(
         overrides += [f"runtime.device={device}"] if device else []
         overrides += [f"wandb.mode={wandb}"] if wandb else []
         base = load_config(name, overrides)
+        said = any(override.partition("=")[0].strip() == "learning_rate" for override in overrides)
         spec = SweepSpec(
             base=base,
             order=DEFAULT_ORDER if order is None else parse_order(order),
             seeds=(base.seed,) if seeds is None else parse_seeds(seeds),
             axes=parse_axes(axes or ()),
+            rules=parse_rules(rules or ""),
+            tune=None if tune is None else parse_rates(tune),
+            own_rates=not said and base.learning_rate == TrainConfig().learning_rate,
             retries=retries,
             with_interventions=with_interventions,
             attribute=attribute,
@@ -167,12 +192,12 @@ def _reopen(folder: Path, given: Sequence[str]) -> SweepSpec:
 
 
 def _run(spec: SweepSpec, folder: Path, jobs: int, output: Output, *, new: bool) -> int:
-    from altgrad_cli.commands.sweep_view import SweepView
+    from altgrad_cli.commands.views.sweep_view import SweepView
     from altgrad_cli.runs.folder import create_folder
     from altgrad_cli.runs.loggers.warnings import warnings_as_lines
     from altgrad_cli.runs.signals import STOP_INTERRUPTS, handled
     from altgrad_cli.subjects.built_in import read_corpus
-    from altgrad_cli.sweeps.comparison import compare_seeds
+    from altgrad_cli.sweeps.comparison import compare_seeds, loss_gaps
     from altgrad_cli.sweeps.engine import run_sweep
     from altgrad_cli.sweeps.executors.local import LocalExecutor
 
@@ -185,7 +210,9 @@ def _run(spec: SweepSpec, folder: Path, jobs: int, output: Output, *, new: bool)
     with warnings_as_lines(lambda text: say(f"warning: {text}")):
         # Tokenized once, before the workers ask: a corpus that cannot be used ends the sweep here.
         for config in {variation.base for variation in spec.variations()}:
-            read_corpus(config)
+            # Of the halves of the validation split the first is never the longer one.
+            part = config.data.evaluate_on if spec.tune is None else "tuning"
+            read_corpus(replace(config, data=replace(config.data, evaluate_on=part)))
     made = create_folder(folder) if new else []
     executor = LocalExecutor(jobs)
     try:
@@ -199,7 +226,8 @@ def _run(spec: SweepSpec, folder: Path, jobs: int, output: Output, *, new: bool)
         _send_reports(record, view.note)
     if output.as_json:
         comparisons = [found.to_json() for found in compare_seeds(record.planned, record.findings)]
-        print_json(SCHEMA, {**record.to_json(), "comparisons": comparisons})
+        gaps = [found.to_json() for found in loss_gaps(record.planned, record.findings)]
+        print_json(SCHEMA, {**record.to_json(), "comparisons": comparisons, "loss_gaps": gaps})
     elif record.findings:
         _print_results(record)
     resume = f"altgrad sweep --resume {shlex.quote(str(folder))}"
@@ -226,7 +254,7 @@ def _send_reports(record: SweepRecord, warn: Callable[[str], object]) -> None:
     from altgrad_cli.runs.loggers.wandb import wandb_listeners
 
     for result in record.arms:
-        if result.finding is not None:
+        if result.finding is not None and result.arm.kind != "tuning":
             if not result.finding.failed:
                 write_run_report(result.run_dir)
             for logger in wandb_listeners(result.arm.config, RunDirectory(result.run_dir), warn=warn):
@@ -235,7 +263,13 @@ def _send_reports(record: SweepRecord, warn: Callable[[str], object]) -> None:
 
 
 def _print_results(record: SweepRecord) -> None:
-    from altgrad_cli.commands.sweep_view import full_width, results_table, table_notes
+    from altgrad_cli.commands.views.sweep_tables import (
+        full_width,
+        gaps_table,
+        rates_table,
+        results_table,
+        table_notes,
+    )
 
     console = data_console()
     table = results_table(record)
@@ -245,8 +279,10 @@ def _print_results(record: SweepRecord) -> None:
             table.caption = "a wider terminal (or --json) shows every column"
         else:  # a file has no width: nothing is cut
             console.width = full_width(console, table)
-    console.print(table)
-    console.print()
+    for each in (table, rates_table(record), gaps_table(record)):
+        if each is not None:
+            console.print(each)
+            console.print()
     for note in table_notes(record):
         console.print(Text(note, "dim"), soft_wrap=not console.is_terminal)
     console.print(Text(f"runs and sweep.json: {record.path}"), soft_wrap=True)

@@ -14,7 +14,7 @@ from rich.text import Text
 from altgrad_cli.commands.arguments import ConfigArguments, split_config_and_overrides
 from altgrad_cli.commands.console import Output, data_console, print_json, say, talk_console
 from altgrad_cli.commands.failures import COLLAPSED, FAILED, INTERRUPTED, OK, exit_code_of
-from altgrad_cli.commands.plan_view import show_train_plan
+from altgrad_cli.commands.views.plan_view import show_train_plan
 from altgrad_cli.errors import AltgradError, UsageError
 from altgrad_cli.notation import decimals
 

@@ -11,5 +11,6 @@ plan           The arms of a sweep, as a pure function of what was asked and of 
 results        What lies in a sweep's folder
 retries        What a format's result calls for
 specification  What a sweep was asked to do
+tuning         Learning rates: which to try next and which was best, from the losses so far
 verdicts       Holds a run's record against its controls: recovered fraction at a step, grade, cause, collapse
 """

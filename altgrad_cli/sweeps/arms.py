@@ -11,7 +11,7 @@ from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.runs.folder import JsonObject, check_name, safe_name
 from altgrad_cli.runs.record import CONTROLS
 
-ArmKind = Literal["control", "format", "retry", "intervened", "attribution", "rescue"]
+ArmKind = Literal["control", "format", "retry", "intervened", "attribution", "rescue", "tuning"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +47,8 @@ class Arm:
             "format": self.format,
             "regime": self.config.precision.regime,
             "seed": self.config.seed,
+            "rule": self.config.optimizer.rule,
+            "learning_rate": self.config.learning_rate,
             "controls": dict(self.controls or {}),
         }
 

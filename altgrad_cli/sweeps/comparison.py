@@ -11,7 +11,9 @@ from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.metrics.noise import Interval, paired_interval
 from altgrad_cli.notation import decimals
 from altgrad_cli.runs.series import Series
-from altgrad_cli.sweeps.arms import Arm
+from altgrad_cli.sweeps.arms import Arm, control_config
+from altgrad_cli.sweeps.specification import ROUNDED_STOCHASTICALLY
+from altgrad_cli.sweeps.tuning import rates_tried, without_seed
 from altgrad_cli.sweeps.verdicts import JudgedRun
 
 
@@ -78,35 +80,144 @@ def compare_seeds(arms: Iterable[Arm], findings: Mapping[str, JudgedRun]) -> lis
 
 
 def _settings(group: list[Arm]) -> TrainConfig:
-    """What a group shares with the same arm of another format."""
-    return replace(group[0].config, seed=0, fp8_format="E5M2")
+    """What a group shares with the same arm of another format; where rates were chosen each has its own."""
+    config = replace(group[0].config, seed=0, fp8_format="E5M2")
+    return replace(config, learning_rate=1.0) if config.data.evaluate_on == "final" else config
 
 
 def _compare(group: list[Arm], others: list[Arm], findings: Mapping[str, JudgedRun]) -> SeedComparison:
     finished = [arm for arm in group if arm.name in findings]
     rhos = [rho for arm in finished if (rho := findings[arm.name].rho) is not None]
-    by_seed = {arm.config.seed: arm for arm in others if arm.name in findings}
-    pairs = [(arm, by_seed[arm.config.seed]) for arm in finished if arm.config.seed in by_seed]
-    validations = [findings[arm.name].record.validation for pair in pairs for arm in pair]
+    by_seed = {arm.config.seed: arm.name for arm in others}
+    pairs = [(arm.name, by_seed[arm.config.seed]) for arm in finished if arm.config.seed in by_seed]
+    paired = pair_up(pairs, findings)
+    return SeedComparison(
+        arm=without_seed(group[0]),
+        against=without_seed(others[0]),
+        seeds=len(finished),
+        rho=fmean(rhos) if rhos else None,
+        rho_spread=stdev(rhos) if len(rhos) > 1 and all(map(math.isfinite, rhos)) else None,
+        difference=paired.difference,
+        step=paired.step,
+        pairs=paired.pairs,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """Validation losses of pairs of runs at the last step at which all of them were evaluated."""
+
+    pairs: tuple[tuple[str, str], ...]
+    """The arms, seed by seed; those that have not ended are left out."""
+    step: int | None
+    difference: Interval | None
+    """The first's less the second's, in nats."""
+
+    @property
+    def is_of_itself(self) -> bool:
+        """Whether each run is held against itself: it is what others are held against."""
+        return all(first == second for first, second in self.pairs)
+
+
+def pair_up(pairs: Iterable[tuple[str, str]], findings: Mapping[str, JudgedRun]) -> Paired:
+    """The difference over ``pairs`` of arms, by name."""
+    ended = [pair for pair in pairs if all(name in findings for name in pair)]
+    validations = [findings[name].record.validation for pair in ended for name in pair]
     step = last_common_step(validations)
     losses = [validation.at(step) for validation in validations] if step is not None else []
     differences = [
         a - b for a, b in zip(losses[::2], losses[1::2], strict=True) if a is not None and b is not None
     ]
-    return SeedComparison(
-        arm=_name(group[0]),
-        against=_name(others[0]),
-        seeds=len(finished),
+    return Paired(tuple(ended), step, paired_interval(differences))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossGap:
+    """What an arm loses against float32, over its seeds: under its own update rule, and under the best."""
+
+    arm: str
+    """The arms' common name, without the seed."""
+    rule: str
+    learning_rate: float
+    rho: float | None
+    """Mean recovered fraction between the controls of its rule."""
+    own: Paired
+    """Against fp32 with the same rule: what the format costs."""
+    best: Paired
+    """Against fp32 with the rule that is best there: what format and rule cost together. The best of rules
+    that were tuned is that of the lowest loss of a trial, on text that this difference does not use; of
+    others, the first."""
+    against: str
+    """The arm of ``best``, without the seed."""
+
+    def to_json(self) -> dict[str, object]:
+        """Plain values; losses in nats."""
+        return {
+            "arm": self.arm,
+            "rule": self.rule,
+            "learning_rate": self.learning_rate,
+            "recovered_fraction": self.rho,
+            "seeds": len(self.best.pairs),
+            **_gap("to_fp32_of_rule", self.own),
+            **_gap("to_best_fp32", self.best),
+            "best_fp32": self.against,
+        }
+
+
+def _gap(name: str, paired: Paired) -> dict[str, object]:
+    gap = paired.difference
+    return {
+        f"{name}": gap.mean if gap else None,
+        f"{name}_95": gap.half_width if gap else None,
+        f"{name}_step": paired.step,
+    }
+
+
+def loss_gaps(arms: Iterable[Arm], findings: Mapping[str, JudgedRun]) -> list[LossGap]:
+    """fp32 with every rule, then the formats; [] where neither rules nor rates were compared."""
+    arms = list(arms)
+    groups = seed_groups(arm for arm in arms if arm.kind in ("control", "format"))
+    fp32 = [group for group in groups if _is_fp32(group[0])]
+    if not any(arm.kind == "tuning" for arm in arms) and len({_rule(group) for group in fp32}) < 2:
+        return []
+    chosen = {
+        tried.arm: min(tried.losses.values(), default=math.inf) for tried in rates_tried(arms, findings)
+    }
+    best: dict[TrainConfig, list[Arm]] = {}
+    for group in sorted(fp32, key=lambda group: chosen.get(without_seed(group[0]), 0.0)):
+        best.setdefault(_bench(group[0]), group)
+    shown = fp32 + [group for group in groups if group[0].kind == "format"]
+    return [_loss_gap(group, best[_bench(group[0])], findings) for group in shown if _bench(group[0]) in best]
+
+
+def _loss_gap(group: list[Arm], best: list[Arm], findings: Mapping[str, JudgedRun]) -> LossGap:
+    by_seed = {arm.config.seed: arm.name for arm in best}
+    own = [(arm.name, (arm.controls or {}).get("fp32", "")) for arm in group]
+    rhos = [found.rho for arm in group if (found := findings.get(arm.name)) and found.rho is not None]
+    return LossGap(
+        arm=without_seed(group[0]),
+        rule=_rule(group),
+        learning_rate=group[0].config.learning_rate,
         rho=fmean(rhos) if rhos else None,
-        rho_spread=stdev(rhos) if len(rhos) > 1 and all(map(math.isfinite, rhos)) else None,
-        difference=paired_interval(differences),
-        step=step,
-        pairs=tuple((arm.name, other.name) for arm, other in pairs),
+        own=pair_up(own, findings),
+        best=pair_up([(arm.name, by_seed.get(arm.config.seed, "")) for arm in group], findings),
+        against=without_seed(best[0]),
     )
 
 
-def _name(arm: Arm) -> str:
-    return arm.name.removesuffix(f"-seed{arm.config.seed}")
+def _is_fp32(arm: Arm) -> bool:
+    return arm.kind == "control" and arm.config.precision.regime == "fp32"
+
+
+def _rule(group: list[Arm]) -> str:
+    rule = group[0].config.optimizer.rule
+    return rule + ROUNDED_STOCHASTICALLY * (group[0].config.precision.rounding == "stochastic")
+
+
+def _bench(arm: Arm) -> TrainConfig:
+    """What runs share that a format and an update rule can be compared on."""
+    config = control_config(arm.config, "fp32")
+    return replace(config, seed=0, learning_rate=1.0, optimizer=replace(config.optimizer, rule="adamw"))
 
 
 def last_common_step(validations: Sequence[Series]) -> int | None:

@@ -7,7 +7,7 @@ on as if it had not been.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from altgrad_cli.config.precision import Regime
@@ -21,6 +21,17 @@ from altgrad_cli.sweeps.ablation.troubles import STUDIED_ROLES
 from altgrad_cli.sweeps.arms import Arm, arm_name, control_config, rules_alone
 from altgrad_cli.sweeps.retries import retry_arms
 from altgrad_cli.sweeps.specification import SweepSpec, Variation
+from altgrad_cli.sweeps.tuning import (
+    BEYOND_IT,
+    OF_THE_GRID,
+    RateGrid,
+    at_rate,
+    grid_around,
+    grid_of,
+    losses_of,
+    search,
+    trial,
+)
 from altgrad_cli.sweeps.verdicts import JudgedRun
 
 
@@ -41,16 +52,9 @@ def plan_sweep(spec: SweepSpec, findings: Mapping[str, JudgedRun]) -> tuple[Arm,
 
     Arms with equal configurations are one arm: it is listed once, where it was first needed.
     """
-    arms = _Arms()
-    variations = list(spec.variations())
-    controls = [_add_controls(arms, variation) for variation in variations]
-    formats: list[Arm] = []
-    skipped = {equal.second for equal in equivalences(spec)} if spec.skip_equivalent else set()
-    for variation, ends in zip(variations, controls, strict=True):
-        formats += [
-            arms.add(_format_arm(variation, name, ends)) for name in spec.order if name not in skipped
-        ]
-    for arm in {arm.name: arm for arm in formats}.values():
+    plain, formats = _plain_arms(spec)
+    arms = plain if spec.tune is None else _tuned_arms(spec, plain, findings)
+    for arm in [arms.by_name[name] for name in formats if name in arms.by_name]:
         finding = findings.get(arm.name)
         if spec.retries:
             for retry in retry_arms(arm, finding, with_interventions=spec.with_interventions):
@@ -62,6 +66,71 @@ def plan_sweep(spec: SweepSpec, findings: Mapping[str, JudgedRun]) -> tuple[Arm,
             if arm.config.precision.rules:
                 _add_rescues(arms, arm, finding, findings)
     return tuple(arms.by_name.values())
+
+
+def _plain_arms(spec: SweepSpec) -> tuple[_Arms, list[str]]:
+    """The controls and the formats, each at one learning rate, and the formats' names."""
+    arms = _Arms()
+    variations = spec.variations()
+    baseline = variations[0].control_rule  # what a format costs beside BF16 is asked of one rule only
+    controls = [
+        _add_controls(arms, each, CONTROLS if each.control_rule == baseline else CONTROLS[:2])
+        for each in variations
+    ]
+    skipped = {equal.second for equal in equivalences(spec)} if spec.skip_equivalent else set()
+    formats = [
+        arms.add(_format_arm(variation, name, ends)).name
+        for variation, ends in zip(variations, controls, strict=True)
+        for name in spec.order
+        if name not in skipped
+    ]
+    return arms, list(dict.fromkeys(formats))
+
+
+def _tuned_arms(spec: SweepSpec, plain: _Arms, findings: Mapping[str, JudgedRun]) -> _Arms:
+    """The trials of every arm of ``plain``, and the arms at their best rates as far as those are known."""
+    arms, best = _Arms(), dict[TrainConfig, float]()
+    for arm in plain.by_name.values():
+        if arm.config.seed == spec.seeds[0]:
+            grid = _grid(spec, arm)
+            trials = {rate: trial(arm, rate, OF_THE_GRID) for rate in grid.start}
+            trials |= {rate: trial(arm, rate, BEYOND_IT) for rate in (*grid.below, *grid.above)}
+            found = search(grid, losses_of(trials.values(), findings))
+            for rate in found.rates:
+                arms.add(trials[rate])
+            if found.decided and found.best is not None:
+                best[arm.config] = found.best
+    final = {
+        name: at_rate(arm, best[as_tried])
+        for name, arm in plain.by_name.items()
+        if (as_tried := replace(arm.config, seed=spec.seeds[0])) in best
+    }
+    for arm in final.values():
+        controls = {regime: name for regime, name in (arm.controls or {}).items() if name in final}
+        arms.add(replace(arm, controls=controls))
+    return arms
+
+
+def _grid(spec: SweepSpec, arm: Arm) -> RateGrid:
+    """The rates at which ``arm`` is tried."""
+    return grid_of(spec.tune) if spec.tune else grid_around(arm.config.learning_rate)
+
+
+def arms_to_come(spec: SweepSpec) -> tuple[list[Arm], list[Arm]]:
+    """What the plan of a sweep with ``tune`` lacks before there are results; [], [] of any other sweep.
+
+    The runs at the best rates (here at those that the grids are laid round), and the most that widening adds.
+    """
+    if spec.tune is None:
+        return [], []
+    plain = list(_plain_arms(spec)[0].by_name.values())
+    more = [
+        trial(arm, rate, BEYOND_IT)
+        for arm in plain
+        if arm.config.seed == spec.seeds[0]
+        for rate in _grid(spec, arm).widest
+    ]
+    return [at_rate(arm, arm.config.learning_rate) for arm in plain], more
 
 
 def equivalences(spec: SweepSpec) -> tuple[Equivalence, ...]:
@@ -119,12 +188,14 @@ class _Arms:
         return arm
 
 
-def _add_controls(arms: _Arms, variation: Variation) -> dict[str, str]:
+def _add_controls(arms: _Arms, variation: Variation, regimes: Sequence[Regime]) -> dict[str, str]:
     """Add the controls of ``variation``; the names under which they are in the plan."""
     names: dict[str, str] = {}
-    for regime in CONTROLS:
+    for regime in regimes:
         arm = Arm(
-            name=arm_name(regime, seed=variation.seed, settings=variation.control_settings),
+            name=arm_name(
+                regime, *variation.control_rule, seed=variation.seed, settings=variation.control_settings
+            ),
             kind="control",
             config=control_config(variation.base, regime),
             reason=_CONTROL_REASONS[regime],
@@ -149,7 +220,9 @@ def _format_arm(variation: Variation, format_name: str, controls: Mapping[str, s
     config = replace(variation.base, fp8_format="E5M2" if rules_only else format_name)
     studied = precision.rules[0].format if rules_only else format_name
     return Arm(
-        name=arm_name(studied, regime, seed=variation.seed, settings=variation.named_settings),
+        name=arm_name(
+            studied, regime, *variation.format_rule, seed=variation.seed, settings=variation.named_settings
+        ),
         kind="format",
         config=config,
         controls=controls,

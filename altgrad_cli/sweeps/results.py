@@ -20,7 +20,8 @@ from altgrad_cli.sweeps.ablation.stages import StageAttribution, stage_attributi
 from altgrad_cli.sweeps.arms import Arm, ArmKind, ArmRow
 from altgrad_cli.sweeps.plan import Equivalence, equivalences, plan_sweep
 from altgrad_cli.sweeps.specification import SweepSpec
-from altgrad_cli.sweeps.verdicts import JudgedRun, figures, judge_run
+from altgrad_cli.sweeps.tuning import RatesTried, rates_tried
+from altgrad_cli.sweeps.verdicts import JudgedRun, figures, judge_run, unjudged
 
 SCHEMA = "altgrad.sweep/1"
 
@@ -105,6 +106,10 @@ class SweepRecord:
         """Formats in the order that are one experiment."""
         return equivalences(self.spec)
 
+    def rates_tried(self) -> list[RatesTried]:
+        """The learning rates tried, arm by arm, of a sweep with ``tune``."""
+        return rates_tried(self.planned, self.findings)
+
     def stage_attributions(self) -> list[StageAttribution]:
         """For each failing format arm of a sweep with ``attribute``: which stage fails."""
         each = (stage_attribution(arm, self.planned, self.findings) for arm in self._attributed())
@@ -132,17 +137,23 @@ class SweepRecord:
             "sweep": self.name,
             "equivalent": [str(equal) for equal in self.equivalences],
             "arms": [arm.to_json() for arm in self.arms],
+            "rates_tried": [tried.to_json() for tried in self.rates_tried()],
             "attribution": [found.to_json() for found in self.stage_attributions()],
             "places": [found.to_json() for found in self.layer_attributions()],
         }
 
 
 def judge_records(arms: Sequence[Arm], records: Mapping[str, RunRecord]) -> dict[str, JudgedRun]:
-    """Every finished arm with its verdict, against its own controls where those are finished too."""
+    """Every finished arm with its verdict, against its own controls where those are finished too.
+
+    A run that tries a learning rate is not judged.
+    """
     findings = {}
     for arm in arms:
         record = records.get(arm.name)
-        if record is not None:
+        if record is not None and arm.kind == "tuning":
+            findings[arm.name] = unjudged(record)
+        elif record is not None:
             controls = arm.controls or {}
             fp32, frozen = (records.get(controls.get(end, "")) for end in ("fp32", "frozen"))
             findings[arm.name] = judge_run(record, fp32, frozen)

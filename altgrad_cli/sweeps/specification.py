@@ -8,16 +8,21 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 
-from altgrad_cli.config.loading import changes, flat, from_plain, resolve, with_overrides
+from altgrad_cli.config.limits import check_positive
+from altgrad_cli.config.loading import as_word, changes, flat, from_plain, resolve, with_overrides
 from altgrad_cli.config.precision import Regime
 from altgrad_cli.config.run import TrainConfig
+from altgrad_cli.config.update_rules import check_rule, default_rate
 from altgrad_cli.errors import ConfigError, UsageError
 from altgrad_cli.formats import parse_format
 from altgrad_cli.sweeps.arms import noticed_by_control, rules_alone
+from altgrad_cli.sweeps.tuning import rate_word
 
 DEFAULT_ORDER = ("E5M2", "E3M4", "E1M6", "E0M7", "E7M0")
 Setting = tuple[str, str]
 """One ``dotted.key`` and its value as typed."""
+ROUNDED_STOCHASTICALLY = "+stochastic"
+"""Behind the name of an update rule: the same with the update rounded stochastically."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +35,14 @@ class SweepSpec:
     seeds: tuple[int, ...] = (42,)
     axes: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """Further axes, ``(key, values)``: every combination is run, each with controls of its own if need be."""
+    rules: tuple[str, ...] = ()
+    """Update rules, an axis too: names of ``optimizer.rule``, with ``ROUNDED_STOCHASTICALLY`` if so. Each has
+    its own controls, which do not notice the rounding. Empty: that of ``base`` alone."""
+    tune: tuple[float, ...] | None = None
+    """The learning rates at which every arm, controls included, is tried before its seeds run at the best;
+    empty: half a decade round its own. None: none is tried."""
+    own_rates: bool = True
+    """Whether ``rules`` and ``tune`` take (or start from) a rule's default rate and not that of ``base``."""
     retries: bool = True
     with_interventions: bool = False
     attribute: bool = False
@@ -38,15 +51,36 @@ class SweepSpec:
     def __post_init__(self) -> None:
         if not self.order:
             raise UsageError("no format to sweep over", where="--order", allowed="for example e5m2,e7m0")
-        for name in ("order", "seeds"):
-            values: tuple[object, ...] = getattr(self, name)
+        for name in ("order", "seeds", "rules", "tune"):
+            values: tuple[object, ...] = getattr(self, name) or ()
             twice = sorted({str(v) for v in values if values.count(v) > 1})
             if twice:
                 raise UsageError(f"named twice: {', '.join(twice)}", where=f"--{name}")
+        for rule in self.rules:
+            check_rule(rule.removesuffix(ROUNDED_STOCHASTICALLY), "--rules")
+        for rate in self.tune or ():
+            check_positive("--tune", rate)
+        self._check_axes()
+        self.variations()  # every combination obeys the rules of the configuration, or this raises
+
+    def _check_axes(self) -> None:
+        own = {"fp8_format": "--order", "seed": "--seeds"}
+        own |= {"optimizer.rule": "--rules"} if self.rules else {}
+        own |= (
+            {"precision.rounding": "--rules"}
+            if any(rule.endswith(ROUNDED_STOCHASTICALLY) for rule in self.rules)
+            else {}
+        )
+        own |= {"learning_rate": "--tune", "data.evaluate_on": "--tune"} if self.tune is not None else {}
+        if self.tune is not None and self.base.data.evaluate_on != "validation":
+            raise UsageError(
+                "rates are chosen on the first half of the validation split, and the result is of the second",
+                where="data.evaluate_on, --tune",
+                hint="leave data.evaluate_on out",
+            )
         for key, values in self.axes:
-            if key in ("fp8_format", "seed"):
-                option = {"fp8_format": "--order", "seed": "--seeds"}[key]
-                raise UsageError(f"{key} is an axis of its own", where=f"--set {key}", hint=f"use {option}")
+            if key in own:
+                raise UsageError(f"{key} is an axis of its own", where=f"--set {key}", hint=f"use {own[key]}")
             if not values:
                 raise UsageError(f"no value for {key}", where="--set", allowed="key=a,b")
             single = [value for value in values if not value.startswith("[")]
@@ -57,7 +91,6 @@ class SweepSpec:
                     allowed="lists in brackets, one for each run",
                     hint=f"for one run: --set {key}=[{','.join(values)}]",
                 )
-        self.variations()  # every combination obeys the rules of the configuration, or this raises
 
     @property
     def regime(self) -> Regime:
@@ -86,11 +119,16 @@ class SweepSpec:
         words += ["--seeds", ",".join(map(str, self.seeds))] if self.seeds != (self.base.seed,) else []
         for key, values in self.axes:
             words += ["--set", f"{key}={','.join(values)}"]
+        words += ["--rules", ",".join(self.rules)] if self.rules else []
+        if self.tune is not None:
+            words += ["--tune", *([",".join(map(rate_word, self.tune))] if self.tune else [])]
         words += [] if self.retries else ["--no-retries"]
         words += ["--with-interventions"] if self.with_interventions else []
         words += ["--attribute"] if self.attribute else []
         words += ["--skip-equivalent"] if self.skip_equivalent else []
         said = changes(resolve(TrainConfig()), resolve(self.base))
+        if not self.own_rates:
+            said["learning_rate"] = as_word(self.base.learning_rate)
         words += [f"{key}={word}" for key, word in said.items()]
         return " ".join(map(shlex.quote, words))
 
@@ -101,8 +139,20 @@ class Variation:
 
     seed: int | None
     """Part of the arms' names where a sweep has several seeds, else None."""
+    rule: str | None
+    """Of ``SweepSpec.rules``; None where they are no axis."""
     settings: tuple[Setting, ...]
     base: TrainConfig
+
+    @property
+    def format_rule(self) -> tuple[str, ...]:
+        """The rule as a part of a format arm's name, if it is one."""
+        return () if self.rule is None else (self.rule,)
+
+    @property
+    def control_rule(self) -> tuple[str, ...]:
+        """The same for its controls."""
+        return tuple(rule.removesuffix(ROUNDED_STOCHASTICALLY) for rule in self.format_rule)
 
     @property
     def control_settings(self) -> tuple[Setting, ...]:
@@ -120,15 +170,32 @@ def _variations(spec: SweepSpec) -> tuple[Variation, ...]:
     """Read once for a sweep: every look at its plan asks for them again."""
     base = replace(spec.base, precision=replace(spec.base.precision, regime=spec.regime))
     combinations = list(product(*([(key, value) for value in values] for key, values in spec.axes)))
+    rules: tuple[str | None, ...] = spec.rules or (None,)
     return tuple(
         Variation(
             seed=seed if len(spec.seeds) > 1 else None,
+            rule=rule,
             settings=settings,
-            base=with_overrides(replace(base, seed=seed), [f"{key}={value}" for key, value in settings]),
+            base=with_overrides(
+                replace(base, seed=seed),
+                [*_of_rule(spec, rule), *(f"{key}={value}" for key, value in settings)],
+            ),
         )
         for seed in spec.seeds
+        for rule in rules
         for settings in combinations
     )
+
+
+def _of_rule(spec: SweepSpec, rule: str | None) -> list[str]:
+    """The overrides that ``rule`` of ``spec`` stands for."""
+    name = spec.base.optimizer.rule if rule is None else rule.removesuffix(ROUNDED_STOCHASTICALLY)
+    overrides = [] if rule is None else [f"optimizer.rule={name}"]
+    if rule is not None and rule.endswith(ROUNDED_STOCHASTICALLY):
+        overrides.append("precision.rounding=stochastic")
+    if spec.own_rates and (spec.rules or spec.tune is not None):
+        overrides.append(f"learning_rate={default_rate(name)}")
+    return overrides
 
 
 def parse_order(text: str) -> tuple[str, ...]:
@@ -142,6 +209,21 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     if not words or not all(word.isdecimal() for word in words):
         raise UsageError(f"not a list of seeds: {text!r}", where="--seeds", allowed="for example 42,43,44")
     return tuple(int(word) for word in words)
+
+
+def parse_rules(text: str) -> tuple[str, ...]:
+    """``adamw,eco+stochastic`` -> the rules; what is none of them the specification refuses."""
+    return tuple(rule for word in text.split(",") if (rule := word.strip()))
+
+
+def parse_rates(text: str) -> tuple[float, ...]:
+    """``2e-4,6e-4`` -> the rates, ascending, none for ``""``; UsageError for what is no number."""
+    try:
+        return tuple(sorted(float(word) for word in text.split(",") if word.strip()))
+    except ValueError:
+        raise UsageError(
+            f"not a list of learning rates: {text!r}", where="--tune", allowed="for example 2e-4,6e-4,2e-3"
+        ) from None
 
 
 def parse_axes(texts: Sequence[str]) -> tuple[tuple[str, tuple[str, ...]], ...]:

@@ -67,6 +67,13 @@ class JudgedRun:
         }
 
 
+def unjudged(record: RunRecord) -> JudgedRun:
+    """``record`` without a verdict, and without a reason why there is none: nothing was asked."""
+    return JudgedRun(
+        record=record, verdict=Verdict(), step=None, outcome=record.outcome, collapse=record.collapse
+    )
+
+
 def judge_run(record: RunRecord, fp32: RunRecord | None, frozen: RunRecord | None) -> JudgedRun:
     """Judge ``record`` against controls of the same seed; without both the grade is None.
 
@@ -141,12 +148,31 @@ def figures(record: RunRecord) -> dict[str, float | None]:
 
 def _symptoms(record: RunRecord) -> Symptoms:
     """What the run measured that bears on a cause; rates are means over its steps, pooled over layers."""
-    divergence = [alert.state for alert in record.alerts if alert.name == "divergence"]
     return Symptoms(
-        nonfinite=(record.collapse or {}).get("class") == "nonfinite",
-        diverged=bool(divergence) and divergence[-1] == "raised",
+        nonfinite=_ended_nonfinite(record),
+        diverged=_diverges(record),
         underflow={role: record.mean(f"underflow_rate/{role}") for role in OPERAND_ROLES},
         stored_zero_share=record.mean("zero_share/stored_weights"),
         overflow={role: record.mean(f"overflow_rate/{role}") for role in OPERAND_ROLES},
         median_transfer=record.median("update_transfer"),
     )
+
+
+def _ended_nonfinite(record: RunRecord) -> bool:
+    return (record.collapse or {}).get("class") == "nonfinite"
+
+
+def _diverges(record: RunRecord) -> bool:
+    """Whether the divergence flag was up at the end."""
+    flag = [alert.state for alert in record.alerts if alert.name == "divergence"]
+    return bool(flag) and flag[-1] == "raised"
+
+
+def tuning_loss(record: RunRecord) -> float:
+    """The validation loss by which a learning rate is chosen: the last; inf for a run that did not hold.
+
+    A stalled run has held: it is as good as its loss.
+    """
+    loss = record.validation.last()
+    lost = loss is None or math.isnan(loss) or _ended_nonfinite(record) or _diverges(record)
+    return math.inf if lost or loss is None else loss

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -16,10 +17,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from altgrad_cli.commands import sweep as sweep_module
 from altgrad_cli.commands.app import app
 from altgrad_cli.runs.folder import RunDirectory, sole_writer
+from altgrad_cli.sweeps.specification import SweepSpec
 from tests.runs.test_resumption import contents, without_steps
-from tests.small import ARGUMENTS
+from tests.small import ARGUMENTS, small
 
 KEYS = {
     *("name", "kind", "retry_of", "format", "regime", "seed", "outcome", "collapse_class", "collapse_step"),
@@ -229,6 +232,39 @@ def test_a_dry_run_leaves_nothing_behind(tmp_path: Path) -> None:
     assert "Predicted stall" in text
 
 
+def test_a_dry_run_that_tunes_says_how_many_runs_there_are_and_may_be() -> None:
+    asked = ["--rules", "adamw,adamw+stochastic,lion", "--seeds", "42,43", "--dry-run"]
+    given = [word for word in TINY if not word.startswith("learning_rate")]
+    plan = json.loads(sweep(*asked, "--json", "--tune", *given).stdout)
+    arms = (3 + 2) + 3  # controls of two rules, and a format with three
+    assert len(plan["arms"]) == 3 * arms
+    assert (plan["runs"], plan["runs_at_most"]) == (3 * arms + 2 * arms, 3 * arms + 2 * arms + 3 * arms)
+    assert plan["estimated_seconds"] < plan["estimated_seconds_at_most"]
+    rates = {(arm["rule"], arm["learning_rate"]) for arm in plan["arms"]}
+    assert rates == {("adamw", 1.9e-4), ("adamw", 6e-4), ("adamw", 1.9e-3)} | {
+        ("lion", 6.3e-5), ("lion", 2e-4), ("lion", 6.3e-4),
+    }  # fmt: skip
+    text = sweep(*asked, *TINY, "--tune", "1e-3,2e-3").stdout
+    assert "Runs: 16 to choose rates, 16 at the best ones" in text
+    assert "tried at 1e-3, 2e-3, then run at the best" in text
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        SweepSpec(base=small(), rules=("adamw", "lion+stochastic"), tune=(), own_rates=False, seeds=(1, 2)),
+        SweepSpec(base=small("learning_rate=6e-4"), tune=(2e-4, 6e-4), order=("E7M0",)),
+        SweepSpec(base=small("learning_rate=6e-4"), rules=("lion",), own_rates=False),
+    ],
+)
+def test_the_command_line_asks_for_the_same_sweep(asked: SweepSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[SweepSpec] = []
+    monkeypatch.setattr(sweep_module, "show_sweep_plan", lambda spec, *_, **__: told.append(spec))
+    result = CliRunner().invoke(app, [*shlex.split(asked.command_line())[1:], "--dry-run"])
+    assert result.exit_code == 0, result.stderr
+    assert told == [asked]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -241,6 +277,15 @@ def test_a_dry_run_leaves_nothing_behind(tmp_path: Path) -> None:
         (["--seeds", "x"], "--seeds"),
         (["--resume", "/no/such/sweep"], "/no/such/sweep"),
         (["--jobs", "0"], "--jobs"),
+        (["--rules", "adamw,ecco"], "did you mean eco?"),
+        (["--rules", "adamw,adamw"], "named twice: adamw"),
+        (["--tune", "1e-3,fast"], "not a list of learning rates: '1e-3,fast'"),
+        (["--tune", "1e-3,0.001"], "named twice: 0.001"),
+        (["--tune", "-1e-3"], "a positive number"),
+        (["--tune", "--set", "learning_rate=1e-3,2e-3"], "use --tune"),
+        (["--tune", "no_such_config"], "no_such_config"),
+        (["--tune", "data.evaluate_on=final"], "leave data.evaluate_on out"),
+        (["--resume", "runs", "--tune"], "runs is not the folder of a sweep"),
     ],
 )
 def test_a_mistake_is_one_message_and_exit_2(arguments: list[str], said: str, in_tmp_folder: Path) -> None:

@@ -7,14 +7,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from altgrad_cli.commands.sweep_view import (
-    SweepView,
-    duration,
-    rate,
-    results_table,
-    table_notes,
-    verdict_words,
-)
+from altgrad_cli.commands.views.sweep_tables import rate, results_table, table_notes, verdict_words
+from altgrad_cli.commands.views.sweep_view import SweepView, duration
 from altgrad_cli.config.loading import load_config
 from altgrad_cli.metrics.verdict import Verdict
 from altgrad_cli.runs.record import read_run

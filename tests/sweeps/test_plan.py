@@ -15,7 +15,14 @@ from altgrad_cli.surgery.precision_plan import plan_precision
 from altgrad_cli.sweeps.ablation.restoration import restored
 from altgrad_cli.sweeps.ablation.troubles import rank_layers
 from altgrad_cli.sweeps.plan import equivalences, plan_sweep
-from altgrad_cli.sweeps.specification import SweepSpec, parse_axes, parse_order, parse_seeds
+from altgrad_cli.sweeps.specification import (
+    SweepSpec,
+    parse_axes,
+    parse_order,
+    parse_rates,
+    parse_rules,
+    parse_seeds,
+)
 from altgrad_cli.sweeps.verdicts import JudgedRun
 from tests.sweeps.conftest import LAYERS, Find, spec
 
@@ -223,6 +230,9 @@ def test_a_specification_survives_its_json() -> None:
         order=("E3M4:bias=3", "E7M0"), seeds=(1, 2), axes=(("learning_rate", ("1e-3",)),), attribute=True
     )
     assert SweepSpec.from_json(asked.to_json()) == asked
+    for tune in (None, (), (2e-4, 6e-4)):
+        tuned = spec(rules=RULES, tune=tune, own_rates=False)
+        assert SweepSpec.from_json(tuned.to_json()) == tuned
 
 
 @pytest.mark.parametrize("values", [{}, {"base": 3}, {"base": {"sede": 1}}])
@@ -235,6 +245,11 @@ def test_what_the_command_line_says_is_parsed() -> None:
     assert parse_order("e5m2, E3M4:BIAS=3") == ("E5M2", "E3M4:bias=3")
     assert parse_seeds("42,43") == (42, 43)
     assert parse_axes(["learning_rate=2e-4,6e-4"]) == (("learning_rate", ("2e-4", "6e-4")),)
+    assert parse_rules("adamw, eco+stochastic") == ("adamw", "eco+stochastic")
+    assert parse_rates("2e-3, 6e-4") == (6e-4, 2e-3)
+    assert parse_rates("") == ()
+    with pytest.raises(UsageError, match="not a list of learning rates: '1e-3,fast'"):
+        parse_rates("1e-3,fast")
     lists = parse_axes(["optimizer.betas=[0.9,0.95], [0.9,0.99]", "precision.rules=[{pattern: 'a,b'}],[]"])
     assert [values for _, values in lists] == [("[0.9,0.95]", "[0.9,0.99]"), ("[{pattern: 'a,b'}]", "[]")]
 
@@ -266,3 +281,56 @@ def test_an_axis_of_lists_gives_each_arm_its_own() -> None:
 def test_mistakes_are_usage_errors_before_anything_runs(make: Callable[[], object]) -> None:
     with pytest.raises(UsageError):
         make()
+
+
+RULES = ("adamw", "adamw+stochastic", "lion")
+
+
+def test_rules_are_an_axis_with_controls_of_their_own_that_do_not_notice_the_rounding() -> None:
+    arms = {arm.name: arm for arm in plan_sweep(spec(order=("E7M0",), rules=RULES, retries=False), {})}
+    assert list(arms) == [
+        *("fp32-adamw", "frozen-adamw", "bf16-adamw", "fp32-lion", "frozen-lion"),
+        *("e7m0-uniform-adamw", "e7m0-uniform-adamw+stochastic", "e7m0-uniform-lion"),
+    ]
+    stochastic = arms["e7m0-uniform-adamw+stochastic"]
+    assert stochastic.config.precision.rounding == "stochastic"
+    assert stochastic.controls == arms["e7m0-uniform-adamw"].controls
+    assert arms["e7m0-uniform-lion"].controls == {"fp32": "fp32-lion", "frozen": "frozen-lion"}
+    for name, arm in arms.items():
+        lion = name.endswith("lion")
+        assert (arm.config.optimizer.rule, arm.config.learning_rate) == (
+            ("lion", 2e-4) if lion else ("adamw", 6e-4)
+        )
+
+
+def test_rules_with_a_given_rate_and_rules_that_come_to_the_same() -> None:
+    base = load_config("base", ["learning_rate=1e-3", "precision.rounding=stochastic"])
+    asked = spec(base=base, order=("E7M0",), rules=RULES, own_rates=False, retries=False)
+    arms = plan_sweep(asked, {})
+    assert {arm.config.learning_rate for arm in arms} == {1e-3}
+    assert [arm.name for arm in arms if arm.kind == "format"] == ["e7m0-uniform-adamw", "e7m0-uniform-lion"]
+    by_axis = replace(asked, own_rates=True, axes=(("learning_rate", ("3e-4",)),))
+    assert {arm.config.learning_rate for arm in plan_sweep(by_axis, {})} == {3e-4}
+
+
+@pytest.mark.parametrize(
+    ("changes", "where", "said"),
+    [
+        ({"rules": ("adamw", "adamw")}, "--rules", "named twice: adamw"),
+        ({"rules": ("eko",)}, "--rules", "did you mean eco?"),
+        ({"rules": ("adamw+sometimes",)}, "--rules", "adamw+sometimes"),
+        ({"rules": ("adamw",), "axes": (("optimizer.rule", ("lion",)),)}, "optimizer.rule", "use --rules"),
+        ({"rules": RULES, "axes": (("precision.rounding", ("nearest",)),)}, "rounding", "use --rules"),
+        ({"tune": (1e-3, 1e-3)}, "--tune", "named twice: 0.001"),
+        ({"tune": (-1e-3,)}, "--tune", "a positive number"),
+        ({"tune": (float("nan"),)}, "--tune", "a positive number"),
+        ({"tune": (), "axes": (("learning_rate", ("1e-3",)),)}, "learning_rate", "use --tune"),
+        ({"tune": (), "base": load_config("base", ["data.evaluate_on=final"])}, "--tune", "leave data"),
+    ],
+)
+def test_what_rules_and_rates_refuse(changes: dict[str, Any], where: str, said: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        spec(**changes)
+    error = refused.value
+    assert where in str(error.where)
+    assert said in f"{error.message} {error.allowed} {error.hint}"

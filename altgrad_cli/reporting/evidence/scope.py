@@ -41,8 +41,8 @@ class Scope:
 
     @property
     def runs(self) -> list[RunRecord]:
-        """All runs."""
-        return list(self.evidence.runs.values())
+        """All runs but those that only tried a learning rate."""
+        return [log for log in self.evidence.runs.values() if self.kind(log) != "tuning" or log is self.focus]
 
     @property
     def subjects(self) -> list[RunRecord]:

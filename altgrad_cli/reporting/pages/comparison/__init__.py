@@ -6,4 +6,5 @@ layers_section       Sentences and tables that say which role of which layers do
 plots                What a report draws: losses, rates by layer and step, use of codes, predictions, spread
 sections             The sections of a comparison of runs
 seeds                Arms that were run with several seeds
+tuning_section       Learning rates that were tried, and what every arm at its best one loses against float32
 """

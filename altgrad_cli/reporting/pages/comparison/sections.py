@@ -24,6 +24,7 @@ from altgrad_cli.reporting.pages.comparison import plots
 from altgrad_cli.reporting.pages.comparison.attribution_section import attribution_section
 from altgrad_cli.reporting.pages.comparison.headline import headline
 from altgrad_cli.reporting.pages.comparison.seeds import runs_by_arm, spread_section
+from altgrad_cli.reporting.pages.comparison.tuning_section import gaps_section, rates_section
 from altgrad_cli.reporting.pages.run.failure_sections import attribution, summary
 from altgrad_cli.reporting.pages.run.failure_tables import layer_rates
 from altgrad_cli.reporting.pages.run.recommendations import recommendation
@@ -51,7 +52,11 @@ _VERDICTS = (
 
 def verdicts(scope: Scope) -> Section | None:
     """One row a run: how it ended, how good it was, and why it fell short."""
-    table = scope.evidence.table("run", scope.evidence.runs, _VERDICTS)
+    chosen = {(str(log.config.get("optimizer")), log.config.get("learning_rate")) for log in scope.runs}
+    columns = (*_VERDICTS[:6], "config.optimizer.rule", "config.learning_rate", *_VERDICTS[6:])
+    table = scope.evidence.table(
+        "run", [log.name for log in scope.runs], columns if len(chosen) > 1 else _VERDICTS
+    )
     labels = any(log.subject == "eurovoc" for log in scope.runs)
     key = (
         "Losses are those of the last step and of the last evaluation; bit-stall and tau are means over the "
@@ -248,6 +253,8 @@ SECTIONS: tuple[SweepSection, ...] = (
     verdicts,
     losses,
     spread_section,
+    gaps_section,
+    rates_section,
     attribution_section,
     retries,
     heat_maps,

@@ -53,15 +53,20 @@ def show_train_plan(config: TrainConfig, folder: Path, *, as_json: bool) -> None
 
 def show_sweep_plan(spec: SweepSpec, folder: Path, jobs: int, *, as_json: bool) -> None:
     """The plan of a sweep, as far as it is known before any result."""
-    from altgrad_cli.commands.sweep_view import duration
+    from altgrad_cli.commands.views.sweep_view import duration
     from altgrad_cli.config.loading import resolve
     from altgrad_cli.sweeps.estimate import estimate_seconds, predict_stalls, time_a_step
-    from altgrad_cli.sweeps.plan import equivalences, plan_sweep
+    from altgrad_cli.sweeps.plan import arms_to_come, equivalences, plan_sweep
+    from altgrad_cli.sweeps.tuning import rates_tried
 
     arms = plan_sweep(spec, {})
     stalls = predict_stalls(spec.base, spec.order)
-    step = time_a_step(next(arm for arm in arms if arm.kind == "format").config)
-    seconds = estimate_seconds(arms, step.seconds, jobs)
+    at_best, more = arms_to_come(spec)
+    studied = next(arm for arm in (*at_best, *arms) if arm.kind == "format")
+    step = time_a_step(studied.config)
+    seconds = estimate_seconds([*arms, *at_best], step.seconds, jobs)
+    most_seconds = estimate_seconds([*arms, *at_best, *more], step.seconds, jobs)
+    least, most = len(arms) + len(at_best), len(arms) + len(at_best) + len(more)
     if as_json:
         print_json(
             SWEEP_SCHEMA,
@@ -75,6 +80,9 @@ def show_sweep_plan(spec: SweepSpec, folder: Path, jobs: int, *, as_json: bool) 
                 "seconds_per_step": step.seconds,
                 "measured": step.measured,
                 "estimated_seconds": seconds,
+                "estimated_seconds_at_most": most_seconds,
+                "runs": least,
+                "runs_at_most": most,
                 "jobs": jobs,
             },
         )
@@ -85,10 +93,14 @@ def show_sweep_plan(spec: SweepSpec, folder: Path, jobs: int, *, as_json: bool) 
     )
     for heading in ("arm", "kind", "format", "regime", "seed", "steps", "why"):
         table.add_column(heading, no_wrap=heading != "why")
-    for arm in arms:
+    tuned = rates_tried(arms, {})  # then a line an arm, not one a rate
+    rows = [(arm.name, arm, arm.reason) for arm in arms]
+    if tuned:
+        rows = [(each.arm, each.trials[0], f"tried at {each.rates}, then run at the best") for each in tuned]
+    for name, arm, why in rows:
         config = arm.config
         numbers = (str(config.seed), str(config.max_steps))
-        table.add_row(arm.name, arm.kind, arm.format, config.precision.regime, *numbers, arm.reason)
+        table.add_row(name, arm.kind, arm.format, config.precision.regime, *numbers, why)
     console.print(table)
     if spec.retries or spec.attribute or spec.with_interventions:
         console.print("Further arms follow from the results.")
@@ -99,7 +111,11 @@ def show_sweep_plan(spec: SweepSpec, folder: Path, jobs: int, *, as_json: bool) 
         console.print(f"{equal}: one experiment under power-of-two scales")
     pace = f"{step.seconds:.3f} s a step, {jobs} at a time; measured: {step.measured}"
     console.print(f"\nTime: about {duration(seconds)} ({pace})")
-    for line in config_listing(arms):
+    if tuned:
+        console.print(f"Runs: {len(arms)} to choose rates, {len(at_best)} at the best ones")
+        widened = f"{most} runs at most, about {duration(most_seconds)}"
+        console.print(f"Where the best rate is at an edge of those tried, more are: {widened}")
+    for line in config_listing([arm for _, arm, _ in rows]):
         console.print(Text(line), soft_wrap=True)
 
 
