@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
+from altgrad_cli.config.memory import bits_a_weight
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.metrics.noise import Interval, paired_interval
 from altgrad_cli.notation import decimals
 from altgrad_cli.runs.series import Series
 from altgrad_cli.sweeps.arms import Arm, control_config
 from altgrad_cli.sweeps.specification import ROUNDED_STOCHASTICALLY
-from altgrad_cli.sweeps.tuning import rates_tried, without_seed
+from altgrad_cli.sweeps.tuning import rates_tried, tried_for, without_seed
 from altgrad_cli.sweeps.verdicts import JudgedRun
 
 
@@ -139,6 +140,8 @@ class LossGap:
     """The arms' common name, without the seed."""
     rule: str
     learning_rate: float
+    bits: int | None
+    """Kept of a weight from step to step: weight, residual, moments; None for an optimizer of torch's."""
     rho: float | None
     """Mean recovered fraction between the controls of its rule."""
     own: Paired
@@ -156,6 +159,7 @@ class LossGap:
             "arm": self.arm,
             "rule": self.rule,
             "learning_rate": self.learning_rate,
+            "bits_a_weight": self.bits,
             "recovered_fraction": self.rho,
             "seeds": len(self.best.pairs),
             **_gap("to_fp32_of_rule", self.own),
@@ -180,11 +184,12 @@ def loss_gaps(arms: Iterable[Arm], findings: Mapping[str, JudgedRun]) -> list[Lo
     fp32 = [group for group in groups if _is_fp32(group[0])]
     if not any(arm.kind == "tuning" for arm in arms) and len({_rule(group) for group in fp32}) < 2:
         return []
-    chosen = {
-        tried.arm: min(tried.losses.values(), default=math.inf) for tried in rates_tried(arms, findings)
+    lowest = {
+        tried_for(tried.trials[0]): min(tried.losses.values(), default=math.inf)
+        for tried in rates_tried(arms, findings)
     }
     best: dict[TrainConfig, list[Arm]] = {}
-    for group in sorted(fp32, key=lambda group: chosen.get(without_seed(group[0]), 0.0)):
+    for group in sorted(fp32, key=lambda group: lowest.get(tried_for(group[0]), 0.0)):
         best.setdefault(_bench(group[0]), group)
     shown = fp32 + [group for group in groups if group[0].kind == "format"]
     return [_loss_gap(group, best[_bench(group[0])], findings) for group in shown if _bench(group[0]) in best]
@@ -198,6 +203,7 @@ def _loss_gap(group: list[Arm], best: list[Arm], findings: Mapping[str, JudgedRu
         arm=without_seed(group[0]),
         rule=_rule(group),
         learning_rate=group[0].config.learning_rate,
+        bits=bits.total if (bits := bits_a_weight(group[0].config)) else None,
         rho=fmean(rhos) if rhos else None,
         own=pair_up(own, findings),
         best=pair_up([(arm.name, by_seed.get(arm.config.seed, "")) for arm in group], findings),

@@ -67,10 +67,14 @@ class JudgedRun:
         }
 
 
+NOT_JUDGED = "it only tries a learning rate"
+
+
 def unjudged(record: RunRecord) -> JudgedRun:
-    """``record`` without a verdict, and without a reason why there is none: nothing was asked."""
+    """``record`` without a verdict: a run that only tries a learning rate."""
+    verdict = Verdict(open_because=NOT_JUDGED)
     return JudgedRun(
-        record=record, verdict=Verdict(), step=None, outcome=record.outcome, collapse=record.collapse
+        record=record, verdict=verdict, step=None, outcome=record.outcome, collapse=record.collapse
     )
 
 
@@ -123,10 +127,13 @@ def _last_recovered_fraction(
 
 
 def arms_without_verdict(findings: Mapping[str, JudgedRun]) -> dict[str, list[str]]:
-    """Why there is no verdict -> the arms of which that is so; an end of the scale of rho is none of them."""
+    """Why there is no verdict -> the arms of which that is so.
+
+    An end of the scale of rho is none of them, nor is a run of which none was asked.
+    """
     arms: dict[str, list[str]] = {}
     for name, found in findings.items():
-        if found.rho is None and found.verdict.open_because:
+        if found.rho is None and found.verdict.open_because not in (None, NOT_JUDGED):
             arms.setdefault(found.verdict.open_because, []).append(name)
     return arms
 

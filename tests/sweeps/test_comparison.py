@@ -96,6 +96,7 @@ def test_gaps_are_to_fp32_of_the_rule_and_to_the_fp32_that_the_trials_chose(
     assert list(gaps) == ["fp32-adamw", "fp32-lion", "e7m0-uniform-adamw", "e7m0-uniform-lion"]
     assert {gap.against for gap in gaps.values()} == {"fp32-lion"}
     assert {gap.learning_rate for gap in gaps.values()} == {2e-3}
+    assert [gap.bits for gap in gaps.values()] == [32 + 64, 32 + 32, 8 + 64, 8 + 32]
 
     def by_hand(arm: tuple[str, str], other: tuple[str, str]) -> tuple[float, float]:
         differences = [a - b for a, b in zip(final[arm], final[other], strict=True)]

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from altgrad_cli.commands.views.sweep_tables import gaps_table, rates_table, results_table
 from altgrad_cli.commands.views.sweep_view import SweepView
+from altgrad_cli.metrics.verdict import Verdict
 from altgrad_cli.reporting.render.markdown import to_markdown
 from altgrad_cli.reporting.report import build_report
 from altgrad_cli.runs.folder import RunDirectory
@@ -22,6 +23,7 @@ from altgrad_cli.sweeps.engine import SweepOutcome, run_sweep
 from altgrad_cli.sweeps.executors.messages import Task, TaskReport
 from altgrad_cli.sweeps.specification import SweepSpec
 from altgrad_cli.sweeps.tuning import rate_word
+from altgrad_cli.sweeps.verdicts import arms_without_verdict
 from tests.small import small
 
 ASKED = SweepSpec(
@@ -94,7 +96,8 @@ def test_final_runs_are_at_the_rate_of_the_lowest_loss_tried(whole: SweepOutcome
         assert result.finding is not None
         assert (result.arm.kind == "tuning") == (result.arm.config.data.evaluate_on == "tuning")
         if result.arm.kind == "tuning":
-            assert (result.finding.verdict.grade, result.finding.verdict.open_because) == (None, None)
+            assert result.finding.verdict == Verdict(open_because="it only tries a learning rate")
+    assert not any(name.startswith("tune-") for names in _without(whole) for name in names)
 
 
 def test_stopped_and_taken_up_again_it_ends_the_same(whole: SweepOutcome, tmp_path: Path) -> None:
@@ -106,6 +109,10 @@ def test_stopped_and_taken_up_again_it_ends_the_same(whole: SweepOutcome, tmp_pa
     ours, theirs = ([_plain(result.to_json()) for result in each.record.arms] for each in (second, whole))
     assert ours == theirs
     assert len(rest.ended) == len(theirs) - most, "what had ended is not run again"
+
+
+def _without(outcome: SweepOutcome) -> list[list[str]]:
+    return list(arms_without_verdict(outcome.record.findings).values())
 
 
 def _plain(row: dict[str, object]) -> dict[str, object]:
@@ -124,7 +131,7 @@ def test_the_table_has_a_line_an_arm_and_the_report_says_what_was_tried(whole: S
     rates, gaps = [line for line in lines if line.startswith("fp32 ")]
     best = next(each.found.best for each in record.rates_tried() if each.arm == "fp32")
     assert best is not None and rate_word(best) in result.split()
-    assert "6e-3 " in rates and gaps.split()[1:3] == [rate_word(best), "2"]
+    assert "6e-3 " in rates and gaps.split()[1:4] == [rate_word(best), "96", "2"]
     report = build_report([record.path])
     titles = [section.title for section in report.sections]
     assert "Learning rates tried" in titles and "Loss gap to fp32" in titles

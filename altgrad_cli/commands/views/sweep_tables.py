@@ -27,9 +27,9 @@ _HOW_TO_READ = (
     f"{END_WINDOW} steps. overflow, underflow: means over the run, worst role."
 )
 _HOW_GAPS_ARE_READ = (
-    "Loss gap: validation loss less that of the fp32 run of the same seed; with several seeds, and its 95 % "
-    "interval over them. The best fp32: with the update rule of the lowest loss among the rates tried; where "
-    "none were, with the first rule."
+    "Loss gap: validation loss less that of the fp32 run of the same seed, with its 95 % interval over the "
+    "seeds, where there are several. The best fp32 is that of the rule with the lowest loss among the rates "
+    "tried, or of the first rule. bits: kept of a weight from step to step, with residual and moments."
 )
 _GRADE_STYLES = {"trained": "green", "degraded": "yellow", "failed": "red", None: ""}
 
@@ -101,11 +101,11 @@ def gaps_table(record: SweepRecord) -> Table | None:
     if not gaps:
         return None
     rules = ("to fp32 of its rule", "to the best fp32") if record.spec.rules else ("to fp32",)
-    table = _table("loss gap, nats", ("arm", "rate", "seeds", "rho", *rules))
+    table = _table("loss gap, nats", ("arm", "rate", "bits", "seeds", "rho", *rules))
     for gap in gaps:
         own = MISSING if gap.own.is_of_itself else _interval(gap.own)
         best = "is it" if gap.best.is_of_itself else _interval(gap.best)
-        numbers = (str(len(gap.best.pairs)), decimals(gap.rho, 2))
+        numbers = (decimals(gap.bits, 0), str(len(gap.best.pairs)), decimals(gap.rho, 2))
         cells = (own, best) if record.spec.rules else (own,)
         table.add_row(gap.arm, rate_word(gap.learning_rate), *numbers, *cells)
     return table
