@@ -6,14 +6,14 @@ The same tree gives the same bits: nothing outside it (cores, clock, environment
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from altgrad_cli.config.data import DataConfig
 from altgrad_cli.config.limits import check_format, check_positive, check_whole_numbers, require
 from altgrad_cli.config.model import ModelConfig
 from altgrad_cli.config.precision import PrecisionConfig
-from altgrad_cli.config.update_rules import BaseRule, check_rule
+from altgrad_cli.config.update_rules import RULES, BaseRule, check_rule
 from altgrad_cli.errors import ConfigError
 
 SubjectName = Literal["gpt", "eurovoc"]
@@ -95,6 +95,13 @@ class OptimizerConfig:
         )
         if self.gradient_clip is not None:
             check_positive("optimizer.gradient_clip", self.gradient_clip, ", or null for no clip")
+
+    @property
+    def unrounded(self) -> OptimizerConfig:
+        """The same where no weight is stored on a grid: the base of a rule that only gives back."""
+        if self.rule in RULES and RULES[self.rule].gives_back:
+            return replace(self, rule=self.base, base="adamw", residual="float32")
+        return self
 
     @property
     def steps_are_adamws(self) -> bool:

@@ -26,6 +26,8 @@ class RuleFacts:
     """The learning rate that a comparison starts from where none is given."""
     slots: int | None
     """Numbers that it keeps of each weight; None: those of its base."""
+    gives_back: bool = False
+    """It does nothing but give back what rounding took: where nothing is rounded it is its base."""
 
 
 RULES: Mapping[str, RuleFacts] = MappingProxyType(
@@ -33,8 +35,12 @@ RULES: Mapping[str, RuleFacts] = MappingProxyType(
         "adamw": RuleFacts("AdamW", "arXiv:1711.05101", 6e-4, 2),
         "sgd": RuleFacts("SGD with momentum", "Sutskever et al. 2013", 0.1, 1),
         "lion": RuleFacts("the sign of a momentum", "arXiv:2302.06675", 2e-4, 1),
-        "compensated": RuleFacts("what rounding took, kept beside", "arXiv:2010.06192", 6e-4, None),
-        "eco": RuleFacts("what rounding took, put into the momentum", "arXiv:2601.22101", 6e-4, None),
+        "compensated": RuleFacts(
+            "what rounding took, kept beside", "arXiv:2010.06192", 6e-4, None, gives_back=True
+        ),
+        "eco": RuleFacts(
+            "what rounding took, put into the momentum", "arXiv:2601.22101", 6e-4, None, gives_back=True
+        ),
         "stiff_gradient": RuleFacts("the gradient times S(w)", "the study, MANI-02", 6e-4, None),
         "code_step": RuleFacts("so many codes, rounded stochastically", "the study", 6e-4, 2),
         "madam": RuleFacts("so many octaves", "arXiv:2106.13914", 6e-4, 1),

@@ -91,6 +91,7 @@ def control_config(base: TrainConfig, regime: Regime) -> TrainConfig:
         base,
         fp8_format="E5M2",
         precision=PrecisionConfig(regime=regime),
+        optimizer=base.optimizer.unrounded,
         enable_partition_clipping=False,
         enable_emergency_shift=False,
         inject=(),

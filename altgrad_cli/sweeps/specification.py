@@ -151,8 +151,8 @@ class Variation:
 
     @property
     def control_rule(self) -> tuple[str, ...]:
-        """The same for its controls."""
-        return tuple(rule.removesuffix(ROUNDED_STOCHASTICALLY) for rule in self.format_rule)
+        """The same for its controls, which follow ``OptimizerConfig.unrounded``."""
+        return () if self.rule is None else (self.base.optimizer.unrounded.rule,)
 
     @property
     def control_settings(self) -> tuple[Setting, ...]:

@@ -112,13 +112,18 @@ BEYOND_IT = "half a decade beyond the best learning rate so far, which was at th
 
 
 def trial(arm: Arm, rate: float, reason: str) -> Arm:
-    """The run that tries ``rate`` for ``arm``: on the first half of the validation split, not judged."""
-    data = replace(arm.config.data, evaluate_on="tuning")
+    """The run that tries ``rate`` for ``arm``: on the first half of the validation split, not judged.
+
+    Only its loss is asked for, so nothing is measured but what an intervention acts on.
+    """
+    config = arm.config
+    data = replace(config.data, evaluate_on="tuning")
+    monitors = replace(config.monitors, enabled=config.enable_emergency_shift)
     return replace(
         arm,
         name=f"tune-{without_seed(arm)}-{rate_word(rate)}",
         kind="tuning",
-        config=replace(arm.config, learning_rate=rate, data=data),
+        config=replace(config, learning_rate=rate, data=data, monitors=monitors, use_shadow=False),
         controls=None,
         reason=reason,
     )

@@ -6,23 +6,25 @@ eta is ``optimizer.geometric_rate`` times the learning rate. All but the blocks'
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
-from altgrad_cli.formats import FP8Format
+from altgrad_cli.metrics.weights.grid import stiffness
 from altgrad_cli.updates.rule import PlacedOn, Proposal, Wrapper
 
 
 class CodeStep(Wrapper):
-    """A weight moves by eta u codes (ULPs) of its grid, at most ``optimizer.max_codes``; no decay.
+    """A weight moves by eta u codes, each the gap S(w) of its grid (an ULP), ``max_codes`` at most.
 
     The move ends between two codes, and stochastic rounding takes one of them with the probability of its
-    place: a step of .3 codes is a whole code in 30 % of the draws. Zero and sign crossings walk through the
-    subnormals like any code. Weights in float32 move by the same way and are not rounded.
-    (The study's "rung" optimizer; the intent behind MANI-02.) It adds no bits to AdamW's.
+    place: a step of .3 codes up is a whole code in 30 % of the draws. There is no decay. Weights in float32
+    move by the gaps that they would have, and are not rounded. It adds no bits to AdamW's.
+    (The study's steps in ULPs: dw = -eta S(w) u, the intent behind MANI-02 and its "rung" optimizer.)
     """
+
+    # Moves by the index of the code, unbiased in codes, are not so in weights: on E7M0 a code up adds w, one
+    # down takes w / 2, and by noise alone the weights grow. On law, at eta .1 and one seed, the largest
+    # spectral norm of a layer went from 4 to 2,060 between steps 100 and 400.
 
     stochastic = True
 
@@ -39,8 +41,8 @@ class CodeStep(Wrapper):
             views = zip(*map(flat.linear_views, (flat.values, codes, proposal.parameters)), strict=True)
             for layer, (weights, step, after) in enumerate(views):
                 grid, scales = placed_on(layer)
-                spread = grid.spread(scales, weights.shape)
-                after.copy_(moved_by_codes(weights, step, grid.element, spread))
+                gap = stiffness(weights, grid.element, grid.spread(scales, weights.shape))
+                torch.addcmul(weights, step, gap, out=after)
         return proposal
 
 
@@ -68,28 +70,3 @@ class Madam(Wrapper):
             octaves.clamp_(-optimizer.max_codes, optimizer.max_codes)
             torch.mul(weights, torch.exp2(octaves), out=proposal.parameters[:end])
         return proposal
-
-
-@lru_cache(maxsize=32)
-def _numbers(format: FP8Format, device: torch.device) -> Tensor:
-    """The finite values of the grid, each once, ascending, float64."""
-    positive = [format.to_real(code) for code in range(1, format.max_code + 1)]
-    values = [*(-value for value in reversed(positive)), 0.0, *positive]
-    return torch.tensor(values, dtype=torch.float64, device=device)
-
-
-def moved_by_codes(weights: Tensor, codes: Tensor, format: FP8Format, scale: Tensor) -> Tensor:
-    """The values ``codes`` (real numbers) grid points further up, linear between grid points; float32.
-
-    On whole numbers 3 moved by .3 codes is 3.3; on the powers of two of E7M0, 4 moved by .25 is 5 and by 1.5
-    is 12. Beyond the ends the last gap goes on, so that a scale can follow. NaN in either stays NaN.
-    The result is rounded to float32: to within 2^(M - 24) of a gap.
-    """
-    numbers = _numbers(format, weights.device)
-    last = numbers.numel() - 2
-    x = weights.double() / scale
-    below = (torch.searchsorted(numbers, x, right=True) - 1).clamp_(0, last)
-    place = below + (x - numbers[below]) / (numbers[below + 1] - numbers[below]) + codes
-    below = place.nan_to_num(nan=0.0).floor_().clamp_(0, last).long()
-    low = numbers[below]
-    return ((low + (place - below) * (numbers[below + 1] - low)) * scale).float()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import math
 from collections.abc import Callable
 
@@ -17,7 +16,6 @@ from altgrad_cli.formats import parse_format
 from altgrad_cli.rounding.grid import Grid, stored_grid
 from altgrad_cli.rounding.quantize import round_to_grid
 from altgrad_cli.updates.flat import FlatParameters, flatten
-from altgrad_cli.updates.geometric import moved_by_codes
 from altgrad_cli.updates.registry import build_rule
 from altgrad_cli.updates.rule import UpdateRule
 
@@ -254,48 +252,44 @@ def test_eco_gives_the_error_back_in_the_long_run() -> None:
 # --- the grid's own coordinates -------------------------------------------------------------------
 
 
-def by_hand(weight: float, codes: float, numbers: list[float], scale: float) -> float:
-    """A step of ``codes`` grid points, in Python floats."""
-    x = weight / scale
-    below = min(max(bisect.bisect_right(numbers, x) - 1, 0), len(numbers) - 2)
-    place = below + (x - numbers[below]) / (numbers[below + 1] - numbers[below]) + codes
-    below = min(max(math.floor(place), 0), len(numbers) - 2)
-    return (numbers[below] + (place - below) * (numbers[below + 1] - numbers[below])) * scale
-
-
 @pytest.mark.parametrize("name", ["E0M7", "E1M6", "E3M4", "E4M3", "E5M2", "E7M0"])
 def test_a_code_step_is_a_loop_over_floats(name: str) -> None:
-    fmt, scale = parse_format(name), 2.0**-7
-    numbers = sorted({value for value in fmt.values() if math.isfinite(value)})
-    generator = torch.Generator().manual_seed(2)
-    weights = round_to_grid(torch.randn(400, generator=generator) * 0.05, fmt, scale)
-    weights[:6] = torch.tensor([0.0, -0.0, numbers[-1], numbers[0], numbers[-2], numbers[-9]]) * scale
-    codes = torch.randn(400, generator=generator) * 3
-    moved = moved_by_codes(weights, codes, fmt, ONE * scale)
-    expected = [by_hand(w, c, numbers, scale) for w, c in zip(weights.tolist(), codes.tolist(), strict=True)]
-    assert torch.equal(moved, torch.tensor(expected, dtype=torch.float64).float())
-    whole = moved_by_codes(weights[5:6], torch.tensor([2.0]), fmt, ONE * scale)
-    at = numbers.index(float(weights[5]) / scale)
-    assert float(whole) == numbers[at + 2] * scale
-    assert (
-        moved_by_codes(torch.tensor([torch.nan, 1.0]), torch.tensor([1.0, torch.nan]), fmt, ONE).isnan().all()
-    )
+    """w - eta u S(w) with the format's own gap, no more than ``max_codes`` of them."""
+    fmt, scale = parse_format(name), 2.0**-9
+    flat = network()
+    rule = build_rule(OptimizerConfig(rule="code_step", geometric_rate=200.0, max_codes=1.5), flat)
+    given = gradients(flat, 2)
+    before = flat.values.clone()
+    take(rule, flat, given[0], lambda x: before[: flat.linear_end])
+    end = flat.linear_end
+    flat.values[:end] = round_to_grid(flat.values[:end], fmt, scale)
+    flat.values[0] = 0.0
+    proposal = rule.propose(given[1], RATE, on(name, scale))
+    codes = (-200.0 * RATE * adam_direction(given)).clamp(-1.5, 1.5)
+    for i, (w, step) in enumerate(zip(flat.values[:end].tolist(), codes[:end].tolist(), strict=True)):
+        gap = fmt.gap(w / scale) * scale
+        assert float(proposal.parameters[i]) == pytest.approx(w + step * gap, rel=1e-6, abs=1e-5 * gap)
+    assert (codes[:end].abs() == 1.5).any() and (codes[:end].abs() < 1.5).any()
 
 
 @pytest.mark.parametrize("name", ["E3M4", "E7M0"])
 def test_the_rounded_code_step_is_unbiased(name: str) -> None:
     """The share of the 2^24 random numbers that round up is the place itself, to 2^(M - 24) of a gap."""
     fmt = parse_format(name)
-    weight = torch.tensor([1.0])
-    aim = moved_by_codes(weight, torch.tensor([0.3]), fmt, ONE)
-    low = round_to_grid(aim, fmt, rounding="stochastic", bits=torch.tensor([0], dtype=torch.int32))
-    high = round_to_grid(aim, fmt, rounding="stochastic", bits=torch.tensor([2**24 - 1], dtype=torch.int32))
-    share = float((aim.double() - low.double()) / (high.double() - low.double()))
-    assert float(low) == 1.0 and abs(share - float(torch.tensor(0.3))) <= 2.0 ** (fmt.mantissa_bits - 24)
-    threshold = math.ceil((1 - share) * 2**24)  # the smallest of them that rounds up
-    bits = torch.tensor([threshold - 2, threshold + 1], dtype=torch.int32)
-    rounded = round_to_grid(aim.expand(2).contiguous(), fmt, rounding="stochastic", bits=bits)
-    assert rounded.tolist() == [float(low), float(high)]
+    flat = network()
+    flat.values.fill_(1.0)
+    rule = build_rule(OptimizerConfig(rule="code_step", geometric_rate=30.0), flat)
+    aim = rule.propose(-torch.ones_like(flat.values), RATE, on(name)).parameters[:1]  # u = -1: .3 codes up
+
+    def rounded(*bits: int) -> list[float]:
+        values = aim.expand(len(bits)).contiguous()
+        return round_to_grid(values, fmt, rounding="stochastic", bits=torch.tensor(bits)).tolist()
+
+    low, high = rounded(0, 2**24 - 1)
+    share = (float(aim) - low) / (high - low)
+    assert low == 1.0 and abs(share - 0.3) <= 2.0 ** (fmt.mantissa_bits - 23)
+    first_up = math.ceil((1 - share) * 2**24)
+    assert rounded(first_up - 2, first_up + 1) == [low, high]
 
 
 def adam_direction(gradients: list[Tensor]) -> Tensor:
@@ -305,26 +299,6 @@ def adam_direction(gradients: list[Tensor]) -> Tensor:
         m, v = 0.9 * m + 0.1 * g, 0.95 * v + 0.05 * g * g
     n = len(gradients)
     return m / (1 - 0.9**n) / ((v / (1 - 0.95**n)).sqrt() + 1e-8)
-
-
-def test_code_step_moves_by_eta_times_adams_direction_and_no_further_than_allowed() -> None:
-    flat = network()
-    rule = build_rule(OptimizerConfig(rule="code_step", geometric_rate=200.0, max_codes=1.5), flat)
-    given = gradients(flat, 2)
-    before = flat.values.clone()
-    take(rule, flat, given[0], lambda x: before[: flat.linear_end])
-    before = flat.values.clone()
-    proposal = rule.propose(given[1], RATE, on("E3M4", 2.0**-9))
-    codes = (-200.0 * RATE * adam_direction(given)).clamp(-1.5, 1.5)
-    end = flat.linear_end
-    fmt = parse_format("E3M4")
-    numbers = sorted({value for value in fmt.values() if math.isfinite(value)})
-    expected = [
-        by_hand(w, c, numbers, 2.0**-9)
-        for w, c in zip(before[:end].tolist(), codes[:end].tolist(), strict=True)
-    ]
-    assert torch.allclose(proposal.parameters[:end], torch.tensor(expected), rtol=1e-4, atol=1e-6)
-    assert (codes[:end].abs() == 1.5).any() and (codes[:end].abs() < 1.5).any()
 
 
 def test_madam_moves_the_logarithm_and_keeps_the_sign() -> None:

@@ -171,4 +171,35 @@ class SpreadFigure:
     levels: tuple[tuple[float, str], ...] = ()
 
 
-Figure = LineFigure | HeatFigure | CloudFigure | SpreadFigure
+@dataclass(frozen=True, slots=True)
+class Trade:
+    """What one format pays in loss for what it saves in memory, a point a rule."""
+
+    label: str
+    x: Values
+    y: Values
+    half_widths: Values
+    names: tuple[str, ...]
+    color: str
+
+    @property
+    def front(self) -> list[int]:
+        """The points with the lowest y at their x, from left to right."""
+        lowest: dict[float, int] = {}
+        for index in np.argsort(self.y, kind="stable"):
+            lowest.setdefault(float(self.x[index]), int(index))
+        return [lowest[x] for x in sorted(lowest)]
+
+
+@dataclass(frozen=True, slots=True)
+class TradeFigure:
+    """Points of several formats, each format's lowest joined by a line."""
+
+    key: str
+    title: str
+    x_label: str
+    y_label: str
+    trades: tuple[Trade, ...]
+
+
+Figure = LineFigure | HeatFigure | CloudFigure | SpreadFigure | TradeFigure

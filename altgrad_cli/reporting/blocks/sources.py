@@ -23,7 +23,7 @@ ROW = "{}"
 
 _SOURCE = re.compile(
     r"(?P<runs>[^:]+): "
-    r"(?:(?P<over>average|deviation|difference|paired|halfwidth|lowest|highest|leader|number)(?: |$))?"
+    r"(?:(?P<over>average|deviation|difference|paired|halfwidth|lowest|highest|leader|number|common)(?: |$))?"
     r"(?:(?P<quantity>[A-Za-z_][\w.]*)(?:\((?P<argument>[^()]+)\))?)?"
     r"(?:\[(?P<layer>[^\[\]]+)\])?(?:@(?P<first>\d+)(?:-(?P<last>\d+))?)?"
 )
@@ -45,7 +45,8 @@ class Source:
     over: str | None = None
     """How several runs become one: ``average``, ``deviation``, ``difference``, ``lowest``, ``highest``, the
     ``number`` of the runs, or the ``leader``, the run with the highest value; ``paired``, the mean difference
-    of the first half of the runs and the second, run by run, and ``halfwidth``, half its 95 % interval."""
+    of the first half of the runs and the second, run by run, and ``halfwidth``, half its 95 % interval;
+    ``common``, the value that all of them have."""
 
 
 def parse_source(text: str) -> Source:

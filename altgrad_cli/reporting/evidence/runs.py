@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from altgrad_cli.config.memory import bits_a_weight
 from altgrad_cli.errors import UsageError
 from altgrad_cli.metrics.noise import paired_interval
 from altgrad_cli.metrics.verdict import loss_scale, recovered_fraction
@@ -200,6 +201,7 @@ _JUDGED: dict[str, Quantity] = {
     "attributed_stage": _attributed(lambda found: found.stage),
     "attributed_layers": _attributed(lambda found: ", ".join(found.layers)),
     "loss_noise": _of_arm(lambda evidence, arm: noise_of(arm, evidence.findings)),
+    "bits_a_weight": _of_arm(lambda _, arm: (bits := bits_a_weight(arm.config)) and bits.total),
     "plan.reason": _of_arm(lambda _, arm: arm.reason or None),
     "recovered_fraction": lambda evidence, log, source: evidence.recovered_fraction(
         log, source.first if source.first is not None else evidence.judged(log).step or 0
@@ -209,6 +211,8 @@ _JUDGED: dict[str, Quantity] = {
 
 def _over_runs(source: Source, values: Sequence[object]) -> object:
     """Several runs as one value; None as soon as one of them has none (``leader`` passes those over)."""
+    if source.over == "common":
+        return values[0] if all(value == values[0] for value in values) else None
     pairs = zip(values, source.runs, strict=True)
     known = [(float(value), run) for value, run in pairs if isinstance(value, int | float)]
     if source.over == "leader":

@@ -263,9 +263,34 @@ def _draw_spread(figure: figures.SpreadFigure) -> Canvas:
     return canvas
 
 
+def _draw_trades(figure: figures.TradeFigure) -> Canvas:
+    canvas, axes = _canvas(5.4)
+    for trade in figure.trades:
+        front = trade.front
+        axes.plot(trade.x, trade.y, "o", color=trade.color, ms=4, alpha=0.35, mew=0)
+        x, y = trade.x[front], trade.y[front]
+        axes.errorbar(
+            x, y, trade.half_widths[front], color=trade.color, fmt="o-", lw=1.7, ms=7, mec="white", capsize=3
+        )
+        axes.annotate(
+            f" {trade.label}", (x[-1], y[-1]), xytext=(8, 0), textcoords="offset points", va="center",
+            color=trade.color, fontweight="bold",
+        )  # fmt: skip
+        for index in front:
+            axes.annotate(
+                trade.names[index], (trade.x[index], trade.y[index]), xytext=(0, 7), fontsize=7,
+                textcoords="offset points", ha="center", color=trade.color,
+            )  # fmt: skip
+    axes.axhline(0, color=palette.INK, linewidth=0.9, linestyle=":")
+    axes.margins(x=0.12, y=0.1)
+    axes.set(title=figure.title, xlabel=figure.x_label, ylabel=figure.y_label)
+    return canvas
+
+
 _DRAWERS: dict[type, Callable[..., Canvas]] = {
     figures.LineFigure: _draw_lines,
     figures.HeatFigure: _draw_heat,
     figures.CloudFigure: _draw_clouds,
     figures.SpreadFigure: _draw_spread,
+    figures.TradeFigure: _draw_trades,
 }

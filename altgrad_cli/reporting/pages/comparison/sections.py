@@ -23,6 +23,7 @@ from altgrad_cli.reporting.evidence.scope import Scope, shown_path
 from altgrad_cli.reporting.pages.comparison import plots
 from altgrad_cli.reporting.pages.comparison.attribution_section import attribution_section
 from altgrad_cli.reporting.pages.comparison.headline import headline
+from altgrad_cli.reporting.pages.comparison.rules_section import rules_section
 from altgrad_cli.reporting.pages.comparison.seeds import runs_by_arm, spread_section
 from altgrad_cli.reporting.pages.comparison.tuning_section import gaps_section, rates_section
 from altgrad_cli.reporting.pages.run.failure_sections import attribution, summary
@@ -253,6 +254,7 @@ SECTIONS: tuple[SweepSection, ...] = (
     verdicts,
     losses,
     spread_section,
+    rules_section,
     gaps_section,
     rates_section,
     attribution_section,
