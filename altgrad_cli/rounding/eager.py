@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from altgrad_cli.rounding.constants import RoundingPlan, is_power_of_two
 from altgrad_cli.rounding.kernel import EAGER, Mode, Scale, round_slice
 from altgrad_cli.rounding.scratch import SLICE, Scratch, scratch
-from altgrad_cli.rounding.statistics import SliceCounter, count_everywhere
+from altgrad_cli.rounding.statistics import SliceCounter, add_row, count_everywhere, own_units
 from altgrad_cli.rounding.stochastic import Key, RandomWork, advanced, random_bits
 
 
@@ -56,6 +58,53 @@ def round_eager(
                 stats.copy_(count_everywhere(before, target, plan, used))
     if counter is not None and stats is not None:
         stats.numpy()[:] = counter.row()
+
+
+def round_blocks(
+    x: Tensor,
+    out: Tensor,
+    scale: Tensor,
+    plan: RoundingPlan,
+    random: Key | Tensor | None,
+    stats: Tensor | None,
+) -> None:
+    """Round ``x`` / ``scale`` and multiply back; fill the row ``stats``.
+
+    Args:
+        x, out: float32, contiguous; may be the same.
+        scale: float32, broadcasts with x dimension by dimension.
+        plan: made for scale 1.
+        random: as ``round_eager``, in the order of x.
+    """
+    if stats is not None:
+        stats.zero_()
+    start = 0
+    for part, target, s in _parts(x, out, scale):
+        given = part.clone() if stats is not None and part.data_ptr() == target.data_ptr() else part
+        flat = torch.div(part, s, out=target).view(-1)
+        later = random[start : start + flat.numel()] if isinstance(random, Tensor) else random
+        later = advanced(later, start) if isinstance(later, tuple) else later
+        counted = None if stats is None or x.device.type != "cpu" else torch.empty_like(stats)
+        round_eager(flat, flat, plan, 1.0, later, counted)
+        target.mul_(s)
+        start += flat.numel()
+        if stats is not None:
+            if counted is None or not own_units(counted, given, target):
+                counted = count_everywhere(given, target, plan, s)
+            add_row(stats, counted)
+
+
+def _parts(x: Tensor, out: Tensor, scale: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Slices along the first dimension that has any length, so that they stay in the cache on the CPU."""
+    if x.numel() == 0:
+        return
+    across = next((dim for dim, size in enumerate(x.shape) if size > 1), 0)
+    step = x.shape[across] if x.device.type != "cpu" else max(1, SLICE * x.shape[across] // x.numel())
+    for start in range(0, x.shape[across], step):
+        length = min(step, x.shape[across] - start)
+        several = scale.shape[across] > 1
+        s = scale.narrow(across, start, length) if several else scale
+        yield x.narrow(across, start, length), out.narrow(across, start, length), s
 
 
 def _random_work(random: Key | Tensor, start: int, space: Scratch) -> RandomWork:

@@ -24,8 +24,10 @@ from altgrad_cli.config.precision import Recipe
 from altgrad_cli.formats import FP8Format
 from altgrad_cli.formats.block_spec import BlockSpec
 from altgrad_cli.formats.scale import compute_scale, round_up_to_power_of_two, stored_scale
+from altgrad_cli.rounding.eager import as_carrier
 from altgrad_cli.rounding.mode import round_to_grid
 from altgrad_cli.rounding.scaling import finite_part, named_scales, scales_of_amax
+from altgrad_cli.rounding.scratch import SLICE, scratch
 
 STORED_SLACK = 4.0
 """How far below the maximum the amax of stored weights must have fallen before their scale is lowered."""
@@ -97,11 +99,18 @@ class Tiles:
     def amax(self, x: Tensor) -> Tensor:
         """(tiles down, tiles along)."""
         height, width, down, along = self._sizes(x.shape)
-        matrix = x.reshape(height, width).abs()
+        matrix = as_carrier(x).reshape(height, width)
         if height % down or width % along:
             matrix = functional.pad(matrix, (0, -width % along, 0, -height % down))
-        tiles = matrix.view(-(-height // down), down, -(-width // along), along)
-        return (tiles.amax((1, 3)) if x.numel() else tiles.sum((1, 3))).double()
+        tall, wide = matrix.shape[0] // down, matrix.shape[1] // along
+        # Bits of magnitudes are ordered as the magnitudes are, nan on top, and integers are compared faster.
+        found = torch.zeros((tall, wide), dtype=torch.int32, device=x.device)
+        step = max(1, SLICE // max(1, down * matrix.shape[1])) if x.device.type == "cpu" else max(1, tall)
+        for start in range(0, tall if x.numel() else 0, step):
+            part = matrix[start * down : (start + step) * down].reshape(-1)
+            bits = torch.abs(part, out=scratch(part.numel(), x.device).gap.values).view(torch.int32)
+            torch.amax(bits.view(-1, down, wide, along), (1, 3), out=found[start : start + step])
+        return found.view(torch.float32).double()
 
     def spread(self, scales: Tensor, shape: Sequence[int]) -> Tensor:
         """Of ``shape``, or with 1 where all along or down share a scale."""
@@ -220,9 +229,11 @@ class Grid:
         if not scales.dim():
             return round_to_grid(x, self.element, scales, out=out, **options)
         view, scale = self.block.aligned(x, scales)
-        if out is not None:
-            options["out"] = out.view(view.shape)
-        return round_to_grid(view, self.element, scale, **options).view(x.shape)
+        if out is None or not out.is_contiguous():
+            rounded = round_to_grid(view, self.element, scale, **options).view(x.shape)
+            return rounded if out is None else out.copy_(rounded)
+        round_to_grid(view, self.element, scale, out=out.view(view.shape), **options)
+        return out
 
     def round_for_both(
         self,

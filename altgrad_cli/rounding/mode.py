@@ -10,13 +10,12 @@ from torch import Tensor
 from altgrad_cli.errors import UsageError, check_choice
 from altgrad_cli.formats import FP8Format, parse_format
 from altgrad_cli.rounding.constants import Overflow, Rounding, plan_rounding
-from altgrad_cli.rounding.eager import as_carrier, round_eager
+from altgrad_cli.rounding.eager import as_carrier, round_blocks, round_eager
 from altgrad_cli.rounding.kernel import Mode
 from altgrad_cli.rounding.scaling import checked_scale
 from altgrad_cli.rounding.statistics import (
     STATS,
     Counters,
-    count_everywhere,
     count_extremes,
     safe_magnitude,
 )
@@ -62,20 +61,10 @@ def round_to_grid(
     check_choice("counters", counters, get_args(Counters))
     _check_tensors(x, out, stats, bits)
     scale = checked_scale(scale, x.shape)
-    if isinstance(scale, Tensor) and scale.dim():
-        carrier, s = as_carrier(x.detach()), scale.float()
-        q = round_to_grid(
-            carrier / s, format, rounding=rounding, overflow=overflow, generator=generator, bits=bits
-        ).mul_(s)
-        if stats is not None and counters == "extremes":
-            count_extremes(carrier.reshape(-1), stats)
-        elif stats is not None:
-            stats.copy_(count_everywhere(carrier, q, plan_rounding(format, None, overflow), s))
-        if out is None:
-            return q
-        out.detach().copy_(q)
-        return out
-    plan = plan_rounding(format, None if isinstance(scale, Tensor) else scale, overflow)
+    known = None  # of one on a device
+    if not isinstance(scale, Tensor) or scale.dim():
+        known = 1.0 if isinstance(scale, Tensor) else scale
+    plan = plan_rounding(format, known, overflow)
     random: Key | Tensor | None = None
     if rounding == "stochastic":
         random = draw_key(generator) if bits is None else bits.reshape(-1)
@@ -90,7 +79,10 @@ def round_to_grid(
             amax = count_extremes(flat, stats)
             within = not isinstance(scale, Tensor) and amax <= safe_magnitude(plan)
             stats = None
-        round_eager(flat, flat_target, plan, scale, random, stats, Mode(within_limit=within))
+        if isinstance(scale, Tensor) and scale.dim():
+            round_blocks(as_carrier(x), target, scale.float(), plan, random, stats)
+        else:
+            round_eager(flat, flat_target, plan, scale, random, stats, Mode(within_limit=within))
         if target is not result:
             result.copy_(target)
     return result if out is None else out

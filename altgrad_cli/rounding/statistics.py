@@ -99,6 +99,35 @@ def count_extremes(x: Tensor, row: Tensor) -> float:
     return math.inf
 
 
+def add_row(row: Tensor, other: Tensor) -> None:
+    """Add the counts of ``other`` to ``row``, in place."""
+    amax = torch.maximum(row[_AMAX], other[_AMAX])
+    row.add_(other)
+    row[_AMAX] = amax
+
+
+def own_units(row: Tensor, x: Tensor, q: Tensor) -> bool:
+    """Turn the ``row`` of x / s into that of float32 ``x`` rounded to ``q``, in place, on the CPU.
+
+    Returns False, with nothing done, where a value is not finite or a sum leaves float32.
+    """
+    magnitude = x.abs()
+    amax, abs_sum, error = magnitude.max().item(), magnitude.sum().item(), (q - x).sum().item()
+    if not (math.isfinite(abs_sum) and math.isfinite(error)):
+        return False
+    nonzero, kept = int(torch.count_nonzero(x)), int(torch.count_nonzero(q))
+    own = {
+        "amax": amax,
+        "nonzero": nonzero,
+        "underflow": nonzero - kept,
+        "error_sum": error,
+        "abs_sum": abs_sum,
+    }
+    for name, value in own.items():
+        row[STATS.index(name)] = value
+    return True
+
+
 def _as_tensor(scale: float | Tensor, like: Tensor) -> Tensor:
     # A number as divisor would be turned into its reciprocal on some devices, which rounds differently.
     if isinstance(scale, Tensor):
