@@ -68,6 +68,15 @@ def test_a_forged_batch_is_refused(path: Path, change: str) -> None:
         diagnose(forged, Questions())
 
 
+def test_a_head_of_other_labels_than_the_corpus_has_is_refused(path: Path) -> None:
+    payload = read_checkpoint(path)
+    payload["config"]["data"]["labels"] = 2
+    forged = path.with_name("forged.pt")
+    write_checkpoint(forged, payload)
+    with pytest.raises(CheckpointError, match="the 2 labels of the corpus"):
+        diagnose(forged, Questions(data=str(LABELLED)))
+
+
 def test_another_numbers_documents_are_not_the_corpus(path: Path) -> None:
     payload = read_checkpoint(path)
     for offsets in ([1, 0], [0, 10**6]):

@@ -4,6 +4,8 @@ import math
 
 import pytest
 
+from altgrad_cli.config.loading import load_config
+from altgrad_cli.metrics.verdict import loss_scale
 from altgrad_cli.runs.record import read_run
 from altgrad_cli.sweeps.verdicts import judge_run
 from tests.sweeps.conftest import WriteLog
@@ -33,6 +35,21 @@ def test_rho_is_taken_at_the_last_common_step_and_says_which(judged) -> None:  #
 )
 def test_the_grade_follows_rho(judged, loss: object, grade: str) -> None:  # type: ignore[no-untyped-def]
     assert judged(validation={3: loss}).verdict.grade == grade
+
+
+@pytest.mark.parametrize("subject", ["gpt", "eurovoc"])
+def test_the_ends_lie_apart_by_the_measure_of_the_subject(write_log: WriteLog, subject: str) -> None:
+    config = load_config("smoke", [f"subject={subject}"])
+    enough = loss_scale(subject).ends_apart_from
+    for gap, known in ((1.01 * enough, True), (0.99 * enough, False)):
+        losses = {"fp32": 0.2, "frozen": 0.2 + gap, "arm": 0.2 + gap / 4}
+        fp32, frozen, arm = (
+            read_run(write_log(f"{name}{known}", config=config, validation={3: loss}))
+            for name, loss in losses.items()
+        )
+        found = judge_run(arm, fp32, frozen)
+        assert found.rho == (pytest.approx(0.75) if known else None)
+    assert loss_scale("eurovoc").ends_apart_from < loss_scale("gpt").ends_apart_from == 0.1
 
 
 def test_without_a_control_the_grade_is_open_and_the_cause_suspected(write_log: WriteLog) -> None:

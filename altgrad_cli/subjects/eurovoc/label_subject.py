@@ -58,7 +58,10 @@ def classifier_of_weights(
 ) -> Subject:
     """The classifier of ``config`` for as many symbols and labels as ``weights`` know; or a KeyError."""
     assert corpus is None or isinstance(corpus, LabelledCorpus)
-    return _subject(config, *_sizes(weights), corpus)
+    vocab_size, labels = _sizes(weights)
+    if corpus is not None and len(corpus.names) != labels:
+        raise KeyError(f"a head for the {len(corpus.names)} labels of the corpus")
+    return _subject(config, vocab_size, labels, corpus)
 
 
 def classifier_takes(config: TrainConfig, weights: Mapping[str, Tensor], batch: Batch) -> bool:
