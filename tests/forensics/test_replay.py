@@ -67,6 +67,12 @@ def test_every_update_rule_is_reproduced(capture: Capture, rule: str) -> None:
     assert replayed(path).bit_exact is True
 
 
+@pytest.mark.parametrize("format", ["NVFP4", "MXFP8_E4M3:rceil"])
+def test_a_step_in_blocks_is_reproduced(capture: Capture, format: str) -> None:
+    settings = "precision.regime=standard", "precision.rounding=stochastic_all", "runtime.capture_at=3"
+    assert replayed(capture(f"fp8_format={format}", *settings)).bit_exact is True
+
+
 def test_a_replay_of_a_compiled_run_says_that_it_is_of_the_eager_form(
     capture: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

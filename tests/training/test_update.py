@@ -18,7 +18,7 @@ from altgrad_cli.training.update import CandidateUpdate, candidate_update, commi
 from tests.training.states import gpt_state, random_batch, take_step
 
 Tiny = Callable[..., TrainConfig]
-FORMATS = ("E0M7", "E1M6", "E2M5", "E3M4", "E4M3", "E5M2", "E6M1", "E7M0")
+FORMATS = ("E0M7", "E1M6", "E2M5", "E3M4", "E4M3", "E5M2", "E6M1", "E7M0", "MXFP4", "E3M4@5x7")
 
 
 def stored_views(state: TrainState) -> list[torch.Tensor]:
@@ -84,8 +84,9 @@ def test_stored_weights_are_on_their_grid_after_every_step(tiny: Tiny, name: str
     for step in range(8):
         take_step(state, seed=step, learning_rate=2e-2)
         for index, weights in enumerate(stored_views(state)):
-            scale = state.stored_scales[index]
-            assert scale is not None
+            place, scales = state.stored_grid(index), state.stored_scales[index]
+            assert place is not None and scales is not None
+            scale = place.spread(scales, weights.shape)
             assert float(grid_alignment_error(weights, fmt, scale).abs().max()) == 0
             assert set((weights.double() / scale).unique().tolist()) <= grid
 

@@ -38,6 +38,8 @@ VARIANTS = {
     "postln": ("precision.regime=postln", "fp8_format=E1M6"),
     "mixed": ("fp8_format=E7M0", MIXED),
     "stochastic": ("fp8_format=E5M2", "precision.rounding=stochastic_all"),
+    "blocks": ("fp8_format=NVFP4", "precision.regime=standard"),
+    "stored blocks": ("fp8_format=MXFP8_E4M3",),
 }
 
 
@@ -130,8 +132,9 @@ def test_a_mixed_plan_measures_every_layer_by_its_own_kind(tiny: Tiny) -> None:
     assert all(value is not None and value > 0.5 for value in zero[4:8]), "E7M0 does not"
 
 
-def test_update_metrics_agree_with_tensors_compared_by_hand(tiny: Tiny) -> None:
-    state = gpt_state(tiny("fp8_format=E5M2"))
+@pytest.mark.parametrize("name", ["E5M2", "MXFP8_E4M3", "E3M4@5x7"])
+def test_update_metrics_agree_with_tensors_compared_by_hand(tiny: Tiny, name: str) -> None:
+    state = gpt_state(tiny(f"fp8_format={name}"))
     measured, update = measured_step(state)
     assert update.stored is not None
     before = state.flat.linear_views(state.flat.values)[3]
@@ -214,8 +217,9 @@ def test_rescaled_flips_are_counted_apart(tiny: Tiny) -> None:
             assert (value is not None) == ((number, layer) in touched)
 
 
-def test_the_census_counts_every_operand_once(tiny: Tiny) -> None:
-    state = gpt_state(tiny("fp8_format=E4M3", "precision.regime=standard"))
+@pytest.mark.parametrize("name", ["E4M3", "MXFP8_E4M3", "E4M3@16x16"])
+def test_the_census_counts_every_operand_once(tiny: Tiny, name: str) -> None:
+    state = gpt_state(tiny(f"fp8_format={name}", "precision.regime=standard"))
     census = CodeCensus(state)
     run_pass(state, random_batch(), observer=census)
     found = census.histograms()

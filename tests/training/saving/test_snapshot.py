@@ -87,6 +87,12 @@ def test_a_resumed_run_is_the_straight_run(tiny: Tiny, tmp_path: Path, regime: s
     assert_resumes(config_for(tiny, regime, recipe, "stochastic_all"), tmp_path, [step])
 
 
+@pytest.mark.parametrize("regime", ["uniform", "standard"])
+def test_a_resumed_run_in_blocks_is_the_straight_run(tiny: Tiny, tmp_path: Path, regime: str) -> None:
+    config = config_for(tiny, regime, "delayed", "stochastic_all", "fp8_format=MXFP4")
+    assert_resumes(config, tmp_path, [3])
+
+
 @pytest.mark.campaign
 @pytest.mark.parametrize("rounding", ["nearest", "stochastic", "stochastic_all"])
 @pytest.mark.parametrize("regime", REGIMES)
@@ -175,14 +181,20 @@ def test_a_payload_that_lacks_a_part_is_refused(tiny: Tiny, damage: Callable[[di
 
 def test_stored_codes_are_the_weights(tiny: Tiny) -> None:
     from altgrad_cli.formats import parse_format
+    from altgrad_cli.rounding.grid import stored_grid
     from altgrad_cli.rounding.quantize import dequantize
 
-    payload = take_snapshot(gpt_state(config_for(tiny, "uniform", "delayed", "nearest")), {})
-    assert len(payload["stored_weights"]) == 8
-    for name, stored in payload["stored_weights"].items():
-        assert stored["codes"].dtype == torch.uint8
-        back = dequantize(stored["codes"], parse_format(stored["format"]), stored["scale"])
-        assert torch.equal(back, payload["weights"][f"{name}.weight"])
+    for chosen in ("E4M3", "MXFP8_E5M2", "E3M4@5x7"):
+        config = config_for(tiny, "uniform", "delayed", "nearest", f"fp8_format={chosen}")
+        payload = take_snapshot(gpt_state(config), {})
+        assert len(payload["stored_weights"]) == 8
+        for name, stored in payload["stored_weights"].items():
+            assert stored["codes"].dtype == torch.uint8
+            assert stored["format"] == chosen
+            grid, scales = stored_grid(parse_format(chosen)), torch.as_tensor(stored["scale"])
+            spread = grid.spread(scales.double(), stored["codes"].shape)
+            back = dequantize(stored["codes"], chosen, spread)
+            assert torch.equal(back, payload["weights"][f"{name}.weight"])
 
 
 def capture(tiny: Tiny, folder: Path, times: int = 1) -> list[Path]:
