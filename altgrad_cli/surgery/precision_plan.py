@@ -86,6 +86,16 @@ def _check_overflow(fmt: FP8Format, overflow: Overflow) -> None:
         )
 
 
+def _check_scaled(fmt: FP8Format, recipe: Recipe) -> None:
+    if recipe == "none" and fmt.block.name:
+        raise ConfigError(
+            f"the scaling 'none' leaves {fmt.name} without the scales that its name asks for",
+            where="precision.scaling.recipe",
+            allowed="amax, delayed",
+            hint="use precision.scaling.recipe=amax, or a format without blocks",
+        )
+
+
 def plan_precision(
     config: PrecisionConfig, format_name: str, kinds: Mapping[str, LayerKind]
 ) -> PrecisionPlan:
@@ -112,6 +122,7 @@ def plan_precision(
         for role, fmt in layer.formats:
             if role in OPERAND_ROLES:
                 _check_overflow(fmt, config.overflow)
+                _check_scaled(fmt, layer.recipe)
     return PrecisionPlan(
         layers=layers,
         frozen_blocks=config.regime == "frozen",
@@ -134,20 +145,30 @@ def _plan_layer(
             if rule.roles is None and fmt.name == "BF16":
                 # "keep this layer in BF16" means field practice: BF16 operands on a float32 master.
                 roles = OPERAND_ROLES
-            chosen = rule.scaling or ("none" if fmt.name == "BF16" else recipe)
+            chosen = _recipe(fmt, recipe) if rule.scaling is None else _of_blocks(fmt, rule.scaling)
             return replace(unrounded, formats=_formats(kind, roles, fmt), recipe=chosen)
     if kind == "head":
         if config.regime in ("fp32", "frozen") or config.head_format.lower() in FLOAT32_WORDS:
             return replace(unrounded, recipe="none")
-        formats = _formats(kind, OPERAND_ROLES, parse_format(config.head_format))
-        return replace(unrounded, formats=formats, recipe="none")
+        fmt = parse_format(config.head_format)
+        formats = _formats(kind, OPERAND_ROLES, fmt)
+        return replace(unrounded, formats=formats, recipe="amax" if fmt.block.name else "none")
     if config.regime == "postln" and kind != "normalised":
         return unrounded
     return replace(
         unrounded,
         formats=_formats(kind, regime_roles, study_format),
-        recipe="none" if study_format.name == "BF16" else recipe,
+        recipe=_recipe(study_format, recipe),
     )
+
+
+def _recipe(fmt: FP8Format, asked: Recipe) -> Recipe:
+    return "none" if fmt.name == "BF16" else _of_blocks(fmt, asked)
+
+
+def _of_blocks(fmt: FP8Format, asked: Recipe) -> Recipe:
+    """Blocks take their scales from the tensor, for nobody keeps a history of each."""
+    return "amax" if asked == "delayed" and not fmt.block.whole else asked
 
 
 def without_rounding(

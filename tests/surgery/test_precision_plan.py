@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from altgrad_cli.config.precision import LayerRule, PrecisionConfig
+from altgrad_cli.config.precision import LayerRule, PrecisionConfig, ScalingConfig
 from altgrad_cli.errors import ConfigError
 from altgrad_cli.formats import parse_format
 from altgrad_cli.subjects.gpt.layer_names import layer_kinds
@@ -174,3 +174,21 @@ def test_formats_of_a_layer_are_looked_up_by_role() -> None:
     layer = plan(regime="uniform").layers[0]
     assert layer.format_of("stored_weights") == parse_format("E3M4")
     assert layer.format_of("weights") is None
+
+
+def test_blocks_take_their_scales_from_the_tensor() -> None:
+    made = plan("MXFP4", regime="standard", head_format="NVFP4")
+    assert {layer.recipe for layer in made.layers} == {"amax"}
+    assert all(layer.delayed_roles == () for layer in made.layers)
+    one_scale = plan("E4M3@tensor:e8m0", regime="standard").layers[0]
+    assert (one_scale.recipe, one_scale.delayed_roles) == ("delayed", (W, A, G))
+    rule = LayerRule(pattern="*", format="MXFP4", scaling="delayed")
+    assert plan(regime="standard", rules=(rule,)).layers[0].recipe == "amax"
+
+
+def test_blocks_without_scales_are_refused() -> None:
+    refused = pytest.raises(ConfigError, match="without the scales that its name asks for")
+    with refused:
+        plan("E4M3@row", regime="standard", scaling=ScalingConfig(recipe="none"))
+    with refused:
+        plan("E4M3", regime="standard", rules=(LayerRule(pattern="*", format="NVFP4", scaling="none"),))
