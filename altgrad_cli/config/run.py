@@ -98,10 +98,11 @@ class OptimizerConfig:
 
     @property
     def unrounded(self) -> OptimizerConfig:
-        """The same where no weight is stored on a grid: the base of a rule that only gives back."""
-        if self.rule in RULES and RULES[self.rule].gives_back:
-            return replace(self, rule=self.base, base="adamw", residual="float32")
-        return self
+        """The same where no weight is stored on a grid: a rule that only gives back is its base there."""
+        gives_back = self.rule in RULES and RULES[self.rule].gives_back
+        rule = self.base if gives_back else self.rule
+        base = self.base if rule == "stiff_gradient" else "adamw"
+        return replace(self, rule=rule, base=base, residual="float32")
 
     @property
     def steps_are_adamws(self) -> bool:

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from altgrad_cli.config.memory import bits_a_weight
 from altgrad_cli.reporting.blocks import figures
-from altgrad_cli.reporting.blocks.document import Section, TableColumn, Text, listed, picture, section
+from altgrad_cli.reporting.blocks.document import Block, Section, TableColumn, Text, listed, picture, section
 from altgrad_cli.reporting.blocks.palette import color_of
 from altgrad_cli.reporting.evidence.scope import Scope
 from altgrad_cli.sweeps.comparison import LossGap, loss_gaps
@@ -23,7 +22,6 @@ class _Row:
     gap: LossGap
     format: str
     control: str | None
-    bits: int | None
 
     @property
     def runs(self) -> str:
@@ -37,59 +35,58 @@ class _Row:
 
     @property
     def nats(self) -> float:
-        """The mean gap."""
+        """The mean gap; inf where it is not known."""
         difference = self.gap.best.difference
         return math.inf if difference is None or math.isnan(difference.mean) else difference.mean
 
 
 def rules_section(scope: Scope) -> Section | None:
-    """Formats by rules, where more than one rule was run."""
-    rows = _rows(scope)
-    if len({row.gap.rule for row in rows}) < 2:
-        return None
+    """Formats by rules, where more than one rule was run; one table and picture a text."""
+    benches: dict[tuple[str, int | None], list[_Row]] = {}
+    for gap in loss_gaps(scope.evidence.arms.values(), scope.evidence.findings):
+        if gap.best.difference is not None:
+            first = gap.best.pairs[0][0]
+            row = _Row(gap, scope.evidence.arms[first].format, scope.evidence.run(first).control)
+            benches.setdefault((row.against, gap.best.step), []).append(row)
+    blocks: list[Block | None] = []
+    for number, rows in enumerate(benches.values(), 1):
+        if len({row.gap.rule for row in rows}) > 1:
+            blocks += _bench(scope, rows, f"rules-{number}" if len(benches) > 1 else "rules")
     key = (
-        "The gap is the validation loss less that of the best fp32 run of the same seed. Bits a weight are "
-        "those that are kept from step to step of a weight in the blocks: the weight, what its rule keeps "
-        "beside it, and the moments. fp32 is measured with every rule too: a rule that is better there is a "
-        "better optimizer, and no cure."
+        "The gap is the validation loss less that of the best fp32 run of the same seed, ± half of its "
+        "Student-t interval over the seeds. Bits a weight are those that are kept from step to step of a "
+        "weight in the blocks: the weight, what its rule keeps beside it, and the moments. fp32 is measured "
+        "with every rule too: a rule that is better there is a better optimizer, and no cure."
     )
+    return section("Which format gains from which update rule", *blocks, Text(key)) if blocks else None
+
+
+def _bench(scope: Scope, rows: Sequence[_Row], key: str) -> list[Block | None]:
+    """The answer, the picture and the table of arms that are held against the same runs."""
+    against, step = rows[0].against, rows[0].gap.best.step
     columns = [
         TableColumn("rule", "{}: common config.optimizer.rule"),
         TableColumn("rounding", "{}: common config.precision.rounding"),
         TableColumn("rate", "{}: common config.learning_rate"),
         TableColumn("bits a weight", "{}: common bits_a_weight"),
-        TableColumn("loss", "{}: average last(validation_loss)"),
-    ]
-    shared = {(row.against, row.gap.best.step) for row in rows}
-    if len(shared) == 1:
-        ((against, step),) = shared
-        columns += [
-            TableColumn("gap", f"{{}},{against}: paired at(validation_loss)@{step}"),
-            TableColumn("±", f"{{}},{against}: halfwidth at(validation_loss)@{step}"),
-        ]
-    columns += [
+        TableColumn("loss", f"{{}}: average at(validation_loss)@{step}"),
+        TableColumn("gap", f"{{}},{against}: paired at(validation_loss)@{step}"),
+        TableColumn("±", f"{{}},{against}: halfwidth at(validation_loss)@{step}"),
         TableColumn("tau", "{}: average end(update_transfer)"),
         TableColumn("flips", "{}: average end(flip_rate)"),
         TableColumn("effective rank", "{}: average last(effective_rank)"),
     ]
-    table = scope.evidence.table("runs", [row.runs for row in rows], columns)
-    drawn = picture(
-        _figure(rows),
+    text = scope.evidence.cite(f"{rows[0].runs}: common corpus.source")
+    caption = (
         "A point is a format with a rule at its best learning rate, the mean over the seeds; the line joins "
-        "a format's lowest gaps, and the bar is half a 95 % interval over the seeds.",
+        "a format's lowest gaps, and the bar is half of the interval over the seeds."
     )
-    return section("Which format gains from which update rule", _answer(scope, rows), drawn, Text(key), table)
-
-
-def _rows(scope: Scope) -> list[_Row]:
-    rows = []
-    for gap in loss_gaps(scope.evidence.arms.values(), scope.evidence.findings):
-        if gap.best.difference is not None:
-            arm = scope.evidence.arms[gap.best.pairs[0][0]]
-            bits = bits_a_weight(arm.config)
-            control = scope.evidence.run(arm.name).control
-            rows.append(_Row(gap, arm.format, control, None if bits is None else bits.total))
-    return rows
+    return [
+        Text(f"On {text}:"),
+        _answer(scope, rows),
+        picture(_figure(rows, key), caption),
+        scope.evidence.table("runs", [row.runs for row in rows], columns),
+    ]
 
 
 def _by_format(rows: Sequence[_Row]) -> dict[str, list[_Row]]:
@@ -121,17 +118,17 @@ def _answer(scope: Scope, rows: Sequence[_Row]) -> Text | None:
     return listed(words for _, words in sorted(found, key=lambda pair: -pair[0]))
 
 
-def _figure(rows: Sequence[_Row]) -> figures.TradeFigure | None:
+def _figure(rows: Sequence[_Row], key: str) -> figures.TradeFigure | None:
     trades = []
     for name, members in _by_format(rows).items():
-        points = [row for row in members if row.bits is not None and math.isfinite(row.nats)]
+        points = [row for row in members if row.gap.bits is not None and math.isfinite(row.nats)]
         if not points:
             continue
         halves = [row.gap.best.difference and row.gap.best.difference.half_width for row in points]
         trades.append(
             figures.Trade(
                 name,
-                np.array([row.bits for row in points], dtype=float),
+                np.array([row.gap.bits for row in points], dtype=float),
                 np.array([row.nats for row in points]),
                 np.array([half or 0.0 for half in halves]),
                 tuple(row.gap.rule for row in points),
@@ -145,7 +142,7 @@ def _figure(rows: Sequence[_Row]) -> figures.TradeFigure | None:
     if best is not None and math.isfinite(best.nats):
         title = f"Closest to fp32: {best.format} with {best.gap.rule}, {best.nats:+.3f} nats"
     return figures.TradeFigure(
-        "rules",
+        key,
         title,
         "bits kept of a weight: weight, residual, moments",
         "validation loss less that of the best fp32 (nats)",
