@@ -23,6 +23,8 @@ OPERAND_ROLES: tuple[Role, ...] = ROLES[:3]
 """The roles a linear layer rounds itself; the other two are rounded after the update."""
 ROLE_LETTERS: dict[Role, str] = dict(zip(ROLES, "WAGMO", strict=True))
 
+HADAMARD_SIZES = (2, 4, 8, 16, 32, 64, 128, 256)
+
 REGIME_ROLES: dict[Regime, tuple[Role, ...]] = {
     "fp32": (),
     "frozen": (),
@@ -83,7 +85,16 @@ class PrecisionConfig:
     scaling: ScalingConfig = field(default_factory=ScalingConfig)
     head_format: str = "BF16"
     """Grid of the tied LM head's W, A, G; ``fp32`` leaves it unrounded."""
+    hadamard: int | None = None
+    """Mix so many tokens of both operands of the weight gradient by a random Hadamard matrix before they are
+    rounded; a power of two, 16 in NVFP4 training. None mixes none."""
     rules: tuple[LayerRule, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.hadamard is not None and self.hadamard not in HADAMARD_SIZES:
+            raise ConfigError(
+                f"precision.hadamard = {self.hadamard} is no size of a Hadamard matrix here",
+                where="precision.hadamard",
+                allowed=f"null or a power of two: {', '.join(map(str, HADAMARD_SIZES))}",
+            )
         check_format(self.head_format, "precision.head_format", unrounded=True)

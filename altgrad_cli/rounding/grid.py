@@ -239,21 +239,21 @@ class Grid:
         self,
         x: Tensor,
         scales: Tensor,
+        second: Tensor | None,
         *,
-        backward: bool = True,
         out: Tensor | None = None,
         stats: Tensor | None = None,
         **options: Any,
     ) -> tuple[Tensor, Tensor]:
         """``round``, and the same for the product that reduces over the rows, with scales of its own.
 
-        One tensor twice where the blocks are alike both ways, or nothing goes ``backward``. ``out`` and
-        ``stats`` are of the first.
+        That product takes ``second``, most often x itself; None: there is none. One tensor twice where it
+        takes x and the blocks are alike both ways. ``out`` and ``stats`` are of the first.
         """
         rounded, turned = self.round(x, scales, out=out, stats=stats, **options), self.turned
-        if turned is self or not backward:
+        if second is None or (second is x and turned is self):
             return rounded, rounded
-        return rounded, turned.round(x, turned.scales(x), **options)
+        return rounded, turned.round(second, turned.scales(second), **options)
 
     @property
     def turned(self) -> Grid:

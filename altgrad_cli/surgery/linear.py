@@ -28,6 +28,7 @@ from altgrad_cli.errors import UsageError
 from altgrad_cli.rounding.grid import Grid, operand_grid
 from altgrad_cli.rounding.scratch import workspace
 from altgrad_cli.rounding.statistics import STATS, Counters
+from altgrad_cli.surgery.hadamard import mixed
 from altgrad_cli.surgery.precision_plan import LayerKind, LayerPrecision, PrecisionPlan
 
 WEIGHTS, ACTIVATIONS, GRADIENTS = range(len(OPERAND_ROLES))
@@ -47,6 +48,11 @@ def operand_grids(layer: LayerPrecision, scaling: ScalingConfig) -> list[Grid | 
     options = {"power_of_two": scaling.power_of_two, "margin": scaling.margin}
     formats = [layer.format_of(role) for role in OPERAND_ROLES]
     return [None if fmt is None else operand_grid(fmt, layer.recipe, **options) for fmt in formats]
+
+
+def for_weight_gradient(plan: PrecisionPlan, role: int, x: Tensor) -> Tensor:
+    """What stands for ``x`` in its second product: in dW with its tokens mixed, where the plan mixes them."""
+    return x if plan.hadamard is None or role == WEIGHTS else mixed(x, plan.hadamard)
 
 
 class OperandRounding:
@@ -79,6 +85,7 @@ class OperandRounding:
         observer: Observer | None = None,
         deterministic: bool = False,
     ) -> None:
+        self._plan = plan
         self._grids = [operand_grids(layer, scaling) for layer in plan.layers]
         self._scales = scales
         self._overflow = overflow
@@ -104,9 +111,11 @@ class OperandRounding:
         """As ``PassRounding.round``; what is counted, kept and observed is the first of the two."""
         if self._tap is not None:
             x = self._tap(layer, OPERAND_ROLES[role], x)
-        grid = self._grids[layer][role]
+        grid, second = self._grids[layer][role], x
+        if self._backward and any(self._grids[layer][ACTIVATIONS:]):
+            second = for_weight_gradient(self._plan, role, x)
         if grid is None:
-            return x, x
+            return x, second
         scales = self._scales.get((layer, role))
         if scales is None:
             scales = grid.scales(x)
@@ -116,7 +125,7 @@ class OperandRounding:
         rounded, turned = grid.round_for_both(
             x,
             scales,
-            backward=self._backward,
+            second if self._backward else None,
             rounding=self._rounding,
             overflow=self._overflow if grid.element.has_specials else "saturate",
             generator=self._generator,

@@ -56,6 +56,8 @@ class PrecisionPlan:
     frozen_blocks: bool
     stochastic_update: bool
     stochastic_operands: bool
+    hadamard: int | None = None
+    """How many tokens of A and G are mixed before they are rounded for dW; None: none."""
 
     @property
     def rounds(self) -> bool:
@@ -128,6 +130,7 @@ def plan_precision(
         frozen_blocks=config.regime == "frozen",
         stochastic_update=config.rounding != "nearest",
         stochastic_operands=config.rounding == "stochastic_all",
+        hadamard=config.hadamard,
     )
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from altgrad_cli.checkpoints.payload import Phase, TraceRecord
 from altgrad_cli.config.precision import OPERAND_ROLES, Role
 from altgrad_cli.subjects.subject import Batch
-from altgrad_cli.surgery.linear import Scales, operand_grids
+from altgrad_cli.surgery.linear import Scales, for_weight_gradient, operand_grids
 from altgrad_cli.training.faults import Faults
 from altgrad_cli.training.state import TrainState, fingerprint
 from altgrad_cli.training.step import Step, compute_step
@@ -100,6 +100,7 @@ class _Observer:
         rounded, _ = grid.round_for_both(
             x,
             scales,
+            for_weight_gradient(self._state.plan, number, x),
             rounding="nearest" if self._generator is None else "stochastic",
             overflow=config.overflow if grid.element.has_specials else "saturate",
             generator=self._generator,

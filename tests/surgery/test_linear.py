@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import gfloat
 import pytest
@@ -30,7 +31,7 @@ BATCH, TIME, WIDTH_IN, WIDTH_OUT = 3, 5, 24, 40
 COUNT, AMAX, OVERFLOW = (STATS.index(name) for name in ("count", "amax", "overflow"))
 
 
-def plan_for(format_name: str, roles: tuple[Role, ...] = OPERAND_ROLES, **options: bool) -> PrecisionPlan:
+def plan_for(format_name: str, roles: tuple[Role, ...] = OPERAND_ROLES, **options: Any) -> PrecisionPlan:
     fmt = parse_format(format_name)
     layer = LayerPrecision("layer", tuple((role, fmt) for role in roles), "amax")
     flags = {"frozen_blocks": False, "stochastic_update": False, "stochastic_operands": False} | options

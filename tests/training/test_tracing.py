@@ -47,11 +47,13 @@ def test_tracing_changes_nothing(tiny: Tiny, regime: str, rounding: str) -> None
         assert torch.equal(traced.update.rounded, update.rounded)
 
 
-@pytest.mark.parametrize("format", ["E4M3", "MXFP4", "E4M3@8x8"])
+@pytest.mark.parametrize("format", ["E4M3", "MXFP4", "E4M3@8x8", "E4M3 precision.hadamard=16"])
 @pytest.mark.parametrize("rounding", ["nearest", "stochastic_all"])
 def test_rounded_operands_are_those_of_the_step(tiny: Tiny, rounding: str, format: str) -> None:
     """The trace rounds a second time beside the pass: the weights that the pass kept are the oracle."""
-    state = built(tiny, "precision.regime=standard", f"precision.rounding={rounding}", f"fp8_format={format}")
+    state = built(
+        tiny, "precision.regime=standard", f"precision.rounding={rounding}", *f"fp8_format={format}".split()
+    )
     traced = trace_step(state, batch())
     rounded = {
         record.module: record.hash

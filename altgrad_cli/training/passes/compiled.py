@@ -157,11 +157,12 @@ def find_pass(state: TrainState, plan: PrecisionPlan, scales: Scales, batch: Bat
     """The compiled form of a pass; None where it has to be the eager one.
 
     That is: without a compiler; while a delayed scale is not known yet; for formats that name blocks or
-    scales; for formats wider than float32; and for scales with which the graph would leave float32's range.
-    All of it follows from the state, so that a resumed or repeated run takes the same way again.
+    scales; with a Hadamard matrix; for formats wider than float32; and for scales with which the graph would
+    leave float32's range. All of it follows from the state, so that a resumed or repeated run takes the same
+    way again.
     """
     config = state.config
-    if state.device.type == "cpu" and missing_compiler():
+    if plan.hadamard is not None or (state.device.type == "cpu" and missing_compiler()):
         return None
     scaling = config.precision.scaling
     slots = []
