@@ -1,9 +1,9 @@
 """Outliers spread over their neighbours before a rounding, by a product that leaves dW = G^T X as it was.
 
 H is a Hadamard matrix with signs drawn once for all runs and layers, divided by the root of its size: it is
-orthogonal, so (H G)^T (H X) = G^T X, while an outlier of G becomes ``size`` values of a fraction of it: of one
-8 among 15 zeros, 16 values of magnitude 2. The largest of a block falls, and so does what rounds to zero beside
-it; an outlier that was on the grid is so no longer.
+orthogonal, so (H G)^T (H X) = G^T X, while an outlier of G becomes ``size`` values of a fraction of it: of
+one 8 among 15 zeros, 16 values of magnitude 2. The largest of a block falls, and so does what rounds to zero
+beside it; an outlier that was on the grid is so no longer.
 
 Source: the random Hadamard transform of NVFP4 training, NVIDIA (arXiv 2509.25149): 16 tokens at a time, of
 both operands of the weight gradient and of no other product.
