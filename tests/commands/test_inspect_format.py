@@ -204,7 +204,7 @@ def test_json_keys_are_stable() -> None:
     accuracy = ["relative_error", "gaussian_sqnr_db", "gaussian_best_scale", "half_gaps"]
     stall = ["predicted_stall", "predicted_stall_first_step", "predicted_stall_for"]
     rounding = ["ties", "overflow_from", "overflow_ieee"]
-    relations = ["equivalent_to", "same_name", "clip_threshold", "fallback", "in_study"]
+    relations = ["equivalent_to", "same_name", "clip_threshold", "fallback", "in_study", "blocks"]
     expected = [*identity, *specials, *range_, *accuracy, *stall, *rounding, *relations]
     expected += ["values", "compared_to", "tensors"]
     documents = [facts_of(name) for name in ("E0M7", "E5M2", "E7M0", "FP16")]
@@ -419,3 +419,10 @@ def test_every_example_of_the_help_runs(network: dict[str, torch.Tensor], in_tmp
         program, command, *arguments = line.split()
         assert (program, command) == ("altgrad", "inspect-format")
         assert run(*arguments).exit_code == 0
+
+
+def test_a_format_of_blocks_shows_what_its_scales_cost_and_buy() -> None:
+    shown = run("MXFP4").stdout
+    assert "bits a value        4.25, scales included" in shown
+    assert "SQNR, outliers" in shown
+    assert "bits a value" not in run("E2M1").stdout

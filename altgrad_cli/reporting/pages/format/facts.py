@@ -19,6 +19,7 @@ from altgrad_cli.formats.accuracy import (
     relative_error,
 )
 from altgrad_cli.formats.analysis import HalfGaps, StallPrediction, half_gaps, predicted_stall
+from altgrad_cli.formats.block_accuracy import BlockFacts, block_facts
 from altgrad_cli.formats.equivalence import Equivalent, find_equivalents
 from altgrad_cli.formats.names import DIALECTS, LIBRARY_NAMES
 from altgrad_cli.training.watch.fallback import FORMAT_FALLBACK
@@ -54,6 +55,8 @@ class FormatFacts:
     equivalents: tuple[Equivalent, ...]
     namesakes: tuple[FP8Format, ...]
     """The other grids that the field calls by the same ExMy."""
+    blocks: BlockFacts | None
+    """None for one scale a tensor."""
 
     @property
     def bias(self) -> int | None:
@@ -145,6 +148,7 @@ class FormatFacts:
             "clip_threshold": self.clip_threshold,
             "fallback": FORMAT_FALLBACK.get(format.name),
             "in_study": format.name in FORMAT_FALLBACK,
+            "blocks": None if self.blocks is None else asdict(self.blocks),
             "values": list(format.values()),
         }
 
@@ -169,6 +173,7 @@ def format_facts(format: FP8Format, question: StallQuestion) -> FormatFacts:
         ties=tuple((x, format.to_real(format.to_bits(x))) for x in _example_ties(format)),
         equivalents=tuple(find_equivalents(format)),
         namesakes=namesakes(format),
+        blocks=block_facts(format),
     )
 
 

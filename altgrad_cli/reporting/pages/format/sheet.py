@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from altgrad_cli.formats.accuracy import Binade
+from altgrad_cli.formats.block_accuracy import BlockFacts
 from altgrad_cli.formats.exact_text import exact_text
 from altgrad_cli.formats.names import LIBRARY_NAMES
 from altgrad_cli.notation import MISSING
@@ -33,6 +34,8 @@ _SPECIALS = {
 def format_sheet(facts: FormatFacts, width: int, bar: str = "█") -> RenderableType:
     """All of ``facts``; ``bar`` is the character that gaps are drawn with."""
     left = [_encoding(facts), _range(facts), _rounding(facts), _accuracy(facts)]
+    if facts.blocks is not None:
+        left.append(_blocks(facts.blocks))
     right = [_section("Gap, binade by binade", _gap_table(facts.binades, bar))]
     below = [_updates(facts), _stall(facts), _relations(facts)]
     title = Text(facts.format.describe(), style="bold")
@@ -179,6 +182,21 @@ def _accuracy(facts: FormatFacts) -> Group:
         ("", f"from {number(error.low)} to {number(error.high)}, mean for log-uniform x"),
         ("SQNR of N(0, 1)", f"{accuracy.sqnr_db:.2f} dB at the best scale,"),
         ("", f"{accuracy.scale:.4g} (max at {clip:.3g} standard deviations)"),
+    )
+
+
+def _blocks(found: BlockFacts) -> Group:
+    across = MISSING if found.octaves_across is None else f"{found.octaves_across:.2f}"
+    sqnr = [
+        (f"SQNR, {each.input}", f"{each.blocks:.2f} dB, with one scale {each.one_scale:.2f} dB")
+        for each in found.accuracy
+    ]
+    return _labelled(
+        "Blocks",
+        ("bits a value", f"{found.bits_a_value:.4g}, scales included"),
+        ("range", f"{found.octaves_inside:.2f} octaves in a block, {across} across blocks"),
+        *sqnr,
+        ("", "lognormal: log |x| ~ N(0, 1.5^2); outliers: one value in 500 times 100"),
     )
 
 
