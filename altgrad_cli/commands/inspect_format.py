@@ -151,7 +151,7 @@ def _print_screen(
         console.print()
         print_plainly(console, fit_table(fits, console.width))
         console.print()
-        beyond = [fit.name for fit in fits if fit.scale is None]
+        beyond = [fit.name for fit in fits if fit.overflow is None]
         if beyond:
             words = "no float32 carrier holds it, so no grid is measured"
             console.print(f"beyond float32: {', '.join(beyond)} ({words})")

@@ -13,15 +13,15 @@ from altgrad_cli.formats import parse_format
 
 @dataclass(frozen=True, slots=True)
 class BitsAWeight:
-    """Of a weight that no rule of the precision excepts; scales, one a tensor, are not counted."""
+    """Of a weight that no rule of the precision excepts; scales are counted of blocks of a size."""
 
-    weight: int
+    weight: float
     """The stored weight: a float32 master, or the format's own bits."""
-    residual: int
-    moments: int
+    residual: float
+    moments: float
 
     @property
-    def total(self) -> int:
+    def total(self) -> float:
         """All that is kept."""
         return self.weight + self.residual + self.moments
 
@@ -35,16 +35,21 @@ def bits_a_weight(config: TrainConfig) -> BitsAWeight | None:
     if optimizer.rule not in RULES:
         return None
     roles = REGIME_ROLES[precision.regime] if precision.roles is None else precision.roles
-    width = parse_format(config.fp8_format).width
+    width = _bits(config.fp8_format)
     slots = RULES[optimizer.rule].slots
     slots = RULES[optimizer.base].slots if slots is None else slots
     assert slots is not None
-    residual = 0
+    residual: float = 0
     if optimizer.rule == "compensated":
         unrounded = optimizer.residual.lower() in FLOAT32_WORDS
-        residual = 32 if unrounded else parse_format(optimizer.residual).width
+        residual = 32 if unrounded else _bits(optimizer.residual)
     return BitsAWeight(
         weight=width if "stored_weights" in roles else 32,
         residual=residual,
         moments=slots * (width if "optimizer_state" in roles else 32),
     )
+
+
+def _bits(name: str) -> float:
+    format = parse_format(name)
+    return format.width + format.block.scale_bits_a_value

@@ -56,7 +56,6 @@ def block_facts(format: FP8Format) -> BlockFacts | None:
     if not block.name:
         return None
     inside = math.log2(format.max_representable_value) - format.smallest_exponent
-    shared = (block.rows or 0) * (block.columns or 0)
     scale = block.scale
     # The scale of the tensor, in float32, moves the whole range along and is not counted.
     across = None if scale is None else inside + math.log2(scale.largest) - math.log2(scale.smallest)
@@ -70,7 +69,7 @@ def block_facts(format: FP8Format) -> BlockFacts | None:
         rows = [[value(draw) for _ in range(COLUMNS)] for _ in range(ROWS)]
         found.append(BlockAccuracy(name, _sqnr(rows, named), _sqnr(rows, one)))
     return BlockFacts(
-        bits_a_value=format.width + (scale.bits / shared if shared and scale is not None else 0),
+        bits_a_value=format.width + block.scale_bits_a_value,
         octaves_inside=inside,
         octaves_across=across,
         accuracy=tuple(found),

@@ -110,6 +110,16 @@ class BlockSpec:
         return self.scale == E4M3_SCALE
 
     @property
+    def scale_bits_a_value(self) -> float:
+        """Bits of scale that each value bears; 0 where blocks have no size of their own, or scales no format.
+
+        The scale of the tensor is not counted.
+        """
+        if self.scale is None or self.rows is None or self.columns is None:
+            return 0
+        return self.scale.bits / (self.rows * self.columns)
+
+    @property
     def shape(self) -> str:
         """``tensor``, ``row``, ``col``, ``32``, ``128x128``."""
         named = {(None, None): "tensor", (1, None): "row", (None, 1): "col"}.get((self.rows, self.columns))

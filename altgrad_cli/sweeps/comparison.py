@@ -140,7 +140,7 @@ class LossGap:
     """The arms' common name, without the seed."""
     rule: str
     learning_rate: float
-    bits: int | None
+    bits: float | None
     """Kept of a weight from step to step: weight, residual, moments; None for an optimizer of torch's."""
     rho: float | None
     """Mean recovered fraction between the controls of its rule."""

@@ -426,3 +426,17 @@ def test_a_format_of_blocks_shows_what_its_scales_cost_and_buy() -> None:
     assert "bits a value        4.25, scales included" in shown
     assert "SQNR, outliers" in shown
     assert "bits a value" not in run("E2M1").stdout
+
+
+def test_a_matrix_of_a_file_is_rounded_in_its_blocks(tmp_path: Path) -> None:
+    path = tmp_path / "net.pt"
+    weight = torch.randn(8, 64, generator=torch.Generator().manual_seed(0)) * torch.logspace(-3, 0, 64)
+    torch.save({"w": weight}, path)
+    row = facts_of("MXFP8_E4M3", "--on", str(path))["tensors"][0]
+    blocks = weight.view(-1, 32).double()
+    scale = torch.exp2(torch.floor(torch.log2(blocks.abs().amax(1, keepdim=True))) - 8)
+    rounded = (blocks / scale).clamp(-448, 448).float().to(torch.float8_e4m3fn).double() * scale
+    noise = (blocks - rounded).square().sum()
+    assert row["sqnr_db"] == pytest.approx(float(10 * torch.log10(blocks.square().sum() / noise)), abs=1e-4)
+    assert row["scale"] is None
+    assert "beyond float32" not in run("MXFP8_E4M3", "--on", str(path)).stdout

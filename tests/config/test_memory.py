@@ -28,6 +28,8 @@ def test_moments_and_a_float32_residual_are_what_the_rule_holds(rule: str) -> No
         (("optimizer.rule=compensated", "optimizer.residual=E4M3", "optimizer.base=lion"), (8, 8, 32)),
         (("precision.regime=standard", "optimizer.rule=sgd"), (32, 0, 32)),
         (("precision.roles=[stored_weights,optimizer_state]",), (8, 0, 16)),
+        (("fp8_format=MXFP8_E4M3",), (8.25, 0, 64)),
+        (("optimizer.rule=compensated", "optimizer.residual=NVFP4"), (8, 4.5, 64)),
     ],
 )
 def test_a_residual_a_base_a_regime_and_role_o_count(

@@ -23,6 +23,7 @@ from altgrad_cli.metrics.gradient import gradient_sqnr
 from altgrad_cli.metrics.rounding import code_use
 from altgrad_cli.metrics.stall import first_step_stall_rate, predicted_stall_rate
 from altgrad_cli.reporting.pages.format.facts import StallQuestion
+from altgrad_cli.rounding.grid import operand_grid
 from altgrad_cli.rounding.mode import round_to_grid
 from altgrad_cli.rounding.statistics import STATS
 
@@ -31,6 +32,7 @@ from altgrad_cli.rounding.statistics import STATS
 class TensorFit:
     """One matrix rounded at ``scale``; shares of its values, None where there is nothing to take a share of.
 
+    ``scale`` is None where blocks have each their own.
     ``overflow`` and ``underflow`` as the run metrics of these names; ``codes_used`` over the finite codes;
     the stalls as predicted for the rounded weights; ``sqnr_db`` inf where nothing was lost.
     A float64 matrix beyond float32 has no carrier: all but its counts is None.
@@ -53,8 +55,9 @@ class TensorFit:
 def fit_file(path: Path, format: FP8Format, question: StallQuestion) -> tuple[list[TensorFit], int]:
     """Every float matrix (2 dimensions or more) of the file, and how many other tensors it holds.
 
-    Without a scale in ``question`` each matrix gets the one that training would store it with. The file may
-    be an altgrad checkpoint, a torch state dict (also one inside a training checkpoint) or .safetensors.
+    Without a scale in ``question`` each matrix gets the one that training would store it with, or the scales
+    that the name of a format with blocks asks for. The file may be an altgrad checkpoint, a torch state dict
+    (also one inside a training checkpoint) or .safetensors.
 
     Raises:
         CheckpointError: the file cannot be read or trusted, or holds no float matrix.
@@ -104,18 +107,22 @@ def fit_tensor(name: str, tensor: Tensor, format: FP8Format, question: StallQues
     x = values.float()
     nonzero = int((values[finite] != 0).sum())
     vanished = nonzero - int((x[finite] != 0).sum())  # float32 itself rounds these to 0
-    s = question.scale or stored_scale(format, amax)
+    s: float | Tensor = question.scale or stored_scale(format, amax)
+    if question.scale is None and format.block.name:
+        grid = operand_grid(format, "amax")
+        s = grid.spread(grid.scales(x), x.shape).expand(x.shape)
     counts = torch.zeros(len(STATS), dtype=torch.float64)
     rounded = round_to_grid(x, format, s, stats=counts)
     row = dict(zip(STATS, counts.tolist(), strict=True))
     kept, rate = rounded[finite], question.learning_rate
+    kept_at = s[finite] if isinstance(s, Tensor) else s
     long_run = first_step = None
     if kept.numel() and rate > 0:
-        long_run = float(predicted_stall_rate(kept, format, s, rate, question.beta1))
-        first_step = float(first_step_stall_rate(kept, format, s, rate))
+        long_run = float(predicted_stall_rate(kept, format, kept_at, rate, question.beta1))
+        first_step = float(first_step_stall_rate(kept, format, kept_at, rate))
     return replace(
         counted,
-        scale=s,
+        scale=None if isinstance(s, Tensor) else s,
         overflow=row["overflow"] / row["count"],
         underflow=(row["underflow"] + vanished) / (row["nonzero"] + vanished) if nonzero else None,
         sqnr_db=_sqnr_db(values[finite], kept),
