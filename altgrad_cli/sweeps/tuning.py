@@ -208,9 +208,16 @@ def rates_tried(arms: Iterable[Arm], findings: Mapping[str, JudgedRun]) -> list[
 
 
 def tried_for(arm: Arm) -> TrainConfig:
-    """What the trials of an arm and the runs at its best rate have in common."""
-    data = replace(arm.config.data, evaluate_on="validation")
-    return replace(arm.config, learning_rate=1.0, seed=0, data=data)
+    """What the trials of an arm and the runs at its best rate have in common; a trial measures less."""
+    config = arm.config
+    return replace(
+        config,
+        learning_rate=1.0,
+        seed=0,
+        data=replace(config.data, evaluate_on="validation"),
+        monitors=replace(config.monitors, enabled=True),
+        use_shadow=False,
+    )
 
 
 def _tried(group: list[Arm], findings: Mapping[str, JudgedRun]) -> RatesTried:
