@@ -38,6 +38,7 @@ EXAMPLES = (
     "altgrad sweep --order e7m0 --attribute --with-interventions",
     "altgrad sweep --seeds 42,43,44 --set learning_rate=2e-4,6e-4",
     "altgrad sweep --order e5m2,e7m0 --rules adamw,adamw+stochastic,compensated --tune --seeds 42,43,44",
+    "altgrad sweep --order e5m2,e7m0 --texts embedded,law.jsonl --tune --seeds 42,43,44",
     "altgrad sweep --dry-run",
     "altgrad sweep --resume runs/law",
 )
@@ -59,6 +60,13 @@ def sweep(
             metavar="RULES",
             help="Update rules, each with its own controls; RULE+stochastic rounds its update so.",
             autocompletion=complete_rule,
+        ),
+    ] = None,
+    texts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATHS",
+            help="Texts, each with its own controls (and rates, with --tune): files, folders, or embedded.",
         ),
     ] = None,
     tune: Annotated[
@@ -128,11 +136,13 @@ def sweep(
         parse_rates,
         parse_rules,
         parse_seeds,
+        parse_texts,
     )
 
     jobs = jobs or available_cores()
     if resume is not None:
         options = {"--order": order, "--seeds": seeds, "--set": axes, "--out": out, "--rules": rules}
+        options["--texts"] = texts
         given = [name for name, value in options.items() if value] + ["--tune"] * (tune is not None)
         folder = resume
         asked = _reopen(folder, [*(arguments or ()), *given])
@@ -153,6 +163,7 @@ def sweep(
             seeds=(base.seed,) if seeds is None else parse_seeds(seeds),
             axes=parse_axes(axes or ()),
             rules=parse_rules(rules or ""),
+            texts=parse_texts(texts or ""),
             tune=None if tune is None else parse_rates(tune),
             own_rates=not said and base.learning_rate == TrainConfig().learning_rate,
             retries=retries,

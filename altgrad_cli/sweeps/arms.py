@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import PurePath
 from typing import Literal
 
 from altgrad_cli.config.precision import PrecisionConfig, Regime
@@ -132,6 +133,43 @@ def noticed_by_control(key: str) -> bool:
         "enable_emergency_shift",
         "inject",
     )
+
+
+EMBEDDED = "embedded"
+"""Names the embedded corpus among texts."""
+_SPLITS = ("train", "training", "data")
+"""File names that say nothing of a text: its folder does."""
+
+
+def text_words(texts: Sequence[str]) -> dict[str, str]:
+    """Each of ``texts`` (paths, or ``EMBEDDED``) -> a short word for names, no two alike.
+
+    It is the file's stem, or its folder where the stem is ``train`` or the like, with as many folders before
+    it as it takes to tell the texts apart; a number where none do.
+    """
+    parts = [_telling_parts(text) for text in texts]
+    lengths = [1] * len(texts)
+    while True:
+        found = [safe_name("-".join(each[-n:])).lower() for each, n in zip(parts, lengths, strict=True)]
+        alike = [i for i, word in enumerate(found) if found.count(word) > 1 and lengths[i] < len(parts[i])]
+        if not alike:
+            break
+        for i in alike:
+            lengths[i] += 1
+    words: dict[str, str] = {}
+    for text, word in zip(texts, found, strict=True):
+        name, number = word, 2
+        while name in words.values():
+            name, number = f"{word}-{number}", number + 1
+        words[text] = name
+    return words
+
+
+def _telling_parts(text: str) -> list[str]:
+    """The folders and the stem of a path, less what tells nothing."""
+    parts = [part for part in PurePath(text).parts if part not in ("/", "..", ".")] or [text]
+    parts[-1] = parts[-1].partition(".")[0] or parts[-1]
+    return parts[:-1] if len(parts) > 1 and parts[-1].lower() in _SPLITS else parts
 
 
 def arm_name(*parts: str, seed: int | None = None, settings: Sequence[tuple[str, str]] = ()) -> str:

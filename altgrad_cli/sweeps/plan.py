@@ -194,7 +194,7 @@ def _add_controls(arms: _Arms, variation: Variation, regimes: Sequence[Regime]) 
     for regime in regimes:
         arm = Arm(
             name=arm_name(
-                regime, *variation.control_rule, seed=variation.seed, settings=variation.control_settings
+                regime, *variation.control_parts, seed=variation.seed, settings=variation.control_settings
             ),
             kind="control",
             config=control_config(variation.base, regime),
@@ -221,7 +221,7 @@ def _format_arm(variation: Variation, format_name: str, controls: Mapping[str, s
     studied = precision.rules[0].format if rules_only else format_name
     return Arm(
         name=arm_name(
-            studied, regime, *variation.format_rule, seed=variation.seed, settings=variation.named_settings
+            studied, regime, *variation.format_parts, seed=variation.seed, settings=variation.named_settings
         ),
         kind="format",
         config=config,

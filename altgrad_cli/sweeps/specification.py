@@ -15,7 +15,7 @@ from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.config.update_rules import check_rule, default_rate
 from altgrad_cli.errors import ConfigError, UsageError
 from altgrad_cli.formats import parse_format
-from altgrad_cli.sweeps.arms import noticed_by_control, rules_alone
+from altgrad_cli.sweeps.arms import EMBEDDED, noticed_by_control, rules_alone, text_words
 from altgrad_cli.sweeps.tuning import rate_word
 
 DEFAULT_ORDER = ("E5M2", "E3M4", "E1M6", "E0M7", "E7M0")
@@ -38,6 +38,9 @@ class SweepSpec:
     rules: tuple[str, ...] = ()
     """Update rules, an axis too: names of ``optimizer.rule``, with ``ROUNDED_STOCHASTICALLY`` if so. Each has
     its own controls, which do not notice the rounding. Empty: that of ``base`` alone."""
+    texts: tuple[str, ...] = ()
+    """Texts, an axis too: values of ``data.path``, or ``embedded``. Each has its own controls and, with
+    ``tune``, its own best rates. Empty: that of ``base`` alone."""
     tune: tuple[float, ...] | None = None
     """The learning rates at which every arm, controls included, is tried before its seeds run at the best;
     empty: half a decade round its own. None: none is tried."""
@@ -51,7 +54,7 @@ class SweepSpec:
     def __post_init__(self) -> None:
         if not self.order:
             raise UsageError("no format to sweep over", where="--order", allowed="for example e5m2,e7m0")
-        for name in ("order", "seeds", "rules", "tune"):
+        for name in ("order", "seeds", "rules", "texts", "tune"):
             values: tuple[object, ...] = getattr(self, name) or ()
             twice = sorted({str(v) for v in values if values.count(v) > 1})
             if twice:
@@ -71,6 +74,13 @@ class SweepSpec:
             if any(rule.endswith(ROUNDED_STOCHASTICALLY) for rule in self.rules)
             else {}
         )
+        own |= dict.fromkeys(("data.path", "data.hub"), "--texts") if self.texts else {}
+        if self.texts and (self.base.data.path or self.base.data.hub):
+            raise UsageError(
+                "one text is named beside the axis of texts",
+                where="data.path, data.hub, --texts",
+                hint="name it in --texts",
+            )
         own |= {"learning_rate": "--tune", "data.evaluate_on": "--tune"} if self.tune is not None else {}
         if self.tune is not None and self.base.data.evaluate_on != "validation":
             raise UsageError(
@@ -101,7 +111,7 @@ class SweepSpec:
         return "uniform" if regime in ("fp32", "bf16", "frozen") else regime
 
     def variations(self) -> tuple[Variation, ...]:
-        """Every seed with every combination of the axes, the first seed's first."""
+        """Every text and seed with every combination of the axes, the first text's and seed's first."""
         return _variations(self)
 
     def to_json(self) -> dict[str, object]:
@@ -120,6 +130,7 @@ class SweepSpec:
         for key, values in self.axes:
             words += ["--set", f"{key}={','.join(values)}"]
         words += ["--rules", ",".join(self.rules)] if self.rules else []
+        words += ["--texts", ",".join(self.texts)] if self.texts else []
         if self.tune is not None:
             words += ["--tune", *([",".join(map(rate_word, self.tune))] if self.tune else [])]
         words += [] if self.retries else ["--no-retries"]
@@ -135,24 +146,31 @@ class SweepSpec:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Variation:
-    """One seed with one choice on every axis."""
+    """One text and seed with one choice on every axis."""
 
     seed: int | None
     """Part of the arms' names where a sweep has several seeds, else None."""
+    text: str | None
+    """Part of the arms' names where a sweep has several texts, else None."""
     rule: str | None
     """Of ``SweepSpec.rules``; None where they are no axis."""
     settings: tuple[Setting, ...]
     base: TrainConfig
 
     @property
-    def format_rule(self) -> tuple[str, ...]:
-        """The rule as a part of a format arm's name, if it is one."""
-        return () if self.rule is None else (self.rule,)
+    def format_parts(self) -> tuple[str, ...]:
+        """Rule and text as parts of a format arm's name, if they are."""
+        return tuple(part for part in (self.rule, self.text) if part is not None)
 
     @property
-    def control_rule(self) -> tuple[str, ...]:
-        """The same for its controls, which follow ``OptimizerConfig.unrounded``."""
-        return () if self.rule is None else (self.base.optimizer.unrounded.rule,)
+    def control_rule(self) -> str | None:
+        """The rule of its controls, which follow ``OptimizerConfig.unrounded``, where rules are an axis."""
+        return None if self.rule is None else self.base.optimizer.unrounded.rule
+
+    @property
+    def control_parts(self) -> tuple[str, ...]:
+        """``format_parts`` of its controls."""
+        return tuple(part for part in (self.control_rule, self.text) if part is not None)
 
     @property
     def control_settings(self) -> tuple[Setting, ...]:
@@ -171,20 +189,30 @@ def _variations(spec: SweepSpec) -> tuple[Variation, ...]:
     base = replace(spec.base, precision=replace(spec.base.precision, regime=spec.regime))
     combinations = list(product(*([(key, value) for value in values] for key, values in spec.axes)))
     rules: tuple[str | None, ...] = spec.rules or (None,)
+    texts: dict[str, str] = text_words(spec.texts)
     return tuple(
         Variation(
             seed=seed if len(spec.seeds) > 1 else None,
+            text=texts[text] if text is not None and len(texts) > 1 else None,
             rule=rule,
             settings=settings,
             base=with_overrides(
-                replace(base, seed=seed),
+                _on_text(replace(base, seed=seed), text),
                 [*_of_rule(spec, rule), *(f"{key}={value}" for key, value in settings)],
             ),
         )
+        for text in (spec.texts or (None,))
         for seed in spec.seeds
         for rule in rules
         for settings in combinations
     )
+
+
+def _on_text(base: TrainConfig, text: str | None) -> TrainConfig:
+    """``base`` on ``text`` of ``SweepSpec.texts``."""
+    if text is None:
+        return base
+    return replace(base, data=replace(base.data, path=None if text == EMBEDDED else text))
 
 
 def _of_rule(spec: SweepSpec, rule: str | None) -> list[str]:
@@ -214,6 +242,11 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 def parse_rules(text: str) -> tuple[str, ...]:
     """``adamw,eco+stochastic`` -> the rules; what is none of them the specification refuses."""
     return tuple(rule for word in text.split(",") if (rule := word.strip()))
+
+
+def parse_texts(text: str) -> tuple[str, ...]:
+    """``embedded,law.jsonl`` -> the texts; whether they are there is seen when they are read."""
+    return parse_rules(text)
 
 
 def parse_rates(text: str) -> tuple[float, ...]:

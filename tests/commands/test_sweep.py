@@ -22,7 +22,7 @@ from altgrad_cli.commands.app import app
 from altgrad_cli.runs.folder import RunDirectory, sole_writer
 from altgrad_cli.sweeps.specification import SweepSpec
 from tests.runs.test_resumption import contents, without_steps
-from tests.small import ARGUMENTS, small
+from tests.small import ARGUMENTS, LAW, small
 
 KEYS = {
     *("name", "kind", "retry_of", "format", "regime", "seed", "outcome", "collapse_class", "collapse_step"),
@@ -255,6 +255,7 @@ def test_a_dry_run_that_tunes_says_how_many_runs_there_are_and_may_be() -> None:
         SweepSpec(base=small(), rules=("adamw", "lion+stochastic"), tune=(), own_rates=False, seeds=(1, 2)),
         SweepSpec(base=small("learning_rate=6e-4"), tune=(2e-4, 6e-4), order=("E7M0",)),
         SweepSpec(base=small("learning_rate=6e-4"), rules=("lion",), own_rates=False),
+        SweepSpec(base=small("data.path=null"), texts=("embedded", str(LAW)), own_rates=False),
     ],
 )
 def test_the_command_line_asks_for_the_same_sweep(asked: SweepSpec, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,6 +286,10 @@ def test_the_command_line_asks_for_the_same_sweep(asked: SweepSpec, monkeypatch:
         (["--tune", "--set", "learning_rate=1e-3,2e-3"], "use --tune"),
         (["--tune", "no_such_config"], "no_such_config"),
         (["--tune", "data.evaluate_on=final"], "leave data.evaluate_on out"),
+        (["--texts", "embedded,embedded"], "named twice: embedded"),
+        (["--texts", "embedded,/no/such/file.txt"], "/no/such/file.txt"),
+        (["--texts", "embedded", "data.path=law.txt"], "name it in --texts"),
+        (["--texts", "embedded", "--set", "data.path=a.txt,b.txt"], "use --texts"),
         (["--resume", "runs", "--tune"], "runs is not the folder of a sweep"),
     ],
 )

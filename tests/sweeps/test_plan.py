@@ -14,6 +14,7 @@ from altgrad_cli.subjects.gpt.layer_names import layer_kinds
 from altgrad_cli.surgery.precision_plan import plan_precision
 from altgrad_cli.sweeps.ablation.restoration import restored
 from altgrad_cli.sweeps.ablation.troubles import rank_layers
+from altgrad_cli.sweeps.arms import text_words
 from altgrad_cli.sweeps.plan import equivalences, plan_sweep
 from altgrad_cli.sweeps.specification import (
     SweepSpec,
@@ -334,3 +335,37 @@ def test_what_rules_and_rates_refuse(changes: dict[str, Any], where: str, said: 
     error = refused.value
     assert where in str(error.where)
     assert said in f"{error.message} {error.allowed} {error.hint}"
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        (("embedded", "law.jsonl"), ("embedded", "law")),
+        (("cellar/train.jsonl", "../eurlex57k"), ("cellar", "eurlex57k")),
+        (("/a/x/Law.txt.gz", "/b/x/law.jsonl"), ("a-x-law", "b-x-law")),
+        (("law.txt", "law.jsonl"), ("law", "law-2")),
+        (("train.jsonl", "my law.txt"), ("train", "my-law")),
+    ],
+)
+def test_a_text_has_a_short_word_of_its_own(texts: tuple[str, ...], words: tuple[str, ...]) -> None:
+    assert tuple(text_words(texts).values()) == words
+
+
+def test_each_text_has_its_own_controls_and_its_own_rates() -> None:
+    texts = ("embedded", "cellar/train.jsonl")
+    asked = spec(order=("E7M0",), texts=texts, seeds=(42, 43), retries=False)
+    arms = {arm.name: arm for arm in plan_sweep(asked, {})}
+    assert len(arms) == 2 * 2 * 4
+    for word, path in (("embedded", None), ("cellar", "cellar/train.jsonl")):
+        for seed in (42, 43):
+            studied = arms[f"e7m0-uniform-{word}-seed{seed}"]
+            for arm in (studied, *(arms[name] for name in (studied.controls or {}).values())):
+                assert (arm.config.data.path, arm.config.seed) == (path, seed)
+            assert (studied.controls or {})["fp32"] == f"fp32-{word}-seed{seed}"
+    tuned = plan_sweep(replace(asked, tune=(1e-3, 2e-3)), {})
+    assert {arm.name for arm in tuned if arm.name.startswith("tune-e7m0")} == {
+        f"tune-e7m0-uniform-{word}-{rate}" for word in ("embedded", "cellar") for rate in ("1e-3", "2e-3")
+    }
+    assert [arm.name for arm in plan_sweep(replace(asked, texts=texts[1:], seeds=(42,)), {})][-1] == (
+        "e7m0-uniform"
+    )
