@@ -84,7 +84,7 @@ def named_scales(amax: Tensor, format: FP8Format) -> Tensor:
     if format.block.rounding is not None:
         exponent = _e8m0_exponent(amax, format).clamp(-127, 127)
         exponent = torch.where(amax == 0, -127, exponent)
-        return ((exponent.long() + 1023) << 52).view(torch.float64)  # 2^exponent, without arithmetic
+        return ((exponent + 1023) << 52).view(torch.float64)  # 2^exponent, without arithmetic
     amax, over = amax.float(), torch.ones((), device=amax.device)
     divisor = over * maximum  # a tensor: a number would be turned into its reciprocal on some devices
     if format.block.two_levels:
@@ -97,17 +97,15 @@ def named_scales(amax: Tensor, format: FP8Format) -> Tensor:
 
 
 def _e8m0_exponent(amax: Tensor, format: FP8Format) -> Tensor:
-    maximum = format.max_representable_value
-    if format.block.rounding == "rceil":
-        mantissa, exponent = torch.frexp(amax / maximum)
-        return torch.where(mantissa == 0.5, exponent - 1, exponent)
-    mantissa, exponent = torch.frexp(amax)
-    carried = 1.0  # a mantissa in [0.5, 1) from which on the exponent goes up
-    if format.block.rounding == "ceil":
-        carried = 0.5 + 2.0**-25
-    elif format.block.rounding == "even":
-        carried -= format.gap(maximum) / 2.0 ** (format.emax + 2)
-    return exponent - 1 - format.emax + (mantissa >= carried).int()
+    maximum, way = format.max_representable_value, format.block.rounding
+    bits = (amax / maximum if way == "rceil" else amax).view(torch.int64)
+    exponent, fraction = (bits >> 52) - 1023, bits & ((1 << 52) - 1)  # of positive float64, none subnormal
+    carried = 1 << 52  # the fraction from which on the exponent goes up
+    if way in ("ceil", "rceil"):
+        carried = 1
+    elif way == "even":
+        carried -= int(format.gap(maximum) / 2.0 ** (format.emax + 1) * 2**52)
+    return exponent + (fraction >= carried).long() - (0 if way == "rceil" else format.emax)
 
 
 @torch.no_grad()
