@@ -15,7 +15,7 @@ pytest.importorskip("benchmarks")  # a source distribution comes without them
 
 from altgrad_cli.formats import parse_format
 from benchmarks import __main__ as program
-from benchmarks import memory, networks, part, peers, quantizers, scaling, startup, steps
+from benchmarks import block_grids, memory, networks, part, peers, quantizers, scaling, startup, steps
 from benchmarks.section import Claim, Options, Section, claims_table, table
 from benchmarks.timing import Measured, interleave
 from tests.small import SETTINGS
@@ -141,6 +141,12 @@ def test_a_part_goes_from_end_to_end(room: ModuleType) -> None:
     section = room.section(QUICK)
     assert section.claims and all(claim.found > 0 for claim in section.claims)
     assert section.lines[0].startswith("## ") and sum("| --- |" in line for line in section.lines) >= 2
+
+
+def test_block_formats_go_from_end_to_end_with_torchao_or_a_reason() -> None:
+    section = block_grids.section(QUICK)
+    assert len(section.claims) == len(block_grids.NAMES) + (0 if section.left_out else 3)
+    assert all(claim.found > 0 for claim in section.claims)
 
 
 def test_the_peak_of_a_process_is_its_own() -> None:
