@@ -30,6 +30,7 @@ ROOMS = (
     "subjects",
     "checkpoints",
     "training",
+    "claims",
     "runs",
     "sweeps",
     "forensics",

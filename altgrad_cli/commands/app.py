@@ -29,6 +29,7 @@ COMMANDS: dict[str, str] = {
     "inspect-format": "inspect_format:inspect_format",
     "diagnose-checkpoint": "diagnose_checkpoint:diagnose_checkpoint",
     "report": "report:report",
+    "claims": "published_claims:claims",
     "ls": "listings:ls",
     "configs": "listings:configs",
 }

@@ -68,9 +68,13 @@ class LayerRule:
     roles: tuple[Role, ...] | None = None
     """The roles that are rounded there; None keeps the regime's, or W, A, G where the regime has none."""
     scaling: Recipe | None = None
+    gradient_format: str | None = None
+    """Another format for G there, as E5M2 beside E4M3; None: the same."""
 
     def __post_init__(self) -> None:
         check_format(self.format, "format", unrounded=True)
+        if self.gradient_format is not None:
+            check_format(self.gradient_format, "gradient_format")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

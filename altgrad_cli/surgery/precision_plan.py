@@ -149,7 +149,11 @@ def _plan_layer(
                 # "keep this layer in BF16" means field practice: BF16 operands on a float32 master.
                 roles = OPERAND_ROLES
             chosen = _recipe(fmt, recipe) if rule.scaling is None else _of_blocks(fmt, rule.scaling)
-            return replace(unrounded, formats=_formats(kind, roles, fmt), recipe=chosen)
+            formats = _formats(kind, roles, fmt)
+            if rule.gradient_format is not None:
+                other = parse_format(rule.gradient_format)
+                formats = tuple((role, other if role == "gradients" else own) for role, own in formats)
+            return replace(unrounded, formats=formats, recipe=chosen)
     if kind == "head":
         if config.regime in ("fp32", "frozen") or config.head_format.lower() in FLOAT32_WORDS:
             return replace(unrounded, recipe="none")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from altgrad_cli.config.precision import LayerRule, PrecisionConfig, ScalingConfig
-from altgrad_cli.errors import ConfigError
+from altgrad_cli.errors import ConfigError, FormatError
 from altgrad_cli.formats import parse_format
 from altgrad_cli.subjects.gpt.layer_names import layer_kinds
 from altgrad_cli.surgery.precision_plan import PrecisionPlan, plan_precision, without_rounding
@@ -192,3 +192,14 @@ def test_blocks_without_scales_are_refused() -> None:
         plan("E4M3@row", regime="standard", scaling=ScalingConfig(recipe="none"))
     with refused:
         plan("E4M3", regime="standard", rules=(LayerRule(pattern="*", format="NVFP4", scaling="none"),))
+
+
+def test_a_rule_may_give_the_gradients_a_format_of_their_own() -> None:
+    rule = LayerRule(pattern="blocks.*", format="E4M3", gradient_format="E5M2")
+    pair = {W: "E4M3", A: "E4M3", G: "E5M2"}
+    made = rounded(plan(regime="standard", rules=(rule,)))
+    assert made == dict.fromkeys(NAMES[:-1], pair) | {"lm_head": BF16_OPERANDS}
+    without = LayerRule(pattern="blocks.*", format="E4M3", roles=(W,), gradient_format="E5M2")
+    assert rounded(plan(regime="standard", rules=(without,)))[NAMES[0]] == {W: "E4M3"}
+    with pytest.raises(FormatError, match="E5N2"):
+        LayerRule(pattern="*", format="E4M3", gradient_format="E5N2")

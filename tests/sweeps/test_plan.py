@@ -180,6 +180,20 @@ def test_the_rescue_of_stored_weights_rounds_the_operand_that_the_grid_was() -> 
     assert roles[2] == ["activations", "gradients", "stored_weights"]
 
 
+def test_gradients_of_another_format_keep_it_where_a_role_is_restored() -> None:
+    rule = "precision.rules=[{pattern: blocks.*, format: E4M3, gradient_format: E5M2}]"
+    config = load_config("base", ["precision.regime=standard", rule])
+    rescued = restored(config, "weights", LAYERS[:1], LAYERS)
+    plan = plan_precision(rescued.precision, "E4M3", layer_kinds(LAYERS))
+    formats = [{role: fmt.name for role, fmt in layer.formats} for layer in plan.layers]
+    pair = {"activations": "E4M3", "gradients": "E5M2"}
+    assert formats[:2] == [pair, {"weights": "E4M3", **pair}]
+    alone = restored(rescued, "activations", LAYERS[:1], LAYERS)
+    assert [
+        fmt.name for _, fmt in plan_precision(alone.precision, "E4M3", layer_kinds(LAYERS)).layers[0].formats
+    ] == ["E5M2"]
+
+
 def test_seeds_and_axes_multiply_and_share_what_they_can() -> None:
     asked = spec(
         order=("E7M0",),

@@ -51,8 +51,14 @@ def _rule_without(precision: PrecisionConfig, entry: LayerPrecision, role: Role)
         roles.insert(0, "weights")
     if not roles:
         return LayerRule(pattern=entry.name, format="fp32")
+    own = next((fmt for role, fmt in entry.formats if role != "gradients"), entry.formats[0][1])
+    gradients = entry.format_of("gradients")
     return LayerRule(
-        pattern=entry.name, format=entry.formats[0][1].name, roles=tuple(roles), scaling=entry.recipe
+        pattern=entry.name,
+        format=own.name,
+        roles=tuple(roles),
+        scaling=entry.recipe,
+        gradient_format=None if gradients in (None, own) else gradients.name,
     )
 
 
