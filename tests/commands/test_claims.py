@@ -75,6 +75,7 @@ def test_the_report_says_what_was_measured_and_where(tmp_path: Path) -> None:
     assert CLAIMS["powers-of-two"].source in text
     assert "3 seeds, one text, one rate" in text
     assert "2.042 2.043 2.044" in text
+    assert "Not asked for here: accumulate, " in text
     assert run("powers-of-two", "--markdown", str(path)).exit_code == 2  # it exists
 
 

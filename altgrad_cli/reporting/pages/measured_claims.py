@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from altgrad_cli.claims.bench import SETTING_WORDS
 from altgrad_cli.claims.claim import Claim
+from altgrad_cli.claims.every import CLAIMS
 from altgrad_cli.claims.judgement import Checked
 from altgrad_cli.claims.measured import MeasuredClaim
 from altgrad_cli.notation import decimals, format_value
@@ -23,7 +24,7 @@ _READING = (
 def claims_report(measured: Sequence[MeasuredClaim]) -> Report:
     """The page of what was measured, in its order."""
     counts = Counter(each.judgement.verdict for each in measured)
-    said = ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
+    said = ", ".join(f"{verdict} {count}" for verdict, count in counts.most_common())
     verdicts = plain_table(
         ("claim", "verdict", "says", "source", "measured on"),
         [
@@ -48,10 +49,13 @@ def claims_report(measured: Sequence[MeasuredClaim]) -> Report:
             for arm, values in m.measurement.losses.items()
         ],
     )
+    left = [name for name in CLAIMS if name not in {m.claim.name for m in measured}]
+    not_asked = f" Not asked for here: {', '.join(left)}." if left else ""
+    opening = f"Of {len(measured)} published claims, by verdict: {said}."
     sections = (
         section(
             "Verdicts",
-            Text(f"Of {len(measured)} published claims: {said}. {_READING} {SETTING_WORDS}"),
+            Text(f"{opening} {_READING} {SETTING_WORDS}{not_asked}"),
             verdicts,
         ),
         section("What each verdict follows from", conditions),
