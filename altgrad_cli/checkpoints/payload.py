@@ -148,6 +148,7 @@ class Checkpoint:
     environment: Mapping[str, Scalar]
     metadata: Mapping[str, object] = field(metadata={"key": "circumstances"})
     """When, where and how it was written; no part of its content hash."""
+    buffers: Mapping[str, Tensor] = field(default_factory=dict)
     corpus: Mapping[str, Scalar] = field(default_factory=dict)
     injections: Injections = Injections((), ())
     failure: RecordedFailure | None = None

@@ -28,6 +28,12 @@ def split_config_and_overrides(arguments: Sequence[str]) -> tuple[str | None, li
     return (configs[0] if configs else None), [argument for argument in arguments if "=" in argument]
 
 
+def named_subject(overrides: Sequence[str]) -> str | None:
+    """What ``subject=`` is set to on the command line: the only code that a command loads; or None."""
+    pairs = (override.partition("=") for override in overrides)
+    return next((value.strip() for key, _, value in reversed(list(pairs)) if key.strip() == "subject"), None)
+
+
 def _repair(words: Sequence[str]) -> str:
     """What was probably meant by several words without ``=``."""
     from altgrad_cli.config.coercion import dotted_keys

@@ -57,6 +57,12 @@ def diagnose_checkpoint(
             "--data", metavar="PATH", help="The run's corpus; a path in the file is never followed."
         ),
     ] = None,
+    subject: Annotated[
+        str | None,
+        typer.Option(
+            "--subject", metavar="M:F", help="The run's own model; code that only the file names is not run."
+        ),
+    ] = None,
     layer: Annotated[
         str | None, typer.Option("--layer", metavar="NAME", help="Only layers whose name contains NAME.")
     ] = None,
@@ -88,6 +94,7 @@ def diagnose_checkpoint(
         against=against,
         format=format,
         data=data,
+        subject=subject,
         layer=layer,
         threads=threads,
     )

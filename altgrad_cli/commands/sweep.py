@@ -18,6 +18,7 @@ from altgrad_cli.commands.arguments import (
     complete_axis,
     complete_format,
     complete_rule,
+    named_subject,
     split_config_and_overrides,
 )
 from altgrad_cli.commands.console import Output, data_console, print_json, say, talk_console
@@ -128,6 +129,7 @@ def sweep(
     """
     from altgrad_cli.config.loading import load_config
     from altgrad_cli.config.run import TrainConfig
+    from altgrad_cli.subjects.yours import subject_named
     from altgrad_cli.sweeps.specification import (
         DEFAULT_ORDER,
         SweepSpec,
@@ -145,7 +147,9 @@ def sweep(
         options["--texts"] = texts
         given = [name for name, value in options.items() if value] + ["--tune"] * (tune is not None)
         folder = resume
-        asked = _reopen(folder, [*(arguments or ()), *given])
+        overrides = list(arguments or ())
+        named = named_subject(overrides)
+        asked = _reopen(folder, [*(word for word in overrides if word != f"subject={named}"), *given])
         spec = replace(
             asked,
             attribute=asked.attribute or attribute,
@@ -156,6 +160,7 @@ def sweep(
         overrides += [f"runtime.device={device}"] if device else []
         overrides += [f"wandb.mode={wandb}"] if wandb else []
         base = load_config(name, overrides)
+        named = named_subject(overrides)
         said = any(override.partition("=")[0].strip() == "learning_rate" for override in overrides)
         spec = SweepSpec(
             base=base,
@@ -172,11 +177,12 @@ def sweep(
             skip_equivalent=skip_equivalent,
         )
         folder = out or Path("runs") / f"sweep-{datetime.now():%Y%m%d-%H%M%S}"
+    subject = subject_named(spec.base, named)
     if dry_run:
-        show_sweep_plan(spec, folder, jobs, as_json=json)
+        show_sweep_plan(spec, folder, jobs, as_json=json, subject=subject)
         return OK
     output = Output(as_json=json, quiet=quiet, strict=strict)
-    return _run(spec, folder, jobs, output, new=resume is None)
+    return _run(spec, folder, jobs, output, named, new=resume is None)
 
 
 def available_cores() -> int:
@@ -197,13 +203,14 @@ def _reopen(folder: Path, given: Sequence[str]) -> SweepSpec:
         raise UsageError(
             f"a sweep goes on as it was specified; {', '.join(given)} cannot be added",
             where="--resume",
-            hint=f"altgrad sweep --resume {shlex.quote(str(folder))}",
+            hint=f"altgrad sweep --resume {shlex.quote(str(folder))}, with subject=... where it is your own",
         )
     return read_spec(folder)
 
 
-def _run(spec: SweepSpec, folder: Path, jobs: int, output: Output, *, new: bool) -> int:
+def _run(spec: SweepSpec, folder: Path, jobs: int, output: Output, named: str | None, *, new: bool) -> int:
     from altgrad_cli.commands.views.sweep_view import SweepView
+    from altgrad_cli.config.run import code_words, is_code
     from altgrad_cli.runs.folder import create_folder
     from altgrad_cli.runs.loggers.warnings import warnings_as_lines
     from altgrad_cli.runs.signals import STOP_INTERRUPTS, handled
@@ -223,12 +230,14 @@ def _run(spec: SweepSpec, folder: Path, jobs: int, output: Output, *, new: bool)
         for config in {variation.base for variation in spec.variations()}:
             # Of the halves of the validation split the first is never the longer one.
             part = config.data.evaluate_on if spec.tune is None else "tuning"
+            if is_code(config.subject):
+                continue  # tried out already
             read_corpus(replace(config, data=replace(config.data, evaluate_on=part)))
     made = create_folder(folder) if new else []
     executor = LocalExecutor(jobs)
     try:
         with handled(STOP_INTERRUPTS), SweepView(talk_console(), quiet=output.quiet) as view:
-            outcome = run_sweep(spec, folder, executor, view, on_failed=report_failure)
+            outcome = run_sweep(spec, folder, executor, view, subject=named, on_failed=report_failure)
     finally:
         executor.close()
         remove_empty(made)
@@ -241,7 +250,8 @@ def _run(spec: SweepSpec, folder: Path, jobs: int, output: Output, *, new: bool)
         print_json(SCHEMA, {**record.to_json(), "comparisons": comparisons, "loss_gaps": gaps})
     elif record.findings:
         _print_results(record)
-    resume = f"altgrad sweep --resume {shlex.quote(str(folder))}"
+    _, code = code_words(spec.base.subject)
+    resume = f"altgrad sweep --resume {shlex.quote(str(folder))}{code}"
     if outcome.interrupted or (record.unfinished and not outcome.errors):
         say(f"interrupted; to go on: {resume}")
         return INTERRUPTED

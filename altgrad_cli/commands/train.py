@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from altgrad_cli.commands.arguments import ConfigArguments, split_config_and_overrides
+from altgrad_cli.commands.arguments import ConfigArguments, named_subject, split_config_and_overrides
 from altgrad_cli.commands.console import Output, data_console, print_json, say, talk_console
 from altgrad_cli.commands.failures import COLLAPSED, FAILED, INTERRUPTED, OK, exit_code_of
 from altgrad_cli.commands.views.plan_view import show_train_plan
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from altgrad_cli.runs.loggers.listener import Listener
     from altgrad_cli.runs.record import RunRecord
     from altgrad_cli.runs.resumption import Resumption
+    from altgrad_cli.subjects.subject import Subject
     from altgrad_cli.sweeps.verdicts import JudgedRun
     from altgrad_cli.training.events import Event
 
@@ -37,6 +38,7 @@ EXAMPLES = (
     "altgrad train e5m2_fp8 --wandb offline",
     "altgrad train --resume runs/e7m0_uniform",
     "altgrad train --resume runs/e7m0_uniform precision.rounding=stochastic",
+    "altgrad train subject=my_model:make fp8_format=E3M4",
     "altgrad train my.yaml --dry-run",
 )
 
@@ -82,6 +84,7 @@ def train(
     """
     from altgrad_cli.config.loading import load_config
     from altgrad_cli.runs.folder import RUNS, check_name, create_run, safe_name, sole_writer, unused_path
+    from altgrad_cli.subjects.yours import subject_named
 
     config_name, overrides = split_config_and_overrides(arguments or ())
     overrides += [f"runtime.device={device}"] if device else []
@@ -98,8 +101,9 @@ def train(
         return _resume(resume, config_name, overrides, output, dry_run=dry_run)
     config = load_config(config_name, overrides)
     stem = check_name(name) if name else safe_name(Path(config_name or "base").stem)
+    subject = subject_named(config, named_subject(overrides))
     if dry_run:
-        show_train_plan(config, out or RUNS / stem, as_json=json)
+        show_train_plan(config, out or RUNS / stem, as_json=json, subject=subject)
         return OK
     if out is not None:
         directory = create_run(out, config)
@@ -109,14 +113,17 @@ def train(
         directory = create_run(unused_path(RUNS, stem), config)
     listeners = [_Announcement(config, directory.path)] if config_name is None and not quiet else []
     with sole_writer(directory):
-        return _train(config, directory, output, listeners=listeners)
+        return _train(config, directory, output, subject, listeners=listeners)
 
 
 class _Announcement:
     """Says what a command line without a configuration does, before its first step and after every check."""
 
     def __init__(self, config: TrainConfig, folder: Path) -> None:
+        from altgrad_cli.config.run import is_code
+
         corpus = config.data.path or config.data.hub or "the embedded legal text"
+        corpus = config.subject if is_code(config.subject) else corpus
         self._text = (
             f"no config given, so this is base: {config.max_steps} steps of {config.fp8_format}"
             f" {config.precision.regime} on {corpus}, into {folder} (Ctrl-C stops it;"
@@ -140,10 +147,13 @@ def _resume(
     # The lock first: a run that is being written is refused at once, before anything of it is read.
     with nullcontext() if dry_run else sole_writer(directory, wait_seconds=1):
         from altgrad_cli.runs.resumption import plan_resumption
+        from altgrad_cli.subjects.yours import subject_named
 
         resumption = plan_resumption(directory, config_name, overrides)
+        config = resumption.config
+        subject = None if resumption.ended else subject_named(config, named_subject(overrides))
         if dry_run:
-            show_train_plan(resumption.config, directory.path, as_json=output.as_json)
+            show_train_plan(config, directory.path, as_json=output.as_json, subject=subject)
             return OK
         if resumption.ended:
             say(f"{path} has ended; overrides would let it go on")
@@ -152,13 +162,14 @@ def _resume(
             say(f"warning: {warning}")
         if resumption.changed and not output.quiet:
             say(f"going on after step {resumption.step}, with {' '.join(resumption.changed)}")
-        return _train(resumption.config, directory, output, resume=resumption)
+        return _train(config, directory, output, subject, resume=resumption)
 
 
 def _train(
     config: TrainConfig,
     directory: RunDirectory,
     output: Output,
+    subject: Subject | None = None,
     *,
     resume: Resumption | None = None,
     listeners: Sequence[Listener] = (),
@@ -191,6 +202,7 @@ def _train(
                 config,
                 directory,
                 [*listeners, view, *to_wandb],
+                subject=subject,
                 resume=resume,
                 stop_requested=signals.stop_requested,
                 capture_requested=signals.capture_requested,
@@ -214,6 +226,8 @@ def _conclude(
     report: Path | None = None,
 ) -> int:
     """Print what a run came to and what may come next; the command's exit code."""
+    from altgrad_cli.config.run import code_words
+
     judged_run = _judged(directory.path)
     record = judged_run.record
     if output.as_json:
@@ -221,10 +235,11 @@ def _conclude(
     else:
         _print_result(judged_run, report)
     if not ended:
-        say(f"interrupted; to go on: altgrad train --resume {shlex.quote(str(directory.path))}")
+        _, code = code_words(record.subject)
+        say(f"interrupted; to go on: altgrad train --resume {shlex.quote(str(directory.path))}{code}")
         return INTERRUPTED
     if not (output.quiet or output.as_json):
-        for command in next_commands(directory.path):
+        for command in next_commands(directory.path, record.subject):
             say(f"next: {command}")
     if faults:
         return exit_code_of(faults[0])
@@ -233,14 +248,16 @@ def _conclude(
     return COLLAPSED if record.outcome == "collapsed" or (output.strict and _raised(record)) else OK
 
 
-def next_commands(run_dir: Path) -> list[str]:
-    """The command lines that look further into a run that has ended."""
+def next_commands(run_dir: Path, subject: str = "gpt") -> list[str]:
+    """The command lines that look further into a run of ``subject`` that has ended."""
     from altgrad_cli.checkpoints.retention import anomaly_checkpoints
+    from altgrad_cli.config.run import code_words
     from altgrad_cli.runs.folder import RunDirectory
 
+    diagnose = f"altgrad diagnose-checkpoint{code_words(subject)[0]}"
     paths = {
         "altgrad report": [run_dir],
-        "altgrad diagnose-checkpoint": anomaly_checkpoints(RunDirectory(run_dir).checkpoints)[:1],
+        diagnose: anomaly_checkpoints(RunDirectory(run_dir).checkpoints)[:1],
         "wandb sync": sorted((run_dir / "wandb").glob("offline-run-*")),
     }
     return [f"{command} {shlex.quote(str(path))}" for command, given in paths.items() for path in given]

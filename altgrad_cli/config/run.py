@@ -6,6 +6,8 @@ The same tree gives the same bits: nothing outside it (cores, clock, environment
 
 from __future__ import annotations
 
+import re
+import shlex
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -14,9 +16,11 @@ from altgrad_cli.config.limits import check_format, check_positive, check_whole_
 from altgrad_cli.config.model import ModelConfig
 from altgrad_cli.config.precision import PrecisionConfig
 from altgrad_cli.config.update_rules import RULES, BaseRule, check_rule
-from altgrad_cli.errors import ConfigError
+from altgrad_cli.errors import ConfigError, nearest
 
-SubjectName = Literal["gpt", "eurovoc"]
+SUBJECTS = ("gpt", "eurovoc")
+"""Those that altgrad has itself."""
+_CODE = re.compile(r"(?:[^:]+\.py|[A-Za-z_][\w.]*):[A-Za-z_]\w*")
 Schedule = Literal["constant", "cosine", "linear"]
 
 
@@ -167,8 +171,9 @@ class MonitorConfig:
 class TrainConfig:
     """One training run."""
 
-    subject: SubjectName = "gpt"
-    """``gpt`` predicts the next token; ``eurovoc``, its body under another head, a document's labels."""
+    subject: str = "gpt"
+    """``gpt`` predicts the next token; ``eurovoc``, its body under another head, a document's labels;
+    ``module:function`` or ``file.py:function``, which the command line must name, is a model of your own."""
     seed: int = 42
     batch_size: int = 12
     learning_rate: float = 6e-4
@@ -204,6 +209,7 @@ class TrainConfig:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
     def __post_init__(self) -> None:
+        _check_subject(self.subject)
         check_format(self.fp8_format, "fp8_format")
         check_whole_numbers(self, "", _RUN_LIMITS)
         check_positive("learning_rate", self.learning_rate)
@@ -250,3 +256,26 @@ class TrainConfig:
                 allowed="nan_policy: auto or patience",
                 hint="leave nan_policy at auto",
             )
+
+
+def is_code(subject: str) -> bool:
+    """Whether a subject is a function of the user's own, and not one that altgrad has."""
+    return subject not in SUBJECTS
+
+
+def code_words(subject: str) -> tuple[str, str]:
+    """How a command line names the subject of a checkpoint, and of a run; "" where it need not."""
+    word = shlex.quote(subject)
+    return (f" --subject {word}", f" subject={word}") if is_code(subject) else ("", "")
+
+
+def _check_subject(subject: str) -> None:
+    if subject in SUBJECTS or _CODE.fullmatch(subject):
+        return
+    guess = nearest(subject, SUBJECTS)
+    raise ConfigError(
+        f"subject = {subject!r} is not allowed",
+        where="subject",
+        allowed=f"{', '.join(SUBJECTS)}, or a function of your own: module:function or file.py:function",
+        hint=f"did you mean {guess}?" if guess else None,
+    )

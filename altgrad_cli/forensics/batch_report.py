@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from altgrad_cli.config.run import is_code
 from altgrad_cli.forensics.step_again.replay_state import ReplayState
 from altgrad_cli.subjects.built_in import training_batch
 from altgrad_cli.subjects.subject import Batch
 from altgrad_cli.surgery.precision_plan import PrecisionPlan, without_rounding
-from altgrad_cli.training.passes.eager import deployed_rounding
+from altgrad_cli.training.passes.eager import deployed
 
 _SHOWN_CHARACTERS = 160
 
@@ -60,22 +61,25 @@ def describe_batch(given: ReplayState) -> BatchReport | None:
 def sample_losses(given: ReplayState, batch: Batch, plan: PrecisionPlan) -> Tensor:
     """Mean loss of each row, (batch,), nats per token or label; operands to nearest, no dropout."""
     state = given.state
-    with state.slot.use(deployed_rounding(state, plan)):
+    with deployed(state, plan):
         losses = state.loss(batch, reduction="none")
     return losses.view(len(batch.y), -1).mean(dim=1).cpu()
 
 
 def _equals_corpus(given: ReplayState, batch: Batch) -> bool | None:
     corpus = given.state.subject.corpus
-    if corpus is None or len(batch.offsets) != batch.x.shape[0]:
+    own = is_code(given.state.config.subject)
+    if own or corpus is None or len(batch.offsets) != batch.x.shape[0]:
         return None
     held = training_batch(given.state.config, corpus, batch)
     return held is not None and torch.equal(held.x, batch.x) and torch.equal(held.y, batch.y)
 
 
 def _text(given: ReplayState, row: Tensor) -> str | None:
-    tokens = row[row >= 0]  # without padding
     corpus = given.state.subject.corpus
+    if is_code(given.state.config.subject) and (corpus is None or row.dtype != torch.int64):
+        return None  # who knows what it is
+    tokens = row[row >= 0]  # without padding
     if corpus is not None:
         text = corpus.decode(tokens.tolist())
     elif given.state.config.data.tokenizer == "bytes":

@@ -61,6 +61,8 @@ class Questions:
     """Only layers whose name contains this are tabled."""
     data: str | None = None
     """Where the run's corpus lies; a path that the file states is never followed."""
+    subject: str | None = None
+    """The user's own subject, which is loaded; one that only the file names is not."""
     threads: int | None = None
     """torch's threads in the replaying process; None takes those of the recorded run."""
 
@@ -115,7 +117,7 @@ def diagnose_checkpoint(opened: OpenedCheckpoint, questions: Questions) -> Diagn
             where=str(opened.path),
             hint="this checkpoint knows its formats; --what-if tries the others",
         )
-    given = rebuild(opened, questions.data)
+    given = rebuild(opened, questions.data, questions.subject)
     saved, repeatable = opened.saved, given.batch is not None
     if questions.what_if and not repeatable:
         raise UsageError(
@@ -144,7 +146,9 @@ def diagnose_checkpoint(opened: OpenedCheckpoint, questions: Questions) -> Diagn
         lead_time=lead_time(history_of(saved), opened.step),
         layers=_selected(_origin_first(seen.layers, first), questions.layer),
         optimizer=optimizer_report(given),
-        replay=replay(opened, questions.threads) if questions.replay else not_run(),
+        replay=replay(opened, questions.threads, data=questions.data, subject=questions.subject)
+        if questions.replay
+        else not_run(),
         counterfactuals=tuple(what_if(trials)) if questions.what_if else (),
         minimal_bf16_layers=minimal_bf16_layers(trials) if saving_layers else None,
         batch=describe_batch(given),

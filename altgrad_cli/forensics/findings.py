@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Sequence
 
+from altgrad_cli.config.run import code_words
 from altgrad_cli.forensics.document import Diagnosis, Finding, NextCommand
 from altgrad_cli.forensics.failure import DIVERGENCE, NONE, NONFINITE, STALL
 from altgrad_cli.forensics.mechanism import NOT_THE_FORMAT
@@ -93,15 +94,16 @@ def next_command(opened: OpenedCheckpoint, diagnosis: Diagnosis, what_if: bool) 
     """One command and why."""
     kind, run = diagnosis.failure.kind, opened.run_folder
     file = shlex.quote(str(opened.path))
+    option, override = code_words(opened.config.subject)
     if kind == NONFINITE and not what_if and diagnosis.mechanism.stage != NOT_THE_FORMAT:
-        command = f"altgrad diagnose-checkpoint {file} --replay --what-if"
+        command = f"altgrad diagnose-checkpoint {file}{option} --replay --what-if"
         return NextCommand(command, "see what would have saved this step")
     if run is None:
         return NextCommand(
-            f"altgrad diagnose-checkpoint {file} --what-if",
+            f"altgrad diagnose-checkpoint {file}{option} --what-if",
             "the run's folder is not beside this file, so it cannot be resumed from here",
         )
-    resume = f"altgrad train --resume {shlex.quote(str(run))}"
+    resume = f"altgrad train --resume {shlex.quote(str(run))}{override}"
     if kind == NONFINITE:
         overrides = rescuing_overrides(diagnosis.counterfactuals, diagnosis.minimal_bf16_layers)
         why = "from the last good state, with the least change that saved this step"

@@ -52,7 +52,9 @@ _LOSS_SCALES = {"eurovoc": LossScale("nats per label", ENDS_APART_FROM_LABELS)}
 
 def loss_scale(subject: str) -> LossScale:
     """That of the subject of this name; what is not known otherwise is read as losses a token."""
-    return _LOSS_SCALES.get(subject, LossScale())
+    return _LOSS_SCALES.get(
+        subject, LossScale("of the subject's own loss") if ":" in subject else LossScale()
+    )
 
 
 def recovered_fraction(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from itertools import chain
+from typing import TYPE_CHECKING
 
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.runs.folder import RUN_SCHEMA, RunDirectory
@@ -12,6 +13,9 @@ from altgrad_cli.runs.loggers.jsonl import JsonlLog
 from altgrad_cli.runs.loggers.listener import FanOut, Listener
 from altgrad_cli.runs.resumption import Resumption, take_up
 from altgrad_cli.training.events import Event, RunEnded
+
+if TYPE_CHECKING:
+    from altgrad_cli.subjects.subject import Subject
 
 
 def _never() -> bool:
@@ -23,6 +27,7 @@ def carry_out(
     directory: RunDirectory,
     listeners: Sequence[Listener] = (),
     *,
+    subject: Subject | None = None,
     resume: Resumption | None = None,
     stop_requested: Callable[[], bool] = _never,
     capture_requested: Callable[[], bool] = _never,
@@ -34,6 +39,7 @@ def carry_out(
     The caller holds the run (``sole_writer``). Nothing of an earlier run changes before this one is accepted.
 
     Args:
+        subject: what is trained, where it is a user's own.
         listeners: hear every event after it is in the log.
         resume: how a run that was begun goes on; None begins one.
         stop_requested: asked after every step; True writes a checkpoint and stops.
@@ -46,6 +52,7 @@ def carry_out(
 
     events = train(
         config,
+        subject=subject,
         run_dir=directory.path,
         resume_from=resume.checkpoint if resume else None,
         capture_requested=capture_requested,

@@ -1,4 +1,4 @@
-"""The subjects that a configuration can name: ``config.subject`` is read here and nowhere else."""
+"""The subjects that altgrad has itself, by the name that a configuration gives them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from altgrad_cli.config.run import SubjectName, TrainConfig
+from altgrad_cli.config.run import TrainConfig
+from altgrad_cli.errors import UsageError
 from altgrad_cli.subjects.corpus.tokens import Corpus
 from altgrad_cli.subjects.eurovoc import label_subject
 from altgrad_cli.subjects.gpt import text_subject
@@ -25,7 +26,7 @@ class BuiltIn:
     draw_again: Callable[[Corpus, Sequence[int], int], Batch | None]
 
 
-BUILT_IN: Mapping[SubjectName, BuiltIn] = {
+BUILT_IN: Mapping[str, BuiltIn] = {
     "gpt": BuiltIn(
         text_subject.read_text_corpus,
         text_subject.gpt_on_corpus,
@@ -43,13 +44,23 @@ BUILT_IN: Mapping[SubjectName, BuiltIn] = {
 }
 
 
+def _built_in(config: TrainConfig) -> BuiltIn:
+    if config.subject not in BUILT_IN:
+        raise UsageError(
+            f"the subject {config.subject} is code of your own, which is loaded only where it is asked for",
+            where="subject",
+            hint="in Python: train(config, subject=...), with the Subject itself",
+        )
+    return BUILT_IN[config.subject]
+
+
 def read_corpus(config: TrainConfig) -> Corpus:
     """The corpus of the configured subject.
 
     Raises:
         DataError: it cannot be found, read, tokenized or split, or is too short.
     """
-    return BUILT_IN[config.subject].read(config)
+    return _built_in(config).read(config)
 
 
 def load_subject(config: TrainConfig) -> Subject:
@@ -58,7 +69,7 @@ def load_subject(config: TrainConfig) -> Subject:
     Raises:
         DataError: as ``read_corpus``.
     """
-    return BUILT_IN[config.subject].on_corpus(config, read_corpus(config))
+    return _built_in(config).on_corpus(config, read_corpus(config))
 
 
 def subject_of_weights(
@@ -69,17 +80,17 @@ def subject_of_weights(
     Raises:
         KeyError, IndexError: the weights are none of it.
     """
-    return BUILT_IN[config.subject].of_weights(config, weights, corpus)
+    return _built_in(config).of_weights(config, weights, corpus)
 
 
 def takes_batch(config: TrainConfig, weights: Mapping[str, Tensor], batch: Batch) -> bool:
     """Whether the configured subject with these weights can take ``batch``, which may be forged."""
     try:
-        return BUILT_IN[config.subject].takes(config, weights, batch)
+        return _built_in(config).takes(config, weights, batch)
     except RuntimeError:  # two tensors that do not go together
         return False
 
 
 def training_batch(config: TrainConfig, corpus: Corpus, like: Batch) -> Batch | None:
     """What ``corpus`` holds where ``like`` says it is from; None where it holds nothing there."""
-    return BUILT_IN[config.subject].draw_again(corpus, like.offsets, like.x.shape[1])
+    return _built_in(config).draw_again(corpus, like.offsets, like.x.shape[1])

@@ -40,13 +40,19 @@ Scores = Callable[[Sequence[Batch], Sequence[Tensor]], Mapping[str, float]]
 """Metrics by name, of batches and the model's outputs for them."""
 
 
+def every_layer_hidden(name: str) -> LayerKind:
+    """No layer is a head, and none is fed by a normalisation."""
+    return "hidden"
+
+
 @dataclass(frozen=True, slots=True)
 class Subject:
     """A model, its loss and its batches; nobody above this room knows more of them than this.
 
-    The model is made of torch's own layers. ``surgery`` swaps its ``nn.Linear`` and ``nn.Dropout``: what is
-    rounded is decided there, and a pass can be repeated with the same dropout. Whatever else draws random
-    numbers in ``forward`` makes a step that cannot be repeated.
+    ``surgery`` swaps the model's ``nn.Linear`` (and the ``Conv1D`` of Transformers) and ``nn.Dropout``: what
+    is rounded is decided there, and a pass can be repeated with the same dropout. Whatever else draws random
+    numbers in ``forward`` makes a step that cannot be repeated. What it remembers beside its parameters it
+    keeps in buffers: a step commits them with the weights, and a checkpoint holds the persistent ones.
     """
 
     build: Callable[[torch.Generator], nn.Module]
@@ -57,9 +63,9 @@ class Subject:
     """None where the data is not at hand: a checkpoint can be looked at without it."""
     validation: Draw | None
     """The same."""
-    kind: Callable[[str], LayerKind]
+    kind: Callable[[str], LayerKind] = every_layer_hidden
     """What the linear layer of a name is, which decides how it is rounded."""
     corpus: Corpus | None = None
     """The text that the batches are tokens of; None where they are none, or it is not at hand."""
     scores: Scores | None = None
-    """What an evaluation says beside the loss; None: the perplexity, which is of a loss a token."""
+    """What an evaluation says beside the loss; None: of a corpus the perplexity, of a loss a token."""

@@ -15,6 +15,7 @@ multiplies needs the blocks along the reduced dimension of both operands (OCP Mi
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, Protocol, TypeVar
@@ -198,6 +199,7 @@ class QuantizedLinear(nn.Module):
     def __init__(self, linear: nn.Linear, slot: PassSlot) -> None:
         super().__init__()
         self.weight, self.bias = linear.weight, linear.bias
+        self.out_features, self.in_features = linear.weight.shape  # models ask for them
         self.slot = slot
         self.index = -1  # set by number_layers, once the network is complete
 
@@ -214,13 +216,13 @@ class PassDropout(nn.Module):
 
     def __init__(self, dropout: nn.Dropout, slot: PassSlot) -> None:
         super().__init__()
-        self.rate, self.slot = dropout.p, slot
+        self.p, self.slot = dropout.p, slot
 
     def forward(self, x: Tensor) -> Tensor:
         noise = self.slot.noise
-        if noise is None or not self.rate:
+        if noise is None or not self.p:
             return x
-        return x * 0 if self.rate == 1 else x * (noise(x) >= self.rate) / (1 - self.rate)
+        return x * 0 if self.p == 1 else x * (noise(x) >= self.p) / (1 - self.p)
 
 
 _Layer = TypeVar("_Layer", bound=nn.Module)
@@ -249,11 +251,43 @@ def swap_layers(model: nn.Module, kind: type[_Layer], make: Callable[[_Layer], n
         setattr(model.get_submodule(parent), attribute, made[layer])
 
 
+def _swap_transformers_layers(model: nn.Module, slot: PassSlot) -> None:
+    """The same for the ``Conv1D`` of Transformers, a linear layer that keeps its weight as (in, out).
+
+    Its weight is turned into that of a linear layer, (out, in), so that rows are outputs as everywhere. Such
+    a layer has a weight of its own: no other kind of layer could share one that lies so.
+    """
+    kind = getattr(sys.modules.get("transformers.pytorch_utils"), "Conv1D", None)
+    if kind is None:
+        return
+    turned: dict[nn.Parameter, nn.Parameter] = {}
+
+    def make(layer: Any) -> QuantizedLinear:
+        if layer.weight not in turned:
+            turned[layer.weight] = nn.Parameter(layer.weight.detach().T.contiguous())
+        inputs, outputs = layer.weight.shape
+        linear = nn.Linear(inputs, outputs, bias=False, device="meta")
+        linear.weight, linear.bias = turned[layer.weight], layer.bias
+        return QuantizedLinear(linear, slot)
+
+    swap_layers(model, kind, make)
+    shared = [name for name, parameter in model.named_parameters() if parameter in turned]
+    if shared:
+        raise UsageError(
+            f"a Conv1D shares its weight {shared[0]} with a layer of another kind",
+            hint="give one of them a weight of its own",
+        )
+
+
 def prepare_layers(
     model: nn.Module, slot: PassSlot, kind: Callable[[str], LayerKind] = lambda name: "hidden"
 ) -> list[tuple[str, QuantizedLinear]]:
-    """Let linear layers and dropout of ``model`` ask ``slot``; the linear ones as ``number_layers`` does."""
+    """Let linear layers and dropout of ``model`` ask ``slot``; the linear ones as ``number_layers`` does.
+
+    Linear are ``nn.Linear`` and the ``Conv1D`` of Transformers.
+    """
     swap_layers(model, nn.Linear, lambda linear: QuantizedLinear(linear, slot))
+    _swap_transformers_layers(model, slot)
     swap_layers(model, nn.Dropout, lambda dropout: PassDropout(dropout, slot))
     return number_layers(model, kind)
 

@@ -76,11 +76,13 @@ def run_sweep(
     executor: Executor,
     watcher: Watcher,
     *,
+    subject: str | None = None,
     on_failed: OnFailed = lambda run_dir, final: None,
 ) -> SweepOutcome:
     """Carry out ``spec`` in ``folder``; what lies finished there is kept, what lies unfinished is continued.
 
     Args:
+        subject: the user's own that the command line names, for the workers to load.
         on_failed: called with the folder of a failed run when its verdict is on disk (``final`` False), and
             again when the whole sweep is (``final`` True).
 
@@ -90,7 +92,7 @@ def run_sweep(
         UsageError: another process carries out this sweep.
     """
     with sole_writer(RunDirectory(folder), wait_seconds=0.0):
-        return _Sweep(spec, folder, executor, watcher, on_failed).run()
+        return _Sweep(spec, folder, executor, watcher, subject, on_failed).run()
 
 
 @dataclass(slots=True)
@@ -99,6 +101,7 @@ class _Sweep:
     folder: Path
     executor: Executor
     watcher: Watcher
+    subject: str | None
     on_failed: OnFailed
     records: dict[str, RunRecord] = field(default_factory=dict)
     running: set[str] = field(default_factory=set)
@@ -165,7 +168,7 @@ class _Sweep:
             create_run(path, arm.config)
         self.running.add(arm.name)
         self.attempts[arm.name] = self.attempts.get(arm.name, 0) + 1
-        self.executor.start(Task(name=arm.name, run_dir=str(path), resume=resume))
+        self.executor.start(Task(name=arm.name, run_dir=str(path), resume=resume, subject=self.subject))
         self.watcher.started(arm, resumed=resume)
 
     def _receive(self, report: TaskReport) -> bool:

@@ -6,12 +6,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import median
+from typing import TYPE_CHECKING
 
 from altgrad_cli.config.loading import flat, resolve
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.formats import parse_format
 from altgrad_cli.formats.analysis import StallPrediction, predicted_stall
 from altgrad_cli.sweeps.arms import Arm
+
+if TYPE_CHECKING:
+    from altgrad_cli.subjects.subject import Subject
 
 INITIAL_STD = 0.02
 """Standard deviation of the initial weights."""
@@ -34,33 +38,38 @@ class StepTime:
     """What was timed; where it is smaller than what was asked for, ``seconds`` is scaled up from it."""
 
 
-def time_a_step(config: TrainConfig) -> StepTime:
+def time_a_step(config: TrainConfig, subject: Subject | None = None) -> StepTime:
     """Wall time of one step of ``config`` on this machine, from a few steps that leave nothing behind.
 
     Loads the corpus and builds the network, so what would stop the run is found here. A step that would take
-    long or much memory is timed at a smaller size, and its time scaled by the multiplications left out.
+    long or much memory is timed at a smaller size, and its time scaled by the multiplications left out; that
+    of ``subject``, a user's own, whose size nobody knows, as it is.
     """
     from altgrad_cli.subjects.built_in import read_corpus
-    from altgrad_cli.subjects.gpt.layer_names import layer_kinds
+    from altgrad_cli.subjects.gpt.layer_names import layer_kind
     from altgrad_cli.surgery.precision_plan import plan_precision
     from altgrad_cli.training.engine import train
     from altgrad_cli.training.events import RunStarted
     from altgrad_cli.training.faults import parse_injection, resolve_injections
     from altgrad_cli.training.state import choose_device
 
-    vocabulary = read_corpus(config).vocab_size
     for text in config.inject:  # the steps that are timed are too few for them
         parse_injection(text, config.max_steps)
-    device = choose_device(config.runtime.device).type
-    reduced, changes = _within_reach(config, vocabulary, _MOST_WORK.get(device, _MOST_WORK["cpu"]))
-    factor = _work(config, vocabulary) / _work(reduced, vocabulary)
+    kind = layer_kind if subject is None else subject.kind
+    reduced, changes, factor = config, list[str](), 1.0
+    if subject is None:
+        vocabulary = read_corpus(config).vocab_size
+        device = choose_device(config.runtime.device).type
+        reduced, changes = _within_reach(config, vocabulary, _MOST_WORK.get(device, _MOST_WORK["cpu"]))
+        factor = _work(config, vocabulary) / _work(reduced, vocabulary)
     runtime = replace(reduced.runtime, evaluation_batches=1, capture_at=())
     brief = replace(reduced, max_steps=_TIMED_STEPS, runtime=runtime, inject=())
     times: list[float] = []
     last = time.perf_counter()
-    for event in train(brief):
+    for event in train(brief, subject=subject):
         if isinstance(event, RunStarted) and reduced.model.n_layer == config.model.n_layer:
-            plan = plan_precision(config.precision, config.fp8_format, layer_kinds(event.layers))
+            kinds = {name: kind(name) for name in event.layers}
+            plan = plan_precision(config.precision, config.fp8_format, kinds)
             resolve_injections(config.inject, plan, config.seed, last_step=config.max_steps)
         if event.kind == "step":
             times.append(time.perf_counter() - last)

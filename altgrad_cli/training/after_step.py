@@ -120,7 +120,7 @@ def evaluate(run: Run) -> Iterator[Event]:
         step=state.step,
         validation_loss=deployed,
         validation_loss_master=master,
-        perplexity=perplexity(deployed) if state.subject.scores is None else None,
+        perplexity=perplexity(deployed) if _is_of_tokens(state) else None,
         scores=evaluation_scores(state, run.validation),
     )
     evaluation = run.monitors.validation.update(deployed)
@@ -128,6 +128,10 @@ def evaluate(run: Run) -> Iterator[Event]:
         yield run.archive.save_best(state, run.monitors)
     if evaluation.stale and config.stop == "plateau" and run.ended is None:
         _end(run, "plateau", f"validation loss {deployed:.4f} has not improved over five evaluations", None)
+
+
+def _is_of_tokens(state: TrainState) -> bool:
+    return state.subject.scores is None and state.subject.corpus is not None
 
 
 def evaluate_and_save(run: Run) -> Iterator[Event]:

@@ -27,7 +27,7 @@ from altgrad_cli.training.events import (
     InterventionApplied,
     StepCompleted,
 )
-from altgrad_cli.training.faults import Faults, resolve_injections
+from altgrad_cli.training.faults import DATA, Faults, check_data_faults, resolve_injections
 from altgrad_cli.training.measuring.codes import CodeCensus
 from altgrad_cli.training.measuring.passes import PassSummary, read_pass
 from altgrad_cli.training.measuring.updates import add_rescale_flips, interval_diagnostics, read_update
@@ -54,7 +54,7 @@ def train(
 
     Args:
         config: everything the run depends on; the same config gives the same bits.
-        subject: what is trained; None takes that of the config on its corpus.
+        subject: what is trained; None takes that of the config on its corpus, which must be one of altgrad's.
         run_dir: the run's folder; checkpoints go to ``checkpoints`` in it. None writes nothing.
         resume_from: a checkpoint of the same run to continue from, bit for bit; its payload is taken.
         stop_requested: asked after each step; True writes a checkpoint and ends without ``RunEnded``.
@@ -76,6 +76,8 @@ def train(
     injections = resolve_injections(
         config.inject, state.plan, config.seed, after=state.step, last_step=config.max_steps
     )
+    if any(injection.module == DATA for injection in injections):
+        check_data_faults(injections, state.model, subject.train(fork(state.streams["data"])))
     faults = Faults(injections, config.seed)
     if payload is not None:
         monitors.load_state_dict(payload["monitors"])

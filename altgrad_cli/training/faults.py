@@ -162,6 +162,22 @@ def _no_history(injection: Injection, kept: Mapping[str, Sequence[Role]]) -> Con
     )
 
 
+def check_data_faults(injections: Sequence[Injection], model: nn.Module, batch: Batch) -> None:
+    """See that faults on the data can strike batches such as ``batch``.
+
+    Raises:
+        ConfigError: it is of whole numbers, and the model has no embedding of which it could be.
+    """
+    for injection in injections:
+        beside = batch.x.is_floating_point() or injection.kind == "bitflip" or injection.module != DATA
+        if not beside and not list(_first_embedding(model)):
+            raise ConfigError(
+                f"{injection.text} cannot happen: the batch is of whole numbers, without an embedding",
+                where="inject",
+                allowed=f"bitflip@{injection.step}:{DATA}, or a fault in one of its layers",
+            )
+
+
 def chosen_index(injection: Injection, seed: int, length: int, what: str = "element") -> int:
     """A place in [0, length), the same in every process for one fault and seed."""
     digest = hashlib.sha256(f"altgrad/{seed}/{injection.text}/{what}".encode()).digest()
@@ -198,7 +214,10 @@ class Faults:
                 self._strike_span(state, injection, state.flat.values)
 
     def alter_batch(self, batch: Batch, step: int) -> Batch:
-        """The batch, struck where a fault on ``data`` is due; token ids only by a ``bitflip``."""
+        """The batch, struck where a fault on ``data`` is due; token ids only by a ``bitflip``.
+
+        Of the others it is the embedded batch that is struck, by ``active``.
+        """
         for injection in self.due(step):
             if injection.module != DATA:
                 continue
@@ -224,7 +243,7 @@ class Faults:
         hooks = [
             embedding.register_forward_hook(self._embedding_hook(injection), prepend=True)
             for injection in due
-            if injection.module == DATA and injection.kind in ("nan", "inf", "spike")
+            if injection.module == DATA and injection.kind != "bitflip"
             if not batch.x.is_floating_point()
             for embedding in _first_embedding(state.model)
         ]

@@ -20,6 +20,7 @@ from altgrad_cli.surgery.linear import Observer, Scales, Tap
 from altgrad_cli.training.faults import Faults
 from altgrad_cli.training.measuring.passes import PassSummary, read_pass
 from altgrad_cli.training.origin import first_operand
+from altgrad_cli.training.passes.buffers import put_buffers
 from altgrad_cli.training.passes.eager import PassResult, run_pass
 from altgrad_cli.training.state import TrainState
 from altgrad_cli.training.update import CandidateUpdate, candidate_update, commit, re_encode
@@ -123,6 +124,7 @@ def commit_step(state: TrainState, step: Step) -> dict[int, float]:
     if step.update is not None and step.finite:
         flips = re_encode(state, step.update)
         commit(state, step.update)
+        put_buffers(state.model, step.result.buffers_after)
         state.scales.update(step.summary.amax)
     state.streams.adopt_all(step.result.streams_after)
     state.step = step.number

@@ -11,7 +11,7 @@ its trace is the trace of the step it repeats. Records stand in execution order:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -153,14 +153,25 @@ def _module_of(parameter: str) -> str:
 
 
 def _output_hook(observer: _Observer, name: str) -> Callable[..., None]:
-    def hook(module: Any, inputs: Any, output: Tensor) -> None:
-        observer.see(output, phase="forward", module=name, role="output")
-        if output.requires_grad:
-            output.register_hook(
-                lambda grad: observer.see(grad, phase="backward", module=name, role="output_gradient")
-            )
+    def hook(module: Any, inputs: Any, output: object) -> None:
+        for tensor in _tensors_in(output):
+            observer.see(tensor, phase="forward", module=name, role="output")
+            if tensor.requires_grad:
+                tensor.register_hook(
+                    lambda grad: observer.see(grad, phase="backward", module=name, role="output_gradient")
+                )
 
     return hook
+
+
+def _tensors_in(output: object) -> Iterator[Tensor]:
+    """The floating-point tensors of what a module gave: one, or a nest of tuples, lists and mappings."""
+    if isinstance(output, Tensor):
+        if output.is_floating_point():
+            yield output
+    elif isinstance(output, Mapping | tuple | list):
+        for part in output.values() if isinstance(output, Mapping) else output:
+            yield from _tensors_in(part)
 
 
 def _gradient_hook(observer: _Observer, module: str) -> Callable[[Tensor], None]:
@@ -178,6 +189,8 @@ def _see_inputs(observer: _Observer, state: TrainState, batch: Batch) -> None:
     flat = state.flat
     for role, tokens in (("x", batch.x), ("y", batch.y)):
         observer.see(tokens, phase="state", module="batch", role=role)
+    for name, buffer in state.model.named_buffers():
+        observer.see(buffer, phase="state", module=name, role="buffer")
     positions = state.streams.state_dict()
     for purpose in STEP_STREAMS:
         observer.see(positions[purpose], phase="state", module="streams", role=purpose)

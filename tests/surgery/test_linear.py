@@ -393,3 +393,39 @@ def test_dropout_draws_from_the_pass_alone_and_keeps_the_mean() -> None:
     assert torch.equal(dropped == 0, noise < 0.25)
     assert set(dropped.unique().tolist()) == {0.0, float(torch.tensor(1 / 0.75))}
     assert slot.noise is None
+
+
+def test_a_conv1d_of_transformers_is_a_linear_layer_that_lies_the_other_way_round() -> None:
+    transformers = pytest.importorskip("transformers.pytorch_utils")
+    x, w, dy = operands()
+    conv = transformers.Conv1D(WIDTH_OUT, WIDTH_IN)
+    with torch.no_grad():
+        conv.weight.copy_(w.T)
+        conv.bias.fill_(0.5)
+    x.requires_grad_()
+    expected = conv(x)
+    own = torch.autograd.grad(expected, (x, conv.weight), dy)
+    slot = PassSlot()
+    model = nn.Sequential(conv, conv)
+    ((name, layer),) = prepare_layers(model, slot)
+    assert (name, layer.weight.shape) == ("0", (WIDTH_OUT, WIDTH_IN)) and model[1] is layer
+    plain = layer(x)
+    assert torch.allclose(plain, expected, atol=1e-6)
+    dx, dw = torch.autograd.grad(plain, (x, layer.weight), dy)
+    assert torch.allclose(dx, own[0], atol=1e-6) and torch.allclose(dw.T, own[1], atol=1e-6)
+
+    rounding = rounding_for(plan_for("E4M3"), 2.0**-4)
+    with slot.use(rounding):
+        rounded = layer(x)
+        rounded_grads = torch.autograd.grad(rounded, (x, layer.weight), dy)
+    y, dx, dw = products(rounding_for(plan_for("E4M3"), 2.0**-4), x.detach(), w, dy)
+    assert torch.equal(rounded, y + 0.5)
+    assert torch.equal(rounded_grads[0], dx) and torch.equal(rounded_grads[1], dw)
+
+
+def test_a_conv1d_that_shares_its_weight_with_another_kind_of_layer_is_refused() -> None:
+    transformers = pytest.importorskip("transformers.pytorch_utils")
+    conv, embedding = transformers.Conv1D(4, 6), nn.Embedding(6, 4)
+    conv.weight = embedding.weight
+    with pytest.raises(UsageError, match=r"shares its weight 1\.weight"):
+        prepare_layers(nn.Sequential(conv, embedding), PassSlot())

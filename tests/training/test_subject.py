@@ -13,12 +13,13 @@ from torch.nn import functional as F
 
 from altgrad_cli.checkpoints.file import VerifiedCheckpoint, content_hash, read_checkpoint
 from altgrad_cli.config.run import TrainConfig
-from altgrad_cli.errors import UsageError
+from altgrad_cli.errors import ConfigError, UsageError
 from altgrad_cli.subjects.subject import Batch, Subject
 from altgrad_cli.surgery.precision_plan import LayerKind
 from altgrad_cli.training.engine import train
 from altgrad_cli.training.events import (
     CheckpointSaved,
+    Evaluated,
     Event,
     RunEnded,
     RunStarted,
@@ -173,3 +174,25 @@ def test_its_compiled_pass_is_near_the_eager_one(tiny: Tiny) -> None:
     compiled, eager = run_pass(state, batch), run_pass(state, batch, tap=lambda layer, role, x: x)
     assert float(compiled.loss) == pytest.approx(float(eager.loss), rel=1e-4)
     assert (compiled.gradient - eager.gradient).norm() < 0.05 * eager.gradient.norm()
+
+
+def test_a_fault_that_whole_numbers_cannot_carry_is_refused(tiny: Tiny) -> None:
+    def whole(generator: torch.Generator) -> Batch:
+        x = torch.randint(9, (8, 6), generator=generator)
+        return Batch(x=x, y=x[:, :3].float())
+
+    class Converting(Stranger):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x.float())
+
+    subject = Subject(lambda generator: Converting(0.0), F.mse_loss, whole, whole, kind)
+    with pytest.raises(ConfigError, match=r"nan@3:data cannot happen") as error:
+        next(train(ten_steps(tiny, "inject=[nan@3:data]"), subject=subject))
+    assert "bitflip@3:data" in str(error.value.allowed)
+    events = list(train(ten_steps(tiny, "inject=[bitflip@3:data]"), subject=subject))
+    assert isinstance(events[-1], RunEnded) and events[-1].outcome == "completed"
+
+
+def test_its_evaluations_have_no_perplexity(tiny: Tiny) -> None:
+    events = list(train(ten_steps(tiny), subject=stranger()))
+    assert {event.perplexity for event in events if isinstance(event, Evaluated)} == {None}

@@ -14,6 +14,7 @@ from altgrad_cli.commands.console import data_console, print_json, say
 
 if TYPE_CHECKING:
     from altgrad_cli.config.run import TrainConfig
+    from altgrad_cli.subjects.subject import Subject
     from altgrad_cli.sweeps.arms import Arm
     from altgrad_cli.sweeps.specification import SweepSpec
 
@@ -21,12 +22,14 @@ TRAIN_SCHEMA = "altgrad.train-plan/1"
 SWEEP_SCHEMA = "altgrad.sweep-plan/1"
 
 
-def show_train_plan(config: TrainConfig, folder: Path, *, as_json: bool) -> None:
+def show_train_plan(
+    config: TrainConfig, folder: Path, *, as_json: bool, subject: Subject | None = None
+) -> None:
     """The plan of one run with ``config``."""
     from altgrad_cli.config.loading import resolve, to_yaml
     from altgrad_cli.sweeps.estimate import predict_stalls, time_a_step
 
-    step = time_a_step(config)
+    step = time_a_step(config, subject)
     prediction = predict_stalls(config, [config.fp8_format])[config.fp8_format]
     if as_json:
         print_json(
@@ -51,7 +54,9 @@ def show_train_plan(config: TrainConfig, folder: Path, *, as_json: bool) -> None
     say(f"time: about {seconds:.0f} s ({step.seconds:.3f} s a step; measured: {step.measured})")
 
 
-def show_sweep_plan(spec: SweepSpec, folder: Path, jobs: int, *, as_json: bool) -> None:
+def show_sweep_plan(
+    spec: SweepSpec, folder: Path, jobs: int, *, as_json: bool, subject: Subject | None = None
+) -> None:
     """The plan of a sweep, as far as it is known before any result."""
     from altgrad_cli.commands.views.sweep_view import duration
     from altgrad_cli.config.loading import resolve
@@ -63,7 +68,7 @@ def show_sweep_plan(spec: SweepSpec, folder: Path, jobs: int, *, as_json: bool) 
     stalls = predict_stalls(spec.base, spec.order)
     at_best, more = arms_to_come(spec)
     studied = next(arm for arm in (*at_best, *arms) if arm.kind == "format")
-    step = time_a_step(studied.config)
+    step = time_a_step(studied.config, subject)
     seconds = estimate_seconds([*arms, *at_best], step.seconds, jobs)
     most_seconds = estimate_seconds([*arms, *at_best, *more], step.seconds, jobs)
     least, most = len(arms) + len(at_best), len(arms) + len(at_best) + len(more)

@@ -67,16 +67,23 @@ def not_run(reason: str | None = None) -> Replay:
     return Replay(False, None, 0, None, (), {}, reason)
 
 
-def replay(opened: OpenedCheckpoint, threads: int | None = None) -> Replay:
+def replay(
+    opened: OpenedCheckpoint,
+    threads: int | None = None,
+    *,
+    data: str | None = None,
+    subject: str | None = None,
+) -> Replay:
     """Run the step in a new process and compare every recorded hash.
 
     Args:
         threads: torch's threads there; None takes those of the recorded configuration.
+        data, subject: what the user names, as for ``rebuild``.
     """
     recorded = opened.saved.trace
     if not recorded:
         return not_run("the file holds no trace of the step to compare with")
-    command = [sys.executable, "-m", "altgrad_cli.forensics.step_again.replay"]
+    command = [sys.executable, "-m", "altgrad_cli.forensics.step_again.replay", data or "", subject or ""]
     package_root = str(Path(__file__).resolve().parents[3])
     paths = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
     config = opened.config
@@ -169,7 +176,8 @@ def main() -> int:
     path = Path("the replayed checkpoint")
     saved = Checkpoint.from_plain(payload, str(path))
     try:
-        given = rebuild(OpenedCheckpoint(path, saved, from_plain(saved.config)))
+        data, subject = (word or None for word in sys.argv[1:3])
+        given = rebuild(OpenedCheckpoint(path, saved, from_plain(saved.config)), data, subject)
         records = to_plain(given.trace())
     except AltgradError as error:
         sys.stderr.write(f"{error.message}\n")

@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 import torch
 
 from altgrad_cli.checkpoints.payload import TraceRecord, to_plain
-from altgrad_cli.config.run import TrainConfig
+from altgrad_cli.config.run import TrainConfig, is_code
 from altgrad_cli.errors import AltgradError, CheckpointError
 from altgrad_cli.forensics.opened import OpenedCheckpoint
 from altgrad_cli.subjects.built_in import read_corpus, subject_of_weights, takes_batch
 from altgrad_cli.subjects.corpus.tokens import Corpus
-from altgrad_cli.subjects.subject import Batch
+from altgrad_cli.subjects.subject import Batch, Subject
+from altgrad_cli.subjects.yours import subject_named
 from altgrad_cli.training.faults import Faults, parse_injection, resolve_injections
+from altgrad_cli.training.passes.eager import evaluation_loss
 from altgrad_cli.training.saving.snapshot import next_batch, restore_snapshot
 from altgrad_cli.training.state import TrainState, build_state
 from altgrad_cli.training.tracing import trace_step
@@ -69,20 +71,23 @@ class ReplayState:
         return trace_step(self.state, self.given_batch(), faults=self.faults).records
 
 
-def rebuild(opened: OpenedCheckpoint, data: str | None = None) -> ReplayState:
+def rebuild(opened: OpenedCheckpoint, data: str | None = None, named: str | None = None) -> ReplayState:
     """Build the network of the recorded config and put it where the checkpoint was taken.
 
-    ``data`` is where the user says the corpus lies; None follows no path and knows the embedded corpus only.
+    Args:
+        data: where the user says the corpus lies; None follows no path and knows the embedded corpus only.
+        named: the user's own subject that the command line names; one that only the file names is not loaded.
 
     Raises:
         CheckpointError: the payload does not fit its own configuration.
+        UsageError: the subject is code that is not named, or cannot be used.
     """
     config = _runnable(opened.config)
     try:
         _check_size(config, opened)
-        corpus, reason = _corpus(opened, config, data)
         torch.set_num_threads(config.runtime.threads)
-        state = build_state(config, subject_of_weights(config, opened.saved.weights, corpus))
+        subject, reason = _subject(opened, config, data, named)
+        state = build_state(config, subject)
     except CheckpointError:
         raise
     except (KeyError, AttributeError, TypeError, IndexError, RuntimeError) as error:
@@ -100,15 +105,38 @@ def rebuild(opened: OpenedCheckpoint, data: str | None = None) -> ReplayState:
 def _check_size(config: TrainConfig, opened: OpenedCheckpoint) -> None:
     """A configuration cannot ask for a network larger than the tensors that came with it."""
     held = sum(tensor.numel() for tensor in opened.saved.weights.values())
-    model = config.model
+    least = 0 if is_code(config.subject) else _least_weights(config)
     if config.runtime.threads > _MOST_THREADS:
         raise CheckpointError(
             f"the checkpoint asks for {config.runtime.threads} threads", where=str(opened.path)
         )
-    if model.block_weights + model.block_size * model.n_embd > held:
+    if least > held:
         raise CheckpointError(
             "the checkpoint is of another network than its configuration", where=str(opened.path)
         )
+
+
+def _least_weights(config: TrainConfig) -> int:
+    model = config.model
+    return model.block_weights + model.block_size * model.n_embd
+
+
+def _subject(
+    opened: OpenedCheckpoint, config: TrainConfig, data: str | None, named: str | None
+) -> tuple[Subject, str]:
+    """The subject, with its batches where they are those of the run; else why it has none."""
+    if not is_code(config.subject):
+        corpus, reason = _corpus(opened, config, data)
+        return subject_of_weights(config, opened.saved.weights, corpus), reason
+    # Nothing that the file states is followed: the function is told of the data that the user names.
+    told = replace(config, data=replace(config.data, path=data, hub=None, cache_dir=None))
+    subject = subject_named(told, named, say="--subject {}")
+    assert subject is not None
+    here = None if subject.corpus is None else subject.corpus.fingerprint
+    if here == opened.saved.corpus.get("fingerprint"):
+        return subject, ""
+    reason = "the corpus here has another fingerprint (--data PATH says where the run's lies)"
+    return replace(subject, train=None, validation=None, corpus=None), reason
 
 
 def _runnable(config: TrainConfig) -> TrainConfig:
@@ -147,6 +175,16 @@ def _batch(opened: OpenedCheckpoint, state: TrainState, reason: str) -> tuple[Ba
         drawn = next_batch(state)
         return drawn, "drawn again from the corpus" if drawn else f"not in the file, and {reason}"
     batch = Batch(x=saved.x, y=saved.y, offsets=saved.offsets)
-    if not takes_batch(state.config, opened.saved.weights, batch):
+    own = is_code(state.config.subject)
+    if not (_takes(state, batch) if own else takes_batch(state.config, opened.saved.weights, batch)):
         raise CheckpointError("the recorded batch is not one that the network can take")
     return batch, "recorded"
+
+
+def _takes(state: TrainState, batch: Batch) -> bool:
+    """Whether the user's model takes ``batch``, which may be forged: it is asked."""
+    try:
+        evaluation_loss(state, [batch])
+    except Exception:  # noqa: BLE001  the code is a stranger's, and may raise anything
+        return False
+    return True

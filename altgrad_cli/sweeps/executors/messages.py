@@ -15,6 +15,8 @@ class Task:
     """An existing folder with the run's ``config.yaml``."""
     resume: bool
     """Go on from its last checkpoint, if it has one."""
+    subject: str | None = None
+    """The user's own subject that the command line names; the only code that the worker loads."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,7 @@ def _run(task: Task, connection: Connection) -> TaskReport:
     from altgrad_cli.runs.loggers.warnings import warnings_as_lines
     from altgrad_cli.runs.resumption import plan_resumption
     from altgrad_cli.runs.run import carry_out
+    from altgrad_cli.subjects.yours import subject_named
 
     directory = RunDirectory(Path(task.run_dir))
     try:
@@ -58,6 +59,7 @@ def _run(task: Task, connection: Connection) -> TaskReport:
                 config,
                 directory,
                 [progress, *to_wandb],
+                subject=subject_named(config, task.subject),
                 resume=plan,
                 stop_requested=_stop_asker(connection),
                 metadata=wandb_metadata(to_wandb),

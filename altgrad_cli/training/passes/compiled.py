@@ -156,13 +156,17 @@ def missing_compiler() -> str | None:
 def find_pass(state: TrainState, plan: PrecisionPlan, scales: Scales, batch: Batch) -> CompiledPass | None:
     """The compiled form of a pass; None where it has to be the eager one.
 
-    That is: without a compiler; while a delayed scale is not known yet; for formats that name blocks or
-    scales; with a Hadamard matrix; for formats wider than float32; and for scales with which the graph would
-    leave float32's range. All of it follows from the state, so that a resumed or repeated run takes the same
-    way again.
+    That is: without a compiler; for a network with buffers, or of a builder that cannot be told from others;
+    while a delayed scale is not known yet; for formats that name blocks or scales; with a Hadamard matrix;
+    for formats wider than float32; and for scales with which the graph would leave float32's range. All of it
+    follows from the state, so that a resumed or repeated run takes the same way again.
     """
     config = state.config
     if plan.hadamard is not None or (state.device.type == "cpu" and missing_compiler()):
+        return None
+    reason = _not_recordable(state)
+    if reason is not None:
+        _say_once(reason)
         return None
     scaling = config.precision.scaling
     slots = []
@@ -194,6 +198,23 @@ def find_pass(state: TrainState, plan: PrecisionPlan, scales: Scales, batch: Bat
             threads=torch.get_num_threads(),
         )
     )
+
+
+def _not_recordable(state: TrainState) -> str | None:
+    """Why no graph can stand for this network's pass, or None."""
+    if next(state.model.buffers(), None) is not None:
+        return "the network has buffers, which a graph would not keep"
+    subject = state.subject
+    try:
+        hash((subject.build, subject.kind, subject.loss))
+    except TypeError as error:
+        return f"the subject cannot be told from others ({error})"
+    return None
+
+
+@lru_cache(maxsize=16)
+def _say_once(reason: str) -> None:
+    log.warning("%s: the pass is not compiled; it runs eagerly", reason)
 
 
 def _scale_fits(scale: float, grid: Grid) -> bool:

@@ -10,8 +10,9 @@ bits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from altgrad_cli.rounding.statistics import Counters
 from altgrad_cli.subjects.subject import Batch
 from altgrad_cli.surgery.linear import Noise, Observer, OperandRounding, Scales, Tap
 from altgrad_cli.surgery.precision_plan import PrecisionPlan, without_rounding
+from altgrad_cli.training.passes.buffers import buffer_values, evaluating, put_buffers
 from altgrad_cli.training.passes.compiled import CompiledPass, find_pass
 from altgrad_cli.training.state import TrainState
 from altgrad_cli.training.streams import fork
@@ -41,6 +43,8 @@ class PassResult:
     """Q(W) by layer number, where the weight operand was rounded."""
     streams_after: dict[str, torch.Generator]
     """Forks of the streams the pass drew from, where it left them."""
+    buffers_after: Mapping[str, Tensor] = field(default_factory=dict)
+    """The model's buffers as the pass left them; the model itself has those from before."""
 
 
 def run_pass(
@@ -144,9 +148,14 @@ def _eager_pass(
     )
     parameters = dict(state.model.named_parameters())
     ordered = [parameters[name] for name in state.flat.names]
-    with state.slot.use(rounding, uniform_noise(drawn["dropout"])):
-        loss = state.loss(batch)
-        gradients = torch.autograd.grad(loss, ordered)
+    before = buffer_values(state.model)
+    try:
+        with state.slot.use(rounding, uniform_noise(drawn["dropout"])):
+            loss = state.loss(batch)
+            gradients = torch.autograd.grad(loss, ordered)
+        after = buffer_values(state.model) if before else {}
+    finally:
+        put_buffers(state.model, before)
     flat = torch.empty_like(state.flat.values) if out is None else out
     torch.cat([gradient.reshape(-1) for gradient in gradients], out=flat)
     return PassResult(
@@ -156,6 +165,7 @@ def _eager_pass(
         scales_used=rounding.scales_used,
         rounded_weights=rounding.rounded_weights,
         streams_after=drawn,
+        buffers_after=after,
     )
 
 
@@ -182,6 +192,13 @@ def deployed_rounding(state: TrainState, plan: PrecisionPlan) -> OperandRounding
     )
 
 
+@contextmanager
+def deployed(state: TrainState, plan: PrecisionPlan) -> Iterator[None]:
+    """Inside the block the model is as deployed: rounding so, in evaluation mode, without dropout."""
+    with state.slot.use(deployed_rounding(state, plan)), evaluating(state.model):
+        yield
+
+
 @torch.no_grad()
 def evaluation_loss(state: TrainState, batches: list[Batch], plan: PrecisionPlan | None = None) -> Tensor:
     """Mean validation loss (0-d) of the deployed model, or of the model under ``plan``.
@@ -189,7 +206,7 @@ def evaluation_loss(state: TrainState, batches: list[Batch], plan: PrecisionPlan
     Reads the amax histories and writes none; draws from no stream.
     """
     total = torch.zeros((), dtype=torch.float64, device=state.device)
-    with state.slot.use(deployed_rounding(state, plan or state.plan)):
+    with deployed(state, plan or state.plan):
         for batch in batches:
             total += state.loss(batch).double()
     return total / len(batches)
@@ -200,6 +217,6 @@ def evaluation_scores(state: TrainState, batches: Sequence[Batch]) -> Mapping[st
     """What the subject says of the deployed model beside the loss; {} where it says nothing."""
     if state.subject.scores is None:
         return {}
-    with state.slot.use(deployed_rounding(state, state.plan)):
+    with deployed(state, state.plan):
         outputs = [state.model(batch.x.to(state.device)) for batch in batches]
     return state.subject.scores(batches, outputs)

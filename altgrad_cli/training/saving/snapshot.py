@@ -5,6 +5,7 @@ What ``take_snapshot`` puts into a payload, key by key:
     kind, step, adam_step           regular, best or anomaly; steps taken, and updates committed
     config, config_hash             the resolved configuration
     init_hash, formats              fingerprint of the initial weights; (step, format) from which each held
+    buffers                         name -> value, where the network has any
     weights                         name -> float32 carrier, a state dict of the network
     stored_weights                  layer -> codes, scale, format, where the weights live on a grid (role M)
     optimizer                       the update rule's slots (AdamW: m, v) by name of the parameter
@@ -37,6 +38,7 @@ from altgrad_cli.rounding.codes import encode
 from altgrad_cli.subjects.subject import Batch
 from altgrad_cli.surgery.precision_plan import plan_precision
 from altgrad_cli.training.environment import describe_environment
+from altgrad_cli.training.passes.buffers import restore_buffers, saved_buffers
 from altgrad_cli.training.state import TrainState, encode_stored_weights, fresh_scales
 from altgrad_cli.training.streams import fork
 
@@ -84,6 +86,8 @@ def take_snapshot(
         },
         **extras,
     }
+    buffers = saved_buffers(state.model)
+    payload |= {"buffers": buffers} if buffers else {}
     copied: dict[str, Any] = plain_copy(payload)
     return copied
 
@@ -158,6 +162,7 @@ def restore_snapshot(state: TrainState, payload: Mapping[str, Any]) -> None:
 def _restore(state: TrainState, payload: Mapping[str, Any]) -> None:
     _check_rule(state.config, payload)
     state.flat.fill(state.flat.values, payload["weights"])
+    restore_buffers(state.model, payload.get("buffers", {}))
     state.optimizer.load_state_dict(payload["optimizer"], int(payload["adam_step"]))
     state.init_hash = str(payload["init_hash"])
     state.step = int(payload["step"])

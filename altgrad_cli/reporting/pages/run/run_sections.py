@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 
+from altgrad_cli.config.run import code_words
 from altgrad_cli.reporting.blocks.document import Section, Text, Verbatim, listed, section
 from altgrad_cli.reporting.evidence.quantities import configuration_text
 from altgrad_cli.reporting.evidence.scope import Scope, shown_path
@@ -73,12 +74,14 @@ def configuration(_: Scope, log: RunRecord) -> Section | None:
 def reproduction(scope: Scope, log: RunRecord) -> Section | None:
     """The commands that make the run and this report again, and open its checkpoint."""
     folder = shlex.quote(shown_path(log.run_dir))
-    commands = [f"altgrad train {folder}/config.yaml --out {folder}-again", f"altgrad report {folder}"]
+    option, override = code_words(log.subject)
+    again = f"altgrad train {folder}/config.yaml{override} --out {folder}-again"
+    commands = [again, f"altgrad report {folder}"]
     saved = [checkpoint for checkpoint in log.checkpoints if checkpoint.reason not in ("regular", "best")]
     anomalies = [checkpoint.path for checkpoint in saved if checkpoint.path]
     if anomalies:
         name = anomalies[0].replace("\\", "/").rpartition("/")[2]
-        commands.append(f"altgrad diagnose-checkpoint {folder}/checkpoints/{name}")
+        commands.append(f"altgrad diagnose-checkpoint {folder}/checkpoints/{name}{option}")
     text = f"{origin(scope, log)} The same configuration gives the same numbers on the same kind of machine."
     return section("How to reproduce", Text(text), Verbatim("\n".join(commands), "sh"))
 
