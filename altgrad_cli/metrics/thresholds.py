@@ -30,8 +30,12 @@ ENDS_APART_FROM = 0.1
 
 The distance has a standard deviation of 0.026 nats over three seeds: this is four times that.
 """
-ENDS_APART_FROM_LABELS = 0.01
-"""The same for the mean loss of labels, which is smaller by as much as most labels are easy."""
+ENDS_APART_FROM_LABELS = 0.05
+"""The same for the mean loss of labels, which is smaller: most labels of a document are easily ruled out.
+
+The distance has a standard deviation of 0.012 nats over two seeds, pooled over six evaluations, on the
+embedded text with its 29 labels: this is four times that.
+"""
 UNDERFLOWED_FROM = 0.5
 """Share of a role's values rounded to 0 from which it no longer carries its tensor."""
 SATURATED_FROM = 0.1

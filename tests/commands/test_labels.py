@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from altgrad_cli.commands.app import app
+from altgrad_cli.metrics.thresholds import ENDS_APART_FROM_LABELS
 from tests.small import ARGUMENTS, LABELS
 
 
@@ -52,11 +53,11 @@ def test_a_sweep_has_controls_scores_and_rho_or_why_none(swept: tuple[Path, Resu
     losses = {arm["name"]: arm["val_loss"] for arm in arms}
     studied = next(arm for arm in arms if arm["name"] == "e5m2-uniform")
     gap = losses["frozen"] - losses["fp32"]
-    if gap >= 0.01:
+    if gap >= ENDS_APART_FROM_LABELS:
         expected = (losses["frozen"] - losses["e5m2-uniform"]) / gap
         assert studied["recovered_fraction"] == pytest.approx(expected)
     else:
-        assert "less than 0.01" in studied["no_verdict_because"]
+        assert f"less than {ENDS_APART_FROM_LABELS}" in studied["no_verdict_because"]
 
 
 def test_its_report_speaks_of_labels_and_verifies(swept: tuple[Path, Result], tmp_path: Path) -> None:

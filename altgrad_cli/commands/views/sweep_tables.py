@@ -150,7 +150,7 @@ def table_notes(record: SweepRecord) -> list[str]:
 
 
 def f1_words(record: RunRecord) -> str:
-    """``.75/.17``: micro and macro F1 of the last evaluation; a dash where there are none."""
+    """``0.75/0.17``: micro and macro F1 of the last evaluation; a dash where there are none."""
     scores = [record.series(metric).last() for metric in ("micro_f1", "macro_f1")]
     return MISSING if None in scores else "/".join(decimals(score, 2) for score in scores)
 
