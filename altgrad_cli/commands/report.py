@@ -23,6 +23,7 @@ EXAMPLES = (
     "altgrad report runs/e7m0_uniform",
     "altgrad report sweeps/eurlex --html eurlex.html",
     "altgrad report sweeps/eurlex --markdown reports/eurlex.md",
+    'altgrad report sweeps/eurlex --section verdicts --section "loss gap"',
     "altgrad report --verify reports/eurlex.md",
     "altgrad report runs/moved-elsewhere --verify reports/eurlex.md",
 )
@@ -43,6 +44,10 @@ def report(
         Path | None,
         typer.Option(metavar="FILE", help="Recompute every number of a Markdown report from the logs."),
     ] = None,
+    section: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TITLE", help="Only sections whose titles begin so; may be repeated."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
     json: Annotated[bool, typer.Option("--json", help="The result as one JSON document on stdout.")] = False,
 ) -> int:
@@ -60,7 +65,7 @@ def report(
     from altgrad_cli.sweeps.listing import newest
 
     chosen = folders or [newest(Path.cwd())]
-    built = build_report(chosen)
+    built = build_report(chosen).only(section or [])
     written: list[Path] = []
     if markdown is not None:
         from altgrad_cli.reporting.render.markdown import picture_paths, write_markdown

@@ -264,3 +264,13 @@ def test_paths_are_named_so_that_a_report_can_be_committed(
     assert "altgrad report sweeps/law/e7m0-uniform" in text
     monkeypatch.chdir("/")
     assert not verify(tmp_path / "reports" / "law.md").differences
+
+
+def test_a_report_may_be_cut_to_sections_by_the_beginning_of_their_titles(scope: Scope) -> None:
+    whole = report_on(scope)
+    cut = whole.only(["verdict", "How to"])
+    assert [section.title for section in cut.sections] == ["Verdicts", "How to reproduce"]
+    assert whole.only([]) == whole
+    with pytest.raises(UsageError, match="no section begins with 'verdikt'") as caught:
+        whole.only(["verdikt"])
+    assert "Verdicts" in str(caught.value.allowed)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from altgrad_cli.errors import UsageError
 from altgrad_cli.notation import MISSING, escape_markdown, format_value
 from altgrad_cli.reporting.blocks.figures import Figure
 
@@ -76,6 +77,25 @@ class Report:
     sections: tuple[Section, ...]
     logs: tuple[str, ...] = ()
     """Folders the report was computed from."""
+
+    def only(self, beginnings: Sequence[str]) -> Report:
+        """The sections whose titles begin so, whatever the case; all of them for no beginning.
+
+        Raises:
+            UsageError: a beginning that no title has.
+        """
+        titles = [section.title for section in self.sections]
+        for beginning in beginnings:
+            if not any(title.lower().startswith(beginning.lower()) for title in titles):
+                raise UsageError(
+                    f"no section begins with {beginning!r}", where="--section", allowed="; ".join(titles)
+                )
+        kept = tuple(
+            section
+            for section in self.sections
+            if not beginnings or section.title.lower().startswith(tuple(map(str.lower, beginnings)))
+        )
+        return replace(self, sections=kept)
 
     @property
     def figures(self) -> list[Figure]:

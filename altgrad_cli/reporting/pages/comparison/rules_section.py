@@ -12,7 +12,7 @@ from altgrad_cli.reporting.blocks import figures
 from altgrad_cli.reporting.blocks.document import Block, Section, TableColumn, Text, listed, picture, section
 from altgrad_cli.reporting.blocks.palette import color_of
 from altgrad_cli.reporting.evidence.scope import Scope
-from altgrad_cli.sweeps.comparison import LossGap, loss_gaps
+from altgrad_cli.sweeps.comparison import LossGap, loss_gaps, pair_up
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,10 @@ def _by_format(rows: Sequence[_Row]) -> dict[str, list[_Row]]:
 
 
 def _answer(scope: Scope, rows: Sequence[_Row]) -> Text | None:
-    """A sentence a format, the largest gain first: what its best rule gives over its first one."""
+    """A sentence a format, the largest gain first: what its best rule gives over its first one.
+
+    Both are at the rate that is best for them. That a rule is the best is read off the same losses.
+    """
     found = []
     for name, members in _by_format(rows).items():
         first, best = members[0], min(members, key=lambda row: row.nats)
@@ -111,11 +114,21 @@ def _answer(scope: Scope, rows: Sequence[_Row]) -> Text | None:
             gain += f" ± {cite(f'{names}: halfwidth at(validation_loss)@{step}')}"
         left = cite(f"{best.runs},{best.against}: paired at(validation_loss)@{step}")
         words = (
-            f"**{name}** gains {gain} nats by `{best.gap.rule}` over `{first.gap.rule}`; "
-            f"{left} to the best fp32 are left."
+            f"**{name}** gains {gain} nats by `{best.gap.rule}` over `{first.gap.rule}` "
+            f"({_noise(first, best, scope)}); {left} to the best fp32 are left."
         )
         found.append((first.nats - best.nats, words))
     return listed(words for _, words in sorted(found, key=lambda pair: -pair[0]))
+
+
+def _noise(first: _Row, best: _Row, scope: Scope) -> str:
+    """Whether the gain is noise, and of how many seeds that is said."""
+    pairs = zip(first.gap.best.pairs, best.gap.best.pairs, strict=False)
+    paired = pair_up([(a, b) for (a, _), (b, _) in pairs], scope.evidence.findings)
+    seeds = scope.evidence.cite(f"{first.runs}: number")
+    if paired.difference is None or paired.difference.half_width is None:
+        return f"{seeds} seed: a measurement, not a verdict"
+    return f"{seeds} seeds, one text: {paired.difference.words}"
 
 
 def _figure(rows: Sequence[_Row], key: str) -> figures.TradeFigure | None:
