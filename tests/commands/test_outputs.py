@@ -34,6 +34,7 @@ OUTPUT_FILES = {
     ("report", "--html"): ["report", "{run}", "--html"],
     ("report", "--markdown"): ["report", "{run}", "--markdown"],
     ("diagnose-checkpoint", "--markdown"): ["diagnose-checkpoint", "{run}", "--markdown"],
+    ("claims", "--markdown"): ["claims", "accumulate", "--markdown"],
     ("inspect-format", "--plot"): ["inspect-format", "E5M2", "--plot"],
 }
 OUTPUT_FOLDERS = {
