@@ -218,6 +218,8 @@ def _run(spec: SweepSpec, folder: Path, jobs: int, output: Output, named: str | 
     from altgrad_cli.sweeps.comparison import compare_seeds, loss_gaps
     from altgrad_cli.sweeps.engine import run_sweep
     from altgrad_cli.sweeps.executors.local import LocalExecutor
+    from altgrad_cli.sweeps.format_verdicts.ranking import rankings
+    from altgrad_cli.sweeps.format_verdicts.words import format_verdicts
 
     def report_failure(run_dir: Path, final: bool) -> None:
         from altgrad_cli.reporting.report import write_failure_report
@@ -247,7 +249,10 @@ def _run(spec: SweepSpec, folder: Path, jobs: int, output: Output, named: str | 
     if output.as_json:
         comparisons = [found.to_json() for found in compare_seeds(record.planned, record.findings)]
         gaps = [found.to_json() for found in loss_gaps(record.planned, record.findings)]
-        print_json(SCHEMA, {**record.to_json(), "comparisons": comparisons, "loss_gaps": gaps})
+        verdicts = [found.to_json() for found in format_verdicts(record.planned, record.findings)]
+        ranked = [[each.to_json() for each in bench] for bench in rankings(record.planned, record.findings)]
+        more = {"comparisons": comparisons, "loss_gaps": gaps, "verdicts": verdicts, "rankings": ranked}
+        print_json(SCHEMA, {**record.to_json(), **more})
     elif record.findings:
         _print_results(record)
     _, code = code_words(spec.base.subject)
@@ -285,6 +290,7 @@ def _send_reports(record: SweepRecord, warn: Callable[[str], object]) -> None:
 
 def _print_results(record: SweepRecord) -> None:
     from altgrad_cli.commands.views.sweep_tables import (
+        formats_table,
         full_width,
         gaps_table,
         rates_table,
@@ -300,7 +306,7 @@ def _print_results(record: SweepRecord) -> None:
             table.caption = "a wider terminal (or --json) shows every column"
         else:  # a file has no width: nothing is cut
             console.width = full_width(console, table)
-    for each in (table, rates_table(record), gaps_table(record)):
+    for each in (table, formats_table(record), rates_table(record), gaps_table(record)):
         if each is not None:
             console.print(each)
             console.print()

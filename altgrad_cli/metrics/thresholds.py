@@ -36,6 +36,9 @@ ENDS_APART_FROM_LABELS = 0.05
 The distance has a standard deviation of 0.012 nats over two seeds, pooled over six evaluations, on the
 embedded text with its 29 labels: this is four times that.
 """
+VERDICT_SEEDS = 3
+VERDICT_TEXTS = 2
+"""Seeds on each text, and texts, below which what a format came to is a measurement and no verdict."""
 UNDERFLOWED_FROM = 0.5
 """Share of a role's values rounded to 0 from which it no longer carries its tensor."""
 SATURATED_FROM = 0.1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -22,6 +22,8 @@ from altgrad_cli.metrics.thresholds import (
 
 Grade = Literal["trained", "degraded", "failed"]
 Cause = Literal["nonfinite", "diverged", "underflowed", "saturated", "stalled", "slowed", "unexplained"]
+GRADES: tuple[Grade, ...] = ("failed", "degraded", "trained")
+"""The worst first."""
 NO_CONTROLS = "no fp32 and frozen control of the same seed and settings"
 
 
@@ -78,6 +80,28 @@ def ends_fault(*, frozen: float, fp32: float, apart_from: float = ENDS_APART_FRO
         return "a control is not finite"
     if frozen - fp32 < apart_from:
         return f"fp32 and frozen are {frozen - fp32:.3f} nats apart, less than {apart_from:g}"
+    return None
+
+
+def steps_to_reach(loss: float, curve: Iterable[tuple[int, float]]) -> float | None:
+    """The step at which ``curve`` first came down to ``loss``, between two evaluations in proportion.
+
+    Args:
+        loss: a validation loss, nats.
+        curve: (step, validation loss), ascending by step. Its running minimum is what is read, which no NaN
+            lowers.
+
+    None where it never did, or where it lies below ``loss`` from the first evaluation on.
+    """
+    lowest, at = math.nan, 0  # NaN: there is no evaluation yet
+    for step, value in curve:
+        if math.isnan(value):
+            continue
+        if value <= loss:
+            if math.isnan(lowest):
+                return float(step) if value == loss else None
+            return step if math.isinf(lowest) else at + (lowest - loss) / (lowest - value) * (step - at)
+        lowest, at = value if math.isnan(lowest) else min(lowest, value), step
     return None
 
 
@@ -142,6 +166,18 @@ def find_cause(symptoms: Symptoms) -> Cause:
     return "unexplained"
 
 
+def grade_of(rho: float) -> Grade:
+    """The grade of a recovered fraction; NaN failed."""
+    if not rho >= FAILED_BELOW:
+        return "failed"
+    return "trained" if rho >= TRAINED_FROM else "degraded"
+
+
+def grades_between(low: float, high: float) -> tuple[Grade, ...]:
+    """Every grade that a recovered fraction from ``low`` to ``high`` may have, the worst first."""
+    return GRADES[GRADES.index(grade_of(low)) : GRADES.index(grade_of(high)) + 1]
+
+
 def judge(rho: float | None, symptoms: Symptoms, open_because: str = NO_CONTROLS) -> Verdict:
     """Grade a run by its recovered fraction and name the cause of anything below ``trained``.
 
@@ -155,10 +191,7 @@ def judge(rho: float | None, symptoms: Symptoms, open_because: str = NO_CONTROLS
     cause = find_cause(symptoms)
     if rho is None:
         return Verdict(cause=None if cause == "unexplained" else cause, open_because=open_because)
-    if symptoms.nonfinite or math.isnan(rho) or rho < FAILED_BELOW:
-        grade: Grade = "failed"
-    else:
-        grade = "trained" if rho >= TRAINED_FROM else "degraded"
+    grade: Grade = "failed" if symptoms.nonfinite else grade_of(rho)
     near_edge = any(abs(rho - edge) <= EDGE_WIDTH for edge in (FAILED_BELOW, TRAINED_FROM))
     return Verdict(
         grade=grade,
@@ -242,6 +275,23 @@ OUTCOME_METRICS = (
         "rho = (L_frozen - L) / (L_frozen - L_fp32) on the validation loss of the deployed model, "
         "same seed, same step",
         heading="rho",
+        scope="run",
+        bad="low",
+    ),
+    MetricSpec(
+        "loss_gap",
+        "validation loss less that of the fp32 control of the same seed, at the last common evaluation",
+        unit="nats",
+        heading="loss gap to fp32",
+        scope="run",
+        bad="high",
+    ),
+    MetricSpec(
+        "step_ratio",
+        "step at which the fp32 control of the same seed first reached this run's last validation loss "
+        "(between evaluations in proportion), over the step of that loss",
+        unit="1",
+        heading="step ratio",
         scope="run",
         bad="low",
     ),

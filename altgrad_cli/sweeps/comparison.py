@@ -111,8 +111,13 @@ class Paired:
     pairs: tuple[tuple[str, str], ...]
     """The arms, seed by seed; those that have not ended are left out."""
     step: int | None
-    difference: Interval | None
-    """The first's less the second's, in nats."""
+    differences: tuple[float, ...]
+    """The first's less the second's, in nats, pair by pair."""
+
+    @property
+    def difference(self) -> Interval | None:
+        """Their mean and its interval over the seeds."""
+        return paired_interval(self.differences)
 
     @property
     def is_of_itself(self) -> bool:
@@ -126,10 +131,10 @@ def pair_up(pairs: Iterable[tuple[str, str]], findings: Mapping[str, JudgedRun])
     validations = [findings[name].record.validation for pair in ended for name in pair]
     step = last_common_step(validations)
     losses = [validation.at(step) for validation in validations] if step is not None else []
-    differences = [
+    differences = tuple(
         a - b for a, b in zip(losses[::2], losses[1::2], strict=True) if a is not None and b is not None
-    ]
-    return Paired(tuple(ended), step, paired_interval(differences))
+    )
+    return Paired(tuple(ended), step, differences)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,21 +183,28 @@ def _gap(name: str, paired: Paired) -> dict[str, object]:
 
 
 def loss_gaps(arms: Iterable[Arm], findings: Mapping[str, JudgedRun]) -> list[LossGap]:
-    """fp32 with every rule, then the formats; [] where neither rules nor rates were compared."""
+    """fp32 with every rule, then the formats.
+
+    Where neither rules nor tuned rates are compared, every learning rate has a best fp32 of its own.
+    """
     arms = list(arms)
     groups = seed_groups(arm for arm in arms if arm.kind in ("control", "format"))
     fp32 = [group for group in groups if _is_fp32(group[0])]
-    if not any(arm.kind == "tuning" for arm in arms) and len({_rule(group) for group in fp32}) < 2:
-        return []
+    compared = any(arm.kind == "tuning" for arm in arms) or len({_rule(group) for group in fp32}) > 1
+
+    def bench_of(group: list[Arm]) -> TrainConfig:
+        found = bench(group[0])
+        return found if compared else replace(found, learning_rate=group[0].config.learning_rate)
+
     lowest = {
         tried_for(tried.trials[0]): min(tried.losses.values(), default=math.inf)
         for tried in rates_tried(arms, findings)
     }
     best: dict[TrainConfig, list[Arm]] = {}
     for group in sorted(fp32, key=lambda group: lowest.get(tried_for(group[0]), 0.0)):
-        best.setdefault(_bench(group[0]), group)
+        best.setdefault(bench_of(group), group)
     shown = fp32 + [group for group in groups if group[0].kind == "format"]
-    return [_loss_gap(group, best[_bench(group[0])], findings) for group in shown if _bench(group[0]) in best]
+    return [_loss_gap(group, best[bench_of(group)], findings) for group in shown if bench_of(group) in best]
 
 
 def _loss_gap(group: list[Arm], best: list[Arm], findings: Mapping[str, JudgedRun]) -> LossGap:
@@ -220,7 +232,7 @@ def _rule(group: list[Arm]) -> str:
     return rule + ROUNDED_STOCHASTICALLY * (group[0].config.precision.rounding == "stochastic")
 
 
-def _bench(arm: Arm) -> TrainConfig:
+def bench(arm: Arm) -> TrainConfig:
     """What runs share that a format and an update rule can be compared on."""
     config = control_config(arm.config, "fp32")
     return replace(config, seed=0, learning_rate=1.0, optimizer=replace(config.optimizer, rule="adamw"))

@@ -16,6 +16,7 @@ from altgrad_cli.metrics.verdict import (
     judge,
     loss_scale,
     recovered_fraction,
+    steps_to_reach,
 )
 from altgrad_cli.runs.folder import JsonObject
 from altgrad_cli.runs.record import RunRecord
@@ -34,6 +35,12 @@ class JudgedRun:
     """``RunRecord.outcome``, but not ``collapsed`` where the end of the run does not confirm it."""
     collapse: JsonObject | None
     """``RunRecord.collapse`` where it is confirmed."""
+    loss_gap: float | None = None
+    """Validation loss less that of fp32 with the same seed, nats, at ``loss_gap_step``."""
+    loss_gap_step: int | None = None
+    """The last step at which both were evaluated."""
+    step_ratio: float | None = None
+    """Steps in which fp32 reached the last validation loss, over this run's; None where it never did."""
     warning: str | None = None
     """A stall collapse that the end of the run does not confirm, in words."""
 
@@ -64,6 +71,9 @@ class JudgedRun:
             "cause": self.verdict.cause,
             "recovered_fraction": self.rho,
             "recovered_fraction_step": self.step,
+            "loss_gap": self.loss_gap,
+            "loss_gap_step": self.loss_gap_step,
+            "step_ratio": self.step_ratio,
         }
 
 
@@ -101,14 +111,30 @@ def judge_run(record: RunRecord, fp32: RunRecord | None, frozen: RunRecord | Non
         if not confirms_collapse(verdict.grade, at_onset=at_onset, at_end=record.validation.last()):
             warning = f"{collapse_words(collapse)}, not confirmed by the end of the run"
             outcome, collapse = "completed", None
+    gap, gap_step, ratio = _beside(record, fp32) if fp32 is not None else (None, None, None)
     return JudgedRun(
         record=record,
         verdict=verdict,
         step=step,
+        loss_gap=gap,
+        loss_gap_step=gap_step,
+        step_ratio=ratio,
         outcome=outcome,
         collapse=collapse,
         warning=warning,
     )
+
+
+def _beside(record: RunRecord, fp32: RunRecord) -> tuple[float | None, int | None, float | None]:
+    """Loss gap, the step at which it is taken, and step ratio of ``record`` against ``fp32``."""
+    ratio, own = None, list(record.validation)
+    if own and own[-1][0] > 0 and record is not fp32:
+        steps = steps_to_reach(own[-1][1], fp32.validation)
+        ratio = steps / own[-1][0] if steps is not None else None
+    for step, loss in reversed(own):
+        if (best := fp32.validation.at(step)) is not None:
+            return loss - best, step, ratio
+    return None, None, ratio
 
 
 def _last_recovered_fraction(

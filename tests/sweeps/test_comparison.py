@@ -117,8 +117,17 @@ def test_gaps_are_to_fp32_of_the_rule_and_to_the_fp32_that_the_trials_chose(
     assert gaps["fp32-lion"].best.is_of_itself and not gaps["fp32-adamw"].best.is_of_itself
 
 
-def test_without_rules_and_rates_there_are_no_gaps(write_log: WriteLog, tmp_path: Path) -> None:
-    asked = SweepSpec(base=load_config("base"), order=("E7M0",), retries=False)
-    records = {name: read_run(write_log(name, validation={3: 2.0})) for name in ("fp32", "e7m0-uniform")}
+def test_without_rules_and_tuned_rates_every_rate_has_its_own_fp32(
+    write_log: WriteLog, tmp_path: Path
+) -> None:
+    axes = (("learning_rate", ("1e-3", "2e-3")),)
+    asked = SweepSpec(base=load_config("base"), order=("E7M0",), axes=axes, retries=False)
+    losses = {"fp32": (2.0, 1.8), "e7m0-uniform": (2.5, 2.1)}
+    records = {
+        (full := f"{name}-learning_rate-{rate}"): read_run(write_log(full, validation={3: loss}))
+        for name, both in losses.items()
+        for rate, loss in zip(axes[0][1], both, strict=True)
+    }
     record = assemble(tmp_path, asked, records)
-    assert loss_gaps(record.planned, record.findings) == []
+    gaps = [gap.best.difference for gap in loss_gaps(record.planned, record.findings)]
+    assert [gap and gap.mean for gap in gaps] == pytest.approx([0.0, 0.0, 0.5, 0.3])

@@ -11,11 +11,14 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from altgrad_cli.metrics.noise import Interval
 from altgrad_cli.metrics.thresholds import END_WINDOW, SEED_SPREAD
 from altgrad_cli.metrics.verdict import Verdict, loss_scale
 from altgrad_cli.notation import MISSING, decimals
 from altgrad_cli.runs.record import RunRecord
-from altgrad_cli.sweeps.comparison import Paired, compare_seeds, loss_gaps
+from altgrad_cli.sweeps.comparison import LossGap, Paired, compare_seeds, loss_gaps
+from altgrad_cli.sweeps.format_verdicts.ranking import rankings
+from altgrad_cli.sweeps.format_verdicts.words import format_verdicts
 from altgrad_cli.sweeps.results import ArmResult, SweepRecord
 from altgrad_cli.sweeps.tuning import rate_word
 from altgrad_cli.sweeps.verdicts import JudgedRun, arms_without_verdict
@@ -30,6 +33,11 @@ _HOW_GAPS_ARE_READ = (
     "Loss gap: validation loss less that of the fp32 run of the same seed, with its 95 % interval over the "
     "seeds, where there are several. The best fp32 is that of the rule with the lowest loss among the rates "
     "tried, or of the first rule. bits: kept of a weight from step to step, with residual and moments."
+)
+_HOW_FORMATS_ARE_READ = (
+    "A line a format: rho and the loss gap to fp32 (nats), means with half of their 95 % interval over the "
+    "texts, or over the seeds of the only one. fp32 steps: in how many fp32 had come down to the same loss. "
+    "Without enough seeds, texts and tuned rates the words are in the past tense."
 )
 _GRADE_STYLES = {"trained": "green", "degraded": "yellow", "failed": "red", None: ""}
 
@@ -80,6 +88,22 @@ def results_table(record: SweepRecord, *, brief: bool = False) -> Table:
     return table
 
 
+def formats_table(record: SweepRecord) -> Table | None:
+    """A line a format: what it comes to over all its seeds and texts; None where none has ended."""
+    verdicts = format_verdicts(record.planned, record.findings)
+    if not verdicts:
+        return None
+    table = _table("formats", ("arm", "in all", "rho", "gap", "fp32 steps"))
+    for found in verdicts:
+        steps = found.texts[0].gap.step
+        reached = MISSING
+        if found.step_ratio is not None and steps is not None:
+            reached = f"{found.step_ratio * steps:.0f} of {steps}"
+        rho, gap = _mean_and_half(found.rho, "{:.2f}"), _mean_and_half(found.gap, "{:+.3f}")
+        table.add_row(found.arm, found.word or MISSING, rho, gap, reached)
+    return table
+
+
 def rates_table(record: SweepRecord) -> Table | None:
     """A line an arm: the learning rates tried, their losses and the best; None where none is tuned."""
     tried = record.rates_tried()
@@ -97,7 +121,7 @@ def rates_table(record: SweepRecord) -> Table | None:
 
 def gaps_table(record: SweepRecord) -> Table | None:
     """A line an arm: what it loses against float32; None where neither rules nor rates were compared."""
-    gaps = loss_gaps(record.planned, record.findings)
+    gaps = _compared_gaps(record)
     if not gaps:
         return None
     rules = ("to fp32 of its rule", "to the best fp32") if record.spec.rules else ("to fp32",)
@@ -111,6 +135,12 @@ def gaps_table(record: SweepRecord) -> Table | None:
     return table
 
 
+def _compared_gaps(record: SweepRecord) -> list[LossGap]:
+    """The loss gaps, where there is more to them than the verdicts say."""
+    compared = record.spec.rules or record.spec.tune is not None
+    return loss_gaps(record.planned, record.findings) if compared else []
+
+
 def _table(title: str, headings: Sequence[str]) -> Table:
     table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
     for heading in headings:
@@ -119,10 +149,15 @@ def _table(title: str, headings: Sequence[str]) -> Table:
 
 
 def _interval(paired: Paired) -> str:
-    gap = paired.difference
-    if gap is None:
+    return _mean_and_half(paired.difference, "{:+.3f}")
+
+
+def _mean_and_half(interval: Interval | None, form: str) -> str:
+    """``+0.101 ± 0.020``, a dash for None; ``form`` is that of the mean."""
+    if interval is None:
         return MISSING
-    return f"{gap.mean:+.3f}" + (f" ± {gap.half_width:.3f}" if gap.half_width is not None else "")
+    half = interval.half_width
+    return form.format(interval.mean) + (f" ± {form.format(half).lstrip('+')}" if half is not None else "")
 
 
 def full_width(console: Console, table: Table) -> int:
@@ -136,16 +171,33 @@ def table_notes(record: SweepRecord) -> list[str]:
     for reason, names in arms_without_verdict(record.findings).items():
         notes.append(f"No verdict ({', '.join(names)}): {reason}.")
     notes += [f"{equal}: one experiment under power-of-two scales." for equal in record.equivalences]
+    notes += _words_on_formats(record)
     if len(record.spec.seeds) == 1:
         notes.append(f"One seed: rho differs by about {SEED_SPREAD} between seeds.")
     tried = [each for each in record.rates_tried() if each.found.decided]
     widened = ", ".join(f"{each.arm} by {each.widened}" for each in tried if each.widened)
     notes += [f"Rates beyond the grid, whose best rate was at an edge: {widened}."] if widened else []
     notes += [f"{each}." for each in tried if each.found.edge or each.found.best is None]
-    notes += [_HOW_GAPS_ARE_READ] if loss_gaps(record.planned, record.findings) else []
+    notes += [_HOW_GAPS_ARE_READ] if _compared_gaps(record) else []
     notes += [str(comparison) for comparison in compare_seeds(record.planned, record.findings)]
     causes = [*record.stage_attributions(), *record.layer_attributions()]
     notes += [line for cause in causes for line in str(cause).splitlines()]
+    return notes
+
+
+def _words_on_formats(record: SweepRecord) -> list[str]:
+    """What the words of ``formats_table`` rest on, and the order of the formats."""
+    by_evidence: dict[str, list[str]] = {}
+    for found in format_verdicts(record.planned, record.findings):
+        by_evidence.setdefault(found.evidence, []).append(found.arm)
+    notes = [_HOW_FORMATS_ARE_READ] if by_evidence else []
+    notes += [f"{', '.join(arms)}: {evidence}." for evidence, arms in by_evidence.items()]
+    for ranked in rankings(record.planned, record.findings):
+        if len(ranked) > 1:
+            notes.append(
+                f"From the lowest loss gap on: {', '.join(map(str, ranked))}. In parentheses the chance that "
+                "it is better than the one before it, on the text where that is likeliest."
+            )
     return notes
 
 

@@ -13,7 +13,10 @@ from altgrad_cli.sweeps.tuning import BEYOND_IT, RatesTried, rates_tried
 
 def gaps_section(scope: Scope) -> Section | None:
     """Validation loss less that of fp32, seed by seed; None where neither rules nor rates were compared."""
-    gaps = loss_gaps(scope.evidence.arms.values(), scope.evidence.findings)
+    arms = scope.evidence.arms.values()
+    gaps = loss_gaps(arms, scope.evidence.findings)
+    if len({gap.rule for gap in gaps}) < 2 and not any(arm.kind == "tuning" for arm in arms):
+        return None
     key = (
         "Validation loss less that of the fp32 run of the same seed, with half of its Student-t interval "
         "over the seeds, where there are several. Against fp32 with the same update rule it is what the "
