@@ -22,7 +22,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "altgrad_cli"
 
 OWN_WORDS = {
     *("stall_rate", "on_grid", "stiffness_median", "predicted_stall", "first_step"),
-    *("top_binade", "ulp_fp32"),
+    *("top_binade", "ulp_fp32", "loss_gaps"),
 }
 """Words that look like a metric and are something else: public keys, columns of counts, stems."""
 
