@@ -24,6 +24,7 @@ from altgrad_cli.sweeps.ablation.layers import LayerAttribution, layer_attributi
 from altgrad_cli.sweeps.ablation.roles import parts_of
 from altgrad_cli.sweeps.ablation.stages import StageAttribution, attribute
 from altgrad_cli.sweeps.arms import Arm
+from altgrad_cli.sweeps.format_verdicts.words import FormatVerdict, format_verdicts
 from altgrad_cli.sweeps.verdicts import JudgedRun
 
 Quantity = Callable[["Evidence", RunRecord, Source], object]
@@ -62,6 +63,10 @@ class Evidence:
     def judged(self, log: RunRecord) -> JudgedRun:
         """Verdict, cause and recovered fraction of a run."""
         return self.findings[log.name]
+
+    def format_verdicts(self) -> list[FormatVerdict]:
+        """What every format comes to over all its seeds and texts."""
+        return format_verdicts(self.arms.values(), self.findings)
 
     def parts(self, log: RunRecord) -> dict[str, RunRecord]:
         """Role set (or rescue) -> the run that rounds just that, else like ``log``; itself included."""
@@ -172,6 +177,17 @@ def _verdict(evidence: Evidence, log: RunRecord, _: Source) -> str | None:
     return verdict.grade
 
 
+def _of_format(ask: Callable[[FormatVerdict], object]) -> Quantity:
+    """What ``ask`` says of the format of a run, over all its seeds and texts; None for a run of none."""
+
+    def quantity(evidence: Evidence, log: RunRecord, _: Source) -> object:
+        verdicts = evidence.format_verdicts()
+        of = (found for found in verdicts if any(log.name in each.runs for each in found.texts))
+        return next(map(ask, of), None)
+
+    return quantity
+
+
 def _ended(evidence: Evidence, log: RunRecord, _: Source) -> str:
     judged_run = evidence.judged(log)
     if judged_run.collapse:
@@ -197,6 +213,9 @@ _JUDGED: dict[str, Quantity] = {
     "borderline": lambda evidence, log, _: evidence.judged(log).verdict.borderline,
     "cause": lambda evidence, log, _: evidence.judged(log).verdict.cause,
     "recovered_fraction.step": lambda evidence, log, _: evidence.judged(log).step,
+    "step_ratio": lambda evidence, log, _: evidence.judged(log).step_ratio,
+    "format_word": _of_format(lambda found: found.word),
+    "format_evidence": _of_format(lambda found: found.evidence),
     "controls": _controls,
     "attributed_stage": _attributed(lambda found: found.stage),
     "attributed_layers": _attributed(lambda found: ", ".join(found.layers)),

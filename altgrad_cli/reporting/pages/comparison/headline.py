@@ -10,12 +10,13 @@ from altgrad_cli.reporting.blocks.document import Text, listed
 from altgrad_cli.reporting.evidence.scope import Scope
 from altgrad_cli.reporting.pages.run.failure_sections import CAUSES, collapse_sentence
 from altgrad_cli.runs.record import RunRecord
+from altgrad_cli.sweeps.format_verdicts.words import FormatVerdict
 from altgrad_cli.sweeps.verdicts import arms_without_verdict
 
 
 def headline(scope: Scope) -> Text | None:
-    """One sentence a main run, the findings first."""
-    lines = []
+    """One sentence a format over its seeds and texts, then one a main run, the findings first."""
+    lines = [_format(scope, found) for found in scope.evidence.format_verdicts()]
     for log in scope.main_runs:
         n, judged_run = scope.evidence.of(log), scope.evidence.judged(log)
         verdict, step = judged_run.verdict, judged_run.step
@@ -49,6 +50,26 @@ def headline(scope: Scope) -> Text | None:
             "by its grid."
         )
     return listed(lines)
+
+
+def _format(scope: Scope, found: FormatVerdict) -> str:
+    """What a format comes to, and text by text the loss gap and the step ratio behind it."""
+    cite = scope.evidence.cite
+    first = next(name for each in found.texts for name in each.runs)
+    line = f"**`{found.arm}` {cite(f'{first}: format_word')}** ({cite(f'{first}: format_evidence')})"
+    for each in found.texts:
+        if each.gap.difference is None:
+            continue
+        loss = f"at(validation_loss)@{each.gap.step}"
+        names = ",".join([run for run, _ in each.gap.pairs] + [control for _, control in each.gap.pairs])
+        line += f"; on {each.text} {cite(f'{names}: paired {loss}')}"
+        if each.gap.difference.half_width is not None:
+            line += f" ± {cite(f'{names}: halfwidth {loss}')}"
+        line += f" nats to fp32 at step {cite(f'{first}: step@{each.gap.step}')}"
+        if each.step_ratio is not None:
+            runs = ",".join(each.runs)
+            line += f", where fp32 was after {cite(f'{runs}: average step_ratio')} of the steps"
+    return f"{line}."
 
 
 def _twins(scope: Scope) -> list[str]:
