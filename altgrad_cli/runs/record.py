@@ -21,6 +21,8 @@ from altgrad_cli.metrics.thresholds import COLLAPSE_WINDOW, END_WINDOW
 from altgrad_cli.runs.folder import JsonObject
 from altgrad_cli.runs.log import RESUMABLE, Line, read_lines
 from altgrad_cli.runs.series import GrowingLayers, GrowingSeries, LayerSeries, Series, sum_counts
+from altgrad_cli.subjects.gpt.layer_names import layer_kind
+from altgrad_cli.surgery.precision_plan import LayerKind
 from altgrad_cli.training.events import (
     EVENTS,
     Alert,
@@ -107,6 +109,12 @@ class RunRecord:
     def layers(self) -> list[str]:
         """Names of the linear layers in the order of all per-layer values."""
         return list(self.started.layers) if self.started else []
+
+    @property
+    def kinds(self) -> dict[str, LayerKind]:
+        """What each of them is; a log that does not say is of altgrad's own network."""
+        rows = {row["layer"]: row for row in (self.started.precision or () if self.started else ())}
+        return {name: rows.get(name, {}).get("kind") or layer_kind(name) for name in self.layers}
 
     @property
     def injections(self) -> list[str]:

@@ -13,7 +13,6 @@ from altgrad_cli.config.precision import LayerRule
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import ConfigError
 from altgrad_cli.formats import parse_format
-from altgrad_cli.subjects.gpt.layer_names import layer_kind
 from altgrad_cli.sweeps.ablation.troubles import rank_layers
 from altgrad_cli.sweeps.arms import Arm, arm_name
 
@@ -59,7 +58,7 @@ def mixed_arm(arm: Arm, finding: JudgedRun) -> Arm | None:
     if left:
         reason += f"; {len(left)} more layers show the same, at most half are taken out, the worst first"
     reason += "; embeddings are float32 in every arm"
-    if not any(layer_kind(trouble.layer) == "head" for trouble in chosen):
+    if not any(finding.record.kinds[trouble.layer] == "head" for trouble in chosen):
         reason += f", the head is {precision.head_format}"
     config = replace(arm.config, precision=replace(precision, rules=(*rules, *precision.rules)))
     return _retry(arm, "mixed", config, reason)

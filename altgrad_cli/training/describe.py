@@ -28,6 +28,7 @@ def describe_start(
         precision=[
             {
                 "layer": layer.name,
+                "kind": layer.kind,
                 "recipe": layer.recipe,
                 "roles": {role: fmt.describe() for role, fmt in layer.formats},
             }

@@ -11,7 +11,7 @@ import pytest
 from altgrad_cli.config.loading import load_config
 from altgrad_cli.errors import UsageError
 from altgrad_cli.subjects.gpt.layer_names import layer_kinds
-from altgrad_cli.surgery.precision_plan import plan_precision
+from altgrad_cli.surgery.precision_plan import LayerKind, plan_precision
 from altgrad_cli.sweeps.ablation.restoration import restored
 from altgrad_cli.sweeps.ablation.troubles import rank_layers
 from altgrad_cli.sweeps.arms import text_words
@@ -173,7 +173,7 @@ def test_a_rule_in_trouble_calls_for_its_rescue_though_the_run_trains(find: Find
 
 def test_the_rescue_of_stored_weights_rounds_the_operand_that_the_grid_was() -> None:
     config = load_config("base", ["precision.regime=uniform", "fp8_format=E7M0"])
-    rescued = restored(config, "stored_weights", LAYERS[:2], LAYERS)
+    rescued = restored(config, "stored_weights", LAYERS[:2], layer_kinds(LAYERS))
     plan = plan_precision(rescued.precision, "E7M0", layer_kinds(LAYERS))
     roles = [[role for role, _ in layer.formats] for layer in plan.layers]
     assert roles[0] == roles[1] == ["weights", "activations", "gradients"]
@@ -183,12 +183,12 @@ def test_the_rescue_of_stored_weights_rounds_the_operand_that_the_grid_was() -> 
 def test_gradients_of_another_format_keep_it_where_a_role_is_restored() -> None:
     rule = "precision.rules=[{pattern: blocks.*, format: E4M3, gradient_format: E5M2}]"
     config = load_config("base", ["precision.regime=standard", rule])
-    rescued = restored(config, "weights", LAYERS[:1], LAYERS)
+    rescued = restored(config, "weights", LAYERS[:1], layer_kinds(LAYERS))
     plan = plan_precision(rescued.precision, "E4M3", layer_kinds(LAYERS))
     formats = [{role: fmt.name for role, fmt in layer.formats} for layer in plan.layers]
     pair = {"activations": "E4M3", "gradients": "E5M2"}
     assert formats[:2] == [pair, {"weights": "E4M3", **pair}]
-    alone = restored(rescued, "activations", LAYERS[:1], LAYERS)
+    alone = restored(rescued, "activations", LAYERS[:1], layer_kinds(LAYERS))
     assert [
         fmt.name for _, fmt in plan_precision(alone.precision, "E4M3", layer_kinds(LAYERS)).layers[0].formats
     ] == ["E5M2"]
@@ -383,3 +383,11 @@ def test_each_text_has_its_own_controls_and_its_own_rates() -> None:
     assert [arm.name for arm in plan_sweep(replace(asked, texts=texts[1:], seeds=(42,)), {})][-1] == (
         "e7m0-uniform"
     )
+
+
+def test_a_head_of_another_name_stays_a_head_where_a_role_is_restored() -> None:
+    config = load_config("base", ["precision.regime=standard", "fp8_format=E3M4"])
+    kinds: dict[str, LayerKind] = {"body": "hidden", "answer": "head"}
+    rescued = restored(config, "activations", ["answer", "body"], kinds)
+    formats = {rule.pattern: rule.format for rule in rescued.precision.rules}
+    assert formats == {"body": "E3M4", "answer": "BF16"}

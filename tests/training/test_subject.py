@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from altgrad_cli.checkpoints.file import VerifiedCheckpoint, content_hash, read_checkpoint
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import ConfigError, UsageError
+from altgrad_cli.runs.record import build_record
 from altgrad_cli.subjects.subject import Batch, Subject
 from altgrad_cli.surgery.precision_plan import LayerKind
 from altgrad_cli.training.engine import train
@@ -196,3 +197,16 @@ def test_a_fault_that_whole_numbers_cannot_carry_is_refused(tiny: Tiny) -> None:
 def test_its_evaluations_have_no_perplexity(tiny: Tiny) -> None:
     events = list(train(ten_steps(tiny), subject=stranger()))
     assert {event.perplexity for event in events if isinstance(event, Evaluated)} == {None}
+
+
+def test_its_log_says_which_layer_is_a_head(tiny: Tiny) -> None:
+    lines = [event_to_json(event) for event in train(ten_steps(tiny), subject=stranger())]
+    assert build_record(Path("run"), lines).kinds == {
+        "entrance": "hidden",
+        "core.0": "hidden",
+        "answer": "head",
+    }
+    for row in lines[0]["precision"]:
+        del row["kind"]  # as an older log has it
+    older = build_record(Path("run"), lines).kinds
+    assert older == {"entrance": "hidden", "core.0": "hidden", "answer": "hidden"}

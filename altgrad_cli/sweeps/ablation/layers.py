@@ -149,7 +149,7 @@ def attempts(
     troubled = _worst(shown)
     while troubled:
         layers = [each.layer for each in troubled]
-        rescue = restored(config, role, layers, run.layers)
+        rescue = restored(config, role, layers, run.kinds)
         yield tuple(troubled), rescue
         found = lookup(rescue)
         more = troubled_layers(found, role) if found is not None else []

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from altgrad_cli.config.precision import REGIME_ROLES, LayerRule, PrecisionConfig, Role
 from altgrad_cli.config.run import TrainConfig
-from altgrad_cli.subjects.gpt.layer_names import layer_kinds
-from altgrad_cli.surgery.precision_plan import LayerPrecision, PrecisionPlan, plan_precision
+from altgrad_cli.surgery.precision_plan import LayerKind, LayerPrecision, PrecisionPlan, plan_precision
 from altgrad_cli.sweeps.arms import control_config
 
 
-def restored(config: TrainConfig, role: Role, layers: Sequence[str], names: Sequence[str]) -> TrainConfig:
+def restored(
+    config: TrainConfig, role: Role, layers: Sequence[str], kinds: Mapping[str, LayerKind]
+) -> TrainConfig:
     """``config`` with ``role`` of ``layers`` unrounded and every other role and layer as it was.
 
     Args:
-        names: the network's linear layers.
+        kinds: the network's linear layers, and what each is.
 
     Where that leaves nothing but the fp32 control, or the regime without its rules, it is that
     configuration, so that the run is shared.
     """
-    plan = _plan(config, names)
+    plan = _plan(config, kinds)
     rules = tuple(
         _rule_without(config.precision, entry, role) for entry in plan.layers if entry.name in set(layers)
     )
@@ -32,16 +33,16 @@ def restored(config: TrainConfig, role: Role, layers: Sequence[str], names: Sequ
         control_config(config, "fp32"),
         replace(config, precision=replace(config.precision, rules=())),
     )
-    target = _essence(_plan(wanted, names))
+    target = _essence(_plan(wanted, kinds))
     for other in simpler:
         same = replace(other, precision=wanted.precision, fp8_format=wanted.fp8_format) == wanted
-        if same and _essence(_plan(other, names)) == target:
+        if same and _essence(_plan(other, kinds)) == target:
             return other
     return wanted
 
 
-def _plan(config: TrainConfig, names: Sequence[str]) -> PrecisionPlan:
-    return plan_precision(config.precision, config.fp8_format, layer_kinds(names))
+def _plan(config: TrainConfig, kinds: Mapping[str, LayerKind]) -> PrecisionPlan:
+    return plan_precision(config.precision, config.fp8_format, kinds)
 
 
 def _rule_without(precision: PrecisionConfig, entry: LayerPrecision, role: Role) -> LayerRule:
