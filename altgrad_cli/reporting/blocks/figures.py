@@ -184,11 +184,12 @@ class Trade:
 
     @property
     def front(self) -> list[int]:
-        """The points with the lowest y at their x, from left to right."""
-        lowest: dict[float, int] = {}
-        for index in np.argsort(self.y, kind="stable"):
-            lowest.setdefault(float(self.x[index]), int(index))
-        return [lowest[x] for x in sorted(lowest)]
+        """The points that no other beats: each lower than all that are no further right, in that order."""
+        chosen: list[int] = []
+        for index in np.lexsort((self.y, self.x)):
+            if not chosen or self.y[index] < self.y[chosen[-1]]:
+                chosen.append(int(index))
+        return chosen
 
 
 @dataclass(frozen=True, slots=True)

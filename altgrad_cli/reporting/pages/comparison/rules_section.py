@@ -79,7 +79,8 @@ def _bench(scope: Scope, rows: Sequence[_Row], key: str) -> list[Block | None]:
     text = scope.evidence.cite(f"{rows[0].runs}: common corpus.source")
     caption = (
         "A point is a format with a rule at its best learning rate, the mean over the seeds; the line joins "
-        "a format's lowest gaps, and the bar is half of the interval over the seeds."
+        "those of a format that no other with as few bits beats, and the bar is half of the interval over "
+        "the seeds."
     )
     return [
         Text(f"On {text}:"),

@@ -96,7 +96,9 @@ def test_the_picture_joins_the_lowest_points_of_a_format(made: Section) -> None:
     )
 
 
-def test_of_points_with_the_same_bits_the_lower_one_is_on_the_line() -> None:
+def test_a_point_is_on_the_line_if_none_with_as_few_bits_is_as_low() -> None:
     x, y = np.array([72.0, 72.0, 40.0]), np.array([0.3, 0.1, 0.5])
     trade = figures.Trade("E7M0", x, y, np.zeros(3), ("a", "b", "c"), "#000000")
     assert trade.front == [2, 1]
+    dominated = figures.Trade("E7M0", x, np.array([0.6, 0.7, 0.5]), np.zeros(3), ("a", "b", "c"), "#000000")
+    assert dominated.front == [2]
