@@ -17,7 +17,14 @@ from tests.small import ARGUMENTS
 def started(shell: str, *arguments: str) -> subprocess.Popen[str]:
     """``python -m altgrad_cli`` with ``arguments``, as ``shell`` starts it."""
     command = ["sh", "-c", f'{shell} "$0" "$@"', sys.executable, "-m", "altgrad_cli", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Under nohup the tests themselves ignore SIGHUP, and what they start would inherit that.
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_hears_hang_ups
+    )
+
+
+def _hears_hang_ups() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def stopped(running: subprocess.Popen[str], number: signal.Signals, runs: Sequence[Path]) -> str:
