@@ -8,6 +8,6 @@ memory        Bits that a configuration keeps of each weight
 model         The shape of the GPT
 precision     What a user may say about precision: the roles, the regimes, and the settings that name them
 run           Everything a run depends on, as one frozen tree
-update_rules  The update rules by name, with their memory, rate and source
+update_rules  The update rules by name, with their memory and rate
 yaml_tree     Reads YAML files into one nested dictionary of texts
 """

@@ -1,4 +1,4 @@
-"""The update rules by name, and what is known of each before anything is built: memory, rate, source.
+"""The update rules by name, and what is known of each before anything is built: memory and rate.
 
 No torch here: a sweep is planned and a table of bits a weight is written from this alone.
 """
@@ -20,8 +20,6 @@ TORCH_PREFIX = "torch.optim."
 class RuleFacts:
     """One update rule."""
 
-    words: str
-    source: str
     default_rate: float
     """The learning rate that a comparison starts from where none is given."""
     slots: int | None
@@ -32,20 +30,17 @@ class RuleFacts:
 
 RULES: Mapping[str, RuleFacts] = MappingProxyType(
     {
-        "adamw": RuleFacts("AdamW", "arXiv:1711.05101", 6e-4, 2),
-        "sgd": RuleFacts("SGD with momentum", "Sutskever et al. 2013", 0.1, 1),
-        "lion": RuleFacts("the sign of a momentum", "arXiv:2302.06675", 2e-4, 1),
-        "compensated": RuleFacts(
-            "what rounding took, kept beside", "arXiv:2010.06192", 6e-4, None, gives_back=True
-        ),
-        "eco": RuleFacts(
-            "what rounding took, put into the momentum", "arXiv:2601.22101", 6e-4, None, gives_back=True
-        ),
-        "stiff_gradient": RuleFacts("the gradient times S(w)", "the study, MANI-02", 6e-4, None),
-        "code_step": RuleFacts("so many codes, rounded stochastically", "the study", 6e-4, 2),
-        "madam": RuleFacts("so many octaves", "arXiv:2106.13914", 6e-4, 1),
+        "adamw": RuleFacts(6e-4, 2),
+        "sgd": RuleFacts(0.1, 1),
+        "lion": RuleFacts(2e-4, 1),
+        "compensated": RuleFacts(6e-4, None, gives_back=True),
+        "eco": RuleFacts(6e-4, None, gives_back=True),
+        "stiff_gradient": RuleFacts(6e-4, None),
+        "code_step": RuleFacts(6e-4, 2),
+        "madam": RuleFacts(6e-4, 1),
     }
 )
+"""What each does, and who published it, stands in its file in ``updates``."""
 
 
 def default_rate(rule: str) -> float:

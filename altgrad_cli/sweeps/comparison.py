@@ -120,6 +120,16 @@ class Paired:
         return paired_interval(self.differences)
 
     @property
+    def firsts(self) -> str:
+        """The runs that are held against others, as a source names several."""
+        return ",".join(first for first, _ in self.pairs)
+
+    @property
+    def seconds(self) -> str:
+        """The runs that they are held against, in the same order."""
+        return ",".join(second for _, second in self.pairs)
+
+    @property
     def is_of_itself(self) -> bool:
         """Whether each run is held against itself: it is what others are held against."""
         return all(first == second for first, second in self.pairs)

@@ -24,6 +24,7 @@ from altgrad_cli.sweeps.ablation.layers import LayerAttribution, layer_attributi
 from altgrad_cli.sweeps.ablation.roles import parts_of
 from altgrad_cli.sweeps.ablation.stages import StageAttribution, attribute
 from altgrad_cli.sweeps.arms import Arm
+from altgrad_cli.sweeps.comparison import Paired
 from altgrad_cli.sweeps.format_verdicts.words import FormatVerdict, format_verdicts
 from altgrad_cli.sweeps.verdicts import JudgedRun
 
@@ -124,6 +125,14 @@ class Evidence:
     def of(self, log: RunRecord) -> Callable[[str], str]:
         """``cite`` for one run: ``of(log)("mean(loss)@1-50")``."""
         return lambda quantity: self.cite(f"{log.name}: {quantity}")
+
+    def cite_difference(self, paired: Paired) -> str:
+        """``0.024 ± 0.033``, cited: the mean difference in validation loss, half its interval where known."""
+        names, loss = f"{paired.firsts},{paired.seconds}", f"at(validation_loss)@{paired.step}"
+        text = self.cite(f"{names}: paired {loss}")
+        if paired.difference is not None and paired.difference.half_width is not None:
+            text += f" ± {self.cite(f'{names}: halfwidth {loss}')}"
+        return text
 
     def table(
         self,

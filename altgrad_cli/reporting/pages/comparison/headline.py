@@ -60,11 +60,7 @@ def _format(scope: Scope, found: FormatVerdict) -> str:
     for each in found.texts:
         if each.gap.difference is None:
             continue
-        loss = f"at(validation_loss)@{each.gap.step}"
-        names = ",".join([run for run, _ in each.gap.pairs] + [control for _, control in each.gap.pairs])
-        line += f"; on {each.text} {cite(f'{names}: paired {loss}')}"
-        if each.gap.difference.half_width is not None:
-            line += f" ± {cite(f'{names}: halfwidth {loss}')}"
+        line += f"; on {each.text} {scope.evidence.cite_difference(each.gap)}"
         line += f" nats to fp32 at step {cite(f'{first}: step@{each.gap.step}')}"
         if each.step_ratio is not None:
             runs = ",".join(each.runs)

@@ -12,7 +12,7 @@ from altgrad_cli.reporting.blocks import figures
 from altgrad_cli.reporting.blocks.document import Block, Section, TableColumn, Text, listed, picture, section
 from altgrad_cli.reporting.blocks.palette import color_of
 from altgrad_cli.reporting.evidence.scope import Scope
-from altgrad_cli.sweeps.comparison import LossGap, loss_gaps, pair_up
+from altgrad_cli.sweeps.comparison import LossGap, Paired, loss_gaps, pair_up
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,16 +22,6 @@ class _Row:
     gap: LossGap
     format: str
     control: str | None
-
-    @property
-    def runs(self) -> str:
-        """Its runs, as a source names several."""
-        return ",".join(first for first, _ in self.gap.best.pairs)
-
-    @property
-    def against(self) -> str:
-        """The runs of the best fp32, seed by seed."""
-        return ",".join(second for _, second in self.gap.best.pairs)
 
     @property
     def nats(self) -> float:
@@ -47,7 +37,7 @@ def rules_section(scope: Scope) -> Section | None:
         if gap.best.difference is not None:
             first = gap.best.pairs[0][0]
             row = _Row(gap, scope.evidence.arms[first].format, scope.evidence.run(first).control)
-            benches.setdefault((row.against, gap.best.step), []).append(row)
+            benches.setdefault((gap.best.seconds, gap.best.step), []).append(row)
     blocks: list[Block | None] = []
     for number, rows in enumerate(benches.values(), 1):
         if len({row.gap.rule for row in rows}) > 1:
@@ -63,7 +53,7 @@ def rules_section(scope: Scope) -> Section | None:
 
 def _bench(scope: Scope, rows: Sequence[_Row], key: str) -> list[Block | None]:
     """The answer, the picture and the table of arms that are held against the same runs."""
-    against, step = rows[0].against, rows[0].gap.best.step
+    against, step = rows[0].gap.best.seconds, rows[0].gap.best.step
     columns = [
         TableColumn("rule", "{}: common config.optimizer.rule"),
         TableColumn("rounding", "{}: common config.precision.rounding"),
@@ -76,7 +66,7 @@ def _bench(scope: Scope, rows: Sequence[_Row], key: str) -> list[Block | None]:
         TableColumn("flips", "{}: average end(flip_rate)"),
         TableColumn("effective rank", "{}: average last(effective_rank)"),
     ]
-    text = scope.evidence.cite(f"{rows[0].runs}: common corpus.source")
+    text = scope.evidence.cite(f"{rows[0].gap.best.firsts}: common corpus.source")
     caption = (
         "A point is a format with a rule at its best learning rate, the mean over the seeds; the line joins "
         "those of a format that no other with as few bits beats, and the bar is half of the interval over "
@@ -86,7 +76,7 @@ def _bench(scope: Scope, rows: Sequence[_Row], key: str) -> list[Block | None]:
         Text(f"On {text}:"),
         _answer(scope, rows),
         picture(_figure(rows, key), caption),
-        scope.evidence.table("runs", [row.runs for row in rows], columns),
+        scope.evidence.table("runs", [row.gap.best.firsts for row in rows], columns),
     ]
 
 
@@ -107,29 +97,24 @@ def _answer(scope: Scope, rows: Sequence[_Row]) -> Text | None:
         first, best = members[0], min(members, key=lambda row: row.nats)
         if best is first or not math.isfinite(first.nats - best.nats):
             continue
-        step = best.gap.best.step
-        names = f"{first.runs},{best.runs}"
-        cite = scope.evidence.cite
-        gain = cite(f"{names}: paired at(validation_loss)@{step}")
-        if len(best.gap.best.pairs) > 1:
-            gain += f" ± {cite(f'{names}: halfwidth at(validation_loss)@{step}')}"
-        left = cite(f"{best.runs},{best.against}: paired at(validation_loss)@{step}")
+        pairs = zip(first.gap.best.pairs, best.gap.best.pairs, strict=False)
+        gain = pair_up([(a, b) for (a, _), (b, _) in pairs], scope.evidence.findings)
+        against = f"{best.gap.best.firsts},{best.gap.best.seconds}"
+        left = scope.evidence.cite(f"{against}: paired at(validation_loss)@{best.gap.best.step}")
         words = (
-            f"**{name}** gains {gain} nats by `{best.gap.rule}` over `{first.gap.rule}` "
-            f"({_noise(first, best, scope)}); {left} to the best fp32 are left."
+            f"**{name}** gains {scope.evidence.cite_difference(gain)} nats by `{best.gap.rule}` over "
+            f"`{first.gap.rule}` ({_noise(gain, scope)}); {left} to the best fp32 are left."
         )
         found.append((first.nats - best.nats, words))
     return listed(words for _, words in sorted(found, key=lambda pair: -pair[0]))
 
 
-def _noise(first: _Row, best: _Row, scope: Scope) -> str:
+def _noise(gain: Paired, scope: Scope) -> str:
     """Whether the gain is noise, and of how many seeds that is said."""
-    pairs = zip(first.gap.best.pairs, best.gap.best.pairs, strict=False)
-    paired = pair_up([(a, b) for (a, _), (b, _) in pairs], scope.evidence.findings)
-    seeds = scope.evidence.cite(f"{first.runs}: number")
-    if paired.difference is None or paired.difference.half_width is None:
+    seeds = scope.evidence.cite(f"{gain.firsts}: number")
+    if gain.difference is None or gain.difference.half_width is None:
         return f"{seeds} seed: a measurement, not a verdict"
-    return f"{seeds} seeds, one text: {paired.difference.words}"
+    return f"{seeds} seeds, one text: {gain.difference.words}"
 
 
 def _figure(rows: Sequence[_Row], key: str) -> figures.TradeFigure | None:

@@ -43,13 +43,8 @@ def _gap(scope: Scope, gap: LossGap) -> str:
 
 
 def _difference(scope: Scope, paired: Paired) -> str:
-    loss = f"at(validation_loss)@{paired.step}"
-    cite, n = scope.evidence.cite, scope.evidence.of(scope.evidence.run(paired.pairs[0][0]))
-    names = ",".join([first for first, _ in paired.pairs] + [second for _, second in paired.pairs])
-    text = cite(f"{names}: paired {loss}")
-    if paired.difference is not None and paired.difference.half_width is not None:
-        text += f" ± {cite(f'{names}: halfwidth {loss}')}"
-    return f"{text} nats at step {n(f'step@{paired.step}')}"
+    n = scope.evidence.of(scope.evidence.run(paired.pairs[0][0]))
+    return f"{scope.evidence.cite_difference(paired)} nats at step {n(f'step@{paired.step}')}"
 
 
 def rates_section(scope: Scope) -> Section | None:
