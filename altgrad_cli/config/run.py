@@ -37,6 +37,7 @@ _RUN_LIMITS = {
     "batch_size": (1, 65_536),
     "max_steps": (1, MOST_STEPS),
     "diagnostic_interval": (1, MOST_STEPS),
+    "shadow_interval": (1, MOST_STEPS),
     "emergency_shift_nan_patience": (1, MOST_STEPS),
 }
 
@@ -182,6 +183,8 @@ class TrainConfig:
     """``plateau`` also ends when validation loss has not improved over five evaluations."""
     fp8_format: str = "E5M2"
     use_shadow: bool = True
+    shadow_interval: int = 1
+    """Steps from one float32 shadow to the next, which costs a second forward and backward pass."""
     nan_policy: Literal["auto", "first", "patience"] = "auto"
 
     enable_partition_clipping: bool = False

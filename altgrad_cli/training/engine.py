@@ -190,8 +190,10 @@ def _take_step(run: Run) -> Iterator[Event]:
 
 
 def _read(run: Run, batch: Batch, result: PassResult) -> PassSummary:
-    """Read a pass, and its float32 shadow where the run has one."""
-    shadow = shadow_pass(run.state, batch, run.shadow_buffer) if run.shadow_buffer is not None else None
+    """Read a pass, and its float32 shadow where this step has one."""
+    due = (run.state.step + 1) % run.config.shadow_interval == 0
+    buffer = run.shadow_buffer if due else None
+    shadow = None if buffer is None else shadow_pass(run.state, batch, buffer)
     return read_pass(run.state, result, shadow, run.monitors.dead)
 
 

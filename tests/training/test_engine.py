@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from altgrad_cli.config.run import TrainConfig
+from altgrad_cli.metrics.gradient import SHADOW_METRICS
 from altgrad_cli.subjects.built_in import load_subject
 from altgrad_cli.subjects.subject import Batch
 from altgrad_cli.training import engine, step
@@ -67,6 +68,33 @@ def test_measuring_never_changes_training(tiny: Tiny, regime: str, recipe: str) 
     measured = [event for event in on if isinstance(event, StepCompleted)]
     assert "gradient_norm" in measured[0].metrics
     assert "gradient_norm" not in next(e for e in off if isinstance(e, StepCompleted)).metrics
+
+
+@pytest.mark.parametrize("stochastic", ["nearest", "stochastic_all"])
+def test_a_shadow_every_third_step_is_that_of_every_step_where_it_is_taken(
+    tiny: Tiny, stochastic: str
+) -> None:
+    settings = ("fp8_format=E3M4", f"precision.rounding={stochastic}", "model.dropout=0.1", "use_shadow=true")
+    every, third = (
+        [
+            event
+            for event in train(tiny(*settings, f"shadow_interval={n}"))
+            if isinstance(event, StepCompleted)
+        ]
+        for n in (1, 3)
+    )
+    names = {spec.name for spec in SHADOW_METRICS}
+    assert len(every) == len(third) == 8
+    for measured, sparse in zip(every, third, strict=True):
+        assert names & set(measured.metrics)
+        if measured.step % 3:
+            assert not names & (set(sparse.metrics) | set(sparse.layers))
+            measured = replace(
+                measured,
+                metrics={name: value for name, value in measured.metrics.items() if name not in names},
+                layers={name: value for name, value in measured.layers.items() if name not in names},
+            )
+        assert comparable(measured) == comparable(sparse)
 
 
 def test_formats_of_one_seed_share_init_and_batches(tiny: Tiny) -> None:
