@@ -22,7 +22,7 @@ from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.subjects.corpus.batches import draw_batch
 from altgrad_cli.subjects.corpus.tokens import load_corpus
 from altgrad_cli.subjects.gpt.model import GPT, cross_entropy, initialize
-from altgrad_cli.surgery.linear import swap_layers
+from altgrad_cli.surgery.swapping import swap_layers
 from altgrad_cli.training.engine import train
 from altgrad_cli.training.events import Event, StepCompleted
 from altgrad_cli.training.streams import Streams

@@ -2,9 +2,9 @@
 
     altgrad train subject=examples/cnn.py:subject fp8_format=E3M4 precision.regime=standard
 
-Linear layers are what altgrad rounds today: here the two of the classifier. The convolutions and the
-BatchNorms stay in float32, and the run's table of layers shows just those two. BatchNorm's running statistics
-are buffers: they are saved with the weights, and measuring does not touch them.
+Both convolutions and the two linear layers of the classifier are rounded, the last in BF16; the BatchNorms
+stay in float32. BatchNorm's running statistics are buffers: they are saved with the weights, and measuring
+does not touch them.
 """
 
 from functools import partial

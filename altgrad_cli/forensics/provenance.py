@@ -42,7 +42,7 @@ class Origin:
     part: str | None
     index: int | None
     coordinates: tuple[int, int] | None
-    """(row, column) where the tensor is a weight matrix."""
+    """(row, column) where the tensor is a layer's weight; a convolution's has a row an output channel."""
     value: float | None
     count: int
     value_before_rounding: float | None
@@ -96,7 +96,7 @@ def _coordinates(record: TraceRecord, state: TrainState) -> tuple[int, int] | No
         or record.role not in ("weights", "stored_weights", "weight_gradient")
     ):
         return None
-    columns = layer.weight.shape[1]
+    columns = layer.weight[0].numel()
     return record.index // columns, record.index % columns
 
 

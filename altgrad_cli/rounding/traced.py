@@ -150,6 +150,10 @@ class TracedRounding:
         """Whether nothing of layer number ``layer`` is rounded."""
         return layer not in self._layers
 
+    def takes_matrices(self, layer: int) -> bool:
+        """No operand that a graph knows is in blocks."""
+        return False
+
     def round(self, layer: int, role: int, x: Tensor) -> tuple[Tensor, Tensor]:
         """Q(x) for operand ``role`` of layer number ``layer``, the same for both its products."""
         slot = self._slots.get((layer, role))

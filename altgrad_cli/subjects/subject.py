@@ -49,10 +49,11 @@ def every_layer_hidden(name: str) -> LayerKind:
 class Subject:
     """A model, its loss and its batches; nobody above this room knows more of them than this.
 
-    ``surgery`` swaps the model's ``nn.Linear`` (and the ``Conv1D`` of Transformers) and ``nn.Dropout``: what
-    is rounded is decided there, and a pass can be repeated with the same dropout. Whatever else draws random
-    numbers in ``forward`` makes a step that cannot be repeated. What it remembers beside its parameters it
-    keeps in buffers: a step commits them with the weights, and a checkpoint holds the persistent ones.
+    ``surgery`` swaps the model's ``nn.Linear``, ``nn.Conv1d``, ``nn.Conv2d``, the ``Conv1D`` of
+    Transformers and ``nn.Dropout``: what is rounded is decided there, and a pass can be repeated with the
+    same dropout. Whatever else draws random numbers in ``forward`` makes a step that cannot be repeated.
+    What it remembers beside its parameters it keeps in buffers: a step commits them with the weights, and a
+    checkpoint holds the persistent ones.
     """
 
     build: Callable[[torch.Generator], nn.Module]
@@ -64,7 +65,7 @@ class Subject:
     validation: Draw | None
     """The same."""
     kind: Callable[[str], LayerKind] = every_layer_hidden
-    """What the linear layer of a name is, which decides how it is rounded."""
+    """What the layer of a name is, which decides how it is rounded."""
     corpus: Corpus | None = None
     """The text that the batches are tokens of; None where they are none, or it is not at hand."""
     scores: Scores | None = None

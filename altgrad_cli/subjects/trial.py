@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from altgrad_cli.errors import UsageError
 from altgrad_cli.subjects.subject import Batch, Draw, Subject
-from altgrad_cli.surgery.linear import PassSlot, prepare_layers
+from altgrad_cli.surgery.linear import PassSlot
 from altgrad_cli.surgery.precision_plan import LayerKind
+from altgrad_cli.surgery.swapping import prepare_layers
 
 
 def try_out(subject: Subject) -> None:
@@ -30,8 +31,8 @@ def try_out(subject: Subject) -> None:
     layers = prepare_layers(model, PassSlot(), subject.kind)
     if not layers:
         raise UsageError(
-            "the model has no linear layer, so nothing of it would be rounded",
-            allowed="a model with an nn.Linear, or Transformers' Conv1D; convolutions are not rounded yet",
+            "the model has no layer that altgrad rounds, so nothing of it would be rounded",
+            allowed="a model with an nn.Linear, nn.Conv1d, nn.Conv2d, or Transformers' Conv1D",
         )
     unknown = {subject.kind(name) for name, _ in layers} - set(get_args(LayerKind))
     if unknown:

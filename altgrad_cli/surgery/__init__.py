@@ -1,6 +1,8 @@
-"""Precision put into a model: the quantised linear layer.
+"""Precision put into a model: its layers replaced by ones that round.
 
+convolution     The quantised convolution
 hadamard        Outliers spread over their neighbours before the operands of dW are rounded
-linear          The quantised linear layer, the only place where training tensors are rounded during a step
+linear          The quantised linear layer, and the rounding of a pass: W, A and G of every layer
 precision_plan  Which tensor of which layer is rounded onto which grid: configuration in, one frozen plan out
+swapping        Rounding layers put into any model in place of its own
 """

@@ -1,4 +1,4 @@
-"""The quantised linear layer, the only place where training tensors are rounded during a step.
+"""The quantised linear layer, and the rounding of a pass: where training tensors are rounded during a step.
 
     Y  = Q(X) Q(W)^T          forward
     dX = Q(dY) Q(W)           backward
@@ -15,22 +15,20 @@ multiplies needs the blocks along the reduced dimension of both operands (OCP Mi
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from altgrad_cli.config.precision import OPERAND_ROLES, Overflow, Role, ScalingConfig
-from altgrad_cli.errors import UsageError
 from altgrad_cli.rounding.grid import Grid, operand_grid
 from altgrad_cli.rounding.scratch import workspace
 from altgrad_cli.rounding.statistics import STATS, Counters
 from altgrad_cli.surgery.hadamard import mixed
-from altgrad_cli.surgery.precision_plan import LayerKind, LayerPrecision, PrecisionPlan
+from altgrad_cli.surgery.precision_plan import LayerPrecision, PrecisionPlan
 
 WEIGHTS, ACTIVATIONS, GRADIENTS = range(len(OPERAND_ROLES))
 
@@ -108,6 +106,11 @@ class OperandRounding:
         """Whether nothing of layer number ``layer`` is rounded, or looked at, in this pass."""
         return self._tap is None and not any(self._grids[layer])
 
+    def takes_matrices(self, layer: int) -> bool:
+        """As ``PassRounding.takes_matrices``."""
+        blocks = any(grid is not None and not grid.block.whole for grid in self._grids[layer])
+        return blocks or self._plan.hadamard is not None
+
     def round(self, layer: int, role: int, x: Tensor) -> tuple[Tensor, Tensor]:
         """As ``PassRounding.round``; what is counted, kept and observed is the first of the two."""
         if self._tap is not None:
@@ -145,6 +148,12 @@ class PassRounding(Protocol):
 
     def leaves_alone(self, layer: int) -> bool:
         """Whether nothing of layer number ``layer`` is rounded, or looked at, in this pass."""
+
+    def takes_matrices(self, layer: int) -> bool:
+        """Whether it matters which values stand in one row of layer number ``layer``'s operands.
+
+        So it is where blocks of a row share a scale, or rows are mixed.
+        """
 
     def round(self, layer: int, role: int, x: Tensor) -> tuple[Tensor, Tensor]:
         """Q(x) for operand ``role`` of layer number ``layer``; x itself where it stays in float32.
@@ -193,111 +202,34 @@ class _RoundedProduct(torch.autograd.Function):
         return dx, dw, None, None
 
 
-class QuantizedLinear(nn.Module):
-    """Stands for ``linear``, whose parameters it takes over; the pass rounds the operands of its product."""
+def rounded_product(x: Tensor, weight: Tensor, layer: int, rounding: PassRounding) -> Tensor:
+    """Q(X) Q(W)^T of layer number ``layer``; its gradients are the other two products."""
+    product: Tensor = _RoundedProduct.apply(x, weight, layer, rounding)  # type: ignore[no-untyped-call]
+    return product
 
-    def __init__(self, linear: nn.Linear, slot: PassSlot) -> None:
+
+class QuantizedLayer(nn.Module):
+    """Stands for ``layer``, whose parameters it takes over; the pass rounds the operands of its product."""
+
+    def __init__(self, layer: nn.Module, slot: PassSlot) -> None:
         super().__init__()
-        self.weight, self.bias = linear.weight, linear.bias
-        self.out_features, self.in_features = linear.weight.shape  # models ask for them
+        self.weight: nn.Parameter
+        self.bias: nn.Parameter | None
+        self.weight, self.bias = layer.weight, layer.bias  # type: ignore[assignment]
         self.slot = slot
         self.index = -1  # set by number_layers, once the network is complete
+
+
+class QuantizedLinear(QuantizedLayer):
+    """Stands for a linear layer."""
+
+    def __init__(self, linear: nn.Linear, slot: PassSlot) -> None:
+        super().__init__(linear, slot)
+        self.out_features, self.in_features = linear.weight.shape  # models ask for them
 
     def forward(self, x: Tensor) -> Tensor:
         rounding = self.slot.rounding
         if rounding is None or rounding.leaves_alone(self.index):
             return F.linear(x, self.weight, self.bias)  # torch's own: the same bits, at less expense
-        product: Tensor = _RoundedProduct.apply(x, self.weight, self.index, rounding)  # type: ignore[no-untyped-call]
+        product = rounded_product(x, self.weight, self.index, rounding)
         return product if self.bias is None else product + self.bias
-
-
-class PassDropout(nn.Module):
-    """Stands for ``dropout``; the pass brings the noise, so that no other random stream moves."""
-
-    def __init__(self, dropout: nn.Dropout, slot: PassSlot) -> None:
-        super().__init__()
-        self.p, self.slot = dropout.p, slot
-
-    def forward(self, x: Tensor) -> Tensor:
-        noise = self.slot.noise
-        if noise is None or not self.p:
-            return x
-        return x * 0 if self.p == 1 else x * (noise(x) >= self.p) / (1 - self.p)
-
-
-_Layer = TypeVar("_Layer", bound=nn.Module)
-
-
-def swap_layers(model: nn.Module, kind: type[_Layer], make: Callable[[_Layer], nn.Module]) -> None:
-    """Replace every layer of ``kind`` by what ``make`` gives.
-
-    A layer of a subclass stays. Parameter objects that ``make`` keeps stay those of the model: optimizers,
-    tied weights and state dicts do not notice. A layer that stands in the model twice is replaced by one in
-    both places.
-
-    Raises:
-        UsageError: the model itself is such a layer, and nothing could hold another in its place.
-    """
-    if type(model) is kind:
-        raise UsageError(f"the model is a single {kind.__name__}", hint="put it into an nn.Sequential")
-    places = [
-        (name, module) for name, module in model.named_modules(remove_duplicate=False) if type(module) is kind
-    ]
-    made: dict[_Layer, nn.Module] = {}
-    for name, layer in places:
-        parent, _, attribute = name.rpartition(".")
-        if layer not in made:
-            made[layer] = make(layer)
-        setattr(model.get_submodule(parent), attribute, made[layer])
-
-
-def _swap_transformers_layers(model: nn.Module, slot: PassSlot) -> None:
-    """The same for the ``Conv1D`` of Transformers, a linear layer that keeps its weight as (in, out).
-
-    Its weight is turned into that of a linear layer, (out, in), so that rows are outputs as everywhere. Such
-    a layer has a weight of its own: no other kind of layer could share one that lies so.
-    """
-    kind = getattr(sys.modules.get("transformers.pytorch_utils"), "Conv1D", None)
-    if kind is None:
-        return
-    turned: dict[nn.Parameter, nn.Parameter] = {}
-
-    def make(layer: Any) -> QuantizedLinear:
-        if layer.weight not in turned:
-            turned[layer.weight] = nn.Parameter(layer.weight.detach().T.contiguous())
-        inputs, outputs = layer.weight.shape
-        linear = nn.Linear(inputs, outputs, bias=False, device="meta")
-        linear.weight, linear.bias = turned[layer.weight], layer.bias
-        return QuantizedLinear(linear, slot)
-
-    swap_layers(model, kind, make)
-    shared = [name for name, parameter in model.named_parameters() if parameter in turned]
-    if shared:
-        raise UsageError(
-            f"a Conv1D shares its weight {shared[0]} with a layer of another kind",
-            hint="give one of them a weight of its own",
-        )
-
-
-def prepare_layers(
-    model: nn.Module, slot: PassSlot, kind: Callable[[str], LayerKind] = lambda name: "hidden"
-) -> list[tuple[str, QuantizedLinear]]:
-    """Let linear layers and dropout of ``model`` ask ``slot``; the linear ones as ``number_layers`` does.
-
-    Linear are ``nn.Linear`` and the ``Conv1D`` of Transformers.
-    """
-    swap_layers(model, nn.Linear, lambda linear: QuantizedLinear(linear, slot))
-    _swap_transformers_layers(model, slot)
-    swap_layers(model, nn.Dropout, lambda dropout: PassDropout(dropout, slot))
-    return number_layers(model, kind)
-
-
-def number_layers(
-    model: nn.Module, kind: Callable[[str], LayerKind] = lambda name: "hidden"
-) -> list[tuple[str, QuantizedLinear]]:
-    """Give every quantised layer its index and return (name, layer): as the model lists them, heads last."""
-    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, QuantizedLinear)]
-    layers.sort(key=lambda named: kind(named[0]) == "head")
-    for index, (_, module) in enumerate(layers):
-        module.index = index
-    return layers

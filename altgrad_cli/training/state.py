@@ -17,8 +17,10 @@ from altgrad_cli.formats import parse_format
 from altgrad_cli.rounding.grid import UNSCALED, Grid, stored_grid
 from altgrad_cli.rounding.scaling import AmaxHistory, finite_part
 from altgrad_cli.subjects.subject import Batch, Subject
-from altgrad_cli.surgery.linear import PassSlot, QuantizedLinear, operand_grids, prepare_layers
+from altgrad_cli.surgery.convolution import check_convolutions
+from altgrad_cli.surgery.linear import PassSlot, QuantizedLayer, operand_grids
 from altgrad_cli.surgery.precision_plan import LayerKind, PrecisionPlan, plan_precision
+from altgrad_cli.surgery.swapping import prepare_layers
 from altgrad_cli.training.streams import Streams
 from altgrad_cli.updates.flat import FlatParameters, flatten
 from altgrad_cli.updates.registry import build_rule
@@ -78,7 +80,7 @@ class TrainState:
     device: torch.device
     subject: Subject
     model: nn.Module
-    layers: list[tuple[str, QuantizedLinear]]
+    layers: list[tuple[str, QuantizedLayer]]
     slot: PassSlot
     flat: FlatParameters
     optimizer: UpdateRule
@@ -98,7 +100,7 @@ class TrainState:
 
     @property
     def layer_names(self) -> list[str]:
-        """The linear layers in the order in which the model lists them, heads last."""
+        """The layers that round in the order in which the model lists them, heads last."""
         return [name for name, _ in self.layers]
 
     @property
@@ -179,6 +181,7 @@ def build_state(config: TrainConfig, subject: Subject) -> TrainState:
     layers = prepare_layers(model, slot, subject.kind)
     kinds = {name: subject.kind(name) for name, _ in layers}
     plan = plan_precision(config.precision, config.fp8_format, kinds)
+    check_convolutions(plan, layers)
     model.to(device)
     flat = flatten(model, hidden_layers(model, kinds))
     init_hash = fingerprint(flat.values)

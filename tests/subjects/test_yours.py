@@ -159,8 +159,8 @@ def frozen(generator: torch.Generator) -> nn.Module:
     return model
 
 
-def convolutions(generator: torch.Generator) -> nn.Module:
-    return nn.Sequential(nn.Unflatten(1, (1, 4)), nn.Conv1d(1, 1, 3), nn.Flatten())
+def nothing_to_round(generator: torch.Generator) -> nn.Module:
+    return nn.Sequential(nn.LayerNorm(4), nn.ReLU())
 
 
 def unseeded(generator: torch.Generator) -> nn.Module:
@@ -175,7 +175,7 @@ REFUSALS: dict[str, Callable[[], Subject]] = {
     "build cannot be hashed": lambda: Subject(Unhashable(), F.mse_loss, draw, draw),
     "other weights each time": lambda: Subject(unseeded, F.mse_loss, draw, draw),
     "gives the same model again": lambda: Subject(lambda generator: ONE, F.mse_loss, draw, draw),
-    "no linear layer": lambda: Subject(convolutions, F.mse_loss, draw, draw),
+    "no layer that altgrad rounds": lambda: Subject(nothing_to_round, F.mse_loss, draw, draw),
     "build returned a int": lambda: Subject(lambda generator: 3, F.mse_loss, draw, draw),  # type: ignore[arg-type,return-value]
     "calls a layer 'tail'": lambda: Subject(net, F.mse_loss, draw, draw, lambda name: "tail"),  # type: ignore[arg-type,return-value]
     "0.weight is torch.float64": lambda: Subject(lambda g: net(g).double(), F.mse_loss, draw, draw),

@@ -21,11 +21,9 @@ from altgrad_cli.surgery.linear import (
     OperandRounding,
     PassSlot,
     QuantizedLinear,
-    number_layers,
-    prepare_layers,
-    swap_layers,
 )
 from altgrad_cli.surgery.precision_plan import LayerPrecision, PrecisionPlan
+from altgrad_cli.surgery.swapping import number_layers, prepare_layers, swap_layers
 
 BATCH, TIME, WIDTH_IN, WIDTH_OUT = 3, 5, 24, 40
 COUNT, AMAX, OVERFLOW = (STATS.index(name) for name in ("count", "amax", "overflow"))

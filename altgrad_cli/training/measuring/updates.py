@@ -62,7 +62,10 @@ def weight_grids(state: TrainState, result: PassResult) -> list[ScaledFormat | N
         if grid is None or scales is None:
             grids.append(None)
         else:
-            grids.append((grid.element, grid.spread(scales, shape)))
+            matrix = shape[0], math.prod(shape[1:])  # as which blocks lie in the weight of a convolution
+            spread = grid.spread(scales, matrix)
+            apart = spread.dim() and len(shape) > 2
+            grids.append((grid.element, spread.expand(matrix).reshape(shape) if apart else spread))
     return grids
 
 
@@ -140,7 +143,7 @@ def _grid_values(
             assert update.stored is not None
             new.copy_(update.stored[layer])
         elif grid is not None:
-            old.copy_(result.rounded_weights[layer])
+            old.copy_(result.rounded_weights[layer].view_as(old))
             round_to_grid(new, *grid, out=new)
     return before, after
 

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from altgrad_cli.config.precision import OPERAND_ROLES, Overflow
 from altgrad_cli.rounding.traced import Slot, TracedRounding, line_count
 from altgrad_cli.subjects.subject import LossFunction
-from altgrad_cli.surgery.linear import ACTIVATIONS, PassSlot, prepare_layers
+from altgrad_cli.surgery.linear import PassSlot
 from altgrad_cli.surgery.precision_plan import LayerKind
+from altgrad_cli.surgery.swapping import prepare_layers
 from altgrad_cli.training.state import hidden_layers
 from altgrad_cli.updates.flat import FlatParameters, flatten
 
@@ -73,9 +74,10 @@ class _Shapes:
     def leaves_alone(self, layer: int) -> bool:
         return False
 
+    def takes_matrices(self, layer: int) -> bool:
+        return False
+
     def round(self, layer: int, role: int, x: Tensor) -> tuple[Tensor, Tensor]:
-        if role == ACTIVATIONS:  # its weight came just before; the gradient has the shape of the product
-            self.operands.append((*x.shape[:-1], self.operands[-1][0]))
         self.operands.append(x.shape)
         return x, x
 
@@ -98,8 +100,12 @@ class Recording:
         hidden = hidden_layers(self._model, {name: key.kind(name) for name, _ in named})
         self._flat: FlatParameters = flatten(self._model, hidden)
         seen = _Shapes()
+        for _, layer in named:  # the gradient has the shape of the product
+            layer.register_forward_hook(lambda layer, given, product: seen.operands.append(product.shape))
         with torch.no_grad(), self._slot.use(seen, seen.draw):
             self._model(x)
+        for _, layer in named:
+            layer._forward_hooks.clear()
         self.most_lines = max(map(line_count, seen.operands))
         self.noise = seen.noise
         """Shape of a noise -> the dropout layers that draw it, numbered in the order of execution."""

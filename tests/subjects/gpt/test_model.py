@@ -14,13 +14,9 @@ from altgrad_cli.config.precision import PrecisionConfig, ScalingConfig
 from altgrad_cli.errors import ConfigError
 from altgrad_cli.subjects.gpt.layer_names import layer_kinds
 from altgrad_cli.subjects.gpt.model import GPT, cross_entropy, initialize
-from altgrad_cli.surgery.linear import (
-    OperandRounding,
-    PassSlot,
-    number_layers,
-    prepare_layers,
-)
+from altgrad_cli.surgery.linear import OperandRounding, PassSlot
 from altgrad_cli.surgery.precision_plan import plan_precision
+from altgrad_cli.surgery.swapping import number_layers, prepare_layers
 
 SHAPE = ModelConfig(n_layer=2, n_head=4, n_embd=32, block_size=16)
 VOCABULARY = 4096
