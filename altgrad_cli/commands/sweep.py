@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +29,7 @@ from altgrad_cli.errors import UsageError
 from altgrad_cli.files import remove_empty
 
 if TYPE_CHECKING:
+    from altgrad_cli.sweeps.executors.choice import Workplace
     from altgrad_cli.sweeps.results import SweepRecord
     from altgrad_cli.sweeps.specification import SweepSpec
 
@@ -40,6 +42,7 @@ EXAMPLES = (
     "altgrad sweep --seeds 42,43,44 --set learning_rate=2e-4,6e-4",
     "altgrad sweep --order e5m2,e7m0 --rules adamw,adamw+stochastic,compensated --tune --seeds 42,43,44",
     "altgrad sweep --order e5m2,e7m0 --texts embedded,law.jsonl --tune --seeds 42,43,44",
+    "altgrad sweep --executor ray:auto --out /shared/law",
     "altgrad sweep --dry-run",
     "altgrad sweep --resume runs/law",
 )
@@ -87,6 +90,9 @@ def sweep(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Runs at a time, one process each (default: all cores).")
     ] = None,
+    executor: Annotated[
+        str, typer.Option(metavar="NAME", help="local, or ray[:ADDRESS]: on this machine, or a cluster's.")
+    ] = "local",
     seeds: Annotated[
         str | None, typer.Option(metavar="N,N", help="Repeat everything for these seeds.")
     ] = None,
@@ -130,6 +136,7 @@ def sweep(
     from altgrad_cli.config.loading import load_config
     from altgrad_cli.config.run import TrainConfig
     from altgrad_cli.subjects.yours import subject_named
+    from altgrad_cli.sweeps.executors.choice import parse_workplace
     from altgrad_cli.sweeps.specification import (
         DEFAULT_ORDER,
         SweepSpec,
@@ -141,7 +148,7 @@ def sweep(
         parse_texts,
     )
 
-    jobs = jobs or available_cores()
+    place = parse_workplace(executor)
     if resume is not None:
         options = {"--order": order, "--seeds": seeds, "--set": axes, "--out": out, "--rules": rules}
         options["--texts"] = texts
@@ -179,10 +186,10 @@ def sweep(
         folder = out or Path("runs") / f"sweep-{datetime.now():%Y%m%d-%H%M%S}"
     subject = subject_named(spec.base, named)
     if dry_run:
-        show_sweep_plan(spec, folder, jobs, as_json=json, subject=subject)
+        show_sweep_plan(spec, folder, jobs or available_cores(), as_json=json, subject=subject)
         return OK
     output = Output(as_json=json, quiet=quiet, strict=strict)
-    return _run(spec, folder, jobs, output, named, new=resume is None)
+    return _run(spec, folder, place, jobs, output, named, new=resume is None)
 
 
 def available_cores() -> int:
@@ -208,7 +215,16 @@ def _reopen(folder: Path, given: Sequence[str]) -> SweepSpec:
     return read_spec(folder)
 
 
-def _run(spec: SweepSpec, folder: Path, jobs: int, output: Output, named: str | None, *, new: bool) -> int:
+def _run(
+    spec: SweepSpec,
+    folder: Path,
+    place: Workplace,
+    jobs: int | None,
+    output: Output,
+    named: str | None,
+    *,
+    new: bool,
+) -> int:
     from altgrad_cli.commands.views.sweep_view import SweepView
     from altgrad_cli.config.run import code_words, is_code
     from altgrad_cli.runs.folder import create_folder
@@ -217,7 +233,7 @@ def _run(spec: SweepSpec, folder: Path, jobs: int, output: Output, named: str | 
     from altgrad_cli.subjects.built_in import read_corpus
     from altgrad_cli.sweeps.comparison import compare_seeds, loss_gaps
     from altgrad_cli.sweeps.engine import run_sweep
-    from altgrad_cli.sweeps.executors.local import LocalExecutor
+    from altgrad_cli.sweeps.executors.choice import open_executor
     from altgrad_cli.sweeps.format_verdicts.ranking import rankings
     from altgrad_cli.sweeps.format_verdicts.words import format_verdicts
 
@@ -236,12 +252,14 @@ def _run(spec: SweepSpec, folder: Path, jobs: int, output: Output, named: str | 
                 continue  # tried out already
             read_corpus(replace(config, data=replace(config.data, evaluate_on=part)))
     made = create_folder(folder) if new else []
-    executor = LocalExecutor(jobs)
     try:
-        with handled(STOP_INTERRUPTS), SweepView(talk_console(), quiet=output.quiet) as view:
+        with (
+            closing(open_executor(place, folder, spec.base, jobs=jobs, cores=available_cores())) as executor,
+            handled(STOP_INTERRUPTS),
+            SweepView(talk_console(), quiet=output.quiet) as view,
+        ):
             outcome = run_sweep(spec, folder, executor, view, subject=named, on_failed=report_failure)
     finally:
-        executor.close()
         remove_empty(made)
     record = outcome.record
     if spec.base.wandb.mode != "disabled" and not outcome.interrupted:

@@ -28,15 +28,15 @@ from altgrad_cli.runs.folder import (
 from altgrad_cli.runs.log import has_ended
 from altgrad_cli.runs.record import RunRecord, read_run
 from altgrad_cli.sweeps.arms import Arm
-from altgrad_cli.sweeps.executors.local import Executor
 from altgrad_cli.sweeps.executors.messages import Task, TaskReport
+from altgrad_cli.sweeps.executors.protocol import Executor
 from altgrad_cli.sweeps.results import SweepRecord, assemble, write_sweep
 from altgrad_cli.sweeps.specification import SweepSpec
 from altgrad_cli.sweeps.verdicts import JudgedRun
 from altgrad_cli.training.events import to_json_value
 
-_ATTEMPTS = 2
-"""How often an arm whose process dies is started: once more, from its last checkpoint."""
+_ATTEMPTS = 3
+"""How often an arm whose process or node dies is started: twice more, from its last checkpoint."""
 _STOP_SECONDS = 60.0
 """How long running arms may take to write their checkpoints after a stop was asked for."""
 
@@ -168,7 +168,17 @@ class _Sweep:
             create_run(path, arm.config)
         self.running.add(arm.name)
         self.attempts[arm.name] = self.attempts.get(arm.name, 0) + 1
-        self.executor.start(Task(name=arm.name, run_dir=str(path), resume=resume, subject=self.subject))
+        runtime = arm.config.runtime
+        self.executor.start(
+            Task(
+                name=arm.name,
+                run_dir=str(path),
+                resume=resume,
+                subject=self.subject,
+                threads=runtime.threads,
+                device=runtime.device,
+            )
+        )
         self.watcher.started(arm, resumed=resume)
 
     def _receive(self, report: TaskReport) -> bool:
@@ -186,7 +196,7 @@ class _Sweep:
             _keep_traceback(self.folder / report.name, report)
         elif report.kind == "died":
             if self.attempts[report.name] >= _ATTEMPTS:
-                self.errors[report.name] = message
+                self.errors[report.name] = f"died {_ATTEMPTS} times: {message}"
             again = " again; it is left unfinished" if report.name in self.errors else "; it is continued"
             self.watcher.note(f"{report.name}: {message}{again}")
         return True

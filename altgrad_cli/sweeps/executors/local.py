@@ -1,7 +1,4 @@
-"""Carries out arms in parallel. An interface, and the one implementation there is: processes on this machine.
-
-A cluster's executor would stand beside ``LocalExecutor`` and serve the same five methods.
-"""
+"""Carries out arms in parallel: worker processes on this machine."""
 
 from __future__ import annotations
 
@@ -10,29 +7,9 @@ import multiprocessing
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Protocol
 
 from altgrad_cli.sweeps.executors.messages import Stop, Task, TaskReport
 from altgrad_cli.sweeps.executors.worker import work
-
-
-class Executor(Protocol):
-    """Runs tasks; results do not depend on how many at once."""
-
-    def free_slots(self) -> int:
-        """How many tasks can be started now."""
-
-    def start(self, task: Task) -> None:
-        """Start one task; at least one slot must be free."""
-
-    def wait(self, timeout: float) -> list[TaskReport]:
-        """What happened since the last call, waiting at most ``timeout`` seconds for something."""
-
-    def stop(self) -> None:
-        """Ask all running tasks to stop at the next step, resumable; each still reports ``stopped``."""
-
-    def close(self) -> None:
-        """End everything at once."""
 
 
 @dataclass(slots=True)

@@ -1,7 +1,8 @@
-"""What goes through the pipe between a sweep and its workers: tasks, the word to stop, and reports."""
+"""What a sweep and its workers say to each other, on this machine and over a cluster: frozen plain values."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +18,10 @@ class Task:
     """Go on from its last checkpoint, if it has one."""
     subject: str | None = None
     """The user's own subject that the command line names; the only code that the worker loads."""
+    threads: int = 1
+    """Cores that it keeps busy, by its configuration."""
+    device: str = "auto"
+    """What it runs on, by its configuration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +55,33 @@ class TaskReport:
     def is_last(self) -> bool:
         """Whether the task is over."""
         return self.kind not in ("progress", "warning")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Surroundings:
+    """What a worker on another machine needs of the sweep's own process, to be as one beside it."""
+
+    folder: str
+    """The sweep's folder, absolute."""
+    token: str
+    """What the file ``TOKEN`` in it holds: a folder of the same name on another disk does not."""
+    working_dir: str | None
+    """Where relative paths begin; None: where the worker finds itself."""
+    environment: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Greeting:
+    """What a worker on another machine says first."""
+
+    node_id: str
+    node: str
+    """Its machine, for a reader."""
+    problem: str | None
+    """Why it can carry out no run of this sweep."""
+    versions: Mapping[str, str]
+    """Package -> version, of those that the bits of a run depend on."""
+
+
+TOKEN = ".seen-by-workers"
+"""A file in the sweep's folder while workers on other machines may look for it."""
