@@ -103,7 +103,7 @@ def diagnose_checkpoint(
     diagnosis = diagnose(_checkpoint_of(file), questions)
     page = diagnosis_page(diagnosis)
     if markdown is not None:
-        write_whole(markdown, to_markdown(page, pictures=None))
+        write_whole(markdown, to_markdown(page, beside=None))
         say(f"markdown: {markdown}")
     if json:
         print_json(SCHEMA, diagnosis.to_json())

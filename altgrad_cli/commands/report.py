@@ -35,7 +35,10 @@ def report(
         typer.Argument(metavar="[RUN or SWEEP]...", help="Folders to report on (default: the newest)."),
     ] = None,
     markdown: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write Markdown, pictures in a folder beside it.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write Markdown; pictures and long tables (CSV) in a folder beside it."
+        ),
     ] = None,
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write one web page that opens offline.")
@@ -68,10 +71,10 @@ def report(
     built = build_report(chosen).only(section or [])
     written: list[Path] = []
     if markdown is not None:
-        from altgrad_cli.reporting.render.markdown import picture_paths, write_markdown
+        from altgrad_cli.reporting.render.markdown import paths_beside, write_markdown
 
-        pictures = picture_paths(built, markdown).values()
-        check_outputs(("--html", html), *(("--markdown", path) for path in pictures), force=force)
+        beside = paths_beside(built, markdown)
+        check_outputs(("--html", html), *(("--markdown", path) for path in beside), force=force)
         written += write_markdown(built, markdown)
     if html is not None:
         from altgrad_cli.reporting.render.html import write_html

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from altgrad_cli.reporting.blocks.document import Report
 from altgrad_cli.reporting.evidence.scope import Scope, gather
+from altgrad_cli.reporting.pages.comparison.answer import opening
 from altgrad_cli.reporting.pages.comparison.sections import comparison_sections
 from altgrad_cli.reporting.pages.run.failure_sections import failure_sections
+from altgrad_cli.reporting.pages.run.run_opening import run_opening
 from altgrad_cli.reporting.render.markdown import write_markdown
 from altgrad_cli.runs.record import RunRecord
 from altgrad_cli.sweeps.results import is_sweep
@@ -32,13 +34,13 @@ def report_on(scope: Scope) -> Report:
         return _run_report(scope, scope.focus)
     names = [Path(path).resolve().name for path in scope.logs]
     shown = ", ".join(names) if len(names) <= 3 else f"{names[0]}, {names[1]} and others"
-    return Report(f"Formats compared: {shown}", comparison_sections(scope), scope.logs)
+    return Report(f"Formats compared: {shown}", comparison_sections(scope), scope.logs, opening(scope))
 
 
 def _run_report(scope: Scope, log: RunRecord) -> Report:
     """The report of one run; a failure report where it failed."""
     kind = "Failure report" if scope.fell_short(log) else "Run report"
-    return Report(f"{kind}: {log.name}", failure_sections(scope, log), scope.logs)
+    return Report(f"{kind}: {log.name}", failure_sections(scope, log), scope.logs, run_opening(scope, log))
 
 
 def write_failure_report(run_dir: Path, *, sweep_dir: Path | None = None, pictures: bool = True) -> Path:

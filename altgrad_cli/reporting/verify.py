@@ -1,8 +1,9 @@
 """Recompute every number of a committed report from the logs, and say what differs.
 
-A report is checked as it is read: each cited number by its own source, each table cell by its column's source
-and its row's label, each verbatim block by its text. What then still looks like a number has no source, and
-is reported too, so a number that was added or whose source was cut away does not pass.
+A report is checked as it is read, folds and the tables beside it included: each cited number by its own
+source, each table cell by its column's source and its row's label, each verbatim block by its text. What then
+still looks like a number has no source, and is reported too, so a number that was added or whose source was
+cut away does not pass.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from altgrad_cli.reporting.blocks.sources import CITED, ROW
 from altgrad_cli.reporting.evidence.quantities import TEXTS
 from altgrad_cli.reporting.evidence.runs import Evidence
 from altgrad_cli.reporting.evidence.scope import Scope, gather
-from altgrad_cli.reporting.render.markdown import CELLS, END, SEPARATOR, VERBATIM
+from altgrad_cli.reporting.render.markdown import CELLS, END, SEPARATOR, VERBATIM, read_csv
 from altgrad_cli.runs.folder import EVENTS
 from altgrad_cli.sweeps.results import is_sweep
 
@@ -29,6 +30,8 @@ _HEADER = re.compile(r"<!-- altgrad report; computed from the logs in: (?P<logs>
 _NUMBER = re.compile(r"(?<![\w.,/-])[-−+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:e[-+]?\d+)?(?![\w/-]|\.\w)|\bNaN\b")
 """A number that stands by itself; digits inside names such as E7M0, blocks.0.attn or 8-bit are none."""
 _IMAGE = re.compile(r"!\[[^\]]*\]\([^)]*\)")
+_BESIDE = re.compile(r"\]\((?P<path>[^()/]+/[^()/]+\.csv)\)")
+"""The link to a table beside the report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,22 +83,28 @@ def verify(report: Path, logs: Sequence[Path] = ()) -> Verification:
             hint="altgrad report --markdown writes one",
         )
     folders = list(logs) or [_locate(name, report) for name in header["logs"].split(", ")]
-    checked, differences = check(text, gather(folders, layer_metrics=metrics_named(text)))
+    checked, differences = check(text, gather(folders, layer_metrics=metrics_named(text)), report.parent)
     return Verification(checked, differences)
 
 
-def check(text: str, scope: Scope) -> tuple[int, tuple[Mismatch, ...]]:
-    """How many values of the report ``text`` were recomputed from ``scope``, and what differs."""
+def check(text: str, scope: Scope, folder: Path | None = None) -> tuple[int, tuple[Mismatch, ...]]:
+    """How many values of the report ``text`` were recomputed from ``scope``, and what differs.
+
+    ``folder`` is where the report lies; a table beside it is missing without one.
+    """
     checker = _Checker(scope.evidence)
     kind = source = ""  # of the table or verbatim block that a comment announces
     rows = text.splitlines()
     for number, lines in [*_pieces(rows), (len(rows) + 1, [""])]:
         line = lines[0]
         is_table = line.startswith("|") and len(lines) > 1
-        if kind == CELLS and not is_table:
+        link = _BESIDE.search(line) if kind == CELLS else None
+        if kind == CELLS and not is_table and link is None:
             checker.differ(number - 1, "", None, "a table is missing here")
         if kind == CELLS and is_table:
             checker.table(number, lines, source.split(SEPARATOR))
+        elif link is not None:
+            checker.beside(number, folder, link["path"], source.split(SEPARATOR))
         elif kind == VERBATIM:
             checker.verbatim(number, lines, source)
         elif not line.startswith("```"):
@@ -160,10 +169,12 @@ class _Checker:
 
     def sentence(self, number: int, line: str) -> None:
         """Each cited number by its source; what else looks like a number has none."""
+        if link := _BESIDE.search(line):
+            self.differ(number, link["path"], None, "a table without its sources")
         for match in CITED.finditer(line):
             self._compare(number, html.unescape(match["text"]), html.unescape(match["source"]))
         rest = _IMAGE.sub(" ", CITED.sub(" ", line))
-        for name in sorted(self.evidence.runs, key=len, reverse=True):
+        for name in sorted((*self.evidence.runs, *self.evidence.groups), key=len, reverse=True):
             rest = rest.replace(name, " ")  # it may well hold digits that stand alone
         for match in () if rest.startswith("<!--") else _NUMBER.finditer(rest):
             self.differ(number, match[0], None, "a number without a source")
@@ -176,11 +187,26 @@ class _Checker:
         ]
         self.sentence(number, " ".join(rows[0]))
         for line, (label, *cells) in enumerate(rows[2:], start=number + 2):
-            if len(cells) != len(sources):
-                self.differ(line, " | ".join([label, *cells]), None, "more or fewer cells than sources")
-                continue
-            for cell, source in zip(cells, sources, strict=True):
-                self._compare(line, cell, source.replace(ROW, label.strip("`")))
+            self._row(line, label.strip("`"), cells, sources)
+
+    def beside(self, number: int, folder: Path | None, name: str, sources: Sequence[str]) -> None:
+        """The same of a CSV file in ``folder``; the line is that of its link in the report."""
+        try:
+            with open_regular((folder or Path()) / name) as file:
+                rows = read_csv(file.read().decode("utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            reason = reason_of(error) if isinstance(error, OSError) else "it is not a text in UTF-8"
+            self.differ(number, name, None, f"a table is missing here: {reason}")
+            return
+        for label, *cells in filter(None, rows[1:]):
+            self._row(number, label, cells, sources)
+
+    def _row(self, line: int, label: str, cells: Sequence[str], sources: Sequence[str]) -> None:
+        if len(cells) != len(sources):
+            self.differ(line, " | ".join([label, *cells]), None, "more or fewer cells than sources")
+            return
+        for cell, source in zip(cells, sources, strict=True):
+            self._compare(line, cell, source.replace(ROW, label))
 
     def verbatim(self, number: int, lines: Sequence[str], source: str) -> None:
         """A fenced block, line by line."""

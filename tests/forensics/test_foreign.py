@@ -25,7 +25,7 @@ from tests.forensics.conftest import diagnose
 
 def diagnosed(path: Path) -> dict[str, Any]:
     found = diagnosis.diagnose(path, Questions(format="E5M2"))
-    assert to_markdown(diagnosis_page(found), pictures=None).startswith("# ")
+    assert to_markdown(diagnosis_page(found), None).startswith("# ")
     return found.to_json()
 
 

@@ -73,7 +73,7 @@ def torment(payload: dict[str, Any], path: Path, count: int, seed: int) -> None:
             refused += 1
             continue
         json.dumps(to_json_value(diagnosed.to_json()), allow_nan=False)
-        text = to_markdown(diagnosis_page(diagnosed), pictures=None)
+        text = to_markdown(diagnosis_page(diagnosed), None)
         assert "\x1b" not in text, place
     assert 0 < refused < count
 

@@ -34,9 +34,8 @@ def all_figures(scope: Scope) -> list[figures.Figure]:
 def test_every_picture_is_there(all_figures: list[figures.Figure]) -> None:
     keys = [figure.key for figure in all_figures]
     assert keys == [
-        "loss", "validation", "recovered-fraction", "stall", "overflow", "underflow", "cosine",
-        "codes-gradients",
-        "predicted-stall",
+        "recovered-fraction", "loss", "validation", "stall", "overflow", "underflow", "cosine",
+        "codes-gradients", "predicted-stall",
     ]  # fmt: skip
 
 

@@ -6,13 +6,14 @@ import json
 import random
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from altgrad_cli.errors import UsageError
 from altgrad_cli.reporting.evidence.scope import Scope, gather
-from altgrad_cli.reporting.render.markdown import to_markdown
+from altgrad_cli.reporting.render.markdown import to_markdown, write_markdown
 from altgrad_cli.reporting.report import build_report
 from altgrad_cli.reporting.verify import check, verify
 from tests.reporting.recorded import record_sweep
@@ -26,8 +27,8 @@ SHOWN = re.compile(
 @pytest.fixture(scope="module")
 def reports(sweep: Path) -> dict[str, str]:
     return {
-        "comparison": to_markdown(build_report([sweep]), "pictures"),
-        "failure": to_markdown(build_report([sweep / "e7m0-uniform"]), "pictures"),
+        "comparison": to_markdown(build_report([sweep]), None),
+        "failure": to_markdown(build_report([sweep / "e7m0-uniform"]), None),
     }
 
 
@@ -85,8 +86,12 @@ def test_the_line_the_value_and_the_source_are_named(tmp_path: Path, sweep: Path
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("## Attribution", "## Attribution\n\nIt also reached 0.97 elsewhere.", "without a source"),
-        ("## Attribution", "## Attribution in 3 parts", "without a source"),
+        (
+            "<summary>Attribution</summary>",
+            "<summary>Attribution</summary>\n\nIt also reached 0.97 elsewhere.",
+            "without a source",
+        ),
+        ("<summary>Attribution</summary>", "<summary>Attribution in 3 parts</summary>", "without a source"),
         ('<span title="e7m0-uniform: seed">42</span>', "42", "without a source"),
         ("mean(update_transfer)@31-80", "mean(gradient_norm)@31-80", "mean(gradient_norm)"),
         ("mean(update_transfer)@31-80", "no_such_quantity@31-80", "no quantity"),
@@ -156,3 +161,28 @@ def test_gathering_for_a_check_reads_only_the_metrics_named(tmp_path: Path, swee
     named = metrics_named(to_markdown(build_report([sweep / "e7m0-uniform"]), None))
     assert {"bit_stall_rate", "zero_update_fraction", "overflow_rate/gradients"} <= named
     assert set(gather([sweep], layer_metrics=named).evidence.run("e7m0-uniform").layer_metrics) <= named
+
+
+def test_a_table_beside_the_report_is_checked_cell_by_cell(tmp_path: Path, sweep: Path) -> None:
+    report = tmp_path / "report.md"
+    write_markdown(replace(build_report([sweep]), logs=(str(sweep),)), report)
+    beside = tmp_path / "report" / "verdicts.csv"
+    whole, untouched = verify(report), beside.read_text()
+    assert not whole.differences
+    assert len(untouched.splitlines()) == 10
+    header, row, *rest = untouched.splitlines()
+    cells = row.split(",")
+    for place in range(1, len(cells)):
+        changed = [*cells[:place], "0.123", *cells[place + 1 :]]
+        beside.write_text("\n".join([header, ",".join(changed), *rest]))
+        (difference,) = verify(report).differences
+        assert (difference.printed, difference.computed) == ("0.123", cells[place])
+    beside.write_text("\n".join([header, ",".join(cells[:-1]), *rest]))
+    assert "more or fewer cells" in str(verify(report).differences[0])
+    beside.unlink()
+    assert "a table is missing here" in str(verify(report).differences[0])
+    beside.write_text(untouched)
+    text = report.read_text()
+    comment = next(line for line in text.splitlines() if line.startswith("<!-- cells: {}: grade"))
+    report.write_text(text.replace(comment, ""))
+    assert "a table without its sources" in str(verify(report).differences[0])

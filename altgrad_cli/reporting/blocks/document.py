@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from altgrad_cli.errors import UsageError
 from altgrad_cli.notation import MISSING, escape_markdown, format_value
 from altgrad_cli.reporting.blocks.figures import Figure
+
+SHOWN_ROWS = 12
+SHOWN_COLUMNS = 9
+"""Rows and columns up to which a table is read on a page; one that has more is looked up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,28 +62,30 @@ class Verbatim:
     source: str | None = None
 
 
-Block = Text | Table | Picture | Verbatim
-
-
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A heading and what stands under it."""
+    """A heading and what stands under it, sections in their turn too."""
 
     title: str
     blocks: tuple[Block, ...]
 
 
+Block = Text | Table | Picture | Verbatim | Section
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A whole report."""
+    """A whole report: what all readers see, then what the curious open."""
 
     title: str
     sections: tuple[Section, ...]
     logs: tuple[str, ...] = ()
     """Folders the report was computed from."""
+    opening: tuple[Block, ...] = ()
+    """The answer in a sentence or few, one picture, one table; it has no heading."""
 
     def only(self, beginnings: Sequence[str]) -> Report:
-        """The sections whose titles begin so, whatever the case; all of them for no beginning.
+        """The sections whose titles begin so, whatever the case; the whole report for no beginning.
 
         Raises:
             UsageError: a beginning that no title has.
@@ -90,22 +96,26 @@ class Report:
                 raise UsageError(
                     f"no section begins with {beginning!r}", where="--section", allowed="; ".join(titles)
                 )
-        kept = tuple(
-            section
-            for section in self.sections
-            if not beginnings or section.title.lower().startswith(tuple(map(str.lower, beginnings)))
-        )
-        return replace(self, sections=kept)
+        if not beginnings:
+            return self
+        wanted = tuple(map(str.lower, beginnings))
+        kept = tuple(section for section in self.sections if section.title.lower().startswith(wanted))
+        return replace(self, sections=kept, opening=())
 
     @property
     def figures(self) -> list[Figure]:
         """All pictures, in order."""
-        return [
-            block.figure
-            for section in self.sections
-            for block in section.blocks
-            if isinstance(block, Picture)
-        ]
+        blocks = _flat((*self.opening, *self.sections))
+        return [block.figure for block in blocks if isinstance(block, Picture)]
+
+
+def _flat(blocks: Iterable[Block]) -> Iterator[Block]:
+    """``blocks`` with those of sections in the place of the sections."""
+    for block in blocks:
+        if isinstance(block, Section):
+            yield from _flat(block.blocks)
+        else:
+            yield block
 
 
 def section(title: str, *blocks: Block | None) -> Section | None:

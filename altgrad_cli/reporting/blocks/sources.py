@@ -5,9 +5,10 @@
     e7m0_uniform,e7m0_uniform-s43: average recovered_fraction@500
     rule: trained.from
 
-is *runs* ``:`` an optional word for several runs, a *quantity* with an optional argument, ``[layer]`` and
-``@step`` or ``@first-last``. In Markdown a number of a sentence stands in a ``<span>`` whose title is its
-source (hovering shows it), and above a table one comment gives the source of each column.
+is *runs* (or the name of a group of them) ``:`` an optional word for several runs, a *quantity* with an
+optional argument, ``[layer]`` and ``@step`` or ``@first-last``. In Markdown a number of a sentence stands in
+a ``<span>`` whose title is its source (hovering shows it), and above a table one comment gives that of each
+column.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ ROW = "{}"
 
 _SOURCE = re.compile(
     r"(?P<runs>[^:]+): "
-    r"(?:(?P<over>average|deviation|difference|paired|halfwidth|lowest|highest|leader|number|common)(?: |$))?"
+    r"(?:(?P<over>average|deviation|difference|paired|halfwidth|interval|lowest|highest|leader|number|common)"
+    r"(?: |$))?"
     r"(?:(?P<quantity>[A-Za-z_][\w.]*)(?:\((?P<argument>[^()]+)\))?)?"
     r"(?:\[(?P<layer>[^\[\]]+)\])?(?:@(?P<first>\d+)(?:-(?P<last>\d+))?)?"
 )
@@ -46,7 +48,7 @@ class Source:
     """How several runs become one: ``average``, ``deviation``, ``difference``, ``lowest``, ``highest``, the
     ``number`` of the runs, or the ``leader``, the run with the highest value; ``paired``, the mean difference
     of the first half of the runs and the second, run by run, and ``halfwidth``, half its 95 % interval;
-    ``common``, the value that all of them have."""
+    ``interval``, half the 95 % interval of the average; ``common``, the value that all of them have."""
 
 
 def parse_source(text: str) -> Source:

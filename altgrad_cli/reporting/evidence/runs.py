@@ -25,7 +25,8 @@ from altgrad_cli.sweeps.ablation.roles import parts_of
 from altgrad_cli.sweeps.ablation.stages import StageAttribution, attribute
 from altgrad_cli.sweeps.arms import Arm
 from altgrad_cli.sweeps.comparison import Paired
-from altgrad_cli.sweeps.format_verdicts.words import FormatVerdict, format_verdicts
+from altgrad_cli.sweeps.format_verdicts.ranking import Ranked
+from altgrad_cli.sweeps.format_verdicts.words import FormatVerdict
 from altgrad_cli.sweeps.verdicts import JudgedRun
 
 Quantity = Callable[["Evidence", RunRecord, Source], object]
@@ -44,6 +45,13 @@ class Evidence:
     arms: Mapping[str, Arm]
     """Of each run; none for a log whose configuration this version cannot read."""
     findings: Mapping[str, JudgedRun]
+    formats: Sequence[FormatVerdict]
+    """What every format comes to over all its seeds and texts."""
+    ranks: Sequence[Ranked]
+    """Every format's place among those that it can be compared with."""
+    groups: Mapping[str, tuple[str, ...]]
+    """Names that stand for several runs where a source asks for one value of them: an arm over its seeds and
+    texts, or over the seeds on one text (``e7m0-uniform/law``)."""
 
     def run(self, name: str) -> RunRecord:
         """The run of that name; UsageError where the report has none."""
@@ -56,6 +64,11 @@ class Evidence:
                 hint="name the folder of the sweep or run that the report was made of",
             ) from None
 
+    def group_name(self, names: Sequence[str]) -> str:
+        """What a source calls the runs ``names``: their group, or all of them with commas between."""
+        found = (group for group, members in self.groups.items() if members == tuple(names))
+        return names[0] if len(names) == 1 else next(found, ",".join(names))
+
     def control(self, log: RunRecord, regime: str) -> RunRecord | None:
         """The control of ``log`` in ``regime`` (fp32, frozen or bf16), or None."""
         arm = self.arms.get(log.name)
@@ -64,10 +77,6 @@ class Evidence:
     def judged(self, log: RunRecord) -> JudgedRun:
         """Verdict, cause and recovered fraction of a run."""
         return self.findings[log.name]
-
-    def format_verdicts(self) -> list[FormatVerdict]:
-        """What every format comes to over all its seeds and texts."""
-        return format_verdicts(self.arms.values(), self.findings)
 
     def parts(self, log: RunRecord) -> dict[str, RunRecord]:
         """Role set (or rescue) -> the run that rounds just that, else like ``log``; itself included."""
@@ -99,12 +108,18 @@ class Evidence:
         return self._value(parse_source(source))
 
     def _value(self, source: Source) -> object:
+        runs = tuple(run for name in source.runs for run in self.groups.get(name, (name,)))
         if source.over == "number":
-            return len(source.runs)
+            return len(runs)
         if source.over is not None:
-            each = [replace(source, runs=(run,), over=None) for run in source.runs]
-            return _over_runs(source, [self._value(alone) for alone in each])
-        (name,) = source.runs
+            each = [replace(source, runs=(run,), over=None) for run in runs]
+            return _over_runs(replace(source, runs=runs), [self._value(alone) for alone in each])
+        if len(runs) > 1:
+            raise UsageError(
+                f"one value of several runs: {', '.join(runs)}",
+                hint="say how they become one, for example average",
+            )
+        (name,) = runs
         if name == RULE:
             if source.quantity not in RULES:
                 raise UsageError(f"no rule is called {source.quantity!r}", allowed=", ".join(RULES))
@@ -190,11 +205,16 @@ def _of_format(ask: Callable[[FormatVerdict], object]) -> Quantity:
     """What ``ask`` says of the format of a run, over all its seeds and texts; None for a run of none."""
 
     def quantity(evidence: Evidence, log: RunRecord, _: Source) -> object:
-        verdicts = evidence.format_verdicts()
-        of = (found for found in verdicts if any(log.name in each.runs for each in found.texts))
+        of = (found for found in evidence.formats if any(log.name in each.runs for each in found.texts))
         return next(map(ask, of), None)
 
     return quantity
+
+
+def _other_way_round(evidence: Evidence, log: RunRecord, source: Source) -> float | None:
+    """The chance that a run's format is better than the one ranked before it; None for the first."""
+    arm = _of_format(lambda found: found.arm)(evidence, log, source)
+    return next((ranked.other_way_round for ranked in evidence.ranks if ranked.arm == arm), None)
 
 
 def _ended(evidence: Evidence, log: RunRecord, _: Source) -> str:
@@ -222,9 +242,11 @@ _JUDGED: dict[str, Quantity] = {
     "borderline": lambda evidence, log, _: evidence.judged(log).verdict.borderline,
     "cause": lambda evidence, log, _: evidence.judged(log).verdict.cause,
     "recovered_fraction.step": lambda evidence, log, _: evidence.judged(log).step,
+    "loss_gap": lambda evidence, log, _: evidence.judged(log).loss_gap,
     "step_ratio": lambda evidence, log, _: evidence.judged(log).step_ratio,
     "format_word": _of_format(lambda found: found.word),
     "format_evidence": _of_format(lambda found: found.evidence),
+    "other_way_round": _other_way_round,
     "controls": _controls,
     "attributed_stage": _attributed(lambda found: found.stage),
     "attributed_layers": _attributed(lambda found: ", ".join(found.layers)),
@@ -261,4 +283,5 @@ def _over_runs(source: Source, values: Sequence[object]) -> object:
         "halfwidth": interval and interval.half_width,
         "average": mean,
         "deviation": statistics.stdev(numbers) if len(numbers) > 1 and finite else None,
+        "interval": (spread := paired_interval(numbers)) and spread.half_width,
     }[source.over or ""]

@@ -13,10 +13,13 @@ from altgrad_cli.config.precision import ROLES
 from altgrad_cli.config.run import WandbConfig
 from altgrad_cli.errors import UsageError
 from altgrad_cli.metrics.catalogue import METRICS
+from altgrad_cli.reporting.evidence.groups import run_groups
 from altgrad_cli.reporting.evidence.runs import Evidence
 from altgrad_cli.runs.folder import EVENTS
 from altgrad_cli.runs.record import RunRecord, read_run
 from altgrad_cli.sweeps.arms import Arm, ArmRow, find_controls
+from altgrad_cli.sweeps.format_verdicts.ranking import rankings
+from altgrad_cli.sweeps.format_verdicts.words import format_verdicts
 from altgrad_cli.sweeps.results import is_sweep, judge_records, read_sweep
 from altgrad_cli.sweeps.verdicts import judge_run
 
@@ -116,7 +119,11 @@ def gather(paths: Sequence[Path], layer_metrics: Collection[str] | None = LAYER_
 def judged(runs: Mapping[str, RunRecord], arms: Mapping[str, Arm]) -> Evidence:
     """The evidence of ``runs``, each held against the controls of its arm."""
     alone = {name: judge_run(log, None, None) for name, log in runs.items()}
-    return Evidence(runs, arms, alone | judge_records(list(arms.values()), runs))
+    planned = list(arms.values())
+    findings = alone | judge_records(planned, runs)
+    formats = format_verdicts(planned, findings)
+    ranks = [ranked for bench in rankings(planned, findings) for ranked in bench]
+    return Evidence(runs, arms, findings, formats, ranks, run_groups(planned, formats))
 
 
 class _Found(NamedTuple):

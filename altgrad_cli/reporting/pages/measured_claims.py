@@ -52,17 +52,18 @@ def claims_report(measured: Sequence[MeasuredClaim]) -> Report:
     left = [name for name in CLAIMS if name not in {m.claim.name for m in measured}]
     not_asked = f" Not asked for here: {', '.join(left)}." if left else ""
     opening = f"Of {len(measured)} published claims, by verdict: {said}."
+    short = plain_table(("claim", "verdict"), [(m.claim.name, m.judgement.verdict) for m in measured])
     sections = (
-        section(
-            "Verdicts",
-            Text(f"{opening} {_READING} {SETTING_WORDS}{not_asked}"),
-            verdicts,
-        ),
-        section("What each verdict follows from", conditions),
-        section("How each was tested", here),
-        section("The losses", losses),
+        section("Claims and sources", Text(f"{_READING} {SETTING_WORDS}{not_asked}"), verdicts),
+        section("Conditions", conditions),
+        section("Tests", here),
+        section("Losses", losses),
     )
-    return Report("Published claims, measured here", tuple(each for each in sections if each is not None))
+    return Report(
+        "Published claims, measured here",
+        tuple(each for each in sections if each is not None),
+        opening=tuple(block for block in (Text(opening), short) if block is not None),
+    )
 
 
 def list_of_claims(claims: Sequence[Claim]) -> Report:

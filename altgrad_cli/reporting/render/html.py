@@ -31,6 +31,7 @@ _VERDICTS = ("trained", "degraded", "failed", "collapsed", "completed", "stall_c
 def to_html(report: Report) -> str:
     """The whole page."""
     hovers: dict[str, Hover] = {}
+    opening = "\n".join(_block(block, hovers) for block in report.opening)
     body = "\n".join(_section(section, hovers) for section in report.sections)
     contents = "\n".join(
         f'<li><a href="#{_anchor(section.title)}">{html.escape(section.title)}</a></li>'
@@ -59,6 +60,7 @@ def to_html(report: Report) -> str:
 <h1>{html.escape(report.title)}</h1>
 <p class="lead">Computed from the logs in {html.escape(", ".join(report.logs))}.
 Hover over a number to see where it comes from.</p>
+{opening}
 {body}
 </main>
 <script>
@@ -83,13 +85,15 @@ def _anchor(title: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 
-def _section(section: Section, hovers: dict[str, Hover]) -> str:
-    blocks = "\n".join(_block(block, hovers) for block in section.blocks)
-    title = html.escape(section.title)
-    return f'<section id="{_anchor(section.title)}">\n<h2>{title}</h2>\n{blocks}\n</section>'
+def _section(section: Section, hovers: dict[str, Hover], level: int = 2) -> str:
+    blocks = "\n".join(_block(block, hovers, level) for block in section.blocks)
+    heading = f"<h{level}>{html.escape(section.title)}</h{level}>"
+    return f'<section id="{_anchor(section.title)}">\n{heading}\n{blocks}\n</section>'
 
 
-def _block(block: Block, hovers: dict[str, Hover]) -> str:
+def _block(block: Block, hovers: dict[str, Hover], level: int = 2) -> str:
+    if isinstance(block, Section):
+        return _section(block, hovers, level + 1)
     if isinstance(block, Text):
         return _MARKDOWN.render(block.markdown).strip()
     if isinstance(block, Table):

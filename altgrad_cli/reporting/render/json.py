@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import html
 
-from altgrad_cli.reporting.blocks.document import Block, Picture, Report, Table, Text
+from altgrad_cli.reporting.blocks.document import Block, Picture, Report, Section, Table, Text
 from altgrad_cli.reporting.blocks.sources import CITED, ROW, without_sources
 
 
 def to_json(report: Report) -> dict[str, object]:
-    """Title, logs, and for each section its text, tables and cited values."""
+    """Title, logs, and the text, tables and cited values of the opening and of each section."""
     return {
         "title": report.title,
         "logs": list(report.logs),
-        "sections": [
-            {
-                "title": section.title,
-                "level": 2,
-                "blocks": [_block(block) for block in section.blocks],
-            }
-            for section in report.sections
-        ],
+        "opening": [_block(block) for block in report.opening],
+        "sections": [_section(section) for section in report.sections],
     }
 
 
-def _block(block: Block) -> dict[str, object]:
+def _section(section: Section, level: int = 2) -> dict[str, object]:
+    return {
+        "title": section.title,
+        "level": level,
+        "blocks": [_block(block, level) for block in section.blocks],
+    }
+
+
+def _block(block: Block, level: int = 2) -> dict[str, object]:
+    if isinstance(block, Section):
+        return {"kind": "section", **_section(block, level + 1)}
     if isinstance(block, Text):
         return {
             "kind": "text",

@@ -14,7 +14,7 @@ from rich.syntax import Syntax
 from rich.table import Table as RichTable
 from rich.text import Text as RichText
 
-from altgrad_cli.reporting.blocks.document import Block, Report, Table, Text, Verbatim
+from altgrad_cli.reporting.blocks.document import Block, Report, Section, Table, Text, Verbatim
 from altgrad_cli.reporting.blocks.sources import without_sources
 
 _WIDEST = 40
@@ -28,12 +28,23 @@ _VERDICT_STYLES = {
 def renderables(report: Report) -> Iterator[RenderableType]:
     """What a rich console prints, in order."""
     yield RichText(report.title, style="bold")
-    for section in report.sections:
-        blocks = [item for block in section.blocks if (item := _block(block)) is not None]
-        if blocks:
-            yield RichText()
-            yield Rule(RichText(section.title, style="bold"), align="left", style="dim")
-            yield from blocks
+    if report.opening:
+        yield RichText()
+    for block in (*report.opening, *report.sections):
+        yield from _blocks(block)
+
+
+def _blocks(block: Block) -> Iterator[RenderableType]:
+    """``block``, or the heading and the blocks of a section in which there is anything to show."""
+    if not isinstance(block, Section):
+        item = _block(block)
+        yield from () if item is None else (item,)
+        return
+    items = [item for each in block.blocks for item in _blocks(each)]
+    if items:
+        yield RichText()
+        yield Rule(RichText(block.title, style="bold"), align="left", style="dim")
+        yield from items
 
 
 def _block(block: Block) -> RenderableType | None:

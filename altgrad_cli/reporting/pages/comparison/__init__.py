@@ -1,5 +1,6 @@
 """The comparison of runs, section by section.
 
+answer               How a comparison opens: its answer in a few sentences, one picture, one table
 attribution_section  Which stage of training a format breaks
 headline             What a comparison found, one sentence a run, before any table
 layers_section       Sentences and tables that say which role of which layers does damage

@@ -16,7 +16,7 @@ from altgrad_cli.sweeps.verdicts import arms_without_verdict
 
 def headline(scope: Scope) -> Text | None:
     """One sentence a format over its seeds and texts, then one a main run, the findings first."""
-    lines = [_format(scope, found) for found in scope.evidence.format_verdicts()]
+    lines = [_format(scope, found) for found in scope.evidence.formats]
     for log in scope.main_runs:
         n, judged_run = scope.evidence.of(log), scope.evidence.judged(log)
         verdict, step = judged_run.verdict, judged_run.step

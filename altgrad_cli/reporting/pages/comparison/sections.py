@@ -24,7 +24,7 @@ from altgrad_cli.reporting.pages.comparison import plots
 from altgrad_cli.reporting.pages.comparison.attribution_section import attribution_section
 from altgrad_cli.reporting.pages.comparison.headline import headline
 from altgrad_cli.reporting.pages.comparison.rules_section import rules_section
-from altgrad_cli.reporting.pages.comparison.seeds import runs_by_arm, spread_section
+from altgrad_cli.reporting.pages.comparison.seeds import recovery_picture, runs_by_arm, spread_section
 from altgrad_cli.reporting.pages.comparison.tuning_section import gaps_section, rates_section
 from altgrad_cli.reporting.pages.run.failure_sections import attribution, summary
 from altgrad_cli.reporting.pages.run.failure_tables import layer_rates
@@ -84,7 +84,8 @@ def losses(scope: Scope) -> Section | None:
             "Smoothed over about ten steps. A triangle: a collapse was detected; a cross: a "
             "loss that was not finite; dashed: a curve that shares its colour or lies on another.",
         ),
-        picture(plots.validation_figure(scope.runs, minor)),
+        # Without a recovered fraction the report opens with it.
+        picture(plots.validation_figure(scope.runs, minor)) if recovery_picture(scope) else None,
     )
 
 
@@ -99,7 +100,7 @@ def heat_maps(scope: Scope) -> Section | None:
     pictures = [drawn for key in keys if (drawn := plots.heat_block(key, _drawn(scope)))]
     note = "The runs not drawn here have their pictures in their own reports (`altgrad report RUN`)."
     are_left = pictures and len(scope.subjects) > len(_drawn(scope))
-    return section("Where the trouble sits", *pictures, Text(note) if are_left else None)
+    return section("Layers", *pictures, Text(note) if are_left else None)
 
 
 def codes(scope: Scope) -> Section | None:
@@ -109,7 +110,7 @@ def codes(scope: Scope) -> Section | None:
         "what is not a number."
     )
     maps = (plots.code_map(_drawn(scope), role) for role in ("stored_weights", "gradients"))
-    return section("Use of the codes", *(picture(figure, caption) for figure in maps))
+    return section("Codes", *(picture(figure, caption) for figure in maps))
 
 
 def predicted_stall(scope: Scope) -> Section | None:
@@ -132,7 +133,7 @@ def predicted_stall(scope: Scope) -> Section | None:
         "one."
     )
     return section(
-        "Predicted and measured stall",
+        "Predicted stall",
         Text(text),
         scope.evidence.table("run", [log.name for log in runs], columns),
         picture(plots.prediction_figure(runs), caption),
@@ -171,12 +172,12 @@ def sweet_spot(scope: Scope) -> Section | None:
         "counts is the loss, and that was measured for uniform formats and for the mixtures listed "
         "under the retries only."
     )
-    return section("Sweet spot by kind of layer", *blocks, Text(note)) if blocks else None
+    return section("Layer types", *blocks, Text(note)) if blocks else None
 
 
-def failures(scope: Scope) -> list[Section]:
+def failures(scope: Scope) -> Section | None:
     """The failure report of each failing format in short; the whole one is that of the run."""
-    sections = []
+    sections: list[Block] = []
     for log in (group[0] for group in runs_by_arm(scope, scope.failed_runs)):
         blocks: list[Block] = []
         for make in (summary, attribution, layer_rates, recommendation):
@@ -185,7 +186,7 @@ def failures(scope: Scope) -> list[Section]:
                 blocks += [Text(f"**{part.title}**"), *part.blocks]
         note = f"The whole report of this run: `altgrad report {shown_path(log.run_dir)}`."
         sections.append(Section(f"Failure report: {log.name}", (*blocks, Text(note))))
-    return sections
+    return section("Failures", *sections)
 
 
 _AFTERWARDS = (
@@ -206,7 +207,7 @@ def retries(scope: Scope) -> Section | None:
         warning = f" Warning: {n('warning')}." if scope.evidence.judged(log).warning is not None else ""
         lines.append(f"`{log.name}` follows `{arm.retry_of}`{why}.{warning}")
     table = scope.evidence.table("run", [log.name for log in (*followed, *armed)], _AFTERWARDS)
-    return section("Retries and interventions", listed(lines), table)
+    return section("Retries", listed(lines), table)
 
 
 def _is_armed(log: RunRecord) -> bool:
@@ -234,7 +235,7 @@ def limits(scope: Scope) -> Section | None:
         ),
         *([f"Not finished: {', '.join(unfinished)}."] if unfinished else []),
     ]
-    return section("What these runs do not show", listed(lines))
+    return section("Limits", listed(lines))
 
 
 def reproduction(scope: Scope) -> Section | None:
@@ -244,12 +245,10 @@ def reproduction(scope: Scope) -> Section | None:
         with suppress(UsageError):  # what a sweep of another version was asked is not known
             commands.append(read_spec(path).command_line())
     commands.append(f"altgrad report {' '.join(map(shlex.quote, scope.logs))}")
-    return section(
-        "How to reproduce", Text(origin(scope, scope.runs[0])), Verbatim("\n".join(commands), "sh")
-    )
+    return section("Reproduce", Text(origin(scope, scope.runs[0])), Verbatim("\n".join(commands), "sh"))
 
 
-SweepSection = Callable[[Scope], "Section | list[Section] | None"]
+SweepSection = Callable[[Scope], "Section | None"]
 SECTIONS: tuple[SweepSection, ...] = (
     verdicts,
     losses,
@@ -272,8 +271,4 @@ SECTIONS: tuple[SweepSection, ...] = (
 
 def comparison_sections(scope: Scope) -> tuple[Section, ...]:
     """All sections that have something to say."""
-    sections: list[Section] = []
-    for make in SECTIONS:
-        made = make(scope)
-        sections += made if isinstance(made, list) else [made] if made is not None else []
-    return tuple(sections)
+    return tuple(made for make in SECTIONS if (made := make(scope)) is not None)

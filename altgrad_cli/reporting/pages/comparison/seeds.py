@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from altgrad_cli.reporting.blocks.document import Block, Section, TableColumn, Text, listed, picture, section
+from altgrad_cli.reporting.blocks.document import (
+    Block,
+    Picture,
+    Section,
+    TableColumn,
+    Text,
+    listed,
+    picture,
+    section,
+)
 from altgrad_cli.reporting.evidence.scope import Scope
 from altgrad_cli.reporting.pages.comparison import plots
 from altgrad_cli.runs.record import RunRecord
@@ -18,35 +27,38 @@ def runs_by_arm(scope: Scope, runs: Sequence[RunRecord]) -> list[list[RunRecord]
     return [[scope.evidence.run(arm.name) for arm in group] for group in seed_groups(arms)] + alone
 
 
-def spread_section(scope: Scope) -> Section | None:
-    """Recovered fraction of every arm, with its spread where it was run with several seeds."""
+def _groups(scope: Scope) -> list[tuple[str, list[RunRecord], int]]:
+    """(name, runs, last step at which all were evaluated) of every arm that has a recovered fraction."""
     candidates = [
         log for log in scope.runs if log.control not in ("fp32", "frozen") and scope.evidence.judged(log).step
     ]
-    groups = [
-        (members[0].name, members, step)
+    return [
+        (scope.evidence.group_name([log.name for log in members]), members, step)
         for members in runs_by_arm(scope, candidates)
         if (step := last_common_step([log.validation for log in members])) is not None
     ]
-    figure = plots.recovery_figure(scope.evidence, groups)
-    if figure is None:
-        return None
-    caption = (
-        "A dot is a run at its last evaluation; the bar spans the seeds of one arm, the tick is their "
-        "mean. A run that ended early stands at its own last step, which its row names."
-    )
-    several = [(members, step) for _, members, step in groups if len(members) > 1]
+
+
+def recovery_picture(scope: Scope) -> Picture | None:
+    """The recovered fraction of every arm, seed by seed."""
+    caption = "A dot is a run at its last evaluation; the bar spans the seeds, the tick is their mean."
+    return picture(plots.recovery_figure(scope.evidence, _groups(scope)), caption)
+
+
+def spread_section(scope: Scope) -> Section | None:
+    """Every arm that was run with several seeds: its spread, and what of a difference lies inside it."""
+    several = [(members, step) for _, members, step in _groups(scope) if len(members) > 1]
     blocks: list[Block | None] = []
     for step in sorted({step for _, step in several}, reverse=True):
         blocks += _seed_table(scope, [members for members, at in several if at == step], step)
-    return section("Recovered fraction", picture(figure, caption), *blocks, _differences(scope))
+    return section("Seeds", *blocks, _differences(scope))
 
 
 def _seed_table(scope: Scope, groups: Sequence[Sequence[RunRecord]], step: int) -> list[Block | None]:
     loss, rho = f"at(validation_loss)@{step}", f"recovered_fraction@{step}"
     table = scope.evidence.table(
-        "runs",
-        [",".join(log.name for log in members) for members in groups],
+        "arm",
+        [scope.evidence.group_name([log.name for log in members]) for members in groups],
         [
             "number",
             TableColumn("mean validation loss", f"{{}}: average {loss}"),

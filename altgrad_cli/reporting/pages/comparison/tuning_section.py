@@ -24,7 +24,7 @@ def gaps_section(scope: Scope) -> Section | None:
         "with the lowest loss among the learning rates tried, or of the first rule where none were."
     )
     lines = [_gap(scope, gap) for gap in gaps if gap.best.difference is not None]
-    return section("Loss gap to fp32", Text(key), listed(lines)) if lines else None
+    return section("Loss gaps", Text(key), listed(lines)) if lines else None
 
 
 def _gap(scope: Scope, gap: LossGap) -> str:
@@ -56,7 +56,7 @@ def rates_section(scope: Scope) -> Section | None:
         "results above are of its second half, which chose nothing."
     )
     lines = [_rates(scope, each) for each in tried]
-    return section("Learning rates tried", Text(key), listed(lines)) if lines else None
+    return section("Learning rates", Text(key), listed(lines)) if lines else None
 
 
 def _rates(scope: Scope, tried: RatesTried) -> str:

@@ -34,16 +34,9 @@ def _over(scope: Scope, log: RunRecord, window: Window) -> str:
 
 
 def pictures(scope: Scope, log: RunRecord) -> Section | None:
-    """Loss beside the controls, and bit-stall, overflow and shadow cosine by layer and step."""
-    controls = (scope.evidence.control(log, regime) for regime in ("fp32", "frozen"))
-    beside = [run for run in controls if run is not None and run is not log]
+    """Bit-stall, overflow and shadow cosine by layer and step."""
     return section(
-        "Course of the run",
-        picture(
-            plots.loss_figure([*beside, log]),
-            "Means over about ten steps, the raw losses pale behind. A triangle marks the step the collapse "
-            "was detected at; a cross, a loss that was not finite.",
-        ),
+        "Course",
         plots.heat_block("stall", [log], "Dashes: the collapse. Every row is one linear layer."),
         plots.heat_block("overflow", [log]),
         plots.heat_block("cosine", [log]),
@@ -96,7 +89,7 @@ def layer_rates(scope: Scope, log: RunRecord) -> Section | None:
     ]
     table = _layer_table(scope, log, window, quantities)
     text = Text(f"{_over(scope, log, window)} Rates are shares; {plots.ROLE_KEY}.")
-    return section("Overflow and stall by layer", text, table) if table else None
+    return section("Layers", text, table) if table else None
 
 
 def code_use(scope: Scope, log: RunRecord) -> Section | None:
@@ -115,7 +108,7 @@ def code_use(scope: Scope, log: RunRecord) -> Section | None:
     )
     first = next((figure for figure in drawn if figure is not None), None)
     return section(
-        "Use of the codes",
+        "Codes",
         Text(text) if table else None,
         table,
         picture(first, "A row is one code, the largest value on top."),
@@ -133,7 +126,7 @@ def rank(scope: Scope, log: RunRecord) -> Section | None:
         "of the singular values; stable rank: the sum of their squares over the largest. Learning lowers "
         "both in any format, and a layer that keeps the rank of its initial weights may just not have moved."
     )
-    return section("Rank of the weights", text, table) if table else None
+    return section("Rank", text, table) if table else None
 
 
 _TREND = (
@@ -157,7 +150,7 @@ def diagnostic_trend(scope: Scope, log: RunRecord) -> Section | None:
     columns = [f"at({metric})@{{}}" for metric in _TREND]
     table = scope.evidence.table("step", diagnostic_steps(log), columns, of=log.name)
     text = Text("Values of the single step, pooled over the layers.")
-    return section("The last measurements", text, table) if table else None
+    return section("Last measurements", text, table) if table else None
 
 
 def predicted_stall(scope: Scope, log: RunRecord) -> Section | None:
@@ -180,4 +173,4 @@ def predicted_stall(scope: Scope, log: RunRecord) -> Section | None:
         ),
     ]
     points = picture(plots.prediction_figure([log]), "A point is one layer at one diagnostic step.")
-    return section("Predicted and measured stall", listed(lines), points)
+    return section("Predicted stall", listed(lines), points)

@@ -62,7 +62,7 @@ def limits(scope: Scope, log: RunRecord) -> Section | None:
     ]
     if scope.evidence.judged(log).step is None:
         lines.append("Without rho it is open how much was lost.")
-    return section("What this run does not show", listed(lines))
+    return section("Limits", listed(lines))
 
 
 def configuration(_: Scope, log: RunRecord) -> Section | None:
@@ -83,7 +83,7 @@ def reproduction(scope: Scope, log: RunRecord) -> Section | None:
         name = anomalies[0].replace("\\", "/").rpartition("/")[2]
         commands.append(f"altgrad diagnose-checkpoint {folder}/checkpoints/{name}{option}")
     text = f"{origin(scope, log)} The same configuration gives the same numbers on the same kind of machine."
-    return section("How to reproduce", Text(text), Verbatim("\n".join(commands), "sh"))
+    return section("Reproduce", Text(text), Verbatim("\n".join(commands), "sh"))
 
 
 def origin(scope: Scope, log: RunRecord) -> str:
