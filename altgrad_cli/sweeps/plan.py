@@ -89,26 +89,31 @@ def _plain_arms(spec: SweepSpec) -> tuple[_Arms, list[str]]:
 
 def _tuned_arms(spec: SweepSpec, plain: _Arms, findings: Mapping[str, JudgedRun]) -> _Arms:
     """The trials of every arm of ``plain``, and the arms at their best rates as far as those are known."""
-    arms, best = _Arms(), dict[TrainConfig, float]()
-    for arm in plain.by_name.values():
-        if arm.config.seed == spec.seeds[0]:
-            grid = _grid(spec, arm)
-            trials = {rate: trial(arm, rate, OF_THE_GRID) for rate in grid.start}
-            trials |= {rate: trial(arm, rate, BEYOND_IT) for rate in (*grid.below, *grid.above)}
-            found = search(grid, losses_of(trials.values(), findings))
-            for rate in found.rates:
-                arms.add(trials[rate])
-            if found.decided and found.best is not None:
-                best[arm.config] = found.best
-    final = {
-        name: at_rate(arm, best[as_tried])
-        for name, arm in plain.by_name.items()
-        if (as_tried := replace(arm.config, seed=spec.seeds[0])) in best
-    }
-    for arm in final.values():
+    arms, final = _Arms(), dict[str, Arm]()
+    for seeds in _seeds_of(plain):
+        grid = _grid(spec, seeds[0])
+        trials = {rate: [trial(arm, rate, OF_THE_GRID) for arm in seeds] for rate in grid.start}
+        trials |= {
+            rate: [trial(arm, rate, BEYOND_IT) for arm in seeds] for rate in (*grid.below, *grid.above)
+        }
+        found = search(grid, losses_of(trials, findings))
+        for rate in found.rates:
+            for arm in trials[rate]:
+                arms.add(arm)
+        if found.decided and found.best is not None:
+            final |= {arm.name: at_rate(arm, found.best) for arm in seeds}
+    for arm in [final[name] for name in plain.by_name if name in final]:
         controls = {regime: name for regime, name in (arm.controls or {}).items() if name in final}
         arms.add(replace(arm, controls=controls))
     return arms
+
+
+def _seeds_of(plain: _Arms) -> list[list[Arm]]:
+    """The arms of ``plain`` that differ by their seed only, together."""
+    groups: dict[TrainConfig, list[Arm]] = {}
+    for arm in plain.by_name.values():
+        groups.setdefault(replace(arm.config, seed=0), []).append(arm)
+    return list(groups.values())
 
 
 def _grid(spec: SweepSpec, arm: Arm) -> RateGrid:
@@ -124,12 +129,7 @@ def arms_to_come(spec: SweepSpec) -> tuple[list[Arm], list[Arm]]:
     if spec.tune is None:
         return [], []
     plain = list(_plain_arms(spec)[0].by_name.values())
-    more = [
-        trial(arm, rate, BEYOND_IT)
-        for arm in plain
-        if arm.config.seed == spec.seeds[0]
-        for rate in _grid(spec, arm).widest
-    ]
+    more = [trial(arm, rate, BEYOND_IT) for arm in plain for rate in _grid(spec, arm).widest]
     return [at_rate(arm, arm.config.learning_rate) for arm in plain], more
 
 

@@ -42,8 +42,8 @@ class SweepSpec:
     """Texts, an axis too: values of ``data.path``, or ``embedded``. Each has its own controls and, with
     ``tune``, its own best rates. Empty: that of ``base`` alone."""
     tune: tuple[float, ...] | None = None
-    """The learning rates at which every arm, controls included, is tried before its seeds run at the best;
-    empty: half a decade round its own. None: none is tried."""
+    """The learning rates at which every arm, controls included, is tried with every seed before it runs at
+    the one of the best mean loss; empty: half a decade round its own. None: none is tried."""
     own_rates: bool = True
     """Whether ``rules`` and ``tune`` take (or start from) a rule's default rate and not that of ``base``."""
     retries: bool = True

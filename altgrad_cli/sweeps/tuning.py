@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from statistics import fmean
 from typing import Literal
 
 from altgrad_cli.config.limits import FLOAT32_RANGE
@@ -121,7 +122,7 @@ def trial(arm: Arm, rate: float, reason: str) -> Arm:
     monitors = replace(config.monitors, enabled=config.enable_emergency_shift)
     return replace(
         arm,
-        name=f"tune-{without_seed(arm)}-{rate_word(rate)}",
+        name=f"tune-{without_seed(arm)}-{rate_word(rate)}{_seed_suffix(arm)}",
         kind="tuning",
         config=replace(config, learning_rate=rate, data=data, monitors=monitors, use_shadow=False),
         controls=None,
@@ -141,7 +142,13 @@ def at_rate(arm: Arm, rate: float) -> Arm:
 
 def without_seed(arm: Arm) -> str:
     """The name that ``arm`` shares with the same arm of other seeds."""
-    return arm.name.removesuffix(f"-seed{arm.config.seed}")
+    return arm.name.removesuffix(_seed_suffix(arm))
+
+
+def _seed_suffix(arm: Arm) -> str:
+    """``-seed43`` where the arm's name tells its seed, else nothing."""
+    suffix = f"-seed{arm.config.seed}"
+    return suffix if arm.name.endswith(suffix) else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,38 +157,34 @@ class RatesTried:
 
     arm: str
     """As the runs at its best rate are called, without their seed."""
-    trials: tuple[Arm, ...]
-    """Ascending by rate."""
+    trials: Mapping[float, tuple[Arm, ...]]
+    """Rate -> a trial a seed; ascending by rate."""
     losses: Mapping[float, float]
-    """Rate -> validation loss of a trial that has ended; inf where it did not hold."""
+    """Rate -> mean validation loss of its trials, once all have ended; inf where one did not hold."""
     found: Search
 
     @property
     def widened(self) -> int:
         """By how many rates the grid has grown."""
-        return sum(arm.reason == BEYOND_IT for arm in self.trials)
+        return sum(trials[0].reason == BEYOND_IT for trials in self.trials.values())
 
     @property
     def rates(self) -> str:
         """``6e-4, 1.9e-3``."""
-        return ", ".join(rate_word(arm.config.learning_rate) for arm in self.trials)
+        return ", ".join(map(rate_word, self.trials))
 
     @property
     def words(self) -> str:
         """``6e-4 2.127, 1.9e-3 1.882``: the rates with their losses, a dash where none is known yet."""
-        rates = (arm.config.learning_rate for arm in self.trials)
-        return ", ".join(f"{rate_word(rate)} {decimals(self.losses.get(rate), 3)}" for rate in rates)
+        return ", ".join(f"{rate_word(rate)} {decimals(self.losses.get(rate), 3)}" for rate in self.trials)
 
     def to_json(self) -> dict[str, object]:
-        """Plain values; a loss is null where the trial has not ended."""
+        """Plain values; a loss is null where a trial of its rate has not ended."""
         return {
             "arm": self.arm,
             "rates": [
-                {
-                    "learning_rate": each.config.learning_rate,
-                    "loss": self.losses.get(each.config.learning_rate),
-                }
-                for each in self.trials
+                {"learning_rate": rate, "seeds": len(trials), "loss": self.losses.get(rate)}
+                for rate, trials in self.trials.items()
             ],
             "widened": self.widened,
             "best": self.found.best if self.found.decided else None,
@@ -221,18 +224,30 @@ def tried_for(arm: Arm) -> TrainConfig:
 
 
 def _tried(group: list[Arm], findings: Mapping[str, JudgedRun]) -> RatesTried:
-    trials = tuple(sorted(group, key=lambda arm: arm.config.learning_rate))
+    trials = by_rate(group)
     losses = losses_of(trials, findings)
-    rates = tuple(arm.config.learning_rate for arm in trials)
-    folder, slash, name = trials[0].name.rpartition("/")
-    name = name.removeprefix("tune-").removesuffix(f"-{rate_word(rates[0])}")
-    return RatesTried(f"{folder}{slash}{name}", trials, losses, search(RateGrid(rates, (), ()), losses))
+    rate, first = next((rate, arms[0]) for rate, arms in trials.items())
+    folder, slash, name = without_seed(first).rpartition("/")
+    name = name.removeprefix("tune-").removesuffix(f"-{rate_word(rate)}")
+    found = search(RateGrid(tuple(trials), (), ()), losses)
+    return RatesTried(f"{folder}{slash}{name}", trials, losses, found)
 
 
-def losses_of(trials: Iterable[Arm], findings: Mapping[str, JudgedRun]) -> dict[float, float]:
-    """Rate -> validation loss of the ``trials`` that have ended."""
+def by_rate(trials: Iterable[Arm]) -> dict[float, tuple[Arm, ...]]:
+    """Rate -> its trials, a seed each; ascending by rate."""
+    groups: dict[float, tuple[Arm, ...]] = {}
+    for arm in sorted(trials, key=lambda arm: arm.config.learning_rate):
+        groups[arm.config.learning_rate] = (*groups.get(arm.config.learning_rate, ()), arm)
+    return groups
+
+
+def losses_of(trials: Mapping[float, Sequence[Arm]], findings: Mapping[str, JudgedRun]) -> dict[float, float]:
+    """Rate -> mean validation loss of its ``trials``, where all of them have ended.
+
+    Every seed counts: a rate near the edge of stability that is the best of one seed may end another.
+    """
     return {
-        arm.config.learning_rate: tuning_loss(findings[arm.name].record)
-        for arm in trials
-        if arm.name in findings
+        rate: fmean(tuning_loss(findings[arm.name].record) for arm in arms)
+        for rate, arms in trials.items()
+        if all(arm.name in findings for arm in arms)
     }

@@ -378,7 +378,10 @@ def test_each_text_has_its_own_controls_and_its_own_rates() -> None:
             assert (studied.controls or {})["fp32"] == f"fp32-{word}-seed{seed}"
     tuned = plan_sweep(replace(asked, tune=(1e-3, 2e-3)), {})
     assert {arm.name for arm in tuned if arm.name.startswith("tune-e7m0")} == {
-        f"tune-e7m0-uniform-{word}-{rate}" for word in ("embedded", "cellar") for rate in ("1e-3", "2e-3")
+        f"tune-e7m0-uniform-{word}-{rate}-seed{seed}"
+        for word in ("embedded", "cellar")
+        for rate in ("1e-3", "2e-3")
+        for seed in (42, 43)
     }
     assert [arm.name for arm in plan_sweep(replace(asked, texts=texts[1:], seeds=(42,)), {})][-1] == (
         "e7m0-uniform"

@@ -65,13 +65,15 @@ ASKED = {"order": ("E5M2", "E7M0"), "seeds": (42, 43), "tune": (), "retries": Fa
 
 def test_the_first_plan_is_the_grid_of_every_arm_on_the_half_that_chooses() -> None:
     arms = plan_sweep(spec(**ASKED), {})
-    assert [arm.name for arm in arms[:3]] == ["tune-fp32-1.9e-4", "tune-fp32-6e-4", "tune-fp32-1.9e-3"]
-    assert len(arms) == 5 * 3
+    assert [arm.name for arm in arms[:6]] == [
+        f"tune-fp32-{rate}-seed{seed}" for rate in ("1.9e-4", "6e-4", "1.9e-3") for seed in (42, 43)
+    ]
+    assert len(arms) == 5 * 3 * 2
     for arm in arms:
-        assert (arm.kind, arm.config.seed, arm.config.data.evaluate_on) == ("tuning", 42, "tuning")
+        assert (arm.kind, arm.config.data.evaluate_on) == ("tuning", "tuning")
         assert not arm.controls
     final, more = arms_to_come(spec(**ASKED))
-    assert (len(final), len(more)) == (5 * 2, 5 * 3)
+    assert (len(final), len(more)) == (5 * 2, 5 * 3 * 2)
     assert [arm.name for arm in final] == [
         arm.name for arm in plan_sweep(spec(**(ASKED | {"tune": None})), {})
     ]
@@ -97,12 +99,33 @@ def test_the_end_is_the_same_in_whatever_order_the_runs_end(seed: int, found: Fi
         ends = (f"{end}-seed{arm.config.seed}" for end in ("fp32", "frozen", "bf16"))
         assert list((arm.controls or {}).values()) == list(ends)
     trials = [arm for arm in plan if arm.kind == "tuning"]
-    assert len(trials) == 5 * 3 + 2 + 3, "frozen is widened to where it turns, E7M0 as far as may be"
+    assert len(trials) == 2 * (5 * 3 + 2 + 3), "frozen is widened to where it turns, E7M0 as far as may be"
     tried = {each.arm: each for each in rates_tried(plan, findings)}
     assert (tried["e7m0-uniform"].widened, tried["e7m0-uniform"].found.edge) == (3, "highest")
     said = "best at 6e-2 after the grid was widened by 3, the highest tried: a better one may lie beyond"
     assert str(tried["e7m0-uniform"]) == f"e7m0-uniform: {said}"
     assert str(tried["fp32"]) == "fp32: best at 6e-4"
+
+
+def test_the_best_rate_is_that_of_all_seeds_together(found: Find) -> None:
+    losses = {(6e-4, 42): 2.2, (6e-4, 43): 2.2, (6e-3, 42): 2.6, (6e-3, 43): 2.6}
+    losses |= {(2e-3, 42): 2.0, (2e-3, 43): 2.5}  # the best of seed 42 alone, and not of both
+    asked = spec(order=("E7M0",), seeds=(42, 43), tune=(6e-4, 2e-3, 6e-3), retries=False)
+    findings: dict[str, JudgedRun] = {}
+    for arm in plan_sweep(asked, {}):
+        findings[arm.name] = found(arm, losses[arm.config.learning_rate, arm.config.seed])
+    for arm in plan_sweep(asked, findings):
+        if arm.kind == "tuning" and arm.name not in findings:  # 6e-4 is at the edge
+            findings[arm.name] = found(arm, 3.0)
+    final = [arm for arm in plan_sweep(asked, findings) if arm.kind != "tuning"]
+    assert len(final) == 4 * 2
+    assert {arm.config.learning_rate for arm in final} == {6e-4}
+    one_lost = findings | {"tune-fp32-6e-4-seed43": found(final[0], float("inf"))}
+    rates = {
+        arm.name: arm.config.learning_rate for arm in plan_sweep(asked, one_lost) if arm.kind != "tuning"
+    }
+    assert rates["fp32-seed42"] == rates["fp32-seed43"] == 2e-3
+    assert rates["frozen-seed42"] == 6e-4
 
 
 def test_a_rate_that_was_tried_for_one_rule_is_not_tried_for_another_that_is_the_same() -> None:

@@ -101,7 +101,11 @@ def show_sweep_plan(
     tuned = rates_tried(arms, {})  # then a line an arm, not one a rate
     rows = [(arm.name, arm, arm.reason) for arm in arms]
     if tuned:
-        rows = [(each.arm, each.trials[0], f"tried at {each.rates}, then run at the best") for each in tuned]
+        first = [next(iter(each.trials.values()))[0] for each in tuned]
+        rows = [
+            (each.arm, arm, f"tried at {each.rates}, then run at the best")
+            for each, arm in zip(tuned, first, strict=True)
+        ]
     for name, arm, why in rows:
         config = arm.config
         numbers = (str(config.seed), str(config.max_steps))

@@ -6,7 +6,6 @@ import math
 
 from altgrad_cli.reporting.blocks.document import Section, Text, listed, section
 from altgrad_cli.reporting.evidence.scope import Scope
-from altgrad_cli.sweeps.arms import Arm
 from altgrad_cli.sweeps.comparison import LossGap, Paired, loss_gaps
 from altgrad_cli.sweeps.tuning import BEYOND_IT, RatesTried, rates_tried
 
@@ -51,9 +50,9 @@ def rates_section(scope: Scope) -> Section | None:
     """One line an arm: each rate with its loss, and which was the best; None where none was tuned."""
     tried = rates_tried(scope.evidence.arms.values(), scope.evidence.findings)
     key = (
-        "Every arm, controls included, at several learning rates with the first seed; its runs above are at "
-        "the rate of the lowest validation loss. That loss is of the first half of the validation split, the "
-        "results above are of its second half, which chose nothing."
+        "Every arm, controls included, at several learning rates with every seed; its runs above are at the "
+        "rate of the lowest mean validation loss. They are of the first half of the validation split, "
+        "the results above are of its second half, which chose nothing."
     )
     lines = [_rates(scope, each) for each in tried]
     return section("Learning rates", Text(key), listed(lines)) if lines else None
@@ -62,7 +61,7 @@ def rates_section(scope: Scope) -> Section | None:
 def _rates(scope: Scope, tried: RatesTried) -> str:
     found = tried.found
     best = found.best if found.decided else None
-    text = f"`{tried.arm}`: {'; '.join(_rate(scope, tried, arm, best) for arm in tried.trials)}."
+    text = f"`{tried.arm}`: {'; '.join(_rate(scope, tried, rate, best) for rate in tried.trials)}."
     if not found.decided:
         return f"{text} Not every one has ended."
     if found.edge:
@@ -70,10 +69,12 @@ def _rates(scope: Scope, tried: RatesTried) -> str:
     return f"{text} It diverges at every one, so it has no runs above." if best is None else text
 
 
-def _rate(scope: Scope, tried: RatesTried, arm: Arm, best: float | None) -> str:
-    rate, n = arm.config.learning_rate, scope.evidence.of(scope.evidence.run(arm.name))
-    added = " (beyond the grid)" if arm.reason == BEYOND_IT else ""
-    text = f"{n('config.learning_rate')}{added} gives {n('last(validation_loss)')}"
+def _rate(scope: Scope, tried: RatesTried, rate: float, best: float | None) -> str:
+    trials = tried.trials[rate]
+    ns = [scope.evidence.of(scope.evidence.run(arm.name)) for arm in trials]
+    added = " (beyond the grid)" if trials[0].reason == BEYOND_IT else ""
+    losses = ", ".join(n("last(validation_loss)") for n in ns)
+    text = f"{ns[0]('config.learning_rate')}{added} gives {losses}"
     if not math.isfinite(tried.losses.get(rate, 0.0)):
-        text += f", which counts as infinite ({n('ended')})"
+        text += f", which counts as infinite ({', '.join(dict.fromkeys(n('ended') for n in ns))})"
     return f"**{text}**" if rate == best else text
