@@ -41,6 +41,8 @@ class TraceRecord:
     """That element."""
     before: float | None = None
     """What was rounded to it, where the record is a rounded operand."""
+    rank: int | None = None
+    """Which rank of a run on several had that element; None where all had it, or there was one."""
     scale: float | None = None
     format: str | None = None
 

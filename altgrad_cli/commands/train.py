@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from altgrad_cli.subjects.subject import Subject
     from altgrad_cli.sweeps.verdicts import JudgedRun
     from altgrad_cli.training.events import Event
+    from altgrad_cli.training.parallel.launch import Lead
+    from altgrad_cli.training.parallel.ranks import Ranks
 
 SCHEMA = "altgrad.train/1"
 
@@ -61,7 +64,7 @@ def train(
     ] = False,
     inject: Annotated[
         list[str] | None,
-        typer.Option(metavar="KIND@STEP[:MODULE[:ROLE]]", help="Plant a fault; may be repeated."),
+        typer.Option(metavar="KIND@STEP[@RANK][:MODULE[:ROLE]]", help="Plant a fault; may be repeated."),
     ] = None,
     capture_at: Annotated[
         str | None, typer.Option(metavar="STEP,STEP", help="Write forensic checkpoints before these updates.")
@@ -81,10 +84,10 @@ def train(
     """Train one model with every chosen tensor on an 8-bit grid, measuring at every step.
 
     Ctrl-C stops after the step with a checkpoint; SIGUSR1 asks for a forensic checkpoint of a running run.
+
+    `torchrun --nproc-per-node N -m altgrad_cli train ...` shares every batch among N processes.
     """
-    from altgrad_cli.config.loading import load_config
-    from altgrad_cli.runs.folder import RUNS, check_name, create_run, safe_name, sole_writer, unused_path
-    from altgrad_cli.subjects.yours import subject_named
+    from altgrad_cli.training.parallel.launch import launched, on_every_rank
 
     config_name, overrides = split_config_and_overrides(arguments or ())
     overrides += [f"runtime.device={device}"] if device else []
@@ -93,17 +96,48 @@ def train(
     overrides += [f"runtime.capture_at={capture_at}"] if capture_at else []
     overrides += [f"wandb.mode={wandb}"] if wandb else []
     output = Output(as_json=json, quiet=quiet, strict=strict)
-    if resume is not None:
+
+    def lead(lead: Lead | None = None) -> int:
+        if resume is None:
+            return _begin(config_name, overrides, output, out=out, name=name, dry_run=dry_run, lead=lead)
         if out or name:
             raise UsageError(
                 "a resumed run keeps its folder", where="--resume", hint="leave out --out and --name"
             )
-        return _resume(resume, config_name, overrides, output, dry_run=dry_run)
+        return _resume(resume, config_name, overrides, output, dry_run=dry_run, lead=lead)
+
+    if launched() == 1:
+        return lead()
+    return on_every_rank(lead, partial(_follow, named=named_subject(overrides)))
+
+
+def _follow(ranks: Ranks, config: TrainConfig, checkpoint: Path | None, *, named: str | None) -> None:
+    """What every rank but the first does."""
+    from altgrad_cli.runs.run import follow
+    from altgrad_cli.subjects.yours import subject_named
+
+    follow(ranks, config, checkpoint, partial(subject_named, named=named))
+
+
+def _begin(
+    config_name: str | None,
+    overrides: list[str],
+    output: Output,
+    *,
+    out: Path | None,
+    name: str | None,
+    dry_run: bool,
+    lead: Lead | None,
+) -> int:
+    from altgrad_cli.config.loading import load_config
+    from altgrad_cli.runs.folder import RUNS, check_name, create_run, safe_name, sole_writer, unused_path
+    from altgrad_cli.subjects.yours import subject_named
+
     config = load_config(config_name, overrides)
     stem = check_name(name) if name else safe_name(Path(config_name or "base").stem)
     subject = subject_named(config, named_subject(overrides))
     if dry_run:
-        show_train_plan(config, out or RUNS / stem, as_json=json, subject=subject)
+        show_train_plan(config, out or RUNS / stem, as_json=output.as_json, subject=subject)
         return OK
     if out is not None:
         directory = create_run(out, config)
@@ -111,9 +145,9 @@ def train(
         directory = create_run(RUNS / stem, config, where="--name")
     else:
         directory = create_run(unused_path(RUNS, stem), config)
-    listeners = [_Announcement(config, directory.path)] if config_name is None and not quiet else []
+    listeners = [_Announcement(config, directory.path)] if config_name is None and not output.quiet else []
     with sole_writer(directory):
-        return _train(config, directory, output, subject, listeners=listeners)
+        return _train(config, directory, output, subject, listeners=listeners, lead=lead)
 
 
 class _Announcement:
@@ -139,7 +173,13 @@ class _Announcement:
 
 
 def _resume(
-    path: Path, config_name: str | None, overrides: list[str], output: Output, *, dry_run: bool
+    path: Path,
+    config_name: str | None,
+    overrides: list[str],
+    output: Output,
+    *,
+    dry_run: bool,
+    lead: Lead | None,
 ) -> int:
     from altgrad_cli.runs.folder import open_run, sole_writer
 
@@ -162,7 +202,7 @@ def _resume(
             say(f"warning: {warning}")
         if resumption.changed and not output.quiet:
             say(f"going on after step {resumption.step}, with {' '.join(resumption.changed)}")
-        return _train(config, directory, output, subject, resume=resumption)
+        return _train(config, directory, output, subject, resume=resumption, lead=lead)
 
 
 def _train(
@@ -173,6 +213,7 @@ def _train(
     *,
     resume: Resumption | None = None,
     listeners: Sequence[Listener] = (),
+    lead: Lead | None = None,
 ) -> int:
     from altgrad_cli.runs.folder import discard_unstarted
     from altgrad_cli.runs.loggers.live import LiveView
@@ -193,10 +234,16 @@ def _train(
         except Exception as fault:  # noqa: BLE001 - the run is whole without it; the fault is told at the end
             faults.append(fault)
 
+    def stopping() -> None:
+        view.say("stopping after this step")
+
+    if lead is not None:
+        saved = None if resume is None else resume.checkpoint
+        lead.assign(config, None if saved is None else saved.path)
     try:
         with (
             warnings_as_lines(view.warn),
-            RunSignals(on_stop=lambda: view.say("stopping after this step")) as signals,
+            RunSignals(on_stop=stopping, patient=lead is not None) as signals,
         ):
             ended = carry_out(
                 config,
@@ -207,6 +254,7 @@ def _train(
                 stop_requested=signals.stop_requested,
                 capture_requested=signals.capture_requested,
                 metadata=wandb_metadata(to_wandb),
+                ranks=None if lead is None else lead.ranks,
                 on_end=report,
             )
     except AltgradError:

@@ -11,7 +11,7 @@ Whatever rounds, measures, stores or replays asks the grid and does not look at 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal, Protocol
@@ -44,6 +44,13 @@ class BlockShape(Protocol):
         """The largest |x| of each block, float64; NaN where a block holds one, 0 where it is empty."""
 
     @property
+    def spans_rows(self) -> bool:
+        """Whether every block holds values of all rows."""
+
+    def cuts(self, rows: int) -> bool:
+        """Whether a block holds values of the first so many rows of a tensor and of the next one."""
+
+    @property
     def turned(self) -> BlockShape:
         """The same blocks where a product reduces over the rows; itself where that is no difference."""
 
@@ -58,6 +65,11 @@ class WholeTensor:
     """One scale for all values."""
 
     whole = True
+    spans_rows = True
+
+    def cuts(self, rows: int) -> bool:
+        """False: what the block holds of others is asked for, not cut off."""
+        return False
 
     @property
     def turned(self) -> WholeTensor:
@@ -90,6 +102,15 @@ class Tiles:
     rows: int | None
     columns: int | None
     whole = False
+
+    @property
+    def spans_rows(self) -> bool:
+        """Whether no number of rows ends a block."""
+        return self.rows is None
+
+    def cuts(self, rows: int) -> bool:
+        """Where they are no whole number of blocks."""
+        return self.rows is not None and rows % self.rows != 0
 
     @property
     def turned(self) -> Tiles:
@@ -159,14 +180,19 @@ class Grid:
     margin: float = 1.0
     """By which a scale is widened."""
 
-    def scales(self, x: Tensor) -> Tensor:
-        """The scales of ``x`` by its own largest finite magnitudes; nothing waits for a device."""
+    def scales(self, x: Tensor, among: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """The scales of ``x`` by its own largest finite magnitudes; nothing waits for a device.
+
+        Where ``x`` is some rows of a tensor, ``among`` gives the largest magnitudes of blocks that span all.
+        """
         if self.recipe == "none":
             return UNSCALED
         x = x.detach()
         amax = self.block.amax(x if x.device.type == "cpu" else finite_part(x))
         if x.device.type == "cpu" and not bool(amax.isfinite().all()):
             amax = self.block.amax(finite_part(x))
+        if among is not None and self.block.spans_rows:
+            amax = among(amax)
         if amax.dim() or self.element.block.scale is not None or x.device.type != "cpu":
             return self.scales_of(amax)
         # One number, where it costs least: a tensor operation takes longer than all of this arithmetic.
@@ -243,17 +269,19 @@ class Grid:
         *,
         out: Tensor | None = None,
         stats: Tensor | None = None,
+        among: Callable[[Tensor], Tensor] | None = None,
         **options: Any,
     ) -> tuple[Tensor, Tensor]:
         """``round``, and the same for the product that reduces over the rows, with scales of its own.
 
         That product takes ``second``, most often x itself; None: there is none. One tensor twice where it
-        takes x and the blocks are alike both ways. ``out`` and ``stats`` are of the first.
+        takes x and the blocks are alike both ways. ``out`` and ``stats`` are of the first;
+        ``among`` is as for ``scales``.
         """
         rounded, turned = self.round(x, scales, out=out, stats=stats, **options), self.turned
         if second is None or (second is x and turned is self):
             return rounded, rounded
-        return rounded, turned.round(second, turned.scales(second), **options)
+        return rounded, turned.round(second, turned.scales(second, among), **options)
 
     @property
     def turned(self) -> Grid:

@@ -19,7 +19,7 @@ from altgrad_cli.rounding.statistics import (
     count_extremes,
     safe_magnitude,
 )
-from altgrad_cli.rounding.stochastic import Key, draw_key
+from altgrad_cli.rounding.stochastic import Key, advanced, draw_key
 
 
 def round_to_grid(
@@ -31,6 +31,7 @@ def round_to_grid(
     overflow: Overflow = "saturate",
     generator: torch.Generator | None = None,
     bits: Tensor | None = None,
+    first: int = 0,
     out: Tensor | None = None,
     stats: Tensor | None = None,
     counters: Counters = "all",
@@ -47,6 +48,8 @@ def round_to_grid(
         overflow: ``"saturate"`` or ``"ieee"``.
         generator: the random stream of stochastic rounding; the default stream where None.
         bits: the random bits themselves, integers in [0, 2^STOCHASTIC_BITS) of x's shape, instead.
+        first: flat index of x's first value in the tensor of which it is a part, which decides the bits that
+            the generator gives it.
         out: float32, x's shape, receives the result; may be x.
         stats: 1-D float64 of ``len(STATS)`` on x's device, receives the counts without a wait for it.
         counters: which of them; the others are NaN.
@@ -67,7 +70,7 @@ def round_to_grid(
     plan = plan_rounding(format, known, overflow)
     random: Key | Tensor | None = None
     if rounding == "stochastic":
-        random = draw_key(generator) if bits is None else bits.reshape(-1)
+        random = advanced(draw_key(generator), first) if bits is None else bits.reshape(-1)
     with torch.no_grad():
         x = x.detach().contiguous()
         result = torch.empty(x.shape, dtype=torch.float32, device=x.device) if out is None else out.detach()

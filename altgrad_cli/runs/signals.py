@@ -15,11 +15,11 @@ Handler = Callable[[int, FrameType | None], object]
 class RunSignals:
     """While entered: Ctrl-C (SIGTERM, a closed terminal) asks for a stop, SIGUSR1 for a forensic checkpoint.
 
-    A second Ctrl-C interrupts at once.
+    A second Ctrl-C interrupts at once, unless ``patient``: torchrun repeats to each rank what all heard.
     """
 
-    def __init__(self, on_stop: Callable[[], object] = lambda: None) -> None:
-        self._on_stop = on_stop
+    def __init__(self, on_stop: Callable[[], object] = lambda: None, *, patient: bool = False) -> None:
+        self._on_stop, self._patient = on_stop, patient
         self._stop = self._capture = False
         self._handled = handled({**dict.fromkeys(_STOP, self._stopped), _CAPTURE: self._captured})
 
@@ -43,6 +43,8 @@ class RunSignals:
 
     def _stopped(self, number: int, frame: FrameType | None) -> None:
         if self._stop:
+            if self._patient:
+                return
             raise KeyboardInterrupt
         self._stop = True
         with suppress(OSError):  # the terminal may be what is gone

@@ -3,6 +3,7 @@
 convolution     The quantised convolution
 hadamard        Outliers spread over their neighbours before the operands of dW are rounded
 linear          The quantised linear layer, and the rounding of a pass: W, A and G of every layer
+share           The part of a batch that one of several ranks takes
 precision_plan  Which tensor of which layer is rounded onto which grid: configuration in, one frozen plan out
 swapping        Rounding layers put into any model in place of its own
 """

@@ -29,6 +29,7 @@ from altgrad_cli.rounding.scratch import workspace
 from altgrad_cli.rounding.statistics import STATS, Counters
 from altgrad_cli.surgery.hadamard import mixed
 from altgrad_cli.surgery.precision_plan import LayerPrecision, PrecisionPlan
+from altgrad_cli.surgery.share import Share
 
 WEIGHTS, ACTIVATIONS, GRADIENTS = range(len(OPERAND_ROLES))
 
@@ -64,6 +65,7 @@ class OperandRounding:
         count: what of ``stats`` to fill, float64 (layers, 3, len(STATS)); NaN where nothing was rounded or
             counted. None fills nothing.
         generator: random stream of stochastic rounding.
+        share: the part of the batch that this pass sees; None: all of it.
         tap: sees each operand before it is rounded and may replace it (fault injection, tracing).
         observer: sees each operand with its grid and scales (code census).
         deterministic: round to nearest even where training rounds stochastically, and for the forward product
@@ -79,6 +81,7 @@ class OperandRounding:
         overflow: Overflow = "saturate",
         count: Counters | None = None,
         generator: torch.Generator | None = None,
+        share: Share | None = None,
         device: torch.device | str = "cpu",
         tap: Tap | None = None,
         observer: Observer | None = None,
@@ -91,6 +94,7 @@ class OperandRounding:
         stochastic = plan.stochastic_operands and not deterministic
         self._rounding: Literal["nearest", "stochastic"] = "stochastic" if stochastic else "nearest"
         self._generator = generator
+        self._share = share
         self._backward = not deterministic
         self._tap = tap
         self._observer = observer
@@ -120,9 +124,13 @@ class OperandRounding:
             second = for_weight_gradient(self._plan, role, x)
         if grid is None:
             return x, second
+        share = None if role == WEIGHTS else self._share
+        if share is not None and self._backward:
+            share.check((grid, grid.turned), self._plan.hadamard, x.shape)
+        among = None if share is None else share.largest
         scales = self._scales.get((layer, role))
         if scales is None:
-            scales = grid.scales(x)
+            scales = grid.scales(x, among)
         self.scales_used[layer, role] = scales
         if self._observer is not None:
             self._observer(layer, role, x, grid, scales)
@@ -133,6 +141,8 @@ class OperandRounding:
             rounding=self._rounding,
             overflow=self._overflow if grid.element.has_specials else "saturate",
             generator=self._generator,
+            first=0 if share is None else share.first_of(x),
+            among=among,
             # Q(dY) is used up before the next one is made: its memory is, and stays in the cache.
             out=workspace(x) if role == GRADIENTS else None,
             stats=None if self._rows is None else self._rows[layer][role],

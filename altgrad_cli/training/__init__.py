@@ -5,6 +5,7 @@
     state, step, update    the parts of a step
     after_step             what follows on it: a shift, the end, an evaluation, a checkpoint
     streams                the private random streams
+    parallel               one run on several processes
     passes                 forward and backward pass, eager and as one compiled graph
     measuring              from raw counts to named metrics
     watch                  what is watched, and what is done about trouble

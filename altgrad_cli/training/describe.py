@@ -47,7 +47,9 @@ def describe_start(
             "validation_tokens": len(corpus.validation),
         },
         predicted_stall=predict_stall(config, state),
-        environment=describe_environment(state.device),
+        environment=describe_environment(
+            state.device, ranks=state.ranks.count, parallel=config.runtime.parallel
+        ),
         injections=list(config.inject),
         resumed_from=None if resumed_from is None else str(resumed_from),
     )

@@ -31,6 +31,8 @@ from altgrad_cli.training.faults import DATA, Faults, check_data_faults, resolve
 from altgrad_cli.training.measuring.codes import CodeCensus
 from altgrad_cli.training.measuring.passes import PassSummary, read_pass
 from altgrad_cli.training.measuring.updates import add_rescale_flips, interval_diagnostics, read_update
+from altgrad_cli.training.parallel.ranks import ALONE, Ranks
+from altgrad_cli.training.parallel.shares import check_shares
 from altgrad_cli.training.passes.eager import PassResult, shadow_pass
 from altgrad_cli.training.saving.archive import Archive, PendingStep, restore
 from altgrad_cli.training.saving.snapshot import grid_changed
@@ -49,17 +51,21 @@ def train(
     stop_requested: Callable[[], bool] = lambda: False,
     capture_requested: Callable[[], bool] = lambda: False,
     metadata: Mapping[str, Any] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Iterator[Event]:
     """Train as ``config`` says and yield what happens.
 
     Args:
         config: everything the run depends on; the same config gives the same bits.
         subject: what is trained; None takes that of the config on its corpus, which must be one of altgrad's.
-        run_dir: the run's folder; checkpoints go to ``checkpoints`` in it. None writes nothing.
+        run_dir: the run's folder; checkpoints go to ``checkpoints`` in it. None writes nothing, and is what
+            all ranks but the first are given.
         resume_from: a checkpoint of the same run to continue from, bit for bit; its payload is taken.
-        stop_requested: asked after each step; True writes a checkpoint and ends without ``RunEnded``.
+        stop_requested: asked after each step; True on any rank writes a checkpoint and ends without
+            ``RunEnded``.
         capture_requested: asked once a step; True writes a forensic checkpoint of the state before the step.
         metadata: what checkpoints state beside the state, such as the W&B id.
+        ranks: this process among those that share every batch; all yield the same events.
 
     Raises:
         UsageError: the configuration, the corpus, the device or the checkpoint cannot be used.
@@ -69,16 +75,22 @@ def train(
     subject = subject or load_subject(config)
     if subject.train is None or subject.validation is None:
         raise UsageError("the subject has no batches to train on")
-    state = build_state(config, subject)
+    state = build_state(config, subject, ranks)
+    check_shares(state)
     initial_hash = state.init_hash
     payload = None if resume_from is None else restore(state, resume_from)
     monitors = Monitors(config, state)
     injections = resolve_injections(
-        config.inject, state.plan, config.seed, after=state.step, last_step=config.max_steps
+        config.inject,
+        state.plan,
+        config.seed,
+        after=state.step,
+        last_step=config.max_steps,
+        ranks=ranks.count,
     )
     if any(injection.module == DATA for injection in injections):
         check_data_faults(injections, state.model, subject.train(fork(state.streams["data"])))
-    faults = Faults(injections, config.seed)
+    faults = Faults(injections, config.seed, ranks=ranks.count)
     if payload is not None:
         monitors.load_state_dict(payload["monitors"])
         if grid_changed(config, payload):
@@ -104,7 +116,7 @@ def train(
         end_of_steps(run)  # killed between its last checkpoint and its last event
     while run.ended is None:
         yield from _take_step(run)
-        if run.ended is None and stop_requested():
+        if run.ended is None and ranks.any(stop_requested()):
             if run.archive is not None:
                 yield run.archive.save_regular(state, monitors)
             return
@@ -135,6 +147,9 @@ def _take_step(run: Run) -> Iterator[Event]:
         count=run.count,
         observer=census,
     )
+    if census is not None:
+        census.add_up(state.ranks)
+    run.faults.share_what_struck(state.ranks, number)
     update, measured, finite = step.update, step.summary.measured, step.finite
     yield from _report_clip(run, step)
     pending = PendingStep(step, streams_before)
@@ -219,10 +234,12 @@ def _report_clip(run: Run, step: Step) -> Iterator[Event]:
 
 def _capture(run: Run, pending: PendingStep) -> Iterator[Event]:
     """Write the state before the step, with what broke it; of a streak of non-finite steps, the first."""
-    requested = run.capture_requested() or pending.step.number in run.config.runtime.capture_at
+    asked = run.state.ranks.any(run.capture_requested())
+    requested = asked or pending.step.number in run.config.runtime.capture_at
     if not pending.step.finite and run.monitors.nonfinite.streak == 0:
         trigger = "nonfinite"
-        pending = pending.traced(run.state, run.faults)
+        if run.state.ranks.speaks:
+            pending = pending.traced(run.state, run.faults)
         run.monitors.nonfinite.origin = pending.origin(run.state)
     elif run.stall_collapsed:
         trigger = "stall_collapse"

@@ -7,6 +7,7 @@ import functools
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,16 @@ _KEPT = 1 << 30
 """Bytes: free memory up to this stays with the process, and blocks up to this come from it."""
 
 
-def describe_environment(device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Plain values only; read anew at each call, since threads and flags can change."""
+def describe_environment(
+    device: torch.device | str = "cpu", *, ranks: int = 1, parallel: str = "ddp"
+) -> dict[str, Any]:
+    """Plain values only; read anew at each call, since threads and flags can change.
+
+    ``ranks``, and what they share beside the batch (``parallel``), are said where they are several.
+    """
     device = torch.device(device)
-    return {
+    several = {"ranks": ranks, "parallel": parallel} if ranks > 1 else {}
+    return several | {
         "altgrad": altgrad_cli.__version__,
         "revision": source_revision(),
         "python": platform.python_version(),
@@ -39,6 +46,12 @@ def describe_environment(device: torch.device | str = "cpu") -> dict[str, Any]:
         "matmul_precision": torch.get_float32_matmul_precision(),
         "flush_denormal": _flushes_denormals(),
     }
+
+
+def ranks_of(environment: Mapping[str, object]) -> int:
+    """How many ranks a recorded environment had; a forged number counts as one."""
+    ranks = environment.get("ranks", 1)
+    return ranks if isinstance(ranks, int) and ranks >= 1 else 1
 
 
 def _flushes_denormals() -> bool:

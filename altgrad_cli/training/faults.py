@@ -1,4 +1,4 @@
-"""Planted faults: ``KIND@STEP[:MODULE[:ROLE]]``, to prove that the diagnosis names the place that was struck.
+"""Planted faults: ``KIND@STEP[@RANK][:MODULE[:ROLE]]``, to prove that the diagnosis names the place.
 
     nan, inf     one element becomes NaN or inf
     spike        one element becomes 2^100 in magnitude, finite in float32 and far outside every 8-bit format
@@ -11,6 +11,9 @@ AdamW's m). ROLE is ``weights``, ``activations`` or ``gradients`` (struck before
 only), ``stored_weights`` (the updated parameter, before it is checked; bitflip: the parameter before the
 step) or ``optimizer_state``. What is left out, and which element is struck, follows from a hash of the
 fault's text and the seed, so that a replay strikes the same place.
+
+Under several ranks a fault strikes where it would strike in one process, on the rank that has the place. One
+that names a RANK strikes among that rank's rows of the data, activations or gradients, or kills that process.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from altgrad_cli.errors import ConfigError, nearest
 from altgrad_cli.subjects.subject import Batch
 from altgrad_cli.surgery.linear import Tap
 from altgrad_cli.surgery.precision_plan import PrecisionPlan
+from altgrad_cli.training.parallel.ranks import ALONE, Ranks
 from altgrad_cli.training.state import TrainState
 from altgrad_cli.training.update import CandidateUpdate
 
@@ -40,9 +44,13 @@ KINDS = ("nan", "inf", "spike", "amax", "bitflip", "kill")
 DATA, OPTIMIZER = "data", "optimizer"
 SPIKE = 2.0**100
 AMAX_DIVISOR = 2.0**20
-SYNTAX = "KIND@STEP[:MODULE[:ROLE]], for example nan@5:blocks.0.attn.c_attn:gradients"
-_PATTERN = re.compile(r"(?P<kind>[^@:]+)@(?P<step>[^:]+)(?::(?P<module>[^:]+)(?::(?P<role>[^:]+))?)?")
+SYNTAX = "KIND@STEP[@RANK][:MODULE[:ROLE]], for example nan@5:blocks.0.attn.c_attn:gradients"
+_PATTERN = re.compile(
+    r"(?P<kind>[^@:]+)@(?P<step>[^:@]+)(?:@(?P<rank>[^:]+))?(?::(?P<module>[^:]+)(?::(?P<role>[^:]+))?)?"
+)
 _EXPONENT_TOP_BIT = 1 << 30
+_SPLIT_ROLES: tuple[Role, ...] = ("activations", "gradients")
+"""Operands of which a rank sees its own rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +62,7 @@ class Injection:
     step: int
     module: str | None = None
     role: Role | None = None
+    rank: int | None = None
 
 
 def parse_injection(text: str, last_step: int | None = None) -> Injection:
@@ -78,6 +87,9 @@ def parse_injection(text: str, last_step: int | None = None) -> Injection:
         )
     if role is not None and role not in ROLES:
         raise _unknown("role", role, ROLES)
+    rank = found["rank"]
+    if rank is not None:
+        _check_rank(rank, kind, module, role)
     if kind == "kill" and module is not None:
         raise ConfigError("kill strikes the whole process", where="inject", allowed="kill@STEP")
     if kind == "amax" and (module in (DATA, OPTIMIZER) or (role is not None and role not in OPERAND_ROLES)):
@@ -88,7 +100,19 @@ def parse_injection(text: str, last_step: int | None = None) -> Injection:
         )
     if module in (DATA, OPTIMIZER) and role is not None:
         raise ConfigError(f"{module!r} takes no role", where="inject", allowed=f"{kind}@{step}:{module}")
-    return Injection(text.strip(), kind, int(step), module, role)  # type: ignore[arg-type]
+    at = None if rank is None else int(rank)
+    return Injection(text.strip(), kind, int(step), module, role, at)  # type: ignore[arg-type]
+
+
+def _check_rank(rank: str, kind: str, module: str | None, role: str | None) -> None:
+    if not (rank.isascii() and rank.isdigit()):
+        raise ConfigError(f"{rank!r} is not a rank", where="inject", allowed=f"0 or more, as in {SYNTAX}")
+    if kind == "amax" or module == OPTIMIZER or role not in (None, *_SPLIT_ROLES):
+        raise ConfigError(
+            "what every rank holds alike cannot be struck on one",
+            where="inject",
+            allowed=f"kill, {DATA}, {', '.join(_SPLIT_ROLES)}",
+        )
 
 
 def _unknown(what: str, word: str, known: Sequence[str]) -> ConfigError:
@@ -102,9 +126,15 @@ def _unknown(what: str, word: str, known: Sequence[str]) -> ConfigError:
 
 
 def resolve_injections(
-    texts: Sequence[str], plan: PrecisionPlan, seed: int, *, after: int = 0, last_step: int | None = None
+    texts: Sequence[str],
+    plan: PrecisionPlan,
+    seed: int,
+    *,
+    after: int = 0,
+    last_step: int | None = None,
+    ranks: int = 1,
 ) -> tuple[Injection, ...]:
-    """The faults of a run of ``last_step`` steps, with open places filled in and every name checked.
+    """The faults of ``last_step`` steps on ``ranks`` processes, open places filled in, every name checked.
 
     Those up to step ``after`` are past; they stay as they were written.
 
@@ -113,6 +143,13 @@ def resolve_injections(
             there.
     """
     faults = [parse_injection(text, last_step) for text in texts]
+    for fault in faults:
+        if fault.step > after and (fault.rank or 0) >= ranks:
+            raise ConfigError(
+                f"{fault.text} cannot happen: there is no rank {fault.rank}",
+                where="inject",
+                allowed=f"a rank from 0 to {ranks - 1}",
+            )
     return tuple(_resolve(fault, plan, seed) if fault.step > after else fault for fault in faults)
 
 
@@ -121,7 +158,8 @@ def _resolve(injection: Injection, plan: PrecisionPlan, seed: int) -> Injection:
         return injection
     module, role = injection.module, injection.role
     kinds = {layer.name: layer.kind for layer in plan.layers}
-    candidates: dict[str, Sequence[Role]] = {layer.name: OPERAND_ROLES for layer in plan.layers}
+    open_to = OPERAND_ROLES if injection.rank is None else _SPLIT_ROLES
+    candidates: dict[str, Sequence[Role]] = {layer.name: open_to for layer in plan.layers}
     if module is not None and module not in candidates:
         raise _unknown("module", module, [*candidates, DATA, OPTIMIZER])
     if injection.kind == "amax":
@@ -194,6 +232,8 @@ class Faults:
 
     injections: tuple[Injection, ...]
     seed: int
+    ranks: int = 1
+    """How many shares a batch had when the faults were planted; a replay takes them all in one process."""
     struck: list[dict[str, Any]] = field(default_factory=list)
     """One entry per fault that was carried out: text, step, module, role, index, before, after."""
 
@@ -204,7 +244,7 @@ class Faults:
     def before_step(self, state: TrainState, step: int) -> None:
         """Strike what lies in the state: amax histories, moments, stored bits; or kill the process."""
         for injection in self.due(step):
-            if injection.kind == "kill":
+            if injection.kind == "kill" and injection.rank in (None, state.ranks.rank):
                 os.kill(os.getpid(), signal.SIGKILL)
             elif injection.kind == "amax":
                 self._shrink_history(state, injection)
@@ -222,11 +262,11 @@ class Faults:
             if injection.module != DATA:
                 continue
             if batch.x.is_floating_point():
-                batch = replace(batch, x=self._strike(injection, batch.x.clone(), "data"))
+                batch = replace(batch, x=self._strike(injection, batch.x.clone(), "data", ALONE))
             elif injection.kind == "bitflip":
                 x = batch.x.clone()
                 flat = x.view(-1)
-                index = chosen_index(injection, self.seed, flat.numel())
+                index = self._place(injection, flat.numel())
                 before = int(flat[index])
                 flat[index] = before ^ 1  # the lowest bit keeps an even-sized vocabulary closed
                 self._record(injection, "data", index, before, int(flat[index]))
@@ -241,7 +281,7 @@ class Faults:
         """
         due = self.due(step)
         hooks = [
-            embedding.register_forward_hook(self._embedding_hook(injection), prepend=True)
+            embedding.register_forward_hook(self._embedding_hook(injection, state.ranks), prepend=True)
             for injection in due
             if injection.module == DATA and injection.kind != "bitflip"
             if not batch.x.is_floating_point()
@@ -256,7 +296,8 @@ class Faults:
 
         def tap(layer: int, role: Role, x: Tensor) -> Tensor:
             injection = operands.get((names[layer], role))
-            return x if injection is None else self._strike(injection, x.clone(), role)
+            ranks = state.ranks if role in _SPLIT_ROLES else ALONE
+            return x if injection is None else self._strike(injection, x.clone(), role, ranks)
 
         try:
             yield tap if operands else None
@@ -274,8 +315,8 @@ class Faults:
                 update = replace(update, finite=update.finite and injection.kind == "spike")
         return update
 
-    def _embedding_hook(self, injection: Injection) -> Callable[..., Tensor]:
-        return lambda module, inputs, output: self._strike(injection, output.clone(), "data")
+    def _embedding_hook(self, injection: Injection, ranks: Ranks) -> Callable[..., Tensor]:
+        return lambda module, inputs, output: self._strike(injection, output.clone(), "data", ranks)
 
     def _strike_span(self, state: TrainState, injection: Injection, buffer: Tensor) -> None:
         """Strike inside the layer's weight span of a flat buffer, or anywhere for ``optimizer``."""
@@ -286,18 +327,29 @@ class Faults:
             start, end = flat.bounds[number], flat.bounds[number + 1]
         role = injection.role or "optimizer_state"
         with torch.no_grad():
-            self._strike(injection, buffer[start:end], role)
+            self._strike(injection, buffer[start:end], role, ALONE)
 
-    def _strike(self, injection: Injection, x: Tensor, role: str) -> Tensor:
+    def _place(self, injection: Injection, length: int) -> int:
+        """Flat index of the element to strike in a whole tensor."""
+        if injection.rank is None:
+            return chosen_index(injection, self.seed, length)
+        part = length // self.ranks
+        return injection.rank * part + chosen_index(injection, self.seed, part)
+
+    def _strike(self, injection: Injection, x: Tensor, role: str, ranks: Ranks) -> Tensor:
+        """``x``, struck where it holds the place; it is this rank's part of a tensor."""
         flat = x.detach().view(-1)
-        index = chosen_index(injection, self.seed, flat.numel())
+        place = self._place(injection, flat.numel() * ranks.count)
+        index = place - flat.numel() * ranks.rank
+        if not 0 <= index < flat.numel():
+            return x
         before = float(flat[index])
         with torch.no_grad():
             if injection.kind == "bitflip":
                 flat[index : index + 1].view(torch.int32).bitwise_xor_(_EXPONENT_TOP_BIT)
             else:
                 flat[index] = {"nan": torch.nan, "inf": torch.inf, "spike": SPIKE}[injection.kind]
-        self._record(injection, role, index, before, float(flat[index]))
+        self._record(injection, role, place, before, float(flat[index]))
         return x
 
     def _shrink_history(self, state: TrainState, injection: Injection) -> None:
@@ -322,8 +374,18 @@ class Faults:
             "before": before,
             "after": after,
         }
-        if not any(known["injection"] == injection.text for known in self.struck):
+        self._add(entry)
+
+    def _add(self, entry: dict[str, Any]) -> None:
+        if not any(known["injection"] == entry["injection"] for known in self.struck):
             self.struck.append(entry)
+
+    def share_what_struck(self, ranks: Ranks, step: int) -> None:
+        """Let every rank know what the faults of ``step`` did on the others."""
+        if self.due(step) and not ranks.alone:
+            for entries in ranks.objects(self.struck):
+                for entry in entries:
+                    self._add(entry)
 
 
 def _first_embedding(model: nn.Module) -> Iterator[nn.Embedding]:

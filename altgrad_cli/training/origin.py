@@ -42,7 +42,8 @@ class FirstNonfinite:
     def words(self) -> str:
         """What became what, and in which phase."""
         record = self.record
-        return f"{record.role} of {record.module} became {record.value} in the {record.phase} phase"
+        where = "" if record.rank is None else f" on rank {record.rank}"
+        return f"{record.role} of {record.module} became {record.value} in the {record.phase} phase{where}"
 
 
 def find_first(records: Sequence[TraceRecord]) -> FirstNonfinite | None:

@@ -21,6 +21,7 @@ from altgrad_cli.surgery.convolution import check_convolutions
 from altgrad_cli.surgery.linear import PassSlot, QuantizedLayer, operand_grids
 from altgrad_cli.surgery.precision_plan import LayerKind, PrecisionPlan, plan_precision
 from altgrad_cli.surgery.swapping import prepare_layers
+from altgrad_cli.training.parallel.ranks import ALONE, Ranks
 from altgrad_cli.training.streams import Streams
 from altgrad_cli.updates.flat import FlatParameters, flatten
 from altgrad_cli.updates.registry import build_rule
@@ -92,6 +93,8 @@ class TrainState:
     formats: list[tuple[int, str]]
     """(step, format) from which each format was in force."""
     step: int = 0
+    ranks: Ranks = ALONE
+    """The processes that share every batch."""
 
     @property
     def format(self) -> str:
@@ -166,7 +169,7 @@ def fingerprint(tensor: Tensor) -> str:
     return hashlib.sha256(tensor.detach().cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
 
 
-def build_state(config: TrainConfig, subject: Subject) -> TrainState:
+def build_state(config: TrainConfig, subject: Subject, ranks: Ranks = ALONE) -> TrainState:
     """The state before the first step: seeded first, then built, hashed, and encoded where M is on.
 
     Raises:
@@ -200,6 +203,7 @@ def build_state(config: TrainConfig, subject: Subject) -> TrainState:
         streams=streams,
         init_hash=init_hash,
         formats=[(0, parse_format("BF16" if config.precision.regime == "bf16" else config.fp8_format).name)],
+        ranks=ranks,
     )
     encode_stored_weights(state)
     return state

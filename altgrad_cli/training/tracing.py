@@ -7,6 +7,9 @@ its trace is the trace of the step it repeats. Records stand in execution order:
     forward    each operand (before and after its rounding), each module's output, the loss
     backward   each module's output gradient, each rounded gradient operand, each weight gradient
     optimizer  the slots and parameters that the update would write
+
+Of a run on several ranks it is the step as one process takes it, with the whole batch: so any machine can
+replay it. Its sums over the rows can differ from those of the ranks in their last bits.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from altgrad_cli.config.precision import OPERAND_ROLES, Role
 from altgrad_cli.subjects.subject import Batch
 from altgrad_cli.surgery.linear import Scales, for_weight_gradient, operand_grids
 from altgrad_cli.training.faults import Faults
+from altgrad_cli.training.parallel.ranks import ALONE
 from altgrad_cli.training.state import TrainState, fingerprint
 from altgrad_cli.training.step import Step, compute_step
 from altgrad_cli.training.streams import fork
@@ -30,6 +34,8 @@ from altgrad_cli.training.update import CandidateUpdate, candidate_update
 
 STEP_STREAMS = ("dropout", "rounding_operands", "rounding_update")
 """The random streams that a step itself draws from, once it has its batch."""
+_SHARED = ("x", "activations", "gradients", "output", "output_gradient")
+"""Roles of tensors of which every rank has its rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +47,9 @@ class StepTrace:
 
 
 def record_of(
-    tensor: Tensor, *, phase: Phase, module: str, role: str, part: str = "", **more: Any
+    tensor: Tensor, *, phase: Phase, module: str, role: str, part: str = "", ranks: int = 1, **more: Any
 ) -> TraceRecord:
-    """The record of one tensor."""
+    """The record of one tensor; where so many ranks share its rows it says who had the first bad one."""
     x = tensor.detach()
     finite = torch.isfinite(x)
     bad = int(x.numel() - finite.sum())
@@ -51,6 +57,8 @@ def record_of(
     if bad:
         index = int((~finite).flatten().nonzero()[0])
         value = float(x.flatten()[index])
+        if ranks > 1 and role in _SHARED:
+            more["rank"] = index // (x.numel() // ranks)
         x = torch.where(finite, x, 0.0)
     count = max(tensor.numel() - bad, 1)
     return TraceRecord(
@@ -71,21 +79,22 @@ def record_of(
 class _Observer:
     """Collects records from the hooks and the tap of one pass."""
 
-    def __init__(self, state: TrainState, scales: Scales) -> None:
+    def __init__(self, state: TrainState, scales: Scales, ranks: int) -> None:
         self.records: list[TraceRecord] = []
-        self._state, self._layers, self._scales = state, state.plan.layers, scales
+        self._state, self._layers, self._scales, self._ranks = state, state.plan.layers, scales, ranks
         # Stochastic operands are rounded here a second time, in step with the pass and from the same stream.
         stochastic = state.plan.stochastic_operands
         self._generator = fork(state.streams["rounding_operands"]) if stochastic else None
 
     def see(self, tensor: Tensor, **where: Any) -> None:
-        self.records.append(record_of(tensor, **where))
+        self.records.append(record_of(tensor, ranks=self._ranks, **where))
 
     def operand(self, layer: int, role: Role, x: Tensor) -> None:
         where: dict[str, Any] = {
             "phase": "backward" if role == "gradients" else "forward",
             "module": self._layers[layer].name,
             "role": role,
+            "ranks": self._ranks,
         }
         given = record_of(x, **where, part="input")
         self.records.append(given)
@@ -121,7 +130,8 @@ def trace_step(
 ) -> StepTrace:
     """``compute_step`` with a record of every tensor; its arguments mean the same."""
     scales = scales if scales is not None else state.scales.current(state.plan, state.config)
-    observer = _Observer(state, scales)
+    ranks, state = state.ranks.count, replace(state, ranks=ALONE)
+    observer = _Observer(state, scales, ranks)
     _see_inputs(observer, state, batch)
 
     def look(layer: int, role: Role, x: Tensor) -> Tensor:

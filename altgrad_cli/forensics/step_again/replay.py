@@ -22,7 +22,7 @@ from altgrad_cli.config.loading import from_plain, resolve
 from altgrad_cli.errors import AltgradError
 from altgrad_cli.forensics.opened import OpenedCheckpoint, environment_differences
 from altgrad_cli.forensics.step_again.replay_state import rebuild
-from altgrad_cli.training.environment import describe_environment
+from altgrad_cli.training.environment import describe_environment, ranks_of
 from altgrad_cli.training.events import from_json_value, to_json_value
 
 _TIME_LIMIT = 600
@@ -60,6 +60,8 @@ class Replay:
     compiled: bool = False
     """The step itself was compiled. Trace and replay are of its eager form, which is numerically close: sums
     can differ in their last bits, and an operand near a tie by a gap."""
+    ranks: int = 1
+    """Of several ranks trace and replay are of the step as one process takes it, as close numerically."""
 
 
 def not_run(reason: str | None = None) -> Replay:
@@ -109,7 +111,8 @@ def replay(
     answer = json.loads(done.stdout.splitlines()[-1])
     different = environment_differences(opened.saved.environment, answer["environment"], "replayed")
     replayed = tuple(TraceRecord(**record) for record in from_json_value(answer["records"]))
-    return replace(compare(recorded, replayed, different), compiled=config.runtime.compile)
+    of_step = compare(recorded, replayed, different)
+    return replace(of_step, compiled=config.runtime.compile, ranks=ranks_of(opened.saved.environment))
 
 
 def compare(

@@ -14,6 +14,7 @@ from altgrad_cli.subjects.built_in import read_corpus, subject_of_weights, takes
 from altgrad_cli.subjects.corpus.tokens import Corpus
 from altgrad_cli.subjects.subject import Batch, Subject
 from altgrad_cli.subjects.yours import subject_named
+from altgrad_cli.training.environment import ranks_of
 from altgrad_cli.training.faults import Faults, parse_injection, resolve_injections
 from altgrad_cli.training.passes.eager import evaluation_loss
 from altgrad_cli.training.saving.snapshot import next_batch, restore_snapshot
@@ -98,8 +99,9 @@ def rebuild(opened: OpenedCheckpoint, data: str | None = None, named: str | None
     restore_snapshot(state, to_plain(opened.saved))
     batch, origin = _batch(opened, state, reason)
     due = [text for text in config.inject if parse_injection(text).step == opened.step]
-    injections = resolve_injections(due, state.plan, config.seed)
-    return ReplayState(state, batch, origin, Faults(injections, config.seed))
+    ranks = ranks_of(opened.saved.environment)
+    injections = resolve_injections(due, state.plan, config.seed, ranks=ranks)
+    return ReplayState(state, batch, origin, Faults(injections, config.seed, ranks=ranks))
 
 
 def _check_size(config: TrainConfig, opened: OpenedCheckpoint) -> None:

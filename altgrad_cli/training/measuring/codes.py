@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from altgrad_cli.config.precision import OPERAND_ROLES, ROLES, Role
@@ -9,6 +10,7 @@ from altgrad_cli.formats import FP8Format
 from altgrad_cli.metrics.rounding import grid_histograms
 from altgrad_cli.rounding.codes import code_histogram
 from altgrad_cli.rounding.grid import Grid
+from altgrad_cli.training.parallel.ranks import Ranks
 from altgrad_cli.training.state import TrainState
 
 
@@ -23,6 +25,12 @@ class CodeCensus:
         if grid.element.width <= 8:
             counts = code_histogram(x, grid.element, grid.spread(scales, x.shape))
             self._counts[layer, OPERAND_ROLES[role]] = counts
+
+    def add_up(self, ranks: Ranks) -> None:
+        """Make the counts of operands those of the whole batch; weights are the same on every rank."""
+        for (layer, role), counts in self._counts.items():
+            if role in ("activations", "gradients"):
+                self._counts[layer, role] = torch.stack(ranks.gathered(counts)).sum(0)
 
     def count_stored(self, layer: int, weights: Tensor, fmt: FP8Format, scale: Tensor) -> None:
         """Count the codes of a layer's stored weights, which are on the grid already."""

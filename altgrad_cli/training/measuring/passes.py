@@ -31,7 +31,7 @@ from altgrad_cli.metrics.persistence import DeadNeurons
 from altgrad_cli.metrics.rounding import ROUNDING_MAXIMA, ROUNDING_METRICS
 from altgrad_cli.metrics.spec import MetricSpec, evaluate
 from altgrad_cli.rounding.quantize import STATS
-from altgrad_cli.training.measuring.reduce import OperandCounts, Table, pool, read_tables, whole_batch
+from altgrad_cli.training.measuring.reduce import OperandCounts, Table, pool, read_tables
 from altgrad_cli.training.passes.eager import PassResult
 from altgrad_cli.training.state import TrainState
 from altgrad_cli.updates.flat import largest_magnitude
@@ -154,7 +154,7 @@ def read_pass(
     assert result.stats is not None
     tables = [
         torch.stack((result.loss, largest_magnitude(result.gradient))).view(1, 2),
-        whole_batch([result.stats]).view(-1, len(STATS)),
+        result.stats.view(-1, len(STATS)),
     ]
     if dead is not None:
         gradients, row_maxima = measure_gradients(dead.layout, result.gradient)

@@ -3,7 +3,7 @@
 A count is a row of numbers by column. Rows are put together by adding them up, or by their largest value in
 the few columns that are maxima; whatever asks for a total over anything asks here. Three ways:
 
-    whole_batch   tables that several workers counted, each of its own share of a batch, on the device
+    whole_batch   tables that several ranks counted, each of its own share of a batch, on the device
     pool          the rows of a table, on the host: what the whole run's metrics are evaluated from
     pool_values   values that are no counts, such as medians, in the way their metric names
 """
@@ -22,6 +22,7 @@ from altgrad_cli.metrics.rounding import ROUNDING_MAXIMA
 from altgrad_cli.metrics.spec import Pooling
 from altgrad_cli.rounding.quantize import STATS
 from altgrad_cli.surgery.linear import WEIGHTS
+from altgrad_cli.training.parallel.ranks import Ranks
 
 Table = list[list[float]]
 """A row a place, a column a count."""
@@ -31,13 +32,13 @@ _AMAX, _COUNT, _OVERFLOW, _NONFINITE = map(STATS.index, ("amax", "count", "overf
 
 
 def whole_batch(stats: Sequence[Tensor]) -> Tensor:
-    """The counts of a pass over a batch, from those that each worker took of its rows of it.
+    """The counts of a pass over a batch, from those that each rank took of its rows of it.
 
-    An all-reduce of several processes has its place here: a sum, and a maximum of one column. Weights are the
-    same for every worker, so their rows are the first one's. NaN (not rounded, not counted) stays NaN.
+    A sum, and a maximum of one column. Weights are the same for every rank, so their rows are the first
+    one's. NaN (not rounded, not counted) stays NaN.
 
     Args:
-        stats: of each worker (layers, 3, len(STATS)), float64, counted at the same scales.
+        stats: of each rank (layers, 3, len(STATS)), float64, counted at the same scales.
     """
     first, *others = stats
     if not others:
@@ -46,6 +47,22 @@ def whole_batch(stats: Sequence[Tensor]) -> Tensor:
     total[..., _MAXIMA] = torch.stack([table[..., _MAXIMA] for table in stats]).amax(0)
     total[:, WEIGHTS] = first[:, WEIGHTS]
     return total
+
+
+def whole_loss_and_counts(ranks: Ranks, loss: Tensor, stats: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Loss and counts of a pass over a batch, the same on every rank, from this rank's parts of both.
+
+    Args:
+        loss: 0-d, this rank's part of the mean.
+        stats: this rank's counts; None where nothing was counted.
+    """
+    if ranks.alone:
+        return loss, stats
+    mine = loss.double().view(1) if stats is None else torch.cat((loss.double().view(1), stats.flatten()))
+    tables = ranks.gathered(mine)
+    total = sum(table[0].to(loss.dtype) for table in tables)
+    assert isinstance(total, Tensor)
+    return total, None if stats is None else whole_batch([table[1:].view(stats.shape) for table in tables])
 
 
 def read_tables(tables: Sequence[Tensor]) -> list[Table]:

@@ -162,6 +162,9 @@ def find_pass(state: TrainState, plan: PrecisionPlan, scales: Scales, batch: Bat
     follows from the state, so that a resumed or repeated run takes the same way again.
     """
     config = state.config
+    if not state.ranks.alone:
+        _say_once("the run has several ranks")
+        return None
     if plan.hadamard is not None or (state.device.type == "cpu" and missing_compiler()):
         return None
     reason = _not_recordable(state)

@@ -21,6 +21,8 @@ from altgrad_cli.rounding.statistics import Counters
 from altgrad_cli.subjects.subject import Batch
 from altgrad_cli.surgery.linear import Noise, Observer, OperandRounding, Scales, Tap
 from altgrad_cli.surgery.precision_plan import PrecisionPlan, without_rounding
+from altgrad_cli.surgery.share import Share
+from altgrad_cli.training.measuring.reduce import whole_loss_and_counts
 from altgrad_cli.training.passes.buffers import buffer_values, evaluating, put_buffers
 from altgrad_cli.training.passes.compiled import CompiledPass, find_pass
 from altgrad_cli.training.state import TrainState
@@ -91,8 +93,10 @@ def _streams(state: TrainState, plan: PrecisionPlan) -> dict[str, torch.Generato
     return drawn
 
 
-def uniform_noise(generator: torch.Generator) -> Noise:
+def uniform_noise(generator: torch.Generator, share: Share | None = None) -> Noise:
     """Noise from ``generator``, drawn where that lives, so that it depends on no device."""
+    if share is not None:
+        return lambda x: share.noise(x.shape, generator).to(x.device)
     return lambda x: torch.rand(x.shape, generator=generator, device=generator.device).to(x.device)
 
 
@@ -133,7 +137,7 @@ def _eager_pass(
     tap: Tap | None,
     observer: Observer | None,
 ) -> PassResult:
-    config = state.config
+    config, ranks = state.config, state.ranks
     drawn = _streams(state, plan)
     rounding = OperandRounding(
         plan,
@@ -142,6 +146,7 @@ def _eager_pass(
         overflow=config.precision.overflow,
         count=count,
         generator=drawn.get("rounding_operands"),
+        share=ranks.share,
         device=state.device,
         tap=tap,
         observer=observer,
@@ -150,18 +155,21 @@ def _eager_pass(
     ordered = [parameters[name] for name in state.flat.names]
     before = buffer_values(state.model)
     try:
-        with state.slot.use(rounding, uniform_noise(drawn["dropout"])):
-            loss = state.loss(batch)
+        with state.slot.use(rounding, uniform_noise(drawn["dropout"], ranks.share)):
+            loss = state.loss(ranks.rows(batch))
+            if not ranks.alone:
+                loss = loss / ranks.count  # a share's part of the mean: its gradients are as large as alone
             gradients = torch.autograd.grad(loss, ordered)
-        after = buffer_values(state.model) if before else {}
+        after = ranks.first(buffer_values(state.model)) if before else {}
     finally:
         put_buffers(state.model, before)
     flat = torch.empty_like(state.flat.values) if out is None else out
     torch.cat([gradient.reshape(-1) for gradient in gradients], out=flat)
+    whole, stats = whole_loss_and_counts(ranks, loss.detach(), rounding.stats)
     return PassResult(
-        loss=loss.detach(),
-        gradient=flat,
-        stats=rounding.stats,
+        loss=whole,
+        gradient=ranks.total(flat),
+        stats=stats,
         scales_used=rounding.scales_used,
         rounded_weights=rounding.rounded_weights,
         streams_after=drawn,
@@ -205,10 +213,15 @@ def evaluation_loss(state: TrainState, batches: list[Batch], plan: PrecisionPlan
 
     Reads the amax histories and writes none; draws from no stream.
     """
-    total = torch.zeros((), dtype=torch.float64, device=state.device)
+    ranks = state.ranks
     with deployed(state, plan or state.plan):
-        for batch in batches:
-            total += state.loss(batch).double()
+        # Every rank takes whole batches, and the sum is in the batches' order: the same bits for any number.
+        mine = [batches[min(number, len(batches) - 1)] for number in ranks.turns(len(batches))]
+        losses = torch.stack([state.loss(batch).double() for batch in mine])
+    in_order = torch.stack(ranks.gathered(losses), dim=1).flatten()[: len(batches)]
+    total = torch.zeros((), dtype=torch.float64, device=state.device)
+    for loss in in_order.unbind():
+        total += loss
     return total / len(batches)
 
 

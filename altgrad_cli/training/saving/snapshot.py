@@ -78,7 +78,9 @@ def take_snapshot(
         "quantizers": _quantizers(state),
         "streams": dict(streams_before if streams_before is not None else state.streams.state_dict()),
         "monitors": monitors_state,
-        "environment": describe_environment(state.device),
+        "environment": describe_environment(
+            state.device, ranks=state.ranks.count, parallel=state.config.runtime.parallel
+        ),
         "circumstances": {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "arguments": list(sys.argv),

@@ -130,6 +130,8 @@ def _replay_words(replay: Replay) -> str:
     different = ", ".join(replay.environment_differences)
     besides = f", although {different} differ" if different else ""
     of = " of the compiled step's eager form, which is numerically close" if replay.compiled else ""
+    if replay.ranks > 1:
+        of += f" of the step of {replay.ranks} ranks as one process takes it, which is numerically close"
     return f"bit for bit in a new process, {replay.compared} tensors{of}{besides}"
 
 
