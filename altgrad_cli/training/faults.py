@@ -244,8 +244,9 @@ class Faults:
     def before_step(self, state: TrainState, step: int) -> None:
         """Strike what lies in the state: amax histories, moments, stored bits; or kill the process."""
         for injection in self.due(step):
-            if injection.kind == "kill" and injection.rank in (None, state.ranks.rank):
-                os.kill(os.getpid(), signal.SIGKILL)
+            if injection.kind == "kill":
+                if injection.rank is None or injection.rank == state.ranks.rank:
+                    os.kill(os.getpid(), signal.SIGKILL)
             elif injection.kind == "amax":
                 self._shrink_history(state, injection)
             elif injection.module == OPTIMIZER or injection.role == "optimizer_state":

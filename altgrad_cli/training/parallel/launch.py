@@ -39,7 +39,8 @@ def _joined() -> Iterator[tuple[Ranks, Store]]:
 
     import torch
     import torch.distributed as dist
-    from torch.distributed.distributed_c10d import PrefixStore, rendezvous
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
 
     from altgrad_cli.training.parallel.ranks import Ranks
 
