@@ -15,13 +15,21 @@ from altgrad_cli.errors import ConfigError
 Role = Literal["weights", "activations", "gradients", "stored_weights", "optimizer_state"]
 Regime = Literal["fp32", "bf16", "standard", "uniform", "frozen", "postln"]
 Recipe = Literal["none", "amax", "delayed"]
-RoundingMode = Literal["nearest", "stochastic", "stochastic_all"]
+RoundingMode = Literal["nearest", "stochastic", "stochastic_gradients", "stochastic_all"]
 Overflow = Literal["saturate", "ieee"]
 
 ROLES: tuple[Role, ...] = ("weights", "activations", "gradients", "stored_weights", "optimizer_state")
 OPERAND_ROLES: tuple[Role, ...] = ROLES[:3]
 """The roles a linear layer rounds itself; the other two are rounded after the update."""
 ROLE_LETTERS: dict[Role, str] = dict(zip(ROLES, "WAGMO", strict=True))
+
+ROUNDED_STOCHASTICALLY: dict[RoundingMode, tuple[Role, ...]] = {
+    "nearest": (),
+    "stochastic": ("stored_weights",),
+    "stochastic_gradients": ("gradients",),
+    "stochastic_all": ROLES,
+}
+"""The roles that a mode rounds stochastically; of NVFP4 recipes the gradients alone (arXiv 2509.25149)."""
 
 HADAMARD_SIZES = (2, 4, 8, 16, 32, 64, 128, 256)
 

@@ -17,13 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from altgrad_cli.config.precision import OPERAND_ROLES, Overflow, Role, ScalingConfig
+from altgrad_cli.rounding.constants import Rounding
 from altgrad_cli.rounding.grid import Grid, operand_grid
 from altgrad_cli.rounding.scratch import workspace
 from altgrad_cli.rounding.statistics import STATS, Counters
@@ -91,8 +92,10 @@ class OperandRounding:
         self._grids = [operand_grids(layer, scaling) for layer in plan.layers]
         self._scales = scales
         self._overflow = overflow
-        stochastic = plan.stochastic_operands and not deterministic
-        self._rounding: Literal["nearest", "stochastic"] = "stochastic" if stochastic else "nearest"
+        self._roundings: list[Rounding] = [
+            "stochastic" if role in plan.stochastic and not deterministic else "nearest"
+            for role in OPERAND_ROLES
+        ]
         self._generator = generator
         self._share = share
         self._backward = not deterministic
@@ -138,7 +141,7 @@ class OperandRounding:
             x,
             scales,
             second if self._backward else None,
-            rounding=self._rounding,
+            rounding=self._roundings[role],
             overflow=self._overflow if grid.element.has_specials else "saturate",
             generator=self._generator,
             first=0 if share is None else share.first_of(x),

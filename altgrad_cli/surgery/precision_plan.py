@@ -14,6 +14,7 @@ from altgrad_cli.config.limits import FLOAT32_WORDS
 from altgrad_cli.config.precision import (
     OPERAND_ROLES,
     REGIME_ROLES,
+    ROUNDED_STOCHASTICALLY,
     Overflow,
     PrecisionConfig,
     Recipe,
@@ -54,10 +55,15 @@ class PrecisionPlan:
 
     layers: tuple[LayerPrecision, ...]
     frozen_blocks: bool
-    stochastic_update: bool
-    stochastic_operands: bool
+    stochastic: tuple[Role, ...] = ()
+    """The roles that are rounded stochastically, where they are rounded."""
     hadamard: int | None = None
     """How many tokens of A and G are mixed before they are rounded for dW; None: none."""
+
+    @property
+    def stochastic_operands(self) -> bool:
+        """Whether a pass draws random numbers for its rounding."""
+        return any(role in self.stochastic for role in OPERAND_ROLES)
 
     @property
     def rounds(self) -> bool:
@@ -128,8 +134,7 @@ def plan_precision(
     return PrecisionPlan(
         layers=layers,
         frozen_blocks=config.regime == "frozen",
-        stochastic_update=config.rounding != "nearest",
-        stochastic_operands=config.rounding == "stochastic_all",
+        stochastic=ROUNDED_STOCHASTICALLY[config.rounding],
         hadamard=config.hadamard,
     )
 

@@ -72,7 +72,7 @@ def predict_stall(config: TrainConfig, state: TrainState) -> dict[str, Any] | No
         placed = grid.element, grid.spread(scales, weight.shape)
         beta1 = config.optimizer.betas[0]
         long_run.append(float(predicted_stall_rate(weight, *placed, config.learning_rate, beta1)))
-        mode: Rounding = "stochastic" if state.plan.stochastic_update else "nearest"
+        mode: Rounding = "stochastic" if "stored_weights" in state.plan.stochastic else "nearest"
         first.append(float(first_step_stall_rate(weight, *placed, first_rate, rounding=mode)))
         sizes.append(weight.numel())
     return {

@@ -110,7 +110,7 @@ class _Observer:
             x,
             scales,
             for_weight_gradient(self._state.plan, number, x),
-            rounding="nearest" if self._generator is None else "stochastic",
+            rounding="stochastic" if role in self._state.plan.stochastic else "nearest",
             overflow=config.overflow if grid.element.has_specials else "saturate",
             generator=self._generator,
         )

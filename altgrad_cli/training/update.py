@@ -69,7 +69,7 @@ def candidate_update(state: TrainState, gradient: Tensor, learning_rate: float) 
     rule = state.optimizer
     proposal = rule.propose(gradient, learning_rate, state.placed_on, start)
     unrounded = proposal.parameters
-    stochastic = rule.stochastic or state.plan.stochastic_update
+    stochastic = rule.stochastic or "stored_weights" in state.plan.stochastic
     generator = fork(state.streams["rounding_update"]) if stochastic else None
     _round_slots(state, proposal, generator)
     flat = state.flat
@@ -107,7 +107,7 @@ def _round_slots(state: TrainState, proposal: Proposal, generator: torch.Generat
         grid = operand_grid(fmt, "amax")
         for slot in proposal.slots.values():
             view = state.flat.linear_views(slot)[index]
-            stochastic = state.plan.stochastic_operands
+            stochastic = "optimizer_state" in state.plan.stochastic
             grid.round(
                 view,
                 grid.scales(view),

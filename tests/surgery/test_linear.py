@@ -16,7 +16,7 @@ from altgrad_cli.config.precision import OPERAND_ROLES, Role, ScalingConfig
 from altgrad_cli.errors import UsageError
 from altgrad_cli.formats import parse_format
 from altgrad_cli.formats.reference import round_blocks_exact
-from altgrad_cli.rounding.quantize import STATS
+from altgrad_cli.rounding.quantize import STATS, quantize
 from altgrad_cli.surgery.linear import (
     OperandRounding,
     PassSlot,
@@ -32,8 +32,7 @@ COUNT, AMAX, OVERFLOW = (STATS.index(name) for name in ("count", "amax", "overfl
 def plan_for(format_name: str, roles: tuple[Role, ...] = OPERAND_ROLES, **options: Any) -> PrecisionPlan:
     fmt = parse_format(format_name)
     layer = LayerPrecision("layer", tuple((role, fmt) for role in roles), "amax")
-    flags = {"frozen_blocks": False, "stochastic_update": False, "stochastic_operands": False} | options
-    return PrecisionPlan((layer,), **flags)
+    return PrecisionPlan((layer,), **{"frozen_blocks": False} | options)
 
 
 def rounding_for(plan: PrecisionPlan, scale: float | None = 1.0, **options: object) -> OperandRounding:
@@ -315,7 +314,7 @@ def test_a_tap_sees_every_operand_before_rounding_and_may_replace_it() -> None:
 
 def test_stochastic_operands_follow_their_generator_and_evaluation_rounds_to_nearest() -> None:
     x, w, dy = operands()
-    plan = plan_for("E5M2", stochastic_operands=True)
+    plan = plan_for("E5M2", stochastic=OPERAND_ROLES)
     runs = [
         products(rounding_for(plan, generator=torch.Generator().manual_seed(seed)), x, w, dy)[0]
         for seed in (1, 1, 2)
@@ -324,6 +323,18 @@ def test_stochastic_operands_follow_their_generator_and_evaluation_rounds_to_nea
     assert not torch.equal(runs[0], runs[2])
     evaluated = products(rounding_for(plan, deterministic=True), x, w, dy)[0]
     assert torch.equal(evaluated, products(rounding_for(plan_for("E5M2")), x, w, dy)[0])
+
+
+def test_gradients_alone_are_rounded_stochastically() -> None:
+    x, w, dy = operands()
+    plan = plan_for("E5M2", stochastic=("gradients",))
+    y, dx, dw = products(rounding_for(plan, generator=torch.Generator().manual_seed(1)), x, w, dy)
+    nearest = products(rounding_for(plan_for("E5M2")), x, w, dy)
+    g = quantize(dy, "E5M2", rounding="stochastic", generator=torch.Generator().manual_seed(1))
+    a, b = quantize(x, "E5M2"), quantize(w, "E5M2")
+    assert torch.equal(y, nearest[0]) and not torch.equal(dw, nearest[2])
+    assert torch.equal(dx, g @ b)
+    assert torch.equal(dw, g.flatten(0, -2).T @ a.flatten(0, -2))
 
 
 def test_the_slot_is_given_back_after_an_error() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from altgrad_cli.config.precision import LayerRule, PrecisionConfig, ScalingConfig
+from altgrad_cli.config.precision import ROLES, LayerRule, PrecisionConfig, ScalingConfig
 from altgrad_cli.errors import ConfigError, FormatError
 from altgrad_cli.formats import parse_format
 from altgrad_cli.subjects.gpt.layer_names import layer_kinds
@@ -149,12 +149,17 @@ def test_ieee_needs_nothing_of_a_format_that_rounds_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rounding", "update", "operands"),
-    [("nearest", False, False), ("stochastic", True, False), ("stochastic_all", True, True)],
+    ("rounding", "roles", "operands"),
+    [
+        ("nearest", (), False),
+        ("stochastic", (M,), False),
+        ("stochastic_gradients", (G,), True),
+        ("stochastic_all", ROLES, True),
+    ],
 )
-def test_rounding_modes(rounding: str, update: bool, operands: bool) -> None:
+def test_rounding_modes(rounding: str, roles: tuple[str, ...], operands: bool) -> None:
     made = plan(rounding=rounding)
-    assert (made.stochastic_update, made.stochastic_operands) == (update, operands)
+    assert (made.stochastic, made.stochastic_operands) == (roles, operands)
 
 
 def test_without_rounding_leaves_out_exactly_what_is_named() -> None:

@@ -48,7 +48,7 @@ def test_tracing_changes_nothing(tiny: Tiny, regime: str, rounding: str) -> None
 
 
 @pytest.mark.parametrize("format", ["E4M3", "MXFP4", "E4M3@8x8", "E4M3 precision.hadamard=16"])
-@pytest.mark.parametrize("rounding", ["nearest", "stochastic_all"])
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic_gradients", "stochastic_all"])
 def test_rounded_operands_are_those_of_the_step(tiny: Tiny, rounding: str, format: str) -> None:
     """The trace rounds a second time beside the pass: the weights that the pass kept are the oracle."""
     state = built(

@@ -72,5 +72,5 @@ def _asked_for(precision: PrecisionConfig, layer: str) -> tuple[Role, ...]:
 def _essence(plan: PrecisionPlan) -> object:
     """What a plan does, less what makes no difference to it."""
     layers = [(entry.name, entry.formats, entry.recipe if entry.formats else None) for entry in plan.layers]
-    stores = plan.stores_weights and plan.stochastic_update
-    return layers, plan.frozen_blocks, stores, plan.rounds and plan.stochastic_operands
+    noticed = {role for entry in plan.layers for role, _ in entry.formats}
+    return layers, plan.frozen_blocks, noticed & set(plan.stochastic)

@@ -10,9 +10,16 @@ from altgrad_cli.sweeps.arms import EMBEDDED, Arm, text_words
 
 
 def families(arms: Iterable[Arm]) -> list[tuple[list[Arm], dict[str, str]]]:
-    """Format arms that differ in seed, text and tuned rate only, with the words of the texts."""
+    """Format arms that differ in seed, text and tuned rate only, with the words of the texts.
+
+    A run that stands in two sweeps counts once: made again it has the same bits and is no further evidence.
+    """
     families: dict[TrainConfig, list[Arm]] = {}
-    formats = [arm for arm in arms if arm.kind == "format"]
+    once: dict[TrainConfig, Arm] = {}
+    for arm in arms:
+        if arm.kind == "format":
+            once.setdefault(arm.config, arm)
+    formats = list(once.values())
     for arm in formats:
         config = without_text(replace(arm.config, seed=0))
         families.setdefault(replace(config, learning_rate=1.0) if is_tuned(arm) else config, []).append(arm)

@@ -158,14 +158,18 @@ def find_pass(state: TrainState, plan: PrecisionPlan, scales: Scales, batch: Bat
 
     That is: without a compiler; for a network with buffers, or of a builder that cannot be told from others;
     while a delayed scale is not known yet; for formats that name blocks or scales; with a Hadamard matrix;
-    for formats wider than float32; and for scales with which the graph would leave float32's range. All of it
-    follows from the state, so that a resumed or repeated run takes the same way again.
+    for operands of which some are rounded stochastically; for formats wider than float32; and for scales
+    with which the graph would leave float32's range. All of it follows from the state, so that a resumed or
+    repeated run takes the same way again.
     """
     config = state.config
     if not state.ranks.alone:
         _say_once("the run has several ranks")
         return None
-    if plan.hadamard is not None or (state.device.type == "cpu" and missing_compiler()):
+    drawn = [role in plan.stochastic for role in OPERAND_ROLES]
+    if plan.hadamard is not None or any(drawn) != all(drawn):
+        return None
+    if state.device.type == "cpu" and missing_compiler():
         return None
     reason = _not_recordable(state)
     if reason is not None:

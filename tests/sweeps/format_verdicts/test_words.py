@@ -180,3 +180,11 @@ def test_settings_and_rules_are_formats_of_their_own(plant: Plant) -> None:
     names = [found.arm for found in format_verdicts(record.planned, record.findings)]
     assert names == ["e7m0-uniform-adamw", "e7m0-uniform-adamw+stochastic"]
     assert [each.other_way_round for each in ranked(record)] == [None, 0.5], "the same losses, planted"
+
+
+def test_a_run_that_stands_in_two_sweeps_counts_once(plant: Plant) -> None:
+    record = plant(ASKED, FAILS)
+    again = [replace(arm, name=f"other/{arm.name}") for arm in record.planned]
+    both = {**record.findings, **{f"other/{name}": found for name, found in record.findings.items()}}
+    (found,) = format_verdicts([*record.planned, *again], both)
+    assert found.evidence == "2 texts, 3 seeds on each, tuned rates"
