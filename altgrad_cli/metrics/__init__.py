@@ -14,6 +14,7 @@ so a layer's rate and the run's rate are the same formula. Undefined (0/0) is No
     spec         One metric: name, unit, definition, pooling, the bad side, the level from which it warns
     stall        The stall to expect before an update is made: of Adam, predicted, and of SGD, by the detector
     thresholds   Every threshold of a definition, once
+    unreached    How much of a model lies where no setting could round it
     update       What the optimizer's update did to the weights: stall, flips, zero updates, transfer
     verdict      What a whole run came to
     weights      A layer's weights by themselves: on their grid, and by their singular values

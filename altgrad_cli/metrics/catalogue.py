@@ -8,6 +8,7 @@ from altgrad_cli.metrics.persistence import PERSISTENCE_METRICS
 from altgrad_cli.metrics.rounding import CODE_USE_METRICS, ROUNDING_METRICS
 from altgrad_cli.metrics.spec import MetricSpec
 from altgrad_cli.metrics.stall import PREDICTION_METRICS
+from altgrad_cli.metrics.unreached import UNREACHED_METRICS
 from altgrad_cli.metrics.update import MASTER_UPDATE_METRICS, RESCALE_METRICS, STORED_UPDATE_METRICS
 from altgrad_cli.metrics.verdict import OUTCOME_METRICS
 from altgrad_cli.metrics.weights.grid import INTERVAL_METRICS
@@ -26,6 +27,7 @@ _GROUPS = (
     INTERVAL_METRICS,
     RANK_METRICS,
     PREDICTION_METRICS,
+    UNREACHED_METRICS,
 )
 
 METRICS: dict[str, MetricSpec] = {spec.name: spec for group in _GROUPS for spec in group}

@@ -11,6 +11,10 @@ UNDERFLOW_FROM = 0.01
 STALL_FROM = 0.5
 """Also the bit-stall above which an armed emergency shift acts."""
 
+UNREACHED_FROM = 0.1
+"""Share of the multiply-adds outside the layers that can be rounded, from which a user's model is said to be
+rounded only in part."""
+
 # Stall collapse: both means over the window. Divergence: the smoothed loss against its best, as long.
 COLLAPSE_WINDOW = 50
 COLLAPSE_TRANSFER = 0.03

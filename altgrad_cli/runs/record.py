@@ -6,6 +6,7 @@ as long as the layer metrics are limited to those that are read. Absent is None,
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -125,6 +126,31 @@ class RunRecord:
     def predicted_stall(self) -> Mapping[str, object]:
         """What the initial weights predict of the bit-stall; {} without stored weights."""
         return (self.started.predicted_stall if self.started else None) or {}
+
+    @property
+    def coverage(self) -> Mapping[str, object]:
+        """Which share of the multiply-adds is rounded; what is not, like modules as one (``h.*.attn``).
+
+        {} where a log does not say.
+        """
+        said = (self.started.coverage if self.started else None) or {}
+        groups: dict[tuple[str, str, str], int] = {}
+        for row in said.get("left_out", ()):
+            like = re.sub(r"\d+", "*", row["module"])
+            key = (like, row["operation"], row["why"])
+            groups[key] = groups.get(key, 0) + row["multiply_adds"]
+        total = said.get("multiply_adds") or 0
+        rows = sorted(groups.items(), key=lambda group: -group[1])
+        left_out = {
+            str(number): {
+                "module": like,
+                "operation": operation,
+                "why": why,
+                "share": count / total if total else None,
+            }
+            for number, ((like, operation, why), count) in enumerate(rows, start=1)
+        }
+        return {**said, "left_out": left_out} if said else {}
 
     @property
     def seed(self) -> int | None:

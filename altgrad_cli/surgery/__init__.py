@@ -1,6 +1,7 @@
 """Precision put into a model: its layers replaced by ones that round.
 
 convolution     The quantised convolution
+coverage        Which share of a model's multiply-adds is rounded, and by name what is not
 hadamard        Outliers spread over their neighbours before the operands of dW are rounded
 linear          The quantised linear layer, and the rounding of a pass: W, A and G of every layer
 share           The part of a batch that one of several ranks takes

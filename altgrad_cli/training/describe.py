@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,14 @@ from altgrad_cli.config.loading import resolve
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.metrics.stall import first_step_stall_rate, predicted_stall_rate
 from altgrad_cli.rounding.constants import Rounding
+from altgrad_cli.surgery.coverage import coverage
 from altgrad_cli.training.environment import describe_environment
 from altgrad_cli.training.events import RunStarted
 from altgrad_cli.training.measuring.reduce import pool_values
+from altgrad_cli.training.passes.buffers import kept_buffers
+from altgrad_cli.training.passes.eager import deployed
 from altgrad_cli.training.state import TrainState
+from altgrad_cli.training.streams import fork
 from altgrad_cli.updates.schedule import learning_rate_at
 
 
@@ -51,8 +56,25 @@ def describe_start(
             state.device, ranks=state.ranks.count, parallel=config.runtime.parallel
         ),
         injections=list(config.inject),
+        coverage=_coverage(state),
         resumed_from=None if resumed_from is None else str(resumed_from),
     )
+
+
+def _coverage(state: TrainState) -> dict[str, Any] | None:
+    """``surgery.coverage`` of a forward pass on the next batch; nothing moves: no stream, buffer or history.
+
+    None where the model cannot be run under a counter, which is no reason not to train it.
+    """
+    if state.subject.train is None:
+        return None
+    batch = state.subject.train(fork(state.streams["data"]))
+    try:
+        with kept_buffers(state.model), deployed(state, state.plan):
+            found = coverage(state.model, lambda: state.model(batch.x.to(state.device)))
+    except (RuntimeError, NotImplementedError, TypeError):
+        return None
+    return {**asdict(found), "share": found.share, "unreached": found.unreached}
 
 
 def predict_stall(config: TrainConfig, state: TrainState) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from altgrad_cli.checkpoints.file import VerifiedCheckpoint
-from altgrad_cli.config.run import TrainConfig
+from altgrad_cli.config.run import TrainConfig, is_code
 from altgrad_cli.errors import UsageError
 from altgrad_cli.subjects.built_in import load_subject
 from altgrad_cli.subjects.subject import Batch, Draw, Subject
@@ -25,6 +25,7 @@ from altgrad_cli.training.events import (
     Alert,
     Event,
     InterventionApplied,
+    RunStarted,
     StepCompleted,
 )
 from altgrad_cli.training.faults import DATA, Faults, check_data_faults, resolve_injections
@@ -39,6 +40,7 @@ from altgrad_cli.training.saving.snapshot import grid_changed
 from altgrad_cli.training.state import TrainState, build_state
 from altgrad_cli.training.step import Step, commit_step, compute_step, update_norm
 from altgrad_cli.training.streams import fork
+from altgrad_cli.training.watch.alerts import AlertChange
 from altgrad_cli.training.watch.monitors import Monitors
 
 
@@ -109,8 +111,10 @@ def train(
         shadow_buffer=torch.empty_like(state.flat.values) if _has_shadow(config, state) else None,
         validation=_validation_batches(config, subject.validation, state),
     )
-    yield describe_start(config, state, initial_hash, resume_from.path if resume_from else None)
+    started = describe_start(config, state, initial_hash, resume_from.path if resume_from else None)
+    yield started
     if state.step == 0:
+        yield from _report_holes(run, started)
         yield from evaluate(run)
     if state.step >= config.max_steps:
         end_of_steps(run)  # killed between its last checkpoint and its last event
@@ -190,18 +194,34 @@ def _take_step(run: Run) -> Iterator[Event]:
                 },
             )
     if config.monitors.enabled:
-        for change in monitors.alert_changes(measured, step.summary.loss, state.layer_names):
-            yield Alert(
-                step=number,
-                name=change.kind,
-                metric=change.metric,
-                layer=change.layer,
-                value=change.value,
-                threshold=change.threshold,
-                state=change.state,
-            )
+        changes = monitors.alert_changes(measured, step.summary.loss, state.layer_names)
+        yield from (_alert(number, change) for change in changes)
     yield from shift_or_stop(run, pending)
     yield from evaluate_and_save(run)
+
+
+def _alert(step: int, change: AlertChange) -> Alert:
+    return Alert(
+        step=step,
+        name=change.kind,
+        metric=change.metric,
+        layer=change.layer,
+        value=change.value,
+        threshold=change.threshold,
+        state=change.state,
+    )
+
+
+def _report_holes(run: Run, started: RunStarted) -> Iterator[Event]:
+    """Warn where much of a user's own model cannot be rounded.
+
+    Not of altgrad's own: what of them stays in float32 is the study's definition, the same in every run.
+    """
+    if started.coverage is None or not is_code(run.config.subject) or not run.state.plan.rounds:
+        return
+    if run.config.monitors.enabled:
+        found = {"unreached_products": started.coverage["unreached"]}
+        yield from (_alert(0, change) for change in run.monitors.alerts.update(found))
 
 
 def _read(run: Run, batch: Batch, result: PassResult) -> PassSummary:

@@ -39,6 +39,8 @@ class RunStarted(Event):
     predicted_stall: Mapping[str, Any] | None
     environment: Mapping[str, Any]
     injections: Sequence[str]
+    coverage: Mapping[str, Any] | None = None
+    """Which share of a forward pass's multiply-adds is rounded, and what is not; None: not counted."""
     resumed_from: str | None = None
 
 

@@ -214,6 +214,7 @@ _MAPPINGS: dict[str, Callable[[RunRecord], Mapping[str, object] | None]] = {
     "corpus": lambda log: log.started.corpus if log.started else None,
     "environment": lambda log: log.started.environment if log.started else None,
     "predicted_stall": lambda log: log.predicted_stall,
+    "coverage": lambda log: log.coverage,
 }
 """``config.learning_rate`` and the like: a key of what the log keeps as a mapping."""
 

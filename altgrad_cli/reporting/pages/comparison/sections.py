@@ -26,6 +26,7 @@ from altgrad_cli.reporting.pages.comparison.headline import headline
 from altgrad_cli.reporting.pages.comparison.rules_section import rules_section
 from altgrad_cli.reporting.pages.comparison.seeds import recovery_picture, runs_by_arm, spread_section
 from altgrad_cli.reporting.pages.comparison.tuning_section import gaps_section, rates_section
+from altgrad_cli.reporting.pages.run.coverage_section import coverage_of_runs
 from altgrad_cli.reporting.pages.run.failure_sections import attribution, summary
 from altgrad_cli.reporting.pages.run.failure_tables import layer_rates
 from altgrad_cli.reporting.pages.run.recommendations import recommendation
@@ -261,6 +262,7 @@ SECTIONS: tuple[SweepSection, ...] = (
     heat_maps,
     codes,
     predicted_stall,
+    coverage_of_runs,
     sweet_spot,
     failures,
     limits,

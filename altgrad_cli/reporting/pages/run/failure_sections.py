@@ -11,6 +11,7 @@ from altgrad_cli.reporting.evidence.scope import Scope
 from altgrad_cli.reporting.evidence.windows import telling_window
 from altgrad_cli.reporting.pages.comparison.attribution_section import stage_sentence
 from altgrad_cli.reporting.pages.comparison.layers_section import layers_blocks
+from altgrad_cli.reporting.pages.run.coverage_section import run_coverage
 from altgrad_cli.reporting.pages.run.failure_tables import (
     code_use,
     diagnostic_trend,
@@ -188,6 +189,7 @@ FAILURE_SECTIONS: tuple[RunSection, ...] = (
     rank,
     diagnostic_trend,
     predicted_stall,
+    run_coverage,
     warnings,
     interventions,
     recommendation,
