@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from altgrad_cli.checkpoints.file import content_hash, read_checkpoint
 from altgrad_cli.commands.app import app
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, needed
 from tests.small import LAW
 
 EXAMPLES = REPOSITORY / "examples"
@@ -27,8 +27,8 @@ TINY = (
 
 
 def subject_of(name: str) -> str:
-    if name == "gpt2" and os.environ.get("CI") != "true":
-        pytest.importorskip("transformers")
+    if name == "gpt2":
+        needed("transformers")
     return f"{EXAMPLES / name}.py:subject"
 
 

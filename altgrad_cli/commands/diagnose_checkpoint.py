@@ -18,6 +18,7 @@ EXAMPLES = (
     "altgrad diagnose-checkpoint anomaly_step_53.pt --replay --what-if",
     "altgrad diagnose-checkpoint anomaly_step_53.pt --against runs/bf16_baseline",
     "altgrad diagnose-checkpoint nan.pt --format E5M2",
+    "altgrad diagnose-checkpoint model.safetensors --subject my_model:make --what-if",
     "altgrad diagnose-checkpoint anomaly_step_53.pt --markdown autopsy.md --json",
 )
 
@@ -60,7 +61,9 @@ def diagnose_checkpoint(
     subject: Annotated[
         str | None,
         typer.Option(
-            "--subject", metavar="M:F", help="The run's own model; code that only the file names is not run."
+            "--subject",
+            metavar="M:F",
+            help="Your own model, of the run or for a state dict; a file loads no code.",
         ),
     ] = None,
     layer: Annotated[

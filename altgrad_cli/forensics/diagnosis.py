@@ -15,6 +15,7 @@ from altgrad_cli.forensics.against import Comparison, compare_with
 from altgrad_cli.forensics.batch_report import describe_batch
 from altgrad_cli.forensics.document import (
     Diagnosis,
+    Finding,
     ForeignDiagnosis,
     ForeignFailure,
     ForeignTrust,
@@ -37,6 +38,7 @@ from altgrad_cli.forensics.mechanism import attribute, explain
 from altgrad_cli.forensics.opened import OpenedCheckpoint, open_checkpoint, trust_report
 from altgrad_cli.forensics.provenance import amax_suspects, describe_origin
 from altgrad_cli.forensics.step_again.bisection import minimal_bf16_layers
+from altgrad_cli.forensics.step_again.foreign_step import foreign_step
 from altgrad_cli.forensics.step_again.replay import not_run, replay
 from altgrad_cli.forensics.step_again.replay_state import rebuild
 from altgrad_cli.forensics.step_again.variations import Trials
@@ -86,26 +88,45 @@ def diagnose(path: Path, questions: Questions) -> Diagnosis | ForeignDiagnosis:
 
 def diagnose_foreign(foreign: ForeignTensors, questions: Questions) -> ForeignDiagnosis:
     """What can be said of a state dict without any evidence of how it came about."""
-    asked = {"--replay": questions.replay, "--what-if": questions.what_if, "--against": questions.against}
+    asked = {"--replay": questions.replay, "--against": questions.against}
+    if questions.subject is None:
+        asked["--what-if"] = questions.what_if
     impossible = [option for option, given in asked.items() if given]
     if impossible:
         raise UsageError(
             f"{', '.join(impossible)} needs a checkpoint that altgrad wrote",
             where=str(foreign.path),
-            hint="of a plain state dict only the values are known; give --format NAME",
+            hint="of a plain state dict only the values are known; --subject M:F loads them into your model",
+        )
+    taken = None
+    if questions.subject is not None:
+        taken = foreign_step(
+            foreign,
+            questions.subject,
+            format=questions.format,
+            data=questions.data,
+            everything=questions.what_if,
         )
     fmt = None if questions.format is None else parse_format(questions.format)
     rows, left_out = describe_tensors(foreign, fmt), not_judged(foreign)
     bad = sum(row.nonfinite_weights for row in rows)
-    kind: FailureClass = NONFINITE if bad else (NONE if rows else NOT_JUDGED)
+    first = None if taken is None else taken.first
+    kind: FailureClass = NONFINITE if bad or first is not None else (NONE if rows else NOT_JUDGED)
+    said = foreign_findings(foreign, rows, left_out, judged_on_grid=fmt is not None)
+    of_step = () if taken is None else tuple(Finding("note", words) for words in taken.words)
     return ForeignDiagnosis(
         file=str(foreign.path),
         kind=foreign.kind,
         trust=ForeignTrust(verified=("record checksums",) if foreign.checksums else ()),
         failure=ForeignFailure(kind=kind, nonfinite_count=bad if rows else None),
+        first_nonfinite=None
+        if taken is None or first is None
+        else describe_origin(first, taken.given.state, taken.given.step),
+        fits=() if taken is None else taken.fits,
+        counterfactuals=() if taken is None else taken.counterfactuals,
         layers=_selected(rows, questions.layer),
         not_judged=left_out,
-        findings=tuple(foreign_findings(foreign, rows, left_out, judged_on_grid=fmt is not None)),
+        findings=(*of_step, *said),
     )
 
 

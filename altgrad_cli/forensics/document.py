@@ -14,6 +14,7 @@ from altgrad_cli.forensics.lead_time import LeadTime
 from altgrad_cli.forensics.mechanism import Mechanism
 from altgrad_cli.forensics.opened import Trust
 from altgrad_cli.forensics.provenance import AmaxSuspect, Origin
+from altgrad_cli.forensics.step_again.foreign_step import LayerFit
 from altgrad_cli.forensics.step_again.replay import Replay, not_run
 from altgrad_cli.forensics.step_again.what_if import Counterfactual
 
@@ -127,7 +128,10 @@ class ForeignDiagnosis(_Document):
     kind: str
     trust: ForeignTrust
     failure: ForeignFailure
-    first_nonfinite: None = None
+    first_nonfinite: Origin | None = None
+    """In execution order, where a subject was named that the weights were loaded into."""
+    fits: tuple[LayerFit, ...] = ()
+    """Likewise: every layer's weights on every format."""
     mechanism: Mechanism = field(default_factory=lambda: Mechanism(None, ()))
     layers: tuple[TensorRow, ...]
     replay: Replay = field(default_factory=not_run)

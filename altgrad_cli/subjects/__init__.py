@@ -7,5 +7,6 @@ eurovoc        The second task: the labels of a document, by the same network un
 gpt            The built-in network under study: a small GPT
 legal_english  The embedded corpus: the law of an imaginary Union, drafted by a seeded legislator
 trial          A stranger's subject tried out on one batch, before the first step
+weights_of_others  A subject with weights that somebody else trained
 yours          A user's own subject, from the function that the command line names
 """

@@ -15,7 +15,7 @@ from altgrad_cli.surgery.linear import PassSlot
 from altgrad_cli.surgery.swapping import prepare_layers
 from altgrad_cli.training.engine import train
 from altgrad_cli.training.events import Alert, RunStarted
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, needed
 from tests.small import LAW
 from tests.surgery.test_linear import plan_for, rounding_for
 
@@ -107,7 +107,7 @@ def test_the_built_in_network_says_its_share_and_raises_no_alert() -> None:
 @pytest.mark.parametrize("name", ["cnn", "llama", "gpt2"])
 def test_an_example_by_hand(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if name == "gpt2":
-        pytest.importorskip("transformers")
+        needed("transformers")
     monkeypatch.syspath_prepend(str(REPOSITORY / "examples"))
     module = __import__(name)
     started, alerts = counted("subject=examples:own", subject=module.subject)

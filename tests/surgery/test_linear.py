@@ -24,6 +24,7 @@ from altgrad_cli.surgery.linear import (
 )
 from altgrad_cli.surgery.precision_plan import LayerPrecision, PrecisionPlan
 from altgrad_cli.surgery.swapping import number_layers, prepare_layers, swap_layers
+from tests.conftest import needed
 
 BATCH, TIME, WIDTH_IN, WIDTH_OUT = 3, 5, 24, 40
 COUNT, AMAX, OVERFLOW = (STATS.index(name) for name in ("count", "amax", "overflow"))
@@ -405,7 +406,7 @@ def test_dropout_draws_from_the_pass_alone_and_keeps_the_mean() -> None:
 
 
 def test_a_conv1d_of_transformers_is_a_linear_layer_that_lies_the_other_way_round() -> None:
-    transformers = pytest.importorskip("transformers.pytorch_utils")
+    transformers = needed("transformers.pytorch_utils")
     x, w, dy = operands()
     conv = transformers.Conv1D(WIDTH_OUT, WIDTH_IN)
     with torch.no_grad():
@@ -433,7 +434,7 @@ def test_a_conv1d_of_transformers_is_a_linear_layer_that_lies_the_other_way_roun
 
 
 def test_a_conv1d_that_shares_its_weight_with_another_kind_of_layer_is_refused() -> None:
-    transformers = pytest.importorskip("transformers.pytorch_utils")
+    transformers = needed("transformers.pytorch_utils")
     conv, embedding = transformers.Conv1D(4, 6), nn.Embedding(6, 4)
     conv.weight = embedding.weight
     with pytest.raises(UsageError, match=r"shares its weight 1\.weight"):

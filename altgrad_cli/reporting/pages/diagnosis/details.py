@@ -13,7 +13,7 @@ from altgrad_cli.forensics.opened import Trust
 from altgrad_cli.forensics.step_again.variations import Outcome
 from altgrad_cli.metrics.thresholds import DEAD_GRADIENT
 from altgrad_cli.notation import format_value, short_layer
-from altgrad_cli.reporting.blocks.document import Section, bullets, plain_table, section
+from altgrad_cli.reporting.blocks.document import Section, Text, bullets, plain_table, section
 
 _OUTCOME = ("survives", "stopped by", "loss", "tau", "stalled", "cosine")
 _LAYER_LEGEND = (
@@ -29,19 +29,7 @@ def details(diagnosis: Diagnosis) -> Iterator[Section | None]:
     attempts = [(name, *_outcome(outcome)) for name, outcome in diagnosis.mechanism.attempts.items()]
     table = plain_table(("change", *_OUTCOME), attempts)
     yield section("The step again, one rounding bypassed at a time", table)
-    tried = [
-        (entry.change, *_outcome(entry.outcome, entry.reason))
-        for entry in diagnosis.counterfactuals
-        if entry.kind != "format"
-    ]
-    yield section("What would have saved it", plain_table(("change", *_OUTCOME), tried))
-    grid = [
-        (entry.format, entry.rounding, entry.scaling, *_outcome(entry.outcome, entry.reason))
-        for entry in diagnosis.counterfactuals
-        if entry.kind == "format"
-    ]
-    table = plain_table(("format", "rounding", "scale", *_OUTCOME), grid)
-    yield section("The same step in every format", table)
+    yield from tried(diagnosis)
     yield _lead(diagnosis.lead_time)
     yield _layers(diagnosis)
     yield _optimizer(diagnosis.optimizer)
@@ -49,6 +37,37 @@ def details(diagnosis: Diagnosis) -> Iterator[Section | None]:
         yield _batch(diagnosis.batch)
     if diagnosis.against is not None:
         yield _against(diagnosis.against)
+
+
+def tried(diagnosis: Diagnosis | ForeignDiagnosis) -> Iterator[Section | None]:
+    """The step under every change that was tried."""
+    remedies = [
+        (entry.change, *_outcome(entry.outcome, entry.reason))
+        for entry in diagnosis.counterfactuals
+        if entry.kind != "format"
+    ]
+    yield section("What would have saved it", plain_table(("change", *_OUTCOME), remedies))
+    grid = [
+        (entry.format, entry.rounding, entry.scaling, *_outcome(entry.outcome, entry.reason))
+        for entry in diagnosis.counterfactuals
+        if entry.kind == "format"
+    ]
+    table = plain_table(("format", "rounding", "scale", *_OUTCOME), grid)
+    yield section("The same step in every format", table)
+
+
+def layer_fits(diagnosis: ForeignDiagnosis) -> Section | None:
+    """The relative error of each layer's weights on each format."""
+    formats = list(dict.fromkeys(fit.format for fit in diagnosis.fits))
+    errors = {(fit.layer, fit.format): fit.relative_error for fit in diagnosis.fits}
+    layers = dict.fromkeys(fit.layer for fit in diagnosis.fits)
+    rows = [(layer, *(errors[layer, format] for format in formats)) for layer in layers]
+    words = Text("The error of the rounded weights, |Q(w) - w| / |w|, on one power-of-two scale a layer.")
+    return (
+        section("How each layer's weights fit", words, plain_table(("layer", *formats), rows))
+        if rows
+        else None
+    )
 
 
 def findings(diagnosis: Diagnosis | ForeignDiagnosis) -> Section | None:

@@ -16,7 +16,7 @@ from altgrad_cli.forensics.provenance import Origin
 from altgrad_cli.forensics.step_again.replay import Replay
 from altgrad_cli.notation import format_value, one_line
 from altgrad_cli.reporting.blocks.document import Report, Section, plain_table, section
-from altgrad_cli.reporting.pages.diagnosis.details import details, findings, foreign_layers
+from altgrad_cli.reporting.pages.diagnosis.details import details, findings, foreign_layers, layer_fits, tried
 
 VERDICTS = {
     "nonfinite": "FAILED: not finite",
@@ -32,7 +32,8 @@ def diagnosis_page(diagnosis: Diagnosis | ForeignDiagnosis) -> Report:
     """The whole page; a section without content is left out."""
     title = one_line(f"{VERDICTS[diagnosis.failure.kind]}  ({diagnosis.file})")
     if isinstance(diagnosis, ForeignDiagnosis):
-        sections = [_foreign_screen(diagnosis), foreign_layers(diagnosis), findings(diagnosis)]
+        sections = [_foreign_screen(diagnosis), foreign_layers(diagnosis), layer_fits(diagnosis)]
+        sections += [*tried(diagnosis), findings(diagnosis)]
     else:
         sections = [_screen(_answers(diagnosis)), findings(diagnosis), *details(diagnosis)]
     return Report(title, tuple(filter(None, sections)))
@@ -45,6 +46,8 @@ def _foreign_screen(diagnosis: ForeignDiagnosis) -> Section | None:
     lines = [("file", f"a {diagnosis.kind} with {format_value(judged)} {tensors}{aside}")]
     if diagnosis.failure.kind == NONFINITE:
         lines.append(("what", f"{format_value(diagnosis.failure.nonfinite_count)} values are not finite"))
+    if diagnosis.first_nonfinite is not None:
+        lines += _origin(diagnosis.first_nonfinite)
     checks = ", ".join(diagnosis.trust.verified)
     verified = f"{checks} verified" if checks else "nothing verified: this kind of file has no checksums"
     lines.append(("trust", f"{verified}; written by another program"))
