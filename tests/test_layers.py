@@ -35,6 +35,7 @@ ROOMS = (
     "sweeps",
     "forensics",
     "reporting",
+    "observing",
     "quantization",
     "commands",
     "__main__",

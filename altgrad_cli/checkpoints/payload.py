@@ -110,12 +110,45 @@ class LayerQuantizers:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordedCallValues:
+    """One call of a model in a loop that altgrad does not know: nests of tensors and plain values."""
+
+    args: object
+    kwargs: Mapping[str, object]
+    stream: Tensor
+    """Of torch's default random numbers, before the call."""
+    gradients: tuple[Tensor | None, ...]
+    """That came back to each tensor of the output."""
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerGroup:
+    """The parameters of one group of an optimizer, by name, and its options."""
+
+    names: tuple[str, ...]
+    options: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedLoop:
+    """What of an observed loop its configuration does not say."""
+
+    groups: tuple[OptimizerGroup, ...]
+    kinds: Mapping[str, str]
+    """What each layer is."""
+    untrained: Mapping[str, Tensor]
+    """The parameters that take no gradient."""
+
+
+@dataclass(frozen=True, slots=True)
 class RecordedBatch:
     """Inputs and targets, of text token ids, (batch, block) each; and where in the corpus they lie."""
 
     x: Tensor
     y: Tensor
     offsets: tuple[int, ...]
+    calls: tuple[RecordedCallValues, ...] | None = None
+    """Of an observed loop: the model's calls in the step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +184,7 @@ class Checkpoint:
     metadata: Mapping[str, object] = field(metadata={"key": "circumstances"})
     """When, where and how it was written; no part of its content hash."""
     buffers: Mapping[str, Tensor] = field(default_factory=dict)
+    observed: ObservedLoop | None = None
     corpus: Mapping[str, Scalar] = field(default_factory=dict)
     injections: Injections = Injections((), ())
     failure: RecordedFailure | None = None

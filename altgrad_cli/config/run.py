@@ -20,6 +20,8 @@ from altgrad_cli.errors import ConfigError, nearest
 
 SUBJECTS = ("gpt", "eurovoc")
 """Those that altgrad has itself."""
+OBSERVED = "observed"
+"""A model in a loop of the user's own, which nobody has named."""
 _CODE = re.compile(r"(?:[^:]+\.py|[A-Za-z_][\w.]*):[A-Za-z_]\w*")
 Schedule = Literal["constant", "cosine", "linear"]
 
@@ -276,7 +278,7 @@ def code_words(subject: str) -> tuple[str, str]:
 
 
 def _check_subject(subject: str) -> None:
-    if subject in SUBJECTS or _CODE.fullmatch(subject):
+    if subject in (*SUBJECTS, OBSERVED) or _CODE.fullmatch(subject):
         return
     guess = nearest(subject, SUBJECTS)
     raise ConfigError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,6 +23,32 @@ class Batch:
     """(batch, ...): of text int64, ``x`` one token later."""
     offsets: tuple[int, ...] = ()
     """Which row is which: of text the position of its first token in its split, else a document's number."""
+
+    def loss(
+        self, model: nn.Module, loss: LossFunction, device: torch.device, *, reduction: str = "mean"
+    ) -> Tensor:
+        """``loss`` of what ``model``, on ``device``, makes of the batch."""
+        return loss(model(self.x.to(device)), self.y.to(device), reduction=reduction)
+
+    def gradients(
+        self,
+        model: nn.Module,
+        loss: LossFunction,
+        device: torch.device,
+        parameters: Sequence[Tensor],
+        *,
+        shares: int = 1,
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        """The loss, 0-d, and its gradient for each of ``parameters``: a share of the mean."""
+        value = self.loss(model, loss, device)
+        if shares > 1:
+            value = value / shares  # its gradients are as large as alone
+        return value, torch.autograd.grad(value, parameters)
+
+    def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """What of it a trace looks at."""
+        yield "x", self.x
+        yield "y", self.y
 
 
 Draw = Callable[[torch.Generator], Batch]

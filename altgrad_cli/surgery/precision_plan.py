@@ -23,8 +23,11 @@ from altgrad_cli.config.precision import (
 from altgrad_cli.errors import ConfigError, nearest
 from altgrad_cli.formats import FP8Format, parse_format
 
-LayerKind = Literal["head", "normalised", "hidden"]
-"""What a linear layer is: the head, which keeps a float32 master; fed by a normalisation; any other."""
+LayerKind = Literal["head", "normalised", "hidden", "untrained"]
+"""What a linear layer is: the head, which keeps a float32 master; fed by a normalisation; any other; or one
+whose weight no optimizer changes, which is rounded as an operand and stored nowhere."""
+UNSTORED: tuple[LayerKind, ...] = ("head", "untrained")
+"""Those whose weights are not stored on a grid in any regime."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,7 @@ class PrecisionPlan:
 
 
 def _formats(kind: LayerKind, roles: Sequence[Role], fmt: FP8Format) -> tuple[tuple[Role, FP8Format], ...]:
-    if kind == "head":
+    if kind in UNSTORED:
         # Most often its weight is the token embedding, which keeps its float32 master in every regime.
         roles = [role for role in roles if role in OPERAND_ROLES]
     # With the stored weights on the grid, the weight operand is that grid: no second rounding.

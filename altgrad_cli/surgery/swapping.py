@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from altgrad_cli.errors import UsageError
 from altgrad_cli.surgery.convolution import CONVOLUTIONS, QuantizedConvolution
 from altgrad_cli.surgery.linear import PassSlot, QuantizedLayer, QuantizedLinear
-from altgrad_cli.surgery.precision_plan import LayerKind
+from altgrad_cli.surgery.precision_plan import UNSTORED, LayerKind
 
 
 class PassDropout(nn.Module):
@@ -102,7 +102,15 @@ def number_layers(
 ) -> list[tuple[str, QuantizedLayer]]:
     """Give every quantised layer its index and return (name, layer): as the model lists them, heads last."""
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, QuantizedLayer)]
-    layers.sort(key=lambda named: kind(named[0]) == "head")
+    return number_named(layers, kind)
+
+
+def number_named(
+    layers: list[tuple[str, QuantizedLayer]], kind: Callable[[str], LayerKind]
+) -> list[tuple[str, QuantizedLayer]]:
+    """Give each of ``layers`` its index; as given, but for those without stored weights, which come last."""
+    last: dict[LayerKind, int] = {kind: place for place, kind in enumerate(UNSTORED, start=1)}
+    layers = sorted(layers, key=lambda named: last.get(kind(named[0]), 0))
     for index, (_, module) in enumerate(layers):
         module.index = index
     return layers

@@ -3,7 +3,7 @@
     engine                 the run: ``train(config) -> Iterator[Event]``
     events, describe       what a run says, and what it says first
     state, step, update    the parts of a step
-    after_step             what follows on it: a shift, the end, an evaluation, a checkpoint
+    after_step             what follows on it: capture, measures, commit; a shift, the end, an evaluation
     streams                the private random streams
     parallel               one run on several processes
     passes                 forward and backward pass, eager and as one compiled graph
@@ -11,6 +11,7 @@
     watch                  what is watched, and what is done about trouble
     saving                 the state as checkpoints, and what of it is kept when
     tracing, origin        a step tensor by tensor, and what was not finite first
+    in_use                 the state of a run whose model and loop are somebody else's
     faults                 how failure is rehearsed
     environment            what the bits of a run may depend on
 

@@ -1,7 +1,11 @@
-"""What one run carries through its steps, and what follows on each: a shift, the end, an evaluation."""
+"""What one run carries through its steps, and what follows on each, whoever took it: engine or a user's loop.
+
+Capture, measures, commit and events; a shift, the end, an evaluation, a checkpoint.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,13 +15,25 @@ from torch import Tensor
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.metrics.verdict import perplexity
 from altgrad_cli.rounding.statistics import Counters
-from altgrad_cli.subjects.subject import Batch, Draw
+from altgrad_cli.subjects.subject import Batch
 from altgrad_cli.surgery.precision_plan import plan_precision, without_rounding
-from altgrad_cli.training.events import Evaluated, Event, InterventionApplied, RunEnded
+from altgrad_cli.training.events import (
+    Alert,
+    Evaluated,
+    Event,
+    InterventionApplied,
+    RunEnded,
+    StepCompleted,
+)
 from altgrad_cli.training.faults import Faults
-from altgrad_cli.training.passes.eager import evaluation_loss, evaluation_scores
+from altgrad_cli.training.measuring.codes import CodeCensus
+from altgrad_cli.training.measuring.passes import PassSummary, read_pass
+from altgrad_cli.training.measuring.updates import add_rescale_flips, interval_diagnostics, read_update
+from altgrad_cli.training.passes.eager import PassResult, evaluation_loss, evaluation_scores, shadow_pass
 from altgrad_cli.training.saving.archive import Archive, PendingStep
 from altgrad_cli.training.state import TrainState, encode_stored_weights, fresh_scales
+from altgrad_cli.training.step import Step, commit_step, update_norm
+from altgrad_cli.training.watch.alerts import AlertChange
 from altgrad_cli.training.watch.collapse import collapse_words, is_full_speed
 from altgrad_cli.training.watch.monitors import Monitors
 
@@ -27,21 +43,146 @@ class Run:
     """What one run carries through its steps."""
 
     config: TrainConfig
-    draw: Draw
-    """The next training batch."""
     state: TrainState
     monitors: Monitors
     faults: Faults
     archive: Archive | None
     """Where checkpoints go; None writes nothing."""
     capture_requested: Callable[[], bool]
-    count: Counters
-    """What is counted at every rounding: without monitors only what training itself needs."""
     shadow_buffer: Tensor | None
     validation: list[Batch]
     ended: RunEnded | None = None
     stall_collapsed: bool = False
     """A stall collapse was found in the step before: the next one is captured, before its update."""
+    keeps_nonfinite: bool = False
+    """An update that is not finite is told of and happens all the same: the loop is the user's."""
+
+    @property
+    def count(self) -> Counters:
+        """What is counted at every rounding: without monitors only what training itself needs."""
+        config = self.config
+        return "all" if config.monitors.enabled or config.enable_partition_clipping else "extremes"
+
+    def census(self, number: int) -> CodeCensus | None:
+        """What counts the codes of step ``number``, where diagnostics are due."""
+        due = number % self.config.diagnostic_interval == 0 and self.config.monitors.enabled
+        return CodeCensus(self.state) if due else None
+
+
+def read_step(run: Run, batch: Batch | None, result: PassResult) -> PassSummary:
+    """Read a pass, and its float32 shadow where this step has one; a batch of None cannot be run again."""
+    due = (run.state.step + 1) % run.config.shadow_interval == 0
+    buffer = run.shadow_buffer if due else None
+    shadow = None if buffer is None or batch is None else shadow_pass(run.state, batch, buffer)
+    return read_pass(run.state, result, shadow, run.monitors.dead)
+
+
+def conclude_step(
+    run: Run, pending: PendingStep, census: CodeCensus | None, started: float
+) -> Iterator[Event]:
+    """Everything from capture to stop, in the order that every claim of this laboratory rests on.
+
+    Args:
+        pending: the step before its update.
+        census: of the codes that its pass used; None where no diagnostics are due.
+        started: when the step began, by ``time.perf_counter``.
+    """
+    config, state, monitors = run.config, run.state, run.monitors
+    step, number = pending.step, pending.step.number
+    update, measured, finite = step.update, step.summary.measured, step.finite
+    yield from _report_clip(run, step)
+    yield from _capture(run, pending)
+    # 8 measure the update; commit it unless something is not finite
+    if update is not None and finite and config.monitors.enabled:
+        read_update(state, step, monitors.persistence, monitors.regions)
+        if census is not None:
+            interval_diagnostics(state, step, census, monitors.persistence, monitors.regions, monitors.ranks)
+    flips = commit_step(state, step)
+    if flips and config.monitors.enabled:
+        add_rescale_flips(state, flips, measured)
+
+    # 9 decide to stop, emit
+    metrics = measured.metrics
+    metrics["learning_rate"] = step.learning_rate
+    metrics["tokens_per_second"] = step.batch.x.numel() / (time.perf_counter() - started)
+    monitors.history.append({"step": number, **metrics})
+    shown = measured.restricted(config.monitors, number, state.layer_names)
+    yield StepCompleted(
+        step=number,
+        metrics=shown.metrics,
+        layers=shown.layers,
+        committed=finite or run.keeps_nonfinite,
+        format=state.format,
+        histograms=census.histograms() if census is not None else {},
+    )
+    if update is not None and finite:
+        for rescale in update.rescales:
+            yield InterventionApplied(
+                step=number,
+                name="rescale",
+                details={
+                    "layer": state.layer_names[rescale.layer],
+                    "scale_before": rescale.before.tolist(),
+                    "scale_after": rescale.after.tolist(),
+                    "amax": rescale.amax,
+                },
+            )
+    if config.monitors.enabled:
+        changes = monitors.alert_changes(measured, step.summary.loss, state.layer_names)
+        yield from (alert_event(number, change) for change in changes)
+    yield from shift_or_stop(run, pending)
+
+
+def alert_event(step: int, change: AlertChange) -> Alert:
+    """``change`` as an event."""
+    return Alert(
+        step=step,
+        name=change.kind,
+        metric=change.metric,
+        layer=change.layer,
+        value=change.value,
+        threshold=change.threshold,
+        state=change.state,
+    )
+
+
+def _report_clip(run: Run, step: Step) -> Iterator[Event]:
+    """Say what clipping did to the gradient, and through it to the update."""
+    clipper, clip = run.monitors.clipper, step.clip
+    if clip.norm is not None:
+        step.summary.measured.metrics["gradient_clip_norm"] = clip.norm
+    if clipper is not None and clip.range_clipped:
+        yield InterventionApplied(
+            step=step.number,
+            name="range_clip",
+            details={
+                "overflow_rate": step.summary.overflow_rate,
+                "gradient_norm": clipper.last_norm,
+                "clip_threshold": clipper.clip_threshold,
+                "bound": clipper.last_bound,
+                "update_norm_without": clip.update_norm_without,
+                "update_norm_with": None if step.update is None else update_norm(run.state, step.update),
+            },
+        )
+
+
+def _capture(run: Run, pending: PendingStep) -> Iterator[Event]:
+    """Write the state before the step, with what broke it; of a streak of non-finite steps, the first."""
+    asked = run.state.ranks.any(run.capture_requested())
+    requested = asked or pending.step.number in run.config.runtime.capture_at
+    if not pending.step.finite and run.monitors.nonfinite.streak == 0:
+        trigger = "nonfinite"
+        if run.state.ranks.speaks:
+            pending = pending.traced(run.state, run.faults)
+        run.monitors.nonfinite.origin = pending.origin(run.state)
+    elif run.stall_collapsed:
+        trigger = "stall_collapse"
+    elif requested:
+        trigger = "requested"
+    else:
+        return
+    if run.archive is not None:
+        yield run.archive.save_anomaly(run.state, run.monitors, pending, trigger)
 
 
 def shift_or_stop(run: Run, pending: PendingStep) -> Iterator[Event]:
@@ -142,3 +283,9 @@ def evaluate_and_save(run: Run) -> Iterator[Event]:
     interval = config.runtime.checkpoint_interval
     if run.archive is not None and interval and (state.step % interval == 0 or run.ended is not None):
         yield run.archive.save_regular(state, run.monitors)
+
+
+def has_shadow(config: TrainConfig, state: TrainState) -> bool:
+    """Whether the run measures its float32 shadow."""
+    # Where nothing is rounded the shadow is the gradient itself: there is nothing to measure.
+    return config.use_shadow and config.monitors.enabled and state.plan.rounds

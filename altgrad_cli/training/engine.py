@@ -18,29 +18,27 @@ from altgrad_cli.config.run import TrainConfig, is_code
 from altgrad_cli.errors import UsageError
 from altgrad_cli.subjects.built_in import load_subject
 from altgrad_cli.subjects.subject import Batch, Draw, Subject
-from altgrad_cli.training.after_step import Run, end_of_steps, evaluate, evaluate_and_save, shift_or_stop
+from altgrad_cli.training.after_step import (
+    Run,
+    alert_event,
+    conclude_step,
+    end_of_steps,
+    evaluate,
+    evaluate_and_save,
+    has_shadow,
+    read_step,
+)
 from altgrad_cli.training.describe import describe_start
 from altgrad_cli.training.environment import keep_freed_memory
-from altgrad_cli.training.events import (
-    Alert,
-    Event,
-    InterventionApplied,
-    RunStarted,
-    StepCompleted,
-)
+from altgrad_cli.training.events import Event, RunStarted
 from altgrad_cli.training.faults import DATA, Faults, check_data_faults, resolve_injections
-from altgrad_cli.training.measuring.codes import CodeCensus
-from altgrad_cli.training.measuring.passes import PassSummary, read_pass
-from altgrad_cli.training.measuring.updates import add_rescale_flips, interval_diagnostics, read_update
 from altgrad_cli.training.parallel.ranks import ALONE, Ranks
 from altgrad_cli.training.parallel.shares import check_shares
-from altgrad_cli.training.passes.eager import PassResult, shadow_pass
 from altgrad_cli.training.saving.archive import Archive, PendingStep, restore
 from altgrad_cli.training.saving.snapshot import grid_changed
 from altgrad_cli.training.state import TrainState, build_state
-from altgrad_cli.training.step import Step, commit_step, compute_step, update_norm
+from altgrad_cli.training.step import compute_step
 from altgrad_cli.training.streams import fork
-from altgrad_cli.training.watch.alerts import AlertChange
 from altgrad_cli.training.watch.monitors import Monitors
 
 
@@ -101,14 +99,12 @@ def train(
         del payload  # the run may be long, and this is as large as its state
     run = Run(
         config=config,
-        draw=subject.train,
         state=state,
         monitors=monitors,
         faults=faults,
         archive=None if run_dir is None else Archive(run_dir, faults, metadata or {}),
         capture_requested=capture_requested,
-        count="all" if config.monitors.enabled or config.enable_partition_clipping else "extremes",
-        shadow_buffer=torch.empty_like(state.flat.values) if _has_shadow(config, state) else None,
+        shadow_buffer=torch.empty_like(state.flat.values) if has_shadow(config, state) else None,
         validation=_validation_batches(config, subject.validation, state),
     )
     started = describe_start(config, state, initial_hash, resume_from.path if resume_from else None)
@@ -119,7 +115,7 @@ def train(
     if state.step >= config.max_steps:
         end_of_steps(run)  # killed between its last checkpoint and its last event
     while run.ended is None:
-        yield from _take_step(run)
+        yield from _take_step(run, subject.train)
         if run.ended is None and ranks.any(stop_requested()):
             if run.archive is not None:
                 yield run.archive.save_regular(state, monitors)
@@ -127,26 +123,25 @@ def train(
     yield run.ended
 
 
-def _take_step(run: Run) -> Iterator[Event]:
+def _take_step(run: Run, draw: Draw) -> Iterator[Event]:
     """One training step."""
-    config, state, monitors = run.config, run.state, run.monitors
+    state = run.state
     started = time.perf_counter()
     number = state.step + 1
-    due = number % config.diagnostic_interval == 0 and config.monitors.enabled
     streams_before = state.streams.state_dict()
     run.faults.before_step(state, number)
 
     # 1 batch
-    batch = run.draw(state.streams["data"])
+    batch = draw(state.streams["data"])
     batch = run.faults.alter_batch(batch, number)
     # 2 forward, 3 backward, 4 measure, 5 decide, 6 act, 7 candidate update: nothing has happened yet
-    census = CodeCensus(state) if due else None
+    census = run.census(number)
     step = compute_step(
         state,
         batch,
         faults=run.faults,
-        clipper=monitors.clipper,
-        read=lambda result: _read(run, batch, result),
+        clipper=run.monitors.clipper,
+        read=lambda result: read_step(run, batch, result),
         out=state.flat.gradient,
         count=run.count,
         observer=census,
@@ -154,62 +149,9 @@ def _take_step(run: Run) -> Iterator[Event]:
     if census is not None:
         census.add_up(state.ranks)
     run.faults.share_what_struck(state.ranks, number)
-    update, measured, finite = step.update, step.summary.measured, step.finite
-    yield from _report_clip(run, step)
-    pending = PendingStep(step, streams_before)
-    yield from _capture(run, pending)
-    # 8 measure the update; commit it unless something is not finite
-    if update is not None and finite and config.monitors.enabled:
-        read_update(state, step, monitors.persistence, monitors.regions)
-        if census is not None:
-            interval_diagnostics(state, step, census, monitors.persistence, monitors.regions, monitors.ranks)
-    flips = commit_step(state, step)
-    if flips and config.monitors.enabled:
-        add_rescale_flips(state, flips, measured)
-
-    # 9 decide to stop, emit
-    metrics = measured.metrics
-    metrics["learning_rate"] = step.learning_rate
-    metrics["tokens_per_second"] = batch.x.numel() / (time.perf_counter() - started)
-    monitors.history.append({"step": number, **metrics})
-    shown = measured.restricted(config.monitors, number, state.layer_names)
-    yield StepCompleted(
-        step=number,
-        metrics=shown.metrics,
-        layers=shown.layers,
-        committed=finite,
-        format=state.format,
-        histograms=census.histograms() if census is not None else {},
-    )
-    if update is not None and finite:
-        for rescale in update.rescales:
-            yield InterventionApplied(
-                step=number,
-                name="rescale",
-                details={
-                    "layer": state.layer_names[rescale.layer],
-                    "scale_before": rescale.before.tolist(),
-                    "scale_after": rescale.after.tolist(),
-                    "amax": rescale.amax,
-                },
-            )
-    if config.monitors.enabled:
-        changes = monitors.alert_changes(measured, step.summary.loss, state.layer_names)
-        yield from (_alert(number, change) for change in changes)
-    yield from shift_or_stop(run, pending)
+    # 8 measure the update, commit it; 9 decide to stop, emit
+    yield from conclude_step(run, PendingStep(step, streams_before), census, started)
     yield from evaluate_and_save(run)
-
-
-def _alert(step: int, change: AlertChange) -> Alert:
-    return Alert(
-        step=step,
-        name=change.kind,
-        metric=change.metric,
-        layer=change.layer,
-        value=change.value,
-        threshold=change.threshold,
-        state=change.state,
-    )
 
 
 def _report_holes(run: Run, started: RunStarted) -> Iterator[Event]:
@@ -221,59 +163,7 @@ def _report_holes(run: Run, started: RunStarted) -> Iterator[Event]:
         return
     if run.config.monitors.enabled:
         found = {"unreached_products": started.coverage["unreached"]}
-        yield from (_alert(0, change) for change in run.monitors.alerts.update(found))
-
-
-def _read(run: Run, batch: Batch, result: PassResult) -> PassSummary:
-    """Read a pass, and its float32 shadow where this step has one."""
-    due = (run.state.step + 1) % run.config.shadow_interval == 0
-    buffer = run.shadow_buffer if due else None
-    shadow = None if buffer is None else shadow_pass(run.state, batch, buffer)
-    return read_pass(run.state, result, shadow, run.monitors.dead)
-
-
-def _report_clip(run: Run, step: Step) -> Iterator[Event]:
-    """Say what clipping did to the gradient, and through it to the update."""
-    clipper, clip = run.monitors.clipper, step.clip
-    if clip.norm is not None:
-        step.summary.measured.metrics["gradient_clip_norm"] = clip.norm
-    if clipper is not None and clip.range_clipped:
-        yield InterventionApplied(
-            step=step.number,
-            name="range_clip",
-            details={
-                "overflow_rate": step.summary.overflow_rate,
-                "gradient_norm": clipper.last_norm,
-                "clip_threshold": clipper.clip_threshold,
-                "bound": clipper.last_bound,
-                "update_norm_without": clip.update_norm_without,
-                "update_norm_with": None if step.update is None else update_norm(run.state, step.update),
-            },
-        )
-
-
-def _capture(run: Run, pending: PendingStep) -> Iterator[Event]:
-    """Write the state before the step, with what broke it; of a streak of non-finite steps, the first."""
-    asked = run.state.ranks.any(run.capture_requested())
-    requested = asked or pending.step.number in run.config.runtime.capture_at
-    if not pending.step.finite and run.monitors.nonfinite.streak == 0:
-        trigger = "nonfinite"
-        if run.state.ranks.speaks:
-            pending = pending.traced(run.state, run.faults)
-        run.monitors.nonfinite.origin = pending.origin(run.state)
-    elif run.stall_collapsed:
-        trigger = "stall_collapse"
-    elif requested:
-        trigger = "requested"
-    else:
-        return
-    if run.archive is not None:
-        yield run.archive.save_anomaly(run.state, run.monitors, pending, trigger)
-
-
-def _has_shadow(config: TrainConfig, state: TrainState) -> bool:
-    # Where nothing is rounded the shadow is the gradient itself: there is nothing to measure.
-    return config.use_shadow and config.monitors.enabled and state.plan.rounds
+        yield from (alert_event(0, change) for change in run.monitors.alerts.update(found))
 
 
 def _validation_batches(config: TrainConfig, draw: Draw, state: TrainState) -> list[Batch]:

@@ -19,7 +19,7 @@ from altgrad_cli.rounding.scaling import AmaxHistory, finite_part
 from altgrad_cli.subjects.subject import Batch, Subject
 from altgrad_cli.surgery.convolution import check_convolutions
 from altgrad_cli.surgery.linear import PassSlot, QuantizedLayer, operand_grids
-from altgrad_cli.surgery.precision_plan import LayerKind, PrecisionPlan, plan_precision
+from altgrad_cli.surgery.precision_plan import UNSTORED, LayerKind, PrecisionPlan, plan_precision
 from altgrad_cli.surgery.swapping import prepare_layers
 from altgrad_cli.training.parallel.ranks import ALONE, Ranks
 from altgrad_cli.training.streams import Streams
@@ -109,16 +109,20 @@ class TrainState:
     @property
     def layer_kinds(self) -> dict[str, LayerKind]:
         """What each of them is."""
-        return {name: self.subject.kind(name) for name in self.layer_names}
+        return {layer.name: layer.kind for layer in self.plan.layers}
 
     def loss(self, batch: Batch, *, reduction: str = "mean") -> Tensor:
         """The subject's loss at the state's weights, rounded as the slot says."""
-        output = self.model(batch.x.to(self.device))
-        return self.subject.loss(output, batch.y.to(self.device), reduction=reduction)
+        return batch.loss(self.model, self.subject.loss, self.device, reduction=reduction)
+
+    @property
+    def trained_layers(self) -> int:
+        """How many of the layers, the first ones, have a weight that is trained."""
+        return sum(layer.kind != "untrained" for layer in self.plan.layers)
 
     def parameter_of(self, layer: str) -> str:
         """The parameter that is the weight of ``layer``: of a tied head it is the embedding's."""
-        weight = dict(self.layers)[layer].weight
+        weight: nn.Parameter = self.model.get_submodule(layer).weight  # type: ignore[assignment]
         return next(name for name, parameter in self.model.named_parameters() if parameter is weight)
 
     def stored_grid(self, layer: int) -> Grid | None:
@@ -215,7 +219,7 @@ def hidden_layers(model: nn.Module, kinds: Mapping[str, LayerKind]) -> list[str]
     Raises:
         UsageError: one of them shares its weight with something else.
     """
-    hidden = [name for name, kind in kinds.items() if kind != "head"]
+    hidden = [name for name, kind in kinds.items() if kind not in UNSTORED]
     parameters = dict(model.named_parameters(remove_duplicate=False))
     bearers = Counter(map(id, parameters.values()))
     shared = [name for name in hidden if bearers[id(parameters[f"{name}.weight"])] > 1]

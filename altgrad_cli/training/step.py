@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -104,15 +104,34 @@ def compute_step(
         result = run_pass(
             state, batch, scales=scales, out=out, count=count, tap=_in_turn(taps), observer=observer
         )
+    clipper = clipper or clipper_for(state.config, state.format)
+    decided = decide_step(state, batch, result, rate, clipper=clipper, read=read)
+    return propose_step(state, decided, faults)
+
+
+def decide_step(
+    state: TrainState,
+    batch: Batch,
+    result: PassResult,
+    learning_rate: float,
+    *,
+    clipper: PartitionRelativeClipper | None,
+    read: Callable[[PassResult], PassSummary] | None = None,
+) -> Step:
+    """The step whose pass was taken, measured and acted upon; its update is yet to be proposed."""
     # 4 measure
     summary = read(result) if read is not None else read_pass(state, result)
-    if not summary.finite:
-        return Step(number, batch, rate, result, summary, ClipOutcome(), None)
     # 5 decide, 6 act: whatever changes the gradient does so before the update
-    clip = _clip(state, summary, result, rate, clipper or clipper_for(state.config, state.format))
-    # 7 candidate update
-    update = faults.alter_update(state, candidate_update(state, result.gradient, rate), number)
-    return Step(number, batch, rate, result, summary, clip, update)
+    clip = _clip(state, summary, result, learning_rate, clipper) if summary.finite else ClipOutcome()
+    return Step(state.step + 1, batch, learning_rate, result, summary, clip, None)
+
+
+def propose_step(state: TrainState, decided: Step, faults: Faults) -> Step:
+    """7: the same with the update that the rule proposes, where the pass was finite."""
+    if not decided.summary.finite:
+        return decided
+    update = candidate_update(state, decided.result.gradient, decided.learning_rate)
+    return replace(decided, update=faults.alter_update(state, update, decided.number))
 
 
 def commit_step(state: TrainState, step: Step) -> dict[int, float]:

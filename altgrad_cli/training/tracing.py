@@ -142,7 +142,10 @@ def trace_step(
     for name, module in state.model.named_modules():
         if name and not isinstance(module, torch.nn.ModuleList):
             handles.append(module.register_forward_hook(_output_hook(observer, name)))
+    trained = set(state.flat.names)
     for name, parameter in state.model.named_parameters():
+        if name not in trained:
+            continue
         handles.append(parameter.register_hook(_gradient_hook(observer, _module_of(name))))
     try:
         step = compute_step(
@@ -197,8 +200,8 @@ def _place_loss(observer: _Observer, loss: Tensor) -> None:
 
 def _see_inputs(observer: _Observer, state: TrainState, batch: Batch) -> None:
     flat = state.flat
-    for role, tokens in (("x", batch.x), ("y", batch.y)):
-        observer.see(tokens, phase="state", module="batch", role=role)
+    for role, given in batch.named_tensors():
+        observer.see(given, phase="state", module="batch", role=role)
     for name, buffer in state.model.named_buffers():
         observer.see(buffer, phase="state", module=name, role="buffer")
     positions = state.streams.state_dict()

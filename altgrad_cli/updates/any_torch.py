@@ -71,7 +71,7 @@ class TorchOptimizer:
     def load_state_dict(self, saved: ParameterTensors, steps: int) -> None:
         """As ``UpdateRule.load_state_dict``."""
         named = {name: dict(tensors) for name, tensors in saved.items()}
-        self.slots, self._further = self._sorted(named)
+        self.slots, self._further = sorted_state(self._flat, named)
         self.steps = steps
 
     def _put_state(self) -> None:
@@ -91,22 +91,25 @@ class TorchOptimizer:
                 elif value is not None:
                     kind = type(value).__name__
                     raise UsageError(f"{type(self._torch).__name__} keeps a {kind} a parameter, not a tensor")
-        return self._sorted(taken)
+        return sorted_state(self._flat, taken)
 
-    def _sorted(self, state: dict[str, dict[str, Tensor]]) -> tuple[dict[str, Tensor], ParameterTensors]:
-        """The slots, flat, and the rest: state that not every parameter has in its own shape and float32."""
-        slots: dict[str, Tensor] = {}
-        further: dict[str, dict[str, Tensor]] = {}
-        for slot, tensors in state.items():
-            aligned = len(tensors) == len(self._flat.names) and all(
-                tensors[name].shape == shape and tensors[name].dtype == torch.float32
-                for name, shape in zip(self._flat.names, self._flat.shapes, strict=True)
-            )
-            if aligned:
-                slots[slot] = torch.cat([tensors[name].reshape(-1) for name in self._flat.names])
-            else:
-                further[slot] = {name: tensor.clone() for name, tensor in tensors.items()}
-        return slots, further
+
+def sorted_state(
+    flat: FlatParameters, state: Mapping[str, Mapping[str, Tensor]]
+) -> tuple[dict[str, Tensor], ParameterTensors]:
+    """The slots, flat, and the rest: state that not every parameter has in its own shape and float32."""
+    slots: dict[str, Tensor] = {}
+    further: dict[str, dict[str, Tensor]] = {}
+    for slot, tensors in state.items():
+        aligned = len(tensors) == len(flat.names) and all(
+            tensors[name].shape == shape and tensors[name].dtype == torch.float32
+            for name, shape in zip(flat.names, flat.shapes, strict=True)
+        )
+        if aligned:
+            slots[slot] = torch.cat([tensors[name].reshape(-1) for name in flat.names])
+        else:
+            further[slot] = {name: tensor.clone() for name, tensor in tensors.items()}
+    return slots, further
 
 
 def _make(

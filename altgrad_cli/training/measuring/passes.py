@@ -168,12 +168,15 @@ def read_pass(
     if dead is not None:
         for role, rows_of_role in counts.by_role.items():
             measured.add_rounding(rows_of_role, f"/{role}")
-        _add_pooled(measured, GRADIENT_METRICS, GRADIENT_COLUMNS, read[2], layer_count, GRADIENT_MAXIMA)
-        dead_rows = [row[0] for row in read[3][:layer_count]]
+        trained = state.trained_layers
+        _add_pooled(
+            measured, GRADIENT_METRICS, GRADIENT_COLUMNS, read[2], layer_count, trained, GRADIENT_MAXIMA
+        )
+        dead_rows = [row[0] for row in read[3][:trained]]
         measured.metrics["dead_neurons"] = sum(dead_rows)
-        measured.layers["dead_neurons"] = list(dead_rows)
+        measured.put_layers("dead_neurons", dict(enumerate(dead_rows)), layer_count)
         if shadow is not None:
-            _add_pooled(measured, SHADOW_METRICS, SHADOW_COLUMNS, read[4], layer_count)
+            _add_pooled(measured, SHADOW_METRICS, SHADOW_COLUMNS, read[4], layer_count, trained)
     return PassSummary(
         loss=loss,
         gradient_linf=linf,
@@ -190,8 +193,9 @@ def _add_pooled(
     columns: Sequence[str],
     rows: Table,
     layer_count: int,
+    trained: int,
     maxima: Sequence[str] = (),
 ) -> None:
-    """Add per-layer values of the first ``layer_count`` rows, and of all rows (vectors, positions) pooled."""
-    named = [dict(zip(columns, row, strict=True)) for row in rows[:layer_count]]
+    """Add per-layer values of the first ``trained`` rows, and of all rows (vectors, positions) pooled."""
+    named = [dict(zip(columns, row, strict=True)) for row in rows[:trained]]
     measured.add(specs, pool(columns, rows, maxima), [*named, *[None] * (layer_count - len(named))])

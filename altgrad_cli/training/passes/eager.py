@@ -156,10 +156,9 @@ def _eager_pass(
     before = buffer_values(state.model)
     try:
         with state.slot.use(rounding, uniform_noise(drawn["dropout"], ranks.share)):
-            loss = state.loss(ranks.rows(batch))
-            if not ranks.alone:
-                loss = loss / ranks.count  # a share's part of the mean: its gradients are as large as alone
-            gradients = torch.autograd.grad(loss, ordered)
+            loss, gradients = ranks.rows(batch).gradients(
+                state.model, state.subject.loss, state.device, ordered, shares=ranks.count
+            )
         after = ranks.first(buffer_values(state.model)) if before else {}
     finally:
         put_buffers(state.model, before)

@@ -38,6 +38,8 @@ from altgrad_cli.rounding.codes import encode
 from altgrad_cli.subjects.subject import Batch
 from altgrad_cli.surgery.precision_plan import plan_precision
 from altgrad_cli.training.environment import describe_environment
+from altgrad_cli.training.in_use.calls import RecordedCalls
+from altgrad_cli.training.in_use.optimizer import LiveOptimizer, groups_of
 from altgrad_cli.training.passes.buffers import restore_buffers, saved_buffers
 from altgrad_cli.training.state import TrainState, encode_stored_weights, fresh_scales
 from altgrad_cli.training.streams import fork
@@ -90,6 +92,12 @@ def take_snapshot(
     }
     buffers = saved_buffers(state.model)
     payload |= {"buffers": buffers} if buffers else {}
+    if isinstance(state.optimizer, LiveOptimizer):
+        payload["observed"] = {
+            "groups": groups_of(state.optimizer),
+            "kinds": dict(state.layer_kinds),
+            "untrained": {n: p for n, p in state.model.named_parameters() if n not in set(flat.names)},
+        }
     copied: dict[str, Any] = plain_copy(payload)
     return copied
 
@@ -250,7 +258,15 @@ def next_batch(state: TrainState) -> Batch | None:
 
 def batch_to_plain(batch: Batch | None) -> dict[str, Any] | None:
     """A batch as a payload keeps it."""
-    return None if batch is None else {"x": batch.x, "y": batch.y, "offsets": list(batch.offsets)}
+    if batch is None:
+        return None
+    plain: dict[str, Any] = {"x": batch.x, "y": batch.y, "offsets": list(batch.offsets)}
+    if isinstance(batch, RecordedCalls):
+        calls = batch.calls
+        plain["calls"] = [
+            {"args": c.args, "kwargs": c.kwargs, "stream": c.stream, "gradients": c.gradients} for c in calls
+        ]
+    return plain
 
 
 def named_gradient(state: TrainState, gradient: Tensor) -> dict[str, Tensor]:

@@ -1,0 +1,61 @@
+"""What stands round a model: compiled, DDP-wrapped, sharded."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+from torch import nn
+
+from altgrad_cli.errors import UsageError
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself, inside ``torch.compile`` and DistributedDataParallel.
+
+    Raises:
+        UsageError: its parameters are shards.
+    """
+    inner = model
+    while True:
+        if hasattr(inner, "_orig_mod"):
+            inner = inner._orig_mod  # type: ignore[assignment]
+        elif type(inner).__name__ in ("DistributedDataParallel", "DataParallel"):
+            inner = inner.module  # type: ignore[assignment]
+        else:
+            break
+    names = {type(part).__name__ for part in inner.modules()}
+    if "FullyShardedDataParallel" in names or any(
+        "DTensor" in type(each).__name__ for each in inner.parameters()
+    ):
+        raise UsageError(
+            "the model is sharded (FSDP), and a shard of a tensor has no scale of its own",
+            where="observe",
+            allowed="a model as it is, compiled by torch.compile, or wrapped by DistributedDataParallel",
+            hint="observe one replica, or wrap the model by DistributedDataParallel",
+        )
+    return inner
+
+
+def run_eagerly(model: nn.Module) -> Callable[[], None]:
+    """Let what ``torch.compile`` made of ``model`` and of its parts run eagerly; returns what undoes it."""
+    kept: list[tuple[nn.Module, object]] = []
+    for part in model.modules():
+        original = getattr(part, "_orig_mod", None)
+        if isinstance(original, nn.Module):
+            kept.append((part, part.forward))
+            part.forward = original.__call__
+    in_place = [part for part in model.modules() if part._compiled_call_impl is not None]
+    compiled = [part._compiled_call_impl for part in in_place]
+    for part in in_place:
+        part._compiled_call_impl = None
+    if kept or in_place:
+        warnings.warn("the compiled model runs eagerly while altgrad observes it", stacklevel=4)
+
+    def undo() -> None:
+        for part, forward in kept:
+            part.forward = forward  # type: ignore[method-assign, assignment]
+        for part, call in zip(in_place, compiled, strict=True):
+            part._compiled_call_impl = call
+
+    return undo
