@@ -37,6 +37,8 @@ from altgrad_cli.training.events import to_json_value
 
 _ATTEMPTS = 3
 """How often an arm whose process or node dies is started: twice more, from its last checkpoint."""
+_REST = 10.0
+"""Between two plans at least so many times what the last one took, while there is something to start."""
 _STOP_SECONDS = 60.0
 """How long running arms may take to write their checkpoints after a stop was asked for."""
 
@@ -108,6 +110,10 @@ class _Sweep:
     attempts: dict[str, int] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
     reported: set[str] = field(default_factory=set)
+    written: dict[str, JudgedRun] = field(default_factory=dict)
+    """The results whose verdicts are on disk."""
+    planned_at: float = 0.0
+    planning_took: float = 0.0
 
     def run(self) -> SweepOutcome:
         interrupted = False
@@ -122,10 +128,13 @@ class _Sweep:
                     self.watcher.note(f"{path.name}: {error.message}")
         record = self._plan_again()
         try:
-            while self._start_due(record) or self.running:
+            news = False
+            while self._start_due(record) or self.running or news:
                 self._report_new_failures(record)  # while the arms run: no core waits for a report
                 ended = [self._receive(report) for report in self.executor.wait(0.5)]
-                record = self._plan_again() if any(ended) else record
+                news = news or any(ended)
+                if news and self._is_time_to_plan(record):
+                    record, news = self._plan_again(), False
         except KeyboardInterrupt:
             interrupted = True
             self.watcher.note("stopping: the running arms write a checkpoint first")
@@ -140,24 +149,37 @@ class _Sweep:
 
     def _plan_again(self) -> SweepRecord:
         """Plan and judge with what is finished, and put it on disk."""
+        self.planned_at = time.monotonic()
         record = assemble(self.folder, self.spec, self.records)
         write_sweep(record, "running")
         for name, finding in record.findings.items():
-            _write_verdict(self.folder / name, finding)
+            if self.written.get(name) != finding:
+                _write_verdict(self.folder / name, finding)
+                self.written[name] = finding
         self.watcher.planned(record)
+        self.planning_took = time.monotonic() - self.planned_at
         return record
+
+    def _is_time_to_plan(self, record: SweepRecord) -> bool:
+        """Whether what ended is to be looked at now: of thousands of arms each look takes seconds.
+
+        Of the sweep's time a tenth goes into it at most, but no place stays empty for want of a plan.
+        """
+        rested = time.monotonic() - self.planned_at >= _REST * self.planning_took
+        return rested or not self._due(record)
 
     def _start_due(self, record: SweepRecord) -> bool:
         """Start arms while there is room for them; whether any was started."""
-        due = [
-            result.arm
-            for result in record.unfinished
-            if result.arm.name not in self.running and result.arm.name not in self.errors
-        ]
-        started = due[: self.executor.free_slots()]
+        slots = self.executor.free_slots()
+        started = self._due(record)[:slots] if slots else []
         for arm in started:
             self._start(arm)
         return bool(started)
+
+    def _due(self, record: SweepRecord) -> list[Arm]:
+        """The arms that can be started."""
+        known = (self.running, self.errors, self.records)
+        return [each.arm for each in record.unfinished if not any(each.arm.name in names for names in known)]
 
     def _start(self, arm: Arm) -> None:
         path = self.folder / arm.name

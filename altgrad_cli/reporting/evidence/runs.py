@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from altgrad_cli.config.memory import bits_a_weight
+from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import UsageError
 from altgrad_cli.metrics.noise import paired_interval
 from altgrad_cli.metrics.verdict import loss_scale, recovered_fraction
@@ -52,6 +53,8 @@ class Evidence:
     groups: Mapping[str, tuple[str, ...]]
     """Names that stand for several runs where a source asks for one value of them: an arm over its seeds and
     texts, or over the seeds on one text (``e7m0-uniform/law``)."""
+    _by_config: dict[TrainConfig, Arm] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """The arms by their configurations, once that is asked for."""
 
     def run(self, name: str) -> RunRecord:
         """The run of that name; UsageError where the report has none."""
@@ -81,7 +84,9 @@ class Evidence:
     def parts(self, log: RunRecord) -> dict[str, RunRecord]:
         """Role set (or rescue) -> the run that rounds just that, else like ``log``; itself included."""
         arm = self.arms.get(log.name)
-        parts = parts_of(arm, self.arms.values()) if arm else {}
+        if not self._by_config:
+            self._by_config.update((each.config, each) for each in self.arms.values())
+        parts = parts_of(arm, self._by_config) if arm else {}
         return {key: self.runs[part.name] for key, part in parts.items()}
 
     def attribution(self, log: RunRecord) -> StageAttribution | None:

@@ -5,7 +5,7 @@ W, A, G and M are switched on one by one and left out one by one, with everythin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from altgrad_cli.config.precision import REGIME_ROLES, ROLE_LETTERS, LayerRule, Role
@@ -102,8 +102,11 @@ def _part(arm: Arm, suffix: str, config: TrainConfig, what: str, kind: ArmKind) 
     )
 
 
-def parts_of(arm: Arm, arms: Iterable[Arm]) -> dict[str, Arm]:
-    """Role set (or rescue) -> the arm that rounds just that, else like ``arm``; ``arm`` itself included."""
-    by_config = {other.config: other for other in arms}
+def parts_of(arm: Arm, by_config: Mapping[TrainConfig, Arm]) -> dict[str, Arm]:
+    """Role set (or rescue) -> the arm that rounds just that, else like ``arm``; ``arm`` itself included.
+
+    Args:
+        by_config: the arms to look among, by their configurations.
+    """
     configs = {**role_parts(arm), role_letters(arm): arm.config}
     return {key: by_config[config] for key, config in configs.items() if config in by_config}

@@ -127,7 +127,8 @@ def stage_attribution(
     """
     if arm.name not in findings or not findings[arm.name].failed or rules_alone(arm.config.precision):
         return None
-    ended = {key: findings[part.name] for key, part in parts_of(arm, arms).items() if part.name in findings}
+    parts = parts_of(arm, {each.config: each for each in arms})
+    ended = {key: findings[part.name] for key, part in parts.items() if part.name in findings}
     rho = dict.fromkeys(role_parts(arm)) | {key: found.rho for key, found in ended.items()}
 
     def locate(stage: Stage, failing: str) -> Where | None:

@@ -22,7 +22,7 @@ def test_the_factorial_has_every_distinct_role_set_once(find: Find) -> None:
     assert [role_letters(arm) for arm in parts] == [*(s for s in FACTORIAL if s != "AGM"), "AGM"]
     assert parts[-1].config.precision.rounding == "stochastic"
     assert len({repr(arm.config) for arm in arms}) == len(arms)
-    assert set(parts_of(arms[3], arms)) == {*FACTORIAL, "stochastic"}
+    assert set(parts_of(arms[3], {arm.config: arm for arm in arms})) == {*FACTORIAL, "stochastic"}
     found = stage_attribution(arms[3], arms, findings)
     assert found is not None and set(found.rho) == {*FACTORIAL, "stochastic"}
 

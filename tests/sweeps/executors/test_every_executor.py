@@ -85,7 +85,7 @@ def test_who_carries_a_sweep_out_changes_no_bit(spec: SweepSpec, tmp_path: Path,
         "two-nodes": on_ray(nodes.address),
     }
     outcomes = {name: carried_out(spec, tmp_path / name, way) for name, way in ways.items()}
-    assert not any(outcome.errors for outcome in outcomes.values())
+    assert {name: outcome.errors for name, outcome in outcomes.items() if outcome.errors} == {}
     if spec is TUNED:
         assert len(outcomes["local-1"].record.arms) >= 60
     assert len({table(outcome) for outcome in outcomes.values()}) == 1
