@@ -81,8 +81,8 @@ def test_who_carries_a_sweep_out_changes_no_bit(spec: SweepSpec, tmp_path: Path,
     ways: dict[str, Open] = {
         "local-1": lambda folder: LocalExecutor(1),
         "local-2": lambda folder: LocalExecutor(2),
-        "one-node": on_ray(None),
         "two-nodes": on_ray(nodes.address),
+        "one-node": on_ray(None),  # last: this process, a driver of two clusters in turn, loses the first
     }
     outcomes = {name: carried_out(spec, tmp_path / name, way) for name, way in ways.items()}
     assert {name: outcome.errors for name, outcome in outcomes.items() if outcome.errors} == {}
