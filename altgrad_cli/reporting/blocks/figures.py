@@ -80,7 +80,9 @@ class Curve:
     faint: Values | None = None
     """The same before smoothing, drawn pale behind it."""
     minor: bool = False
-    """Drawn thin: a run that is there for the sake of another."""
+    """Drawn thin, without a name: a run that is there for the sake of another."""
+    band: tuple[Values, Values] | None = None
+    """Lowest and highest of the seeds of which ``y`` is the mean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,8 @@ class HeatFigure:
     unit: str
     scale: Scale
     panels: tuple[Panel, ...]
+    high_is_good: bool = False
+    """Whether trouble is at the low end of the scale: it is dark in every picture."""
 
 
 @dataclass(frozen=True, slots=True)

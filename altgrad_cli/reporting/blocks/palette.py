@@ -11,14 +11,14 @@ BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW = (
     "#56B4E9",
     "#B8A600",
 )
-INK, GREY, PALE, MISSING, NONFINITE = "#1B1F24", "#6E7781", "#D8DEE4", "#ECEFF2", "#D81B60"
+INK, GREY, PALE, MISSING, NONFINITE = "#1B1F24", "#6E7781", "#D8DEE4", "#F4EBDD", "#D81B60"
 ZERO = "#FFFFFF"
 """What exactly 0 looks like on a scale of decades."""
 
 FORMAT_COLORS = {
     "FP32": INK,
-    "BF16": GREY,
-    "FROZEN": "#A0A8B0",
+    "BF16": "#8C6D46",
+    "FROZEN": "#9AA4AE",
     "E5M2": BLUE,
     "E3M4": GREEN,
     "E1M6": ORANGE,
@@ -42,8 +42,9 @@ def color_of(format_name: str, control: str | None, number: int = 0) -> str:
     return FORMAT_COLORS.get(base, _OTHERS[number % len(_OTHERS)])
 
 
-# Viridis: dark violet to yellow, read the same with and without red-green vision, even in lightness.
+# One hue from light to dark, none of a format's: a colour of a format means that format in every picture.
 HEAT = (
-    "#440154", "#482878", "#3E4A89", "#31688E", "#26828E", "#1F9E89", "#35B779", "#6DCD59", "#B4DE2C",
-    "#FDE725",
+    "#E9EEF3", "#C9D6E2", "#A6BBCF", "#83A0BB", "#6385A6", "#476B90", "#315379", "#1F3C61", "#122848",
+    "#08172F",
 )  # fmt: skip
+"""Dark is trouble: a high rate of stall, a low cosine."""

@@ -58,12 +58,12 @@ def hover_of(figure: figures.Figure, canvas: Canvas) -> Hover:
             place = [np.clip(scale.forward(values), scale.low, scale.high) for values in (cloud.x, cloud.y)]
             points += _points(axes, place[0], place[1], words)
     elif isinstance(figure, figures.TradeFigure):
-        for trade in figure.trades:
+        for panel, trade in zip(canvas.axes, figure.trades, strict=True):
             words = (
                 f"{trade.label} with {name}\n{bits:.0f} bits, {gap:+.3f} nats"
                 for name, bits, gap in zip(trade.names, trade.x, trade.y, strict=True)
             )
-            points += _points(axes, trade.x, trade.y, words)
+            points += _points(panel, trade.x, trade.y, words)
     else:
         for number, row in enumerate(figure.rows):
             words = (f"{name}: {value:.3f}" for name, value in zip(row.names, row.values, strict=True))

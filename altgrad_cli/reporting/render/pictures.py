@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure as Canvas
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
+from matplotlib.patches import ConnectionPatch, Patch
+from matplotlib.text import Annotation
+from matplotlib.transforms import Bbox
 
 from altgrad_cli.reporting.blocks import figures, palette
 from altgrad_cli.reporting.blocks.thinning import nonfinite_points
@@ -71,6 +75,12 @@ def to_svg(figure: figures.Figure) -> tuple[str, Hover]:
     )
 
 
+def draw(figure: figures.Figure) -> Canvas:
+    """``figure`` on a canvas of its own, as it is written to a file."""
+    with rc_context(_STYLE):  # type: ignore[arg-type]
+        return _DRAWERS[type(figure)](figure)
+
+
 def _drawn(figure: figures.Figure, kind: str, metadata: dict[str, None]) -> tuple[Canvas, bytes]:
     # The salt names what one drawing's parts refer to; several stand in one page.
     with rc_context(_STYLE | {"svg.hashsalt": figure.key, "svg.fonttype": "none"}):  # type: ignore[arg-type]
@@ -93,27 +103,32 @@ def _short(label: str) -> str:
 
 
 def _draw_lines(figure: figures.LineFigure) -> Canvas:
-    canvas, axes = _canvas(4.6)
+    named = [curve for curve in figure.curves if not curve.minor]
+    canvas, axes = _canvas(max(4.6, 0.165 * len(named) + 1.2))
     for curve in figure.curves:
         style = (0, (5, 2)) if curve.dash else "-"
         if curve.faint is not None:
             axes.plot(curve.x, curve.faint, color=curve.color, alpha=0.22, linewidth=0.7, linestyle=style)
+        if curve.band is not None:
+            axes.fill_between(curve.x, *curve.band, color=curve.color, alpha=0.16, linewidth=0)
         width, alpha = (0.9, 0.6) if curve.minor else (1.7, 1.0)
-        label = "_" if curve.minor else _short(curve.label)  # an underscore keeps it out of the legend
-        axes.plot(curve.x, curve.y, color=curve.color, lw=width, alpha=alpha, ls=style, label=label)
+        axes.plot(curve.x, curve.y, color=curve.color, lw=width, alpha=alpha, ls=style)
         broken = nonfinite_points(curve.x, curve.y)
         if len(broken):
             axes.plot(*broken.T, "x", color=palette.NONFINITE, markersize=7, markeredgewidth=1.8, zorder=5)
     for mark in figure.marks:
         axes.axvline(mark.x, color=mark.color, linewidth=0.9, linestyle=":")
         axes.plot(mark.x, mark.y, "v", color=mark.color, markersize=9, markeredgecolor="white", zorder=6)
-    axes.set(title=figure.title, xlabel=figure.x_label, ylabel=figure.y_label)
-    axes.margins(x=0.01)
-    handles = axes.get_legend_handles_labels()[0]
+    _head(canvas, figure.title)
+    axes.set(xlabel=figure.x_label, ylabel=figure.y_label)
+    axes.set_xlim(*_ends([curve.x for curve in figure.curves]))
+    handles: list[Artist] = []
     if any(np.isnan(curve.y).any() for curve in figure.curves):
         handles.append(
             Line2D([], [], color=palette.NONFINITE, marker="x", linestyle="", label="loss not finite")
         )
+    if any(curve.band is not None for curve in figure.curves):
+        handles.append(Patch(color=palette.GREY, alpha=0.25, label="lowest to highest seed"))
     if any(curve.minor for curve in figure.curves):
         handles.append(
             Line2D([], [], color=palette.GREY, lw=0.9, alpha=0.6, label="thin: made for another run")
@@ -121,15 +136,79 @@ def _draw_lines(figure: figures.LineFigure) -> Canvas:
     if figure.marks:
         handles.append(Line2D([], [], color=palette.INK, marker="v", linestyle="", label="collapse"))
     if handles:
-        size = 8.5 if len(handles) <= 18 else 6.5
-        axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=size)
+        canvas.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    _label_ends(canvas, axes, named)
     return canvas
+
+
+def _ends(steps: Sequence[figures.Steps]) -> tuple[float, float]:
+    """The first step and the last of any run: an axis ends where the runs do."""
+    low, high = min(float(x[0]) for x in steps), max(float(x[-1]) for x in steps)
+    return (low, high) if low < high else (low - 0.5, high + 0.5)
+
+
+def _label_ends(canvas: Canvas, axes: Axes, curves: Sequence[figures.Curve]) -> None:
+    """The name of every curve beside its end, pushed apart where ends are close, with a line to its own."""
+    size = 8.5 if len(curves) <= 18 else 7.0
+    ends = []
+    for curve in curves:
+        finite = np.flatnonzero(np.isfinite(curve.y))
+        if len(finite):
+            ends.append((float(curve.x[finite[-1]]), float(curve.y[finite[-1]]), curve))
+    labels = [
+        axes.annotate(
+            _short(curve.label), (1.03, 0.5), xycoords="axes fraction", color=curve.color, fontsize=size,
+            va="center", annotation_clip=False,
+        )
+        for _, _, curve in ends
+    ]  # fmt: skip
+    FigureCanvasAgg(canvas).draw()  # type: ignore[no-untyped-call]  # the layout has made room for the names
+    box = axes.get_window_extent()
+    heights = [axes.transData.transform((x, y))[1] for x, y, _ in ends]
+    spacing = size * 1.25 * canvas.dpi / 72
+    for index, height in zip(
+        np.argsort(heights), _apart(sorted(heights), spacing, box.y0, box.y1), strict=True
+    ):
+        place = float((height - box.y0) / box.height)
+        labels[index].set_position((1.03, place))
+        x, y, curve = ends[index]
+        line = ConnectionPatch(
+            (x, y), (1.024, place), "data", axes.transAxes, axesA=axes, color=curve.color, lw=0.5, alpha=0.55
+        )
+        line.set_in_layout(False)
+        canvas.add_artist(line)
+    canvas.set_layout_engine("none")
+
+
+def _apart(heights: Sequence[float], spacing: float, low: float, high: float) -> list[float]:
+    """Ascending ``heights`` pushed at least ``spacing`` apart, within ``low`` and ``high`` where they fit."""
+    found: list[float] = []
+    for height in heights:
+        found.append(max(height, found[-1] + spacing if found else low))
+    limit = high
+    for index in reversed(range(len(found))):
+        found[index] = min(found[index], limit)
+        limit = found[index] - spacing
+    return found
+
+
+def _head(canvas: Canvas, title: str) -> None:
+    """What the picture says, above it from its left edge on."""
+    canvas.suptitle(_wrapped(title), x=0.01, ha="left", fontsize=10.5, fontweight="bold")
+
+
+def _wrapped(title: str) -> str:
+    """``title`` in lines that fit the picture."""
+    return textwrap.fill(title, 92, break_long_words=True)
 
 
 def _draw_heat(figure: figures.HeatFigure) -> Canvas:
     # Placed by hand, in inches: the automatic layout draws everything twice, and here that is seconds.
     heights = [_panel_height(len(panel.rows), alone=len(figure.panels) == 1) for panel in figure.panels]
-    left, right, top, bottom, gap = 1.45, 1.15, 0.75, 0.5, 0.42
+    lines = _wrapped(figure.title).count("\n") + 1
+    longest = max(len(row) for panel in figure.panels for row in panel.rows)
+    left = min(0.35 + 0.075 * longest, 3.2)
+    right, top, bottom, gap = 1.15, 0.65 + 0.2 * lines, 0.5, 0.42
     height = top + sum(heights) + gap * (len(heights) - 1) + bottom
     canvas = Canvas(figsize=(WIDTH, height))
     above, seen = top, set[str]()
@@ -139,7 +218,7 @@ def _draw_heat(figure: figures.HeatFigure) -> Canvas:
         box = (left / WIDTH, bottom_edge / height, 1 - (left + right) / WIDTH, inches / height)
         axes = canvas.add_axes(box, sharex=canvas.axes[0] if canvas.axes else None)
         above += inches + gap
-        images.append(_draw_panel(axes, figure.scale, panel, seen))
+        images.append(_draw_panel(axes, figure, panel, seen))
         if panel is not figure.panels[-1]:
             axes.tick_params(axis="x", labelbottom=False)
     borders = [panel.borders for panel in figure.panels]
@@ -149,14 +228,14 @@ def _draw_heat(figure: figures.HeatFigure) -> Canvas:
         seen.add("not measured")
     canvas.axes[-1].set_xlabel(figure.x_label)
     x, y = 0.12 / WIDTH, 1 - 0.12 / height
-    canvas.suptitle(figure.title, x=x, y=y, ha="left", va="top", fontsize=11.5, fontweight="bold")
+    canvas.suptitle(_wrapped(figure.title), x=x, y=y, ha="left", va="top", fontsize=10.5, fontweight="bold")
     length = min(sum(heights) + gap * (len(heights) - 1), 3.6)
     bar_axes = canvas.add_axes(
         (1 - 0.95 / WIDTH, (height - top - length) / height, 0.17 / WIDTH, length / height)
     )
     bar = canvas.colorbar(images[0], cax=bar_axes, label=figure.unit)
     bar.set_ticks(figure.scale.positions(), labels=figure.scale.labels())
-    _explain_colors(canvas, seen)
+    _explain_colors(canvas, seen, lines)
     return canvas
 
 
@@ -167,8 +246,9 @@ def _panel_height(rows: int, *, alone: bool) -> float:
     return max(0.17 * rows, 1.7) if alone else max(0.125 * rows, 0.9)
 
 
-def _draw_panel(axes: Axes, scale: figures.Scale, panel: figures.Panel, seen: set[str]) -> AxesImage:
+def _draw_panel(axes: Axes, figure: figures.HeatFigure, panel: figures.Panel, seen: set[str]) -> AxesImage:
     """One heat map; ``seen`` collects which of the colours outside the scale occur."""
+    scale, colors = figure.scale, _HEAT.reversed() if figure.high_is_good else _HEAT
     nonfinite = panel.measured & np.isnan(panel.values)
     zero = panel.measured & (panel.values == 0) if scale is figures.RARE else np.zeros_like(nonfinite)
     extent = (*panel.borders, len(panel.rows) - 0.5, -0.5)
@@ -179,7 +259,7 @@ def _draw_panel(axes: Axes, scale: figures.Scale, panel: figures.Panel, seen: se
         ~panel.measured | nonfinite | zero, np.clip(scale.forward(panel.values), scale.low, scale.high)
     )
     norm = Normalize(scale.low, scale.high)
-    image = axes.imshow(shown, cmap=_HEAT, norm=norm, extent=extent, aspect="auto", interpolation="nearest")
+    image = axes.imshow(shown, cmap=colors, norm=norm, extent=extent, aspect="auto", interpolation="nearest")
     for name, where in (("exactly 0", zero), ("not finite", nonfinite)):
         if where.any():
             seen.add(name)
@@ -190,19 +270,20 @@ def _draw_panel(axes: Axes, scale: figures.Scale, panel: figures.Panel, seen: se
         axes.axvline(panel.mark, color="white", linewidth=2.4)
         axes.axvline(panel.mark, color=palette.INK, linewidth=1.1, linestyle="--")
     _label_rows(axes, panel.rows)
-    axes.set_title(panel.title)
+    axes.set_title(textwrap.shorten(panel.title, 100, placeholder=" \N{HORIZONTAL ELLIPSIS}"), fontsize=8.5)
     axes.grid(visible=False)
     return image
 
 
-def _explain_colors(canvas: Canvas, seen: set[str]) -> None:
+def _explain_colors(canvas: Canvas, seen: set[str], lines: int) -> None:
     patches = [
         Patch(facecolor=color, edgecolor=palette.GREY, linewidth=0.6, label=name)
         for name, color in _OUTSIDE_THE_SCALE.items()
         if name in seen
     ]
     if patches:
-        canvas.legend(handles=patches, loc="upper right", ncols=3, fontsize=8)
+        below = 1 - (0.16 + 0.2 * lines) / canvas.get_figheight()
+        canvas.legend(handles=patches, loc="upper right", ncols=3, fontsize=8, bbox_to_anchor=(1.0, below))
 
 
 def _label_rows(axes: Axes, rows: tuple[str, ...]) -> None:
@@ -226,7 +307,8 @@ def _draw_clouds(figure: figures.CloudFigure) -> Canvas:
         axis.set_ticks(scale.positions(), labels=scale.labels())
         axis.set_label_text(label)
     limits = (scale.low - 0.05, scale.high)
-    axes.set(title=figure.title, aspect="equal", xlim=limits, ylim=limits)
+    _head(canvas, figure.title)
+    axes.set(aspect="equal", xlim=limits, ylim=limits)
     axes.annotate(
         "as predicted", (0.9, 0.94), xycoords="axes fraction", ha="right", color=palette.GREY, fontsize=8
     )
@@ -255,7 +337,7 @@ def _draw_spread(figure: figures.SpreadFigure) -> Canvas:
         axes.annotate(
             name, (level, 1.0), xycoords=("data", "axes fraction"), ha=side, va="bottom", fontsize=8
         )
-    axes.set_title(figure.title, pad=20)
+    _head(canvas, figure.title)
     axes.set_xlabel(figure.x_label)
     axes.set_yticks(range(len(figure.rows)), labels=[_short(row.label) for row in figure.rows])
     axes.set_ylim(len(figure.rows) - 0.5, -0.5)
@@ -264,27 +346,71 @@ def _draw_spread(figure: figures.SpreadFigure) -> Canvas:
 
 
 def _draw_trades(figure: figures.TradeFigure) -> Canvas:
-    canvas, axes = _canvas(5.4)
-    for trade in figure.trades:
+    """A panel a format on shared axes, the points of the others pale behind its own."""
+    columns = min(3, len(figure.trades))
+    rows = -(-len(figure.trades) // columns)
+    canvas = Canvas(figsize=(WIDTH, 2.9 * rows + 0.9), layout="constrained")
+    grid = canvas.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axes in grid.ravel()[len(figure.trades) :]:
+        axes.remove()
+    for index, (axes, trade) in enumerate(zip(grid.ravel(), figure.trades, strict=False)):
+        for other in figure.trades:
+            axes.plot(other.x, other.y, "o", color=palette.PALE, ms=4, mew=0)
+        axes.plot(trade.x, trade.y, "o", color=trade.color, ms=4.5, alpha=0.5, mew=0)
         front = trade.front
-        axes.plot(trade.x, trade.y, "o", color=trade.color, ms=4, alpha=0.35, mew=0)
-        x, y = trade.x[front], trade.y[front]
+        halves = trade.half_widths[front]
         axes.errorbar(
-            x, y, trade.half_widths[front], color=trade.color, fmt="o-", lw=1.7, ms=7, mec="white", capsize=3
-        )
-        axes.annotate(
-            f" {trade.label}", (x[-1], y[-1]), xytext=(8, 0), textcoords="offset points", va="center",
-            color=trade.color, fontweight="bold",
+            trade.x[front], trade.y[front], halves, color=trade.color, fmt="o-", lw=1.5, ms=6, mec="white",
+            capsize=3,
         )  # fmt: skip
-        for index in front:
-            axes.annotate(
-                trade.names[index], (trade.x[index], trade.y[index]), xytext=(0, 7), fontsize=7,
-                textcoords="offset points", ha="center", color=trade.color,
-            )  # fmt: skip
-    axes.axhline(0, color=palette.INK, linewidth=0.9, linestyle=":")
-    axes.margins(x=0.12, y=0.1)
-    axes.set(title=figure.title, xlabel=figure.x_label, ylabel=figure.y_label)
+        axes.axhline(0, color=palette.INK, linewidth=0.9, linestyle=":")
+        axes.set_title(trade.label, color=trade.color)
+        axes.margins(x=0.3, y=0.12)
+        axes.tick_params(labelbottom=index + columns >= len(figure.trades))
+    _head(canvas, figure.title)
+    canvas.supxlabel(figure.x_label, fontsize=9.5)
+    canvas.supylabel(figure.y_label, fontsize=9.5)
+    FigureCanvasAgg(canvas).draw()  # type: ignore[no-untyped-call]
+    canvas.set_layout_engine("none")
+    for axes, trade in zip(canvas.axes, figure.trades, strict=True):
+        _name_points(canvas, axes, trade)
     return canvas
+
+
+def _name_points(canvas: Canvas, axes: Axes, trade: figures.Trade) -> None:
+    """The rules on the line of a format, each where no other name stands, with a line where it is far."""
+    inside, taken = axes.get_window_extent(), list[Bbox]()
+    for index in trade.front:
+        for right, up in _OFFSETS:
+            label = _named(axes, trade, index, right, up)
+            box = label.get_window_extent(canvas.canvas.get_renderer())  # type: ignore[attr-defined]
+            is_free = not any(box.overlaps(other) for other in taken)
+            if (
+                is_free
+                and box.x0 >= inside.x0
+                and box.x1 <= inside.x1
+                and inside.y0 <= box.y0
+                and box.y1 <= inside.y1
+            ):
+                taken.append(box)
+                break
+            label.remove()
+
+
+def _named(axes: Axes, trade: figures.Trade, index: int, right: int, up: int) -> Annotation:
+    side = "left" if right > 0 else "right" if right < 0 else "center"
+    far = abs(up) > 12
+    return axes.annotate(
+        trade.names[index], (trade.x[index], trade.y[index]), xytext=(right, up), fontsize=7,
+        textcoords="offset points", ha=side, va="center", color=palette.INK,
+        arrowprops={"arrowstyle": "-", "lw": 0.4, "color": palette.GREY} if far else None,
+    )  # fmt: skip
+
+
+_OFFSETS = [
+    (right, up) for up in (0, 9, -9, 18, -18, 27, -27, 36, -36, 48, -48, 60, -60) for right in (8, -8)
+]
+"""Places tried for a name, in points from its own."""
 
 
 _DRAWERS: dict[type, Callable[..., Canvas]] = {

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from altgrad_cli.config.precision import REGIME_ROLES, ROLE_LETTERS, Role
 from altgrad_cli.formats import FP8Format, parse_format
+from altgrad_cli.metrics.noise import paired_interval
 from altgrad_cli.metrics.thresholds import FAILED_BELOW, TRAINED_FROM
 from altgrad_cli.metrics.verdict import loss_scale
 from altgrad_cli.notation import format_value, short_layer
@@ -58,7 +59,7 @@ _HEATS: dict[str, tuple[tuple[str, ...], str, str, figures.Scale]] = {
     ),
     "cosine": (
         ("gradient_cosine",),
-        "Gradient against its float32 shadow, by layer and step",
+        "Gradient against its float32 shadow, by layer and step (dark is apart)",
         "cosine",
         figures.NINES,
     ),
@@ -80,7 +81,19 @@ def layer_heat(key: str, runs: Sequence[RunRecord]) -> figures.HeatFigure | None
         panels.append(
             figures.Panel(panel_title(log), x.astype(float), names, values, measured, collapse_step(log))
         )
-    return figures.HeatFigure(key, title, STEP, unit, scale, tuple(panels)) if panels else None
+    if not panels:
+        return None
+    title = f"{title}: {_range_words(panels)}"
+    return figures.HeatFigure(key, title, STEP, unit, scale, tuple(panels), high_is_good=key == "cosine")
+
+
+def _range_words(panels: Sequence[figures.Panel]) -> str:
+    """The lowest and the highest mean of any panel, by name."""
+    means = {panel.title.partition(":")[0]: float(np.mean(panel.values[panel.measured])) for panel in panels}
+    low, high = min(means, key=lambda name: means[name]), max(means, key=lambda name: means[name])
+    if low == high or means[low] == means[high]:
+        return f"mean {format_value(means[low])}"
+    return f"mean {format_value(means[low])} ({low}) to {format_value(means[high])} ({high})"
 
 
 def heat_block(key: str, runs: Sequence[RunRecord], caption: str = "") -> Picture | Text | None:
@@ -88,7 +101,7 @@ def heat_block(key: str, runs: Sequence[RunRecord], caption: str = "") -> Pictur
     figure = layer_heat(key, runs)
     if figure is None or any((panel.values[panel.measured] != 0).any() for panel in figure.panels):
         return picture(figure, caption)
-    return Text(f"{figure.title}: exactly zero wherever it was measured.")
+    return Text(f"{_HEATS[key][1]}: exactly zero wherever it was measured.")
 
 
 def _largest(columns: Sequence[LayerSeries]) -> LayerSeries | None:
@@ -145,7 +158,10 @@ def code_map(runs: Sequence[RunRecord], role: Role = "stored_weights") -> figure
         )
     if not panels:
         return None
-    title = f"Codes in use: {ROLE_WORDS[role]} ({ROLE_LETTERS[role]}), all layers"
+    used = {panel.title.partition(":")[0]: float((panel.values[:-1, -1] > 0).mean()) for panel in panels}
+    low, high = min(used, key=lambda name: used[name]), max(used, key=lambda name: used[name])
+    last = f"{used[low]:.0%} ({low})" + (f" to {used[high]:.0%} ({high})" if used[low] < used[high] else "")
+    title = f"Codes in use by {ROLE_WORDS[role]} ({ROLE_LETTERS[role]}) of all layers, in the end: {last}"
     return figures.HeatFigure(
         f"codes-{role}", title, STEP, "share of the values", figures.RARE, tuple(panels)
     )
@@ -162,9 +178,11 @@ def prediction_figure(runs: Sequence[RunRecord]) -> figures.CloudFigure | None:
     clouds = [cloud for log in runs if (cloud := _predictions(log)) is not None]
     if not clouds or (len(clouds) == 1 and len(clouds[0].x) == 1):
         return None
+    off = {cloud.label: float(np.mean(np.abs(cloud.y - cloud.x))) for cloud in clouds}
+    worst = max(off, key=lambda name: off[name])
     return figures.CloudFigure(
         "predicted-stall",
-        "Bit-stall: predicted from the weights, and measured",
+        f"Bit-stall, predicted and measured: {off[worst]:.2g} apart on average where it is worst ({worst})",
         "predicted (share of the updates)",
         "measured (share of the updates)",
         figures.NINES,
@@ -195,35 +213,74 @@ def _predictions(log: RunRecord) -> figures.Cloud | None:
 def loss_figure(runs: Sequence[RunRecord], minor: Collection[str] = ()) -> figures.LineFigure | None:
     """Training loss, smoothed over about ten steps; of few runs the raw values too, pale; NaN is a cross.
 
-    Runs named in ``minor`` are drawn thin. A collapse is marked at its step.
+    Runs that differ in their seed are one curve, their mean. Runs named in ``minor`` are drawn thin. A
+    collapse of a run that is a curve by itself is marked at its step.
     """
     curves: list[figures.Curve] = []
-    for log in runs:
-        series = log.series("loss")
-        if len(series):
-            smooth = smoothed(series.values)
-            faint = series.values if len(runs) <= FEW and len(series) <= MAX_POINTS else None
-            curves.append(_curve(log, series.steps, smooth, curves, minor, faint))
+    marks: list[figures.Mark] = []
+    for label, members in _by_seeds(runs).items():
+        found = (log.series("loss") for log in members)
+        each = [(series.steps, smoothed(series.values)) for series in found if len(series)]
+        if not each:
+            continue
+        few = len(runs) <= FEW and len(each[0][0]) <= MAX_POINTS
+        faint = members[0].series("loss").values if few and len(each) == 1 else None
+        curve = _curve(label, members, each, curves, minor, faint)
+        curves.append(curve)
+        if len(members) == 1 and collapse_step(members[0]):
+            marks.append(_mark(members[0], curve))
     if not curves:
         return None
-    by_label = {curve.label: curve for curve in curves}
-    marks = [_mark(log, by_label[log.name]) for log in runs if log.name in by_label and collapse_step(log)]
-    return figures.LineFigure("loss", "Training loss", STEP, loss_axis(runs), tuple(curves), tuple(marks))
+    title = f"Training loss: {_ends_words(curves)}"
+    return figures.LineFigure("loss", title, STEP, loss_axis(runs), tuple(curves), tuple(marks))
+
+
+def _by_seeds(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
+    """Runs that differ in nothing but their seed, by the name that they share."""
+    named: dict[tuple[str, str], list[RunRecord]] = {}
+    for log in runs:
+        config = repr(sorted((key, repr(value)) for key, value in log.config.items() if key != "seed"))
+        named.setdefault((log.name.replace(f"-seed{log.seed}", ""), config), []).append(log)
+    return {name if len(members) > 1 else members[0].name: members for (name, _), members in named.items()}
+
+
+def _ends_words(curves: Sequence[figures.Curve]) -> str:
+    """The lowest and the highest last value of the curves that go furthest, by name."""
+    last = max(int(curve.x[-1]) for curve in curves)
+    ends = {c.label: float(c.y[-1]) for c in curves if int(c.x[-1]) == last and math.isfinite(c.y[-1])}
+    if not ends:
+        return f"none is finite at step {last}"
+    low, high = min(ends, key=lambda name: ends[name]), max(ends, key=lambda name: ends[name])
+    if len(ends) == 1:
+        return f"{low} {ends[low]:.3f} at step {last}"
+    return f"{low} {ends[low]:.3f} is lowest at step {last}, {high} {ends[high]:.3f} highest"
 
 
 def _curve(
-    log: RunRecord,
-    steps: figures.Steps,
-    values: figures.Values,
+    label: str,
+    members: Sequence[RunRecord],
+    each: Sequence[tuple[figures.Steps, figures.Values]],
     before: Sequence[figures.Curve],
     minor: Collection[str],
     faint: figures.Values | None = None,
 ) -> figures.Curve:
-    """A run's curve; dashed where it shares its colour with one ``before`` it or lies on it, to be seen."""
-    x, y = thin_curve(steps, values)
-    color = run_color(log)
+    """The mean of the seeds in ``each`` at the steps they share, with the lowest and the highest.
+
+    Dashed where it shares its colour with one ``before`` it or lies on it, to be seen.
+    """
+    color, band = run_color(members[0]), None
+    if len(each) == 1:
+        x, y = thin_curve(*each[0])
+    else:
+        steps = each[0][0]
+        for others, _ in each[1:]:
+            steps = np.intersect1d(steps, others)
+        rows = np.array([values[np.searchsorted(own, steps)] for own, values in each])
+        stride = max(1, -(-len(steps) // MAX_POINTS))
+        x, y = steps[::stride], rows.mean(axis=0)[::stride]
+        band = (rows.min(axis=0)[::stride], rows.max(axis=0)[::stride])
     dashed = any(curve.color == color or np.array_equal(y, curve.y, equal_nan=True) for curve in before)
-    return figures.Curve(log.name, x, y, color, dashed, faint, log.name in minor)
+    return figures.Curve(label, x, y, color, dashed, faint, members[0].name in minor, band)
 
 
 def _mark(log: RunRecord, curve: figures.Curve) -> figures.Mark:
@@ -237,13 +294,29 @@ def _mark(log: RunRecord, curve: figures.Curve) -> figures.Mark:
 def validation_figure(runs: Sequence[RunRecord], minor: Collection[str] = ()) -> figures.LineFigure | None:
     """Validation loss of the deployed model of all runs; those named in ``minor`` are drawn thin."""
     curves: list[figures.Curve] = []
-    for log in runs:
-        if len(log.validation):
-            curves.append(_curve(log, log.validation.steps, log.validation.values, curves, minor))
+    for label, members in _by_seeds(runs).items():
+        each = [(log.validation.steps, log.validation.values) for log in members if len(log.validation)]
+        if each:
+            curves.append(_curve(label, members, each, curves, minor))
     if not curves:
         return None
-    title = "Validation loss of the deployed model"
+    title = f"Validation loss of the deployed model: {_ends_words(curves)}"
     return figures.LineFigure("validation", title, STEP, loss_axis(runs), tuple(curves))
+
+
+def _rho_words(rows: Sequence[figures.Spread]) -> str:
+    """The highest mean and the lowest, by name, with half of the interval over the seeds where known."""
+    found = {row.label: paired_interval(row.values) for row in rows}
+    finite = {name: each for name, each in found.items() if each is not None and math.isfinite(each.mean)}
+    if not finite:
+        return "none is finite"
+    ranked = sorted(finite, key=lambda name: -finite[name].mean)
+    said = [
+        f"{name} {finite[name].mean:.2f}"
+        + (f" ± {half:.2f}" if (half := finite[name].half_width) is not None else "")
+        for name in dict.fromkeys((ranked[0], ranked[-1]))
+    ]
+    return " is highest, ".join(said) + (" lowest" if len(said) > 1 else "")
 
 
 def recovery_figure(
@@ -268,7 +341,7 @@ def recovery_figure(
         return None
     return figures.SpreadFigure(
         "recovered-fraction",
-        f"Recovered fraction of the validation loss at step {latest}",
+        f"Recovered fraction at step {latest}: {_rho_words(rows)}",
         "rho: 0 = linear layers frozen, 1 = float32",
         tuple(rows),
         ((0.0, "frozen"), (FAILED_BELOW, "failed below"), (TRAINED_FROM, "trained from"), (1.0, "fp32")),

@@ -218,6 +218,18 @@ def _noise(gain: Paired, scope: Scope) -> str:
     return f"{seeds} seeds, one text: {gain.difference.words}"
 
 
+def _against_fp32(row: _Row) -> str:
+    """The gap to the best fp32 in words that its interval carries."""
+    difference = row.gap.best.difference
+    half = None if difference is None else difference.half_width
+    if half is None:
+        return f"{row.nats:+.3f} nats to the best fp32 (one seed)"
+    said = f"{row.nats:+.3f} ± {half:.3f} nats"
+    if abs(row.nats) <= half:
+        return f"{said}: not told apart from the best fp32"
+    return f"{said}, {'above' if row.nats > 0 else 'below'} the best fp32"
+
+
 def _figure(rows: Sequence[_Row], key: str) -> figures.TradeFigure | None:
     trades = []
     for name, members in _by_format(rows).items():
@@ -240,7 +252,7 @@ def _figure(rows: Sequence[_Row], key: str) -> figures.TradeFigure | None:
     best = min((row for row in rows if row.control is None), key=lambda row: row.nats, default=None)
     title = "Loss gap against bits a weight"
     if best is not None and math.isfinite(best.nats):
-        title = f"Closest to fp32: {best.format} with {best.gap.rule}, {best.nats:+.3f} nats"
+        title = f"Lowest: {best.format} with {best.gap.rule}, {_against_fp32(best)}"
     return figures.TradeFigure(
         key,
         title,

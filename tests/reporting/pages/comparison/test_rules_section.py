@@ -105,7 +105,7 @@ def test_the_picture_joins_the_lowest_points_of_a_format(opening: tuple[Block, .
     figure = next(block.figure for block in opening if isinstance(block, Picture))
     assert isinstance(figure, figures.TradeFigure)
     trades = {trade.label: trade for trade in figure.trades}
-    assert figure.title == "Closest to fp32: E5M2 with lion, +0.050 nats"
+    assert figure.title == "Lowest: E5M2 with lion, +0.050 ± 0.000 nats, above the best fp32"
     e7m0 = trades["E7M0"]
     assert dict(zip(e7m0.names, e7m0.x, strict=True)) == {"adamw": 72, "lion": 40, "compensated": 88}
     assert [e7m0.names[index] for index in e7m0.front] == ["lion", "adamw", "compensated"]
