@@ -96,3 +96,17 @@ def test_two_formats_are_swept_with_their_controls(tmp_path: Path, name: str) ->
     assert all(arm["outcome"] == "completed" for arm in arms)
     assert "add: subject=" in altgrad("sweep", "--resume", str(out), code=2).stderr
     altgrad("sweep", "--resume", str(out), f"subject={subject}", "-q")
+
+
+def test_a_replay_says_that_the_code_was_changed_since(tmp_path: Path) -> None:
+    path, run = tmp_path / "own_cnn.py", tmp_path / "run"
+    path.write_text((EXAMPLES / "cnn.py").read_text("utf-8"), "utf-8")
+    subject = f"{path}:subject"
+    altgrad("train", f"subject={subject}", *TINY, "runtime.capture_at=[2]", "--out", str(run), "-q")
+    command = ("diagnose-checkpoint", str(run), "--json", "--subject", subject)
+    same = json.loads(altgrad(*command).stdout)
+    assert "subject_source" not in same["trust"]["environment_differences"]
+    path.write_text(path.read_text("utf-8") + "# another line\n", "utf-8")
+    changed = json.loads(altgrad(*command).stdout)
+    assert "subject_source" in changed["trust"]["environment_differences"]
+    assert sum("its code was changed" in finding["text"] for finding in changed["findings"]) == 1

@@ -159,7 +159,7 @@ def diagnose_checkpoint(opened: OpenedCheckpoint, questions: Questions) -> Diagn
     diagnosis = Diagnosis(
         file=str(opened.path),
         run=None if opened.run_folder is None else str(opened.run_folder),
-        trust=trust_report(opened),
+        trust=trust_report(opened, questions.subject),
         failure=failure,
         first_nonfinite=None if first is None else describe_origin(first, given.state, opened.step),
         mechanism=explain(failure.kind, attribution, first, suspects, struck, seen.zeroed),

@@ -63,6 +63,8 @@ def _trust(diagnosis: Diagnosis) -> Iterator[Finding]:
         yield Finding("warning", f"missing: {name} ({reason})")
     if trust.codes_agree is False:
         yield Finding("warning", "stored codes and float32 carrier disagree: a weight changed in memory")
+    if "subject_source" in trust.environment_differences:
+        yield Finding("warning", "the subject's source is not the one of the run: its code was changed since")
     if not trust.same_environment:
         names = ", ".join(trust.environment_differences)
         yield Finding("note", f"another environment than recorded ({names}): a replay may differ")

@@ -28,6 +28,7 @@ REPLAY_KEYS = (
     "threads",
     "flush_denormal",
     "altgrad",
+    "subject_source",
 )
 """Parts of the environment that the bits of a step can depend on."""
 ANOMALY_SECTIONS = ("batch", "gradient", "trace", "history")
@@ -95,12 +96,15 @@ def open_checkpoint(path: Path) -> OpenedCheckpoint | ForeignTensors:
     return OpenedCheckpoint(path, saved, config)
 
 
-def trust_report(opened: OpenedCheckpoint) -> Trust:
-    """Schema, checks passed, what is missing, how this environment differs, planted faults."""
+def trust_report(opened: OpenedCheckpoint, subject: str | None = None) -> Trust:
+    """Schema, checks passed, what is missing, how this environment differs, planted faults.
+
+    ``subject`` is the user's own that the command line named, and that was loaded.
+    """
     saved = opened.saved
     recorded = saved.environment
     here = describe_environment(
-        "cuda" if recorded.get("device") == "cuda" and torch.cuda.is_available() else "cpu"
+        "cuda" if recorded.get("device") == "cuda" and torch.cuda.is_available() else "cpu", subject=subject
     )
     here["threads"] = opened.config.runtime.threads  # a replay sets them
     different = environment_differences(recorded, here, "here")
@@ -134,6 +138,7 @@ def environment_differences(
         key: {"recorded": recorded.get(key), name: other.get(key)}
         for key in REPLAY_KEYS
         if recorded.get(key) != other.get(key)
+        and (key != "subject_source" or recorded.get(key) is not None)  # older files do not say
     }
 
 

@@ -6,6 +6,7 @@ folder does: those may come from anywhere.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -71,6 +72,20 @@ def load_yours(name: str, config: TrainConfig) -> Subject:
                 hint="ALTGRAD_DEBUG=1 shows the traceback",
             ) from error
     return subject
+
+
+def source_of(name: str) -> str | None:
+    """SHA-256, shortened to 16 hex digits, of the file of ``module:function`` as it is now.
+
+    None where it is no such name, or was not loaded by this process: nothing is loaded here.
+    """
+    place = name.rpartition(":")[0] if is_code(name) else ""
+    module = sys.modules.get(str(Path(place).resolve()) if place.endswith(".py") else place)
+    file = getattr(module, "__file__", None)
+    try:
+        return None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
+    except OSError:
+        return None
 
 
 def _function(name: str) -> Callable[[TrainConfig], object]:

@@ -53,7 +53,10 @@ def describe_start(
         },
         predicted_stall=predict_stall(config, state),
         environment=describe_environment(
-            state.device, ranks=state.ranks.count, parallel=config.runtime.parallel
+            state.device,
+            ranks=state.ranks.count,
+            parallel=config.runtime.parallel,
+            subject=config.subject,
         ),
         injections=list(config.inject),
         coverage=_coverage(state),

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 import altgrad_cli
+from altgrad_cli.subjects.yours import source_of
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 _KEPT = 1 << 30
@@ -22,30 +23,43 @@ _KEPT = 1 << 30
 
 
 def describe_environment(
-    device: torch.device | str = "cpu", *, ranks: int = 1, parallel: str = "ddp"
+    device: torch.device | str = "cpu",
+    *,
+    ranks: int = 1,
+    parallel: str = "ddp",
+    subject: str | None = None,
 ) -> dict[str, Any]:
     """Plain values only; read anew at each call, since threads and flags can change.
 
     ``ranks``, and what they share beside the batch (``parallel``), are said where they are several.
+    ``subject`` is a user's own, ``module:function``; its source is hashed where this process has loaded it.
     """
     device = torch.device(device)
     several = {"ranks": ranks, "parallel": parallel} if ranks > 1 else {}
-    return several | {
-        "altgrad": altgrad_cli.__version__,
-        "revision": source_revision(),
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "numpy": str(np.__version__),
-        "system": platform.system(),
-        "machine": platform.machine(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-        "device": device.type,
-        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
-        "matmul_precision": torch.get_float32_matmul_precision(),
-        "flush_denormal": _flushes_denormals(),
-    }
+    source = None if subject is None else source_of(subject)
+    own = {} if source is None else {"subject_source": source}
+    return (
+        several
+        | own
+        | {
+            "altgrad": altgrad_cli.__version__,
+            "revision": source_revision(),
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "numpy": str(np.__version__),
+            "system": platform.system(),
+            "machine": platform.machine(),
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "threads": torch.get_num_threads(),
+            "device": device.type,
+            "device_name": torch.cuda.get_device_name(device)
+            if device.type == "cuda"
+            else platform.machine(),
+            "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+            "matmul_precision": torch.get_float32_matmul_precision(),
+            "flush_denormal": _flushes_denormals(),
+        }
+    )
 
 
 def ranks_of(environment: Mapping[str, object]) -> int:

@@ -185,7 +185,7 @@ def main() -> int:
     except AltgradError as error:
         sys.stderr.write(f"{error.message}\n")
         return error.exit_code
-    answer = {"records": records, "environment": describe_environment(given.state.device)}
+    answer = {"records": records, "environment": describe_environment(given.state.device, subject=subject)}
     sys.stdout.write(json.dumps(to_json_value(answer)) + "\n")
     return 0
 

@@ -81,7 +81,10 @@ def take_snapshot(
         "streams": dict(streams_before if streams_before is not None else state.streams.state_dict()),
         "monitors": monitors_state,
         "environment": describe_environment(
-            state.device, ranks=state.ranks.count, parallel=state.config.runtime.parallel
+            state.device,
+            ranks=state.ranks.count,
+            parallel=state.config.runtime.parallel,
+            subject=state.config.subject,
         ),
         "circumstances": {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
