@@ -175,7 +175,11 @@ def _code_label(fmt: FP8Format, code: int) -> str:
 
 def prediction_figure(runs: Sequence[RunRecord]) -> figures.CloudFigure | None:
     """Bit-stall predicted from the weights against the one measured, a point a layer and interval."""
-    clouds = [cloud for log in runs if (cloud := _predictions(log)) is not None]
+    clouds = [
+        _pooled(label, found)
+        for label, members in _by_seeds(runs).items()
+        if (found := [cloud for log in members if (cloud := _predictions(log)) is not None])
+    ]
     if not clouds or (len(clouds) == 1 and len(clouds[0].x) == 1):
         return None
     off = {cloud.label: float(np.mean(np.abs(cloud.y - cloud.x))) for cloud in clouds}
@@ -187,6 +191,19 @@ def prediction_figure(runs: Sequence[RunRecord]) -> figures.CloudFigure | None:
         "measured (share of the updates)",
         figures.NINES,
         tuple(clouds),
+    )
+
+
+def _pooled(label: str, clouds: Sequence[figures.Cloud]) -> figures.Cloud:
+    """The points of all seeds of an arm, under its name."""
+    if len(clouds) == 1:
+        return clouds[0]
+    return figures.Cloud(
+        label,
+        np.concatenate([cloud.x for cloud in clouds]),
+        np.concatenate([cloud.y for cloud in clouds]),
+        tuple(f"{name} of {cloud.label}" for cloud in clouds for name in cloud.names),
+        clouds[0].color,
     )
 
 
