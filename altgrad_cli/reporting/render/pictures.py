@@ -365,7 +365,7 @@ def _draw_trades(figure: figures.TradeFigure) -> Canvas:
         )  # fmt: skip
         axes.axhline(0, color=palette.INK, linewidth=0.9, linestyle=":")
         axes.set_title(trade.label, color=trade.color)
-        axes.margins(x=0.3, y=0.12)
+        axes.margins(x=0.45, y=0.25)
         axes.tick_params(labelbottom=index + columns >= len(figure.trades))
     _head(canvas, figure.title)
     canvas.supxlabel(figure.x_label, fontsize=9.5)
@@ -407,10 +407,8 @@ def _named(axes: Axes, trade: figures.Trade, index: int, right: int, up: int) ->
     )  # fmt: skip
 
 
-_OFFSETS = [
-    (right, up) for up in (0, 9, -9, 18, -18, 27, -27, 36, -36, 48, -48, 60, -60) for right in (8, -8)
-]
-"""Places tried for a name, in points from its own."""
+_OFFSETS = [(right, up * sign) for up in range(0, 109, 9) for sign in (1, -1) for right in (8, -8, 0)]
+"""Places tried for a name, in points from its own, the nearest first."""
 
 
 _DRAWERS: dict[type, Callable[..., Canvas]] = {

@@ -83,9 +83,10 @@ def many_arms() -> list[figures.Figure]:
     curves = tuple(figures.Curve(name, x, 3 - x / 50 + n / 500, "#0072B2") for n, name in enumerate(names))
     spreads = tuple(figures.Spread(name, (0.1, 0.2), ("a", "b"), "#0072B2") for name in names)
     rules = ("adamw", "adamw+sr", "compensated", "eco+stochastic", "stiff_gradient", "code_step", "madam")
-    bits = np.array([72.0, 72, 88, 72, 72, 72, 40])
+    bits = np.array([72.0, 72, 104, 80, 88, 96, 40])
+    gaps = np.array([0.25, 0.3, 0.0, 0.18, 0.12, 0.06, 0.3])
     trades = tuple(
-        figures.Trade(name, bits, 0.3 - np.arange(7) / 40 + n / 90, np.full(7, 0.02), rules, "#009E73")
+        figures.Trade(name, bits, gaps + n / 90, np.full(7, 0.02), rules, "#009E73")
         for n, name in enumerate(("FP32", "E5M2", "E3M4", "E1M6", "E0M7", "E7M0"))
     )
     return [
@@ -108,6 +109,20 @@ def test_nothing_is_cut_or_overprinted_with_three_seeds(three_seeds: list[figure
 @pytest.mark.parametrize("figure", many_arms(), ids=lambda figure: figure.key)
 def test_nothing_is_cut_or_overprinted_with_many_arms(figure: figures.Figure) -> None:
     assert faults(draw(figure)) == []
+
+
+def test_no_name_of_a_point_is_left_out_to_make_room() -> None:
+    trades = next(figure for figure in many_arms() if isinstance(figure, figures.TradeFigure))
+    for axes, trade in zip(draw(trades).axes, trades.trades, strict=True):
+        wanted = sorted(trade.names[index] for index in trade.front)
+        assert len(wanted) == 6
+        assert sorted(text.get_text() for text in axes.texts) == wanted
+
+
+def test_a_collapse_of_a_seed_is_marked_on_the_mean(three_seeds: list[figures.Figure]) -> None:
+    loss = next(figure for figure in three_seeds if figure.key == "loss")
+    assert isinstance(loss, figures.LineFigure)
+    assert sum(mark.label.startswith("e7m0-uniform-seed") for mark in loss.marks) == 3
 
 
 def test_seeds_are_one_curve_with_a_band(three_seeds: list[figures.Figure]) -> None:

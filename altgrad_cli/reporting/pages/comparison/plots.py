@@ -231,7 +231,7 @@ def loss_figure(runs: Sequence[RunRecord], minor: Collection[str] = ()) -> figur
     """Training loss, smoothed over about ten steps; of few runs the raw values too, pale; NaN is a cross.
 
     Runs that differ in their seed are one curve, their mean. Runs named in ``minor`` are drawn thin. A
-    collapse of a run that is a curve by itself is marked at its step.
+    collapse is marked at its step, one of a seed on the mean.
     """
     curves: list[figures.Curve] = []
     marks: list[figures.Mark] = []
@@ -244,8 +244,7 @@ def loss_figure(runs: Sequence[RunRecord], minor: Collection[str] = ()) -> figur
         faint = members[0].series("loss").values if few and len(each) == 1 else None
         curve = _curve(label, members, each, curves, minor, faint)
         curves.append(curve)
-        if len(members) == 1 and collapse_step(members[0]):
-            marks.append(_mark(members[0], curve))
+        marks += [_mark(log, curve) for log in members if collapse_step(log)]
     if not curves:
         return None
     title = f"Training loss: {_ends_words(curves)}"
