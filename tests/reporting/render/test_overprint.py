@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations
@@ -71,9 +72,13 @@ def one_seed(sweep: Path) -> list[figures.Figure]:
 
 
 @pytest.fixture(scope="module")
-def three_seeds(tmp_path_factory: pytest.TempPathFactory) -> list[figures.Figure]:
-    folder = tmp_path_factory.mktemp("three") / "sweep"
-    return build_report([record_sweep(folder, seeds=(42, 43, 44))]).figures
+def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return record_sweep(tmp_path_factory.mktemp("three") / "sweep", seeds=(42, 43, 44))
+
+
+@pytest.fixture(scope="module")
+def three_seeds(three: Path) -> list[figures.Figure]:
+    return build_report([three]).figures
 
 
 def many_arms() -> list[figures.Figure]:
@@ -123,6 +128,24 @@ def test_a_collapse_of_a_seed_is_marked_on_the_mean(three_seeds: list[figures.Fi
     loss = next(figure for figure in three_seeds if figure.key == "loss")
     assert isinstance(loss, figures.LineFigure)
     assert sum(mark.label.startswith("e7m0-uniform-seed") for mark in loss.marks) == 3
+
+
+def test_the_mean_and_the_band_are_those_of_the_logs(three: Path, three_seeds: list[figures.Figure]) -> None:
+    """Against a plain loop over the evaluations in the files."""
+    by_step: dict[int, list[float]] = {}
+    for seed in (42, 43, 44):
+        for line in (three / f"e7m0-uniform-seed{seed}" / "events.jsonl").read_text().splitlines():
+            event = json.loads(line)
+            if event["event"] == "evaluated":
+                by_step.setdefault(event["step"], []).append(event["validation_loss"])
+    figure = next(figure for figure in three_seeds if figure.key == "validation")
+    assert isinstance(figure, figures.LineFigure)
+    curve = next(curve for curve in figure.curves if curve.label == "e7m0-uniform")
+    assert curve.band is not None
+    assert curve.x.tolist() == sorted(by_step)
+    for step, mean, low, high in zip(curve.x, curve.y, *curve.band, strict=True):
+        values = by_step[int(step)]
+        assert (mean, low, high) == pytest.approx((sum(values) / 3, min(values), max(values)))
 
 
 def test_seeds_are_one_curve_with_a_band(three_seeds: list[figures.Figure]) -> None:
