@@ -100,7 +100,14 @@ def many_arms() -> list[figures.Figure]:
             "spread", "Recovered fraction", "rho", spreads, ((0.0, "frozen"), (1.0, "fp32"))
         ),
         figures.TradeFigure("trade", "Lowest: E5M2", "bits", "nats", trades),
+        figures.TradeFigure("close", "Lowest: E5M2", "bits", "nats", (trades[0], *map(_close, trades[1:3]))),
     ]
+
+
+def _close(trade: figures.Trade) -> figures.Trade:
+    """Four points of ``trade`` that all but lie on each other, so that their names cannot all stand there."""
+    x, y = 72.0 + np.arange(4), 0.01 - np.arange(4) / 1000
+    return replace(trade, x=x, y=y, half_widths=np.zeros(4), names=trade.names[2:6])
 
 
 def test_nothing_is_cut_or_overprinted_with_one_seed(one_seed: list[figures.Figure]) -> None:
@@ -117,11 +124,12 @@ def test_nothing_is_cut_or_overprinted_with_many_arms(figure: figures.Figure) ->
 
 
 def test_no_name_of_a_point_is_left_out_to_make_room() -> None:
-    trades = next(figure for figure in many_arms() if isinstance(figure, figures.TradeFigure))
-    for axes, trade in zip(draw(trades).axes, trades.trades, strict=True):
-        wanted = sorted(trade.names[index] for index in trade.front)
-        assert len(wanted) == 6
-        assert sorted(text.get_text() for text in axes.texts) == wanted
+    for figure in many_arms():
+        if isinstance(figure, figures.TradeFigure):
+            for axes, trade in zip(draw(figure).axes, figure.trades, strict=True):
+                wanted = sorted(trade.names[index] for index in trade.front)
+                assert len(wanted) >= 4
+                assert sorted(text.get_text() for text in axes.texts) == wanted
 
 
 def test_a_collapse_of_a_seed_is_marked_on_the_mean(three_seeds: list[figures.Figure]) -> None:
