@@ -64,7 +64,8 @@ def test_its_report_speaks_of_labels_and_verifies(swept: tuple[Path, Result], tm
     page = tmp_path / "labels.md"
     written = altgrad("report", str(swept[0]), "--markdown", str(page))
     assert written.exit_code == 0, written.stderr
-    text = page.read_text("utf-8")
+    tables = sorted((tmp_path / "labels").glob("*.csv"))
+    text = "".join(path.read_text("utf-8") for path in (page, *tables))
     assert "micro f1" in text.lower() and "perplexity" not in text
     checked = altgrad("report", "--verify", str(page))
     assert checked.exit_code == 0, checked.output

@@ -237,15 +237,15 @@ def test_a_dry_run_that_tunes_says_how_many_runs_there_are_and_may_be() -> None:
     given = [word for word in TINY if not word.startswith("learning_rate")]
     plan = json.loads(sweep(*asked, "--json", "--tune", *given).stdout)
     arms = (3 + 2) + 3  # controls of two rules, and a format with three
-    assert len(plan["arms"]) == 3 * arms
-    assert (plan["runs"], plan["runs_at_most"]) == (3 * arms + 2 * arms, 3 * arms + 2 * arms + 3 * arms)
+    assert len(plan["arms"]) == 3 * arms * 2  # every rate with every seed
+    assert (plan["runs"], plan["runs_at_most"]) == ((3 + 1) * arms * 2, (3 + 1 + 3) * arms * 2)
     assert plan["estimated_seconds"] < plan["estimated_seconds_at_most"]
     rates = {(arm["rule"], arm["learning_rate"]) for arm in plan["arms"]}
     assert rates == {("adamw", 1.9e-4), ("adamw", 6e-4), ("adamw", 1.9e-3)} | {
         ("lion", 6.3e-5), ("lion", 2e-4), ("lion", 6.3e-4),
     }  # fmt: skip
     text = sweep(*asked, *TINY, "--tune", "1e-3,2e-3").stdout
-    assert "Runs: 16 to choose rates, 16 at the best ones" in text
+    assert "Runs: 32 to choose rates, 16 at the best ones" in text
     assert "tried at 1e-3, 2e-3, then run at the best" in " ".join(text.split())  # in one line or in two
 
 

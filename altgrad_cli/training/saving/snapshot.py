@@ -263,13 +263,13 @@ def batch_to_plain(batch: Batch | None) -> dict[str, Any] | None:
     """A batch as a payload keeps it."""
     if batch is None:
         return None
-    plain: dict[str, Any] = {"x": batch.x, "y": batch.y, "offsets": list(batch.offsets)}
+    calls = None
     if isinstance(batch, RecordedCalls):
-        calls = batch.calls
-        plain["calls"] = [
-            {"args": c.args, "kwargs": c.kwargs, "stream": c.stream, "gradients": c.gradients} for c in calls
+        calls = [
+            {"args": c.args, "kwargs": c.kwargs, "stream": c.stream, "gradients": c.gradients}
+            for c in batch.calls
         ]
-    return plain
+    return {"x": batch.x, "y": batch.y, "offsets": list(batch.offsets), "calls": calls}
 
 
 def named_gradient(state: TrainState, gradient: Tensor) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ import torch
 from altgrad_cli.checkpoints.file import VerifiedCheckpoint
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.metrics.weights.rank import measure_rank
-from altgrad_cli.training import engine
+from altgrad_cli.training import after_step
 from altgrad_cli.training.engine import train
 from altgrad_cli.training.events import Alert, CheckpointSaved, Event, StepCompleted, event_to_json
 from altgrad_cli.training.measuring import updates
@@ -41,13 +41,13 @@ def test_ranks_are_those_of_the_stored_weights_before_the_step(
 ) -> None:
     """Of every layer, the tied head included; the run's value is the mean over the others."""
     stored: list[list[np.ndarray]] = []
-    real = engine.commit_step
+    real = after_step.commit_step
 
     def spy(state: TrainState, *args):  # type: ignore[no-untyped-def]
         stored.append([layer.weight.detach().double().numpy().copy() for _, layer in state.layers])
         return real(state, *args)
 
-    monkeypatch.setattr(engine, "commit_step", spy)
+    monkeypatch.setattr(after_step, "commit_step", spy)
     config = tiny("fp8_format=E4M3", f"precision.regime={regime}", "max_steps=3", *QUICK)
     for event, weights in zip(steps_of(list(train(config))), stored, strict=True):
         values = [np.linalg.svd(weight, compute_uv=False) for weight in weights]

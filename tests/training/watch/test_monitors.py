@@ -87,13 +87,13 @@ def test_alerts_of_a_run_alternate_between_raised_and_cleared(tiny: Tiny) -> Non
 
 def with_stall(monkeypatch: pytest.MonkeyPatch, rate: float) -> None:
     """Let every step of the loop measure this stall rate."""
-    real = engine.read_update
+    real = after_step.read_update
 
     def planted(state, step, *watchers):  # type: ignore[no-untyped-def]
         real(state, step, *watchers)
         step.summary.measured.metrics["bit_stall_rate"] = rate
 
-    monkeypatch.setattr(engine, "read_update", planted)
+    monkeypatch.setattr(after_step, "read_update", planted)
 
 
 @pytest.mark.parametrize(("rate", "shifts"), [(0.5, []), (0.51, [20]), (0.0, [])])
@@ -218,13 +218,13 @@ def test_a_plateau_ends_nothing_unless_asked(tiny: Tiny, monkeypatch: pytest.Mon
 def test_a_format_frozen_from_the_start_is_detected_after_the_warm_up(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = engine.read_update
+    real = after_step.read_update
 
     def planted(state, step, *watchers):  # type: ignore[no-untyped-def]
         real(state, step, *watchers)
         step.summary.measured.metrics |= {"bit_stall_rate": 0.99, "update_transfer": 0.01}
 
-    monkeypatch.setattr(engine, "read_update", planted)
+    monkeypatch.setattr(after_step, "read_update", planted)
     events = list(train(tiny("fp8_format=E7M0", "optimizer.warmup_steps=3", "max_steps=54", *FAST)))
     assert ended(events).outcome == "collapsed"
     assert ended(events).collapse == {"class": "stall_collapse", "step": 1, "detected": 53}
