@@ -32,6 +32,7 @@ def test_the_wheel_holds_every_config(wheel: zipfile.ZipFile) -> None:
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     modules = {path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "altgrad_cli").rglob("*.py")}
     names = set(wheel.namelist())
+    assert "altgrad_cli/rounding/native/kernel.c" in names
     assert modules <= names
     assert {name.partition("/")[0] for name in names if ".dist-info" not in name} == {"altgrad_cli"}
 

@@ -24,8 +24,8 @@ from altgrad_cli.rounding.constants import (
     check_scale,
     plan_rounding,
 )
-from altgrad_cli.rounding.eager import as_carrier, round_eager
-from altgrad_cli.rounding.kernel import Mode
+from altgrad_cli.rounding.eager import as_carrier
+from altgrad_cli.rounding.native.call import round_flat
 from altgrad_cli.rounding.scaling import checked_scale
 from altgrad_cli.rounding.scratch import SLICE
 
@@ -134,7 +134,7 @@ def _slices(
     size = SLICE if x.device.type == "cpu" else max(x.numel(), 1)
     for part, target in zip(torch.split(flat, size), torch.split(targets, size), strict=True):
         grid = torch.empty(part.shape, dtype=torch.float32, device=x.device)
-        round_eager(part, grid, plan, scale, None, None, Mode(rescale=False))
+        round_flat(part, grid, plan, scale, None, None, rescale=False)
         if plan.carrier is not Carrier.INTEGERS:
             if plan.divisor is None and plan.scale != 1:  # a folded power of two: the division is exact
                 grid.mul_(1 / plan.scale)

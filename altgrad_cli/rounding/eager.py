@@ -8,9 +8,17 @@ import torch
 from torch import Tensor
 
 from altgrad_cli.rounding.constants import RoundingPlan, is_power_of_two
-from altgrad_cli.rounding.kernel import EAGER, Mode, Scale, round_slice
+from altgrad_cli.rounding.kernel import Mode, Scale, round_slice
 from altgrad_cli.rounding.scratch import SLICE, Scratch, scratch
-from altgrad_cli.rounding.statistics import SliceCounter, add_row, count_everywhere, own_units
+from altgrad_cli.rounding.statistics import (
+    Counters,
+    SliceCounter,
+    add_row,
+    count_everywhere,
+    count_extremes,
+    own_units,
+    safe_magnitude,
+)
 from altgrad_cli.rounding.stochastic import Key, RandomWork, advanced, random_bits
 
 
@@ -21,13 +29,18 @@ def round_eager(
     scale: Scale,
     random: Key | Tensor | None,
     stats: Tensor | None,
-    mode: Mode = EAGER,
+    counters: Counters = "all",
+    *,
+    rescale: bool = True,
 ) -> None:
-    """Round flat ``x`` of any float dtype into flat float32 ``out``; fill the row ``stats``.
-
-    ``random`` is the key or the bits of stochastic rounding.
-    """
+    """As ``native.call.round_flat``."""
     size = x.numel()
+    mode = Mode(rescale=rescale)
+    if stats is not None and counters == "extremes":
+        x = as_carrier(x)
+        within = count_extremes(x, stats) <= safe_magnitude(plan) and not isinstance(scale, Tensor)
+        mode = Mode(rescale=rescale, within_limit=within)
+        stats = None
     if size == 0:
         if stats is not None:
             stats.zero_()
@@ -60,22 +73,20 @@ def round_eager(
         stats.numpy()[:] = counter.row()
 
 
-def round_blocks(
+def round_blocks_eager(
     x: Tensor,
     out: Tensor,
     scale: Tensor,
     plan: RoundingPlan,
     random: Key | Tensor | None,
     stats: Tensor | None,
+    counters: Counters = "all",
 ) -> None:
-    """Round ``x`` / ``scale`` and multiply back; fill the row ``stats``.
-
-    Args:
-        x, out: float32, contiguous; may be the same.
-        scale: float32, broadcasts with x dimension by dimension.
-        plan: made for scale 1.
-        random: as ``round_eager``, in the order of x.
-    """
+    """As ``native.call.round_blocks``."""
+    x = as_carrier(x)
+    if stats is not None and counters == "extremes":
+        count_extremes(x.view(-1), stats)
+        stats = None
     if stats is not None:
         stats.zero_()
     start = 0
@@ -98,13 +109,27 @@ def _parts(x: Tensor, out: Tensor, scale: Tensor) -> Iterator[tuple[Tensor, Tens
     """Slices along the first dimension that has any length, so that they stay in the cache on the CPU."""
     if x.numel() == 0:
         return
-    across = next((dim for dim, size in enumerate(x.shape) if size > 1), 0)
-    step = x.shape[across] if x.device.type != "cpu" else max(1, SLICE * x.shape[across] // x.numel())
+    across, step = _across(x)
     for start in range(0, x.shape[across], step):
         length = min(step, x.shape[across] - start)
         several = scale.shape[across] > 1
         s = scale.narrow(across, start, length) if several else scale
         yield x.narrow(across, start, length), out.narrow(across, start, length), s
+
+
+def _across(x: Tensor) -> tuple[int, int]:
+    """That dimension, and the length of a slice along it."""
+    across = next((dim for dim, size in enumerate(x.shape) if size > 1), 0)
+    whole = x.device.type != "cpu"
+    return across, x.shape[across] if whole else max(1, SLICE * x.shape[across] // x.numel())
+
+
+def block_slice(x: Tensor) -> int:
+    """How many values of ``x`` are counted together; 0 of nothing."""
+    if x.numel() == 0:
+        return 0
+    across, step = _across(x)
+    return min(step, x.shape[across]) * (x.numel() // x.shape[across])
 
 
 def _random_work(random: Key | Tensor, start: int, space: Scratch) -> RandomWork:

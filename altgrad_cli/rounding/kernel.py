@@ -67,7 +67,7 @@ class Mode:
     """A graph is being recorded: no look at a value, no constants kept in tensors."""
 
 
-EAGER, TRACED = Mode(), Mode(traced=True)
+TRACED = Mode(traced=True)
 
 
 def round_slice(

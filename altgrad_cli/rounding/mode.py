@@ -10,15 +10,9 @@ from torch import Tensor
 from altgrad_cli.errors import UsageError, check_choice
 from altgrad_cli.formats import FP8Format, parse_format
 from altgrad_cli.rounding.constants import Overflow, Rounding, plan_rounding
-from altgrad_cli.rounding.eager import as_carrier, round_blocks, round_eager
-from altgrad_cli.rounding.kernel import Mode
+from altgrad_cli.rounding.native.call import round_blocks, round_flat
 from altgrad_cli.rounding.scaling import checked_scale
-from altgrad_cli.rounding.statistics import (
-    STATS,
-    Counters,
-    count_extremes,
-    safe_magnitude,
-)
+from altgrad_cli.rounding.statistics import STATS, Counters
 from altgrad_cli.rounding.stochastic import Key, advanced, draw_key
 
 
@@ -75,17 +69,10 @@ def round_to_grid(
         x = x.detach().contiguous()
         result = torch.empty(x.shape, dtype=torch.float32, device=x.device) if out is None else out.detach()
         target = result if result.is_contiguous() else torch.empty_like(x, dtype=torch.float32)
-        flat, flat_target = x.view(-1), target.view(-1)
-        within = False
-        if stats is not None and counters == "extremes":
-            flat = as_carrier(flat)
-            amax = count_extremes(flat, stats)
-            within = not isinstance(scale, Tensor) and amax <= safe_magnitude(plan)
-            stats = None
         if isinstance(scale, Tensor) and scale.dim():
-            round_blocks(as_carrier(x), target, scale.float(), plan, random, stats)
+            round_blocks(x, target, scale.float(), plan, random, stats, counters)
         else:
-            round_eager(flat, flat_target, plan, scale, random, stats, Mode(within_limit=within))
+            round_flat(x.view(-1), target.view(-1), plan, scale, random, stats, counters)
         if target is not result:
             result.copy_(target)
     return result if out is None else out

@@ -140,6 +140,11 @@ def safe_magnitude(plan: RoundingPlan) -> float:
     return plan.format.max_representable_value * plan.scale * (1 - 1e-6)
 
 
+def smallest_normal(plan: RoundingPlan) -> float | None:
+    """The smallest normal result; None where none is subnormal, which is so too where float32 has none."""
+    return float32((plan.format.min_normal or 0.0) * plan.scale) or None
+
+
 class SliceCounter:
     """The same row, added up slice by slice on the CPU, looking closely only where something is to be found.
 
@@ -155,7 +160,7 @@ class SliceCounter:
         self._small = scale * (
             plan.format.max_representable_value if plan.format.min_normal is None else plan.format.min_normal
         )
-        self._min_normal = None if plan.format.min_normal is None else float32(plan.format.min_normal * scale)
+        self._min_normal = smallest_normal(plan)
         self._amax = 0.0
         self._totals = [0.0] * (len(STATS) - 1)
         self._exact: Tensor | None = None
@@ -201,7 +206,7 @@ class SliceCounter:
         self._has_small = low < self._small
         self._small_rows = None
         if self._has_small:
-            rows = torch.nonzero(lows < self._small).view(-1)
+            rows = torch.nonzero(lows <= float32(self._small)).view(-1)
             if 4 * len(rows) <= len(lows):  # else looking at everything is cheaper
                 self._small_rows = rows
         return low

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from unittest import mock
 
 import torch
 from torch import Tensor
 
 from altgrad_cli.formats import FP8Format
+from altgrad_cli.rounding.native import call
 from altgrad_cli.rounding.quantize import STATS, quantize, round_to_grid
 
 Path = Callable[..., Tensor]
@@ -53,6 +55,16 @@ def _float64(x: Tensor, format: FP8Format, scale: float, **options: object) -> T
     return round_to_grid(x.double(), format, scale, **options)  # type: ignore[arg-type]
 
 
+def _without_kernel(x: Tensor, format: FP8Format, scale: float, **options: object) -> Tensor:
+    with mock.patch.object(call, "native_kernel", return_value=None):
+        return round_to_grid(x, format, scale, **options)  # type: ignore[arg-type]
+
+
+def _counted_without_kernel(x: Tensor, format: FP8Format, scale: float, **options: object) -> Tensor:
+    with mock.patch.object(call, "native_kernel", return_value=None):
+        return _counted(x, format, scale, **options)
+
+
 PATHS: dict[str, Path] = {
     "fresh": round_to_grid,
     "given out": _given_out,
@@ -63,4 +75,6 @@ PATHS: dict[str, Path] = {
     "strided": _transposed,
     "autograd": _public,
     "float64": _float64,
+    "without a kernel": _without_kernel,
+    "counted without a kernel": _counted_without_kernel,
 }

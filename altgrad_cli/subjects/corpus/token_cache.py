@@ -14,9 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +23,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from altgrad_cli.errors import WriteError
-from altgrad_cli.files import write_whole
+from altgrad_cli.files import user_cache, write_whole
 
 _NO_CHECKSUM = b"-" * 64
 _CHECKSUM = re.compile(rb"(?<=sha256\\\": \\\")[0-9a-f]{64}")
@@ -42,20 +40,15 @@ class CachedTokens:
 
 
 def cache_folder(configured: str | None) -> Path | None:
-    """Where tokens are cached: as configured, $ALTGRAD_CACHE, else ``altgrad`` in the user's cache folder.
-
-    None where there is no such place, for instance for a user without a home.
-    """
+    """``user_cache``; None, with a warning, where there is no place."""
     try:
-        if chosen := configured or os.environ.get("ALTGRAD_CACHE"):
-            return Path(chosen).expanduser()
-        if base := os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA"):
-            return Path(base) / "altgrad"
-        home = Path.home()
-    except RuntimeError as error:
+        folder = user_cache(configured)
+    except RuntimeError as error:  # a ~ that stands for nobody
         _log.warning("no place for a token cache (%s): tokens stay in memory", error)
         return None
-    return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "altgrad"
+    if folder is None:
+        _log.warning("no place for a token cache: tokens stay in memory")
+    return folder
 
 
 def open_tokens(path: Path, key: str) -> CachedTokens | None:
