@@ -136,8 +136,8 @@ class RuntimeConfig:
     threads: int = 1
     """torch's intra-op threads; part of the config so that results do not depend on the machine's cores."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
-    """What the processes of torchrun share beside the batch: ``ddp`` nothing, each keeps whole weights;
-    ``fsdp`` the weights, gradients and optimizer state too. Without torchrun it means nothing."""
+    """What the processes of torchrun share beside the batch: ``ddp`` nothing, each keeps whole weights.
+    ``fsdp``, which would share them too, is refused so far. Without torchrun it means nothing."""
     compile: bool = False
     """torch.compile for forward, backward and the quantizer; sums take another order, so bits differ."""
     evaluation_interval: int = 50

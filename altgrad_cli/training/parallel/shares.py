@@ -7,7 +7,7 @@ import os
 import torch
 
 from altgrad_cli.config.run import is_code
-from altgrad_cli.errors import UsageError
+from altgrad_cli.errors import ConfigError, UsageError
 from altgrad_cli.subjects.subject import Batch
 from altgrad_cli.training.passes.buffers import evaluating
 from altgrad_cli.training.state import TrainState
@@ -26,6 +26,13 @@ def check_shares(state: TrainState) -> None:
     ranks, draw = state.ranks, state.subject.train
     if ranks.alone or draw is None:
         return
+    if state.config.runtime.parallel == "fsdp":
+        raise ConfigError(
+            "weights cannot be shared among ranks yet: the flat buffers of every measure hold whole weights",
+            where="runtime.parallel",
+            allowed="ddp",
+            hint="use runtime.parallel=ddp: every rank keeps whole weights and shares the batch",
+        )
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if state.device.type == "cuda" and local > torch.cuda.device_count():
         raise UsageError(
