@@ -16,11 +16,12 @@ from altgrad_cli.errors import AltgradError, UsageError, check_choice
 from altgrad_cli.observing.passes import LivePasses, StepSeen
 from altgrad_cli.observing.settings import observed_config
 from altgrad_cli.observing.wrappers import run_eagerly, unwrapped
-from altgrad_cli.runs.folder import RUN_SCHEMA, RunDirectory, create_run
+from altgrad_cli.runs.folder import RunDirectory, create_run
 from altgrad_cli.runs.loggers.jsonl import JsonlLog
 from altgrad_cli.runs.loggers.listener import FanOut, Listener
 from altgrad_cli.runs.loggers.live import LiveView
 from altgrad_cli.runs.loggers.wandb import wandb_listeners
+from altgrad_cli.runs.run import summarize
 from altgrad_cli.subjects.subject import Batch, Subject, every_layer_hidden
 from altgrad_cli.surgery.in_place import restore_layers
 from altgrad_cli.surgery.linear import PassSlot
@@ -231,17 +232,7 @@ class Lab:
         )
         self._tell([ended])
         if self._directory is not None:
-            self._directory.write_summary(
-                {
-                    "schema": RUN_SCHEMA,
-                    "run": self._directory.name,
-                    "outcome": outcome,
-                    "reason": reason,
-                    "steps": state.step,
-                    "collapse": collapse,
-                    "verdict": None,
-                }
-            )
+            summarize(self._directory, ended)
         self._heard.close()
         if self._directory is not None and outcome == "collapsed":
             from altgrad_cli.reporting.report import write_failure_report

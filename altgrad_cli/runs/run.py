@@ -78,20 +78,26 @@ def carry_out(
                 log.receive(last)
                 heard.receive(last)
         ended = last if isinstance(last, RunEnded) else None
-        directory.write_summary(
-            {
-                "schema": RUN_SCHEMA,
-                "run": directory.name,
-                "outcome": ended.outcome if ended else "unfinished",
-                "reason": ended.reason if ended else f"interrupted after step {last.step}",
-                "steps": last.step,
-                "collapse": ended.collapse if ended else None,
-                "verdict": None,
-            }
-        )
+        summarize(directory, last)
         if ended is not None:
             on_end(ended)
     return ended
+
+
+def summarize(directory: RunDirectory, last: Event) -> None:
+    """Write the ``run.json`` of a run whose last event this is; one that did not end is unfinished."""
+    ended = last if isinstance(last, RunEnded) else None
+    directory.write_summary(
+        {
+            "schema": RUN_SCHEMA,
+            "run": directory.name,
+            "outcome": ended.outcome if ended else "unfinished",
+            "reason": ended.reason if ended else f"interrupted after step {last.step}",
+            "steps": last.step,
+            "collapse": ended.collapse if ended else None,
+            "verdict": None,
+        }
+    )
 
 
 def follow(

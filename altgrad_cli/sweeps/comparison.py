@@ -207,7 +207,7 @@ def loss_gaps(arms: Iterable[Arm], findings: Mapping[str, JudgedRun]) -> list[Lo
         return found if compared else replace(found, learning_rate=group[0].config.learning_rate)
 
     lowest = {
-        tried_for(next(iter(tried.trials.values()))[0]): min(tried.losses.values(), default=math.inf)
+        tried_for(tried.first): min(tried.losses.values(), default=math.inf)
         for tried in rates_tried(arms, findings)
     }
     best: dict[TrainConfig, list[Arm]] = {}

@@ -19,6 +19,7 @@ from altgrad_cli.sweeps.ablation.layers import attempts, records_by_config
 from altgrad_cli.sweeps.ablation.roles import attribution_arms
 from altgrad_cli.sweeps.ablation.troubles import STUDIED_ROLES
 from altgrad_cli.sweeps.arms import Arm, arm_name, control_config, rules_alone
+from altgrad_cli.sweeps.comparison import seed_groups
 from altgrad_cli.sweeps.retries import retry_arms
 from altgrad_cli.sweeps.specification import SweepSpec, Variation
 from altgrad_cli.sweeps.tuning import (
@@ -90,7 +91,7 @@ def _plain_arms(spec: SweepSpec) -> tuple[_Arms, list[str]]:
 def _tuned_arms(spec: SweepSpec, plain: _Arms, findings: Mapping[str, JudgedRun]) -> _Arms:
     """The trials of every arm of ``plain``, and the arms at their best rates as far as those are known."""
     arms, final = _Arms(), dict[str, Arm]()
-    for seeds in _seeds_of(plain):
+    for seeds in seed_groups(plain.by_name.values()):
         grid = _grid(spec, seeds[0])
         trials = {rate: [trial(arm, rate, OF_THE_GRID) for arm in seeds] for rate in grid.start}
         trials |= {
@@ -106,14 +107,6 @@ def _tuned_arms(spec: SweepSpec, plain: _Arms, findings: Mapping[str, JudgedRun]
         controls = {regime: name for regime, name in (arm.controls or {}).items() if name in final}
         arms.add(replace(arm, controls=controls))
     return arms
-
-
-def _seeds_of(plain: _Arms) -> list[list[Arm]]:
-    """The arms of ``plain`` that differ by their seed only, together."""
-    groups: dict[TrainConfig, list[Arm]] = {}
-    for arm in plain.by_name.values():
-        groups.setdefault(replace(arm.config, seed=0), []).append(arm)
-    return list(groups.values())
 
 
 def _grid(spec: SweepSpec, arm: Arm) -> RateGrid:

@@ -164,6 +164,11 @@ class RatesTried:
     found: Search
 
     @property
+    def first(self) -> Arm:
+        """The trial of the lowest rate and the first seed."""
+        return next(iter(self.trials.values()))[0]
+
+    @property
     def widened(self) -> int:
         """By how many rates the grid has grown."""
         return sum(trials[0].reason == BEYOND_IT for trials in self.trials.values())

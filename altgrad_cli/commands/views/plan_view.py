@@ -101,11 +101,7 @@ def show_sweep_plan(
     tuned = rates_tried(arms, {})  # then a line an arm, not one a rate
     rows = [(arm.name, arm, arm.reason) for arm in arms]
     if tuned:
-        first = [next(iter(each.trials.values()))[0] for each in tuned]
-        rows = [
-            (each.arm, arm, f"tried at {each.rates}, then run at the best")
-            for each, arm in zip(tuned, first, strict=True)
-        ]
+        rows = [(each.arm, each.first, f"tried at {each.rates}, then run at the best") for each in tuned]
     for name, arm, why in rows:
         config = arm.config
         numbers = (str(config.seed), str(config.max_steps))
