@@ -123,7 +123,7 @@ class _Sweep:
             check_run_schema(path)
             if has_ended(path):
                 try:
-                    self.records[path.name] = read_run(path)
+                    self.records[path.name] = self._read(path)
                 except UsageError as error:  # taken up again, from before the damage
                     self.watcher.note(f"{path.name}: {error.message}")
         record = self._plan_again()
@@ -146,6 +146,11 @@ class _Sweep:
                     self._report_failure(name, final=True)
         write_sweep(record, "interrupted" if record.unfinished else "finished")
         return SweepOutcome(record=record, interrupted=interrupted, errors=self.errors)
+
+    def _read(self, run_dir: Path) -> RunRecord:
+        """What ``run_dir`` came to; its layers, most of a log, only where the plan asks for them."""
+        by_layer = self.spec.retries or self.spec.attribute
+        return read_run(run_dir, layer_metrics=None if by_layer else ())
 
     def _plan_again(self) -> SweepRecord:
         """Plan and judge with what is finished, and put it on disk."""
@@ -211,7 +216,7 @@ class _Sweep:
         self.running.discard(report.name)
         message = report.message
         if report.kind == "finished":
-            self.records[report.name] = read_run(self.folder / report.name)
+            self.records[report.name] = self._read(self.folder / report.name)
         elif report.kind == "failed":
             self.errors[report.name] = message
             self.watcher.note(f"{report.name}: {message}")

@@ -85,6 +85,9 @@ class Cluster:
 
         def live() -> None:
             try:
+                # It prints every loss of a worker to stdout, which is for data, and no setting keeps it from
+                # that; the sweep tells of its losses itself.
+                self.ray._private.worker.print_to_stdstream = _say_nothing
                 self.ray.init(address, **options)
             except Exception as error:  # noqa: BLE001 (handed over, not swallowed)
                 outcome.put(error)
@@ -128,3 +131,7 @@ class Cluster:
         """Leave the cluster; what was started here ends."""
         self.ray.shutdown()
         self._done.set()
+
+
+def _say_nothing(*message: object, **how: object) -> None:
+    """In place of what Ray prints with."""

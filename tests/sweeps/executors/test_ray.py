@@ -123,7 +123,7 @@ def test_a_stop_leaves_every_run_resumable(tmp_path: Path, tiny: Tiny, executor:
 
 
 def test_a_run_without_its_agent_ends_by_itself_and_goes_on_elsewhere(
-    tmp_path: Path, tiny: Tiny, executor: RayExecutor
+    tmp_path: Path, tiny: Tiny, executor: RayExecutor, capfd: pytest.CaptureFixture[str]
 ) -> None:
     first = task(tmp_path, "a", tiny("max_steps=100000"))
     executor.start(first)
@@ -137,6 +137,7 @@ def test_a_run_without_its_agent_ends_by_itself_and_goes_on_elsewhere(
     assert list((tmp_path / "a" / "checkpoints").glob("step_*.pt"))
     executor.start(Task(name="a", run_dir=first.run_dir, resume=True, device="cpu"))
     until(executor, 1, "progress")
+    assert capfd.readouterr().out == "", "stdout is for data"
 
 
 def test_a_node_that_goes_takes_its_run_only(

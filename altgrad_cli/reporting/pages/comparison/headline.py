@@ -70,15 +70,22 @@ def _format(scope: Scope, found: FormatVerdict) -> str:
 
 def _twins(scope: Scope) -> list[str]:
     """Main runs of two formats whose losses are the same at every step."""
-    lines = []
-    for first, second in combinations(scope.main_runs, 2):
-        same = np.array_equal(first.series("loss").values, second.series("loss").values, equal_nan=True)
-        if same and first.format != second.format:
-            lines.append(
-                f"`{first.name}` and `{second.name}` have the same loss at every step: under these "
-                "scales the two formats are one grid."
-            )
-    return lines
+    alike: dict[bytes, list[tuple[int, RunRecord]]] = {}
+    for number, log in enumerate(scope.main_runs):
+        losses = log.series("loss").values
+        whole = np.where(np.isnan(losses), np.nan, losses) + 0.0  # one NaN, one zero
+        alike.setdefault(whole.tobytes(), []).append((number, log))
+    pairs = sorted(
+        (i, j, first, second)
+        for group in alike.values()
+        for (i, first), (j, second) in combinations(group, 2)
+        if first.format != second.format
+    )
+    return [
+        f"`{first.name}` and `{second.name}` have the same loss at every step: under these "
+        "scales the two formats are one grid."
+        for _, _, first, second in pairs
+    ]
 
 
 def _is_control_format(scope: Scope, log: RunRecord) -> bool:
