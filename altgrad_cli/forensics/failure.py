@@ -15,7 +15,9 @@ from altgrad_cli.checkpoints.payload import Checkpoint, RecordedFailure, Scalar
 from altgrad_cli.forensics.opened import OpenedCheckpoint
 from altgrad_cli.forensics.step_again.replay_state import ReplayState
 from altgrad_cli.forensics.step_again.variations import Outcome
+from altgrad_cli.formats import parse_format
 from altgrad_cli.metrics.thresholds import COLLAPSE_STALL, COLLAPSE_TRANSFER, COLLAPSE_WINDOW
+from altgrad_cli.surgery.precision_plan import recipe_for
 from altgrad_cli.training.origin import FirstNonfinite
 from altgrad_cli.training.state import TrainState
 from altgrad_cli.training.watch.collapse import Divergence, onset_words
@@ -103,7 +105,7 @@ def classify(
         regime=precision.regime,
         rounding=precision.rounding,
         overflow=precision.overflow,
-        scaling=precision.scaling.recipe,
+        scaling=recipe_for(parse_format(saved.format), precision.scaling.recipe),
         nonfinite_count=nonfinite_count,
         loss=now.loss if now is not None else recorded.loss,
         loss_before=losses[-1] if losses else None,

@@ -156,7 +156,7 @@ def _plan_layer(
             if rule.roles is None and fmt.name == "BF16":
                 # "keep this layer in BF16" means field practice: BF16 operands on a float32 master.
                 roles = OPERAND_ROLES
-            chosen = _recipe(fmt, recipe) if rule.scaling is None else _of_blocks(fmt, rule.scaling)
+            chosen = _recipe(fmt, recipe) if rule.scaling is None else recipe_for(fmt, rule.scaling)
             formats = _formats(kind, roles, fmt)
             if rule.gradient_format is not None:
                 other = parse_format(rule.gradient_format)
@@ -178,11 +178,11 @@ def _plan_layer(
 
 
 def _recipe(fmt: FP8Format, asked: Recipe) -> Recipe:
-    return "none" if fmt.name == "BF16" else _of_blocks(fmt, asked)
+    return "none" if fmt.name == "BF16" else recipe_for(fmt, asked)
 
 
-def _of_blocks(fmt: FP8Format, asked: Recipe) -> Recipe:
-    """Blocks take their scales from the tensor, for nobody keeps a history of each."""
+def recipe_for(fmt: FP8Format, asked: Recipe) -> Recipe:
+    """How scales of ``fmt`` come about: blocks take theirs from the tensor, whatever is asked."""
     return "amax" if asked == "delayed" and not fmt.block.whole else asked
 
 

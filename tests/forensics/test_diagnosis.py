@@ -245,6 +245,18 @@ def test_the_state_is_left_as_it_was(capture: Capture) -> None:
     assert given.state.stored_scales == scales
 
 
+def test_formats_in_blocks_are_tried_and_a_run_in_blocks_says_how_it_scales(capture: Capture) -> None:
+    named = {"E5M2": {"MXFP8_E4M3", "MXFP8_E5M2", "NVFP4"}, "MXFP4": {"MXFP8_E4M3", "NVFP4"}}
+    for name, expected in named.items():
+        path = capture("precision.regime=standard", f"fp8_format={name}", "runtime.capture_at=3")
+        document = diagnose(path, Questions(what_if=True))
+        assert document["failure"]["scaling"] == ("delayed" if name == "E5M2" else "amax")
+        blocks = [each for each in document["counterfactuals"] if each["format"] in expected]
+        assert {each["format"] for each in blocks} == expected
+        assert {(each["scaling"], each["survives"]) for each in blocks} == {("amax", True)}
+        assert len(blocks) == 2 * len(expected), "each in both roundings"
+
+
 def test_a_variation_is_tried_once(capture: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the mechanism has tried is not tried again by the remedies, the grid and the bisection."""
     steps: list[object] = []

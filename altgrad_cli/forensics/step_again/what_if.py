@@ -59,15 +59,28 @@ class Change(NamedTuple):
 
 
 def what_if(trials: Trials) -> Iterator[Counterfactual]:
-    """The step as recorded and under every remedy, then under every format of the study."""
+    """The step as recorded and under every remedy, then under every format of the study.
+
+    Of formats in blocks a few, and none twice: blocks take their scales from the tensor whatever is asked.
+    """
     for change in remedies(trials.given):
         yield _counterfactual(trials, change)
     stored = trials.given.state.plan.stores_weights
     roundings: tuple[RoundingMode, ...] = ("nearest", "stochastic" if stored else "stochastic_all")
-    for name, rounding, recipe in product(GRID_FORMATS, roundings, RECIPES):
+    whole = product(GRID_FORMATS, roundings, RECIPES)
+    in_blocks: tuple[Recipe, ...] = ("amax",)
+    blocks = product(_in_blocks(trials.given.state.format), roundings, in_blocks)
+    for name, rounding, recipe in (*whole, *blocks):
         change = _on_grid(trials.given, name, rounding, recipe)
         tried = _counterfactual(trials, change)
         yield replace(tried, format=change.variation.format, rounding=rounding, scaling=recipe)
+
+
+def _in_blocks(name: str) -> tuple[str, ...]:
+    """The formats in blocks that are tried for a run in ``name``: MXFP8, the run's own as MX, and NVFP4."""
+    fmt = parse_format(name)
+    own = () if fmt.block.name or fmt.width > 8 else (parse_format(f"{name}@32:e8m0").name,)
+    return tuple(dict.fromkeys(("MXFP8_E4M3", *own, "NVFP4")))
 
 
 def _counterfactual(trials: Trials, change: Change) -> Counterfactual:

@@ -22,6 +22,7 @@ from altgrad_cli.notation import layer_type
 from altgrad_cli.reporting.blocks.sources import Source
 from altgrad_cli.runs.record import CONTROLS, RunRecord
 from altgrad_cli.runs.series import Floats
+from altgrad_cli.surgery.precision_plan import recipe_for
 from altgrad_cli.training.events import Alert
 from altgrad_cli.training.watch.collapse import onset_words
 
@@ -166,6 +167,12 @@ def _onset(log: RunRecord, _: Source) -> str | None:
     return onset_words(collapse.get("onset", collapse.get("step"))) if collapse else None
 
 
+def _scaling(log: RunRecord, _: Source) -> str | None:
+    """How the scales of the run's format come about, which for blocks is not what the configuration asks."""
+    asked = (log.precision.get("scaling") or {}).get("recipe")
+    return recipe_for(parse_format(log.format), asked) if asked and log.format else asked
+
+
 _FACTS: dict[str, Callable[[RunRecord, Source], object]] = {
     "worst_layer": _worst_layer,
     "layers_at_least": _layers_at_least,
@@ -178,6 +185,7 @@ _FACTS: dict[str, Callable[[RunRecord, Source], object]] = {
     "format": lambda log, _: log.format,
     "format_studied": lambda log, _: studied_format(log),
     "rules": _exceptions,
+    "scaling": _scaling,
     "grid": lambda log, _: parse_format(log.format).describe() if log.format else None,
     "roles": lambda log, _: rounded_roles(log) or "none",
     "layers_in_bf16": _layers_in_bf16,

@@ -52,7 +52,7 @@ def summary(scope: Scope, log: RunRecord) -> Section | None:
     lines = [
         (
             f"**Format**: {n('grid')}, regime {n('regime')}, rounding {n('config.precision.rounding')}, "
-            f"scaling {n('config.precision.scaling.recipe')}; in force: {n('formats')}."
+            f"scaling {n('scaling')}; in force: {n('formats')}."
         ),
         (
             f"**Length**: {n('steps')} of {n('config.max_steps')} steps, seed {n('seed')}, "
