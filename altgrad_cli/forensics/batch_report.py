@@ -12,6 +12,7 @@ from altgrad_cli.forensics.step_again.replay_state import ReplayState
 from altgrad_cli.subjects.built_in import training_batch
 from altgrad_cli.subjects.subject import Batch
 from altgrad_cli.surgery.precision_plan import PrecisionPlan, without_rounding
+from altgrad_cli.training.in_use.calls import RecordedCalls
 from altgrad_cli.training.passes.eager import deployed
 
 _SHOWN_CHARACTERS = 160
@@ -43,6 +44,8 @@ def describe_batch(given: ReplayState) -> BatchReport | None:
     batch = given.batch
     if batch is None:
         return None
+    if isinstance(batch, RecordedCalls):
+        return BatchReport(given.batch_origin, (), None, ())
     rounded = sample_losses(given, batch, given.state.plan)
     exact = sample_losses(given, batch, without_rounding(given.state.plan))
     samples = tuple(

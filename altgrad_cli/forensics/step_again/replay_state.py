@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import cast, get_args
 
 import torch
 
@@ -14,8 +15,13 @@ from altgrad_cli.subjects.built_in import read_corpus, subject_of_weights, takes
 from altgrad_cli.subjects.corpus.tokens import Corpus
 from altgrad_cli.subjects.subject import Batch, Subject
 from altgrad_cli.subjects.yours import subject_named
+from altgrad_cli.surgery.linear import PassSlot
+from altgrad_cli.surgery.precision_plan import LayerKind
 from altgrad_cli.training.environment import ranks_of
 from altgrad_cli.training.faults import Faults, parse_injection, resolve_injections
+from altgrad_cli.training.in_use.building import live_state
+from altgrad_cli.training.in_use.calls import RecordedCall, RecordedCalls
+from altgrad_cli.training.in_use.optimizer import LiveOptimizer, optimizer_again
 from altgrad_cli.training.passes.eager import evaluation_loss
 from altgrad_cli.training.saving.snapshot import next_batch, restore_snapshot
 from altgrad_cli.training.state import TrainState, build_state
@@ -88,7 +94,11 @@ def rebuild(opened: OpenedCheckpoint, data: str | None = None, named: str | None
         _check_size(config, opened)
         torch.set_num_threads(config.runtime.threads)
         subject, reason = _subject(opened, config, data, named)
-        state = build_state(config, subject)
+        state = (
+            build_state(config, subject)
+            if opened.saved.observed is None
+            else _in_use(opened, config, subject)
+        )
     except CheckpointError:
         raise
     except (KeyError, AttributeError, TypeError, IndexError, RuntimeError) as error:
@@ -102,6 +112,25 @@ def rebuild(opened: OpenedCheckpoint, data: str | None = None, named: str | None
     ranks = ranks_of(opened.saved.environment)
     injections = resolve_injections(due, state.plan, config.seed, ranks=ranks)
     return ReplayState(state, batch, origin, Faults(injections, config.seed, ranks=ranks))
+
+
+def _in_use(opened: OpenedCheckpoint, config: TrainConfig, subject: Subject) -> TrainState:
+    """The state of an observed loop's model, which ``subject`` builds again: its layers round in place."""
+    observed = opened.saved.observed
+    assert observed is not None
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(config.seed)
+        model = subject.build(torch.Generator().manual_seed(config.seed))
+    parameters = dict(model.named_parameters())
+    for name, value in observed.untrained.items():
+        parameters[name].requires_grad_(False).copy_(value)
+    groups = [{"names": group.names, "options": group.options} for group in observed.groups]
+    make = optimizer_again(config.optimizer.rule, groups)
+    kinds = {name: kind for name, kind in observed.kinds.items() if kind in get_args(LayerKind)}
+    asked = replace(subject, kind=lambda name: cast(LayerKind, kinds[name]))
+    state, rule, _ = live_state(config, model, make, asked, PassSlot())
+    rule.live.alias()
+    return state
 
 
 def _check_size(config: TrainConfig, opened: OpenedCheckpoint) -> None:
@@ -177,6 +206,12 @@ def _batch(opened: OpenedCheckpoint, state: TrainState, reason: str) -> tuple[Ba
         drawn = next_batch(state)
         return drawn, "drawn again from the corpus" if drawn else f"not in the file, and {reason}"
     batch = Batch(x=saved.x, y=saved.y, offsets=saved.offsets)
+    if saved.calls is not None and isinstance(state.optimizer, LiveOptimizer):
+        calls = tuple(
+            RecordedCall(cast(list[object], call.args), call.kwargs, call.stream, call.gradients)
+            for call in saved.calls
+        )
+        batch = RecordedCalls(x=saved.x, y=saved.y, calls=calls, turned=state.optimizer.live.turned)
     own = is_code(state.config.subject)
     if not (_takes(state, batch) if own else takes_batch(state.config, opened.saved.weights, batch)):
         raise CheckpointError("the recorded batch is not one that the network can take")

@@ -86,7 +86,7 @@ class LiveOptimizer:
         self.own.state.clear()
         for slot, tensors in saved.items():
             for name, tensor in tensors.items():
-                turned = name in self.live.turned and tensor.dim() == 2 and own[name].dim() == 2
+                turned = name in self.live.turned and tensor.T.shape == own[name].shape
                 self.own.state[own[name]][slot] = tensor.T.contiguous() if turned else tensor.clone()
         self.steps = steps
 
@@ -142,6 +142,7 @@ class LiveOptimizer:
 
     def _step_aside(self, gradient: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         live, memory = self.live, self.memory()
+        values = live.flat.values.clone()  # the parameters may be views of it
         kept = [each.grad for each in live.own]
         for each, view in zip(live.own, live._lying(live.flat.views(gradient)), strict=True):
             each.grad = (
@@ -154,7 +155,8 @@ class LiveOptimizer:
             return live.read(torch.empty_like(live.flat.values)), self.slots
         finally:
             self.aside = False
-            live.write(live.flat.values)
+            live.flat.values.copy_(values)
+            live.write(values)
             self.put(memory)
             for each, gradient_before in zip(live.own, kept, strict=True):
                 each.grad = gradient_before

@@ -38,6 +38,11 @@ class LiveParameters:
         """Give them ``values`` (flat)."""
         torch._foreach_copy_(self._lying([each.detach() for each in self.own]), self.flat.views(values))
 
+    def alias(self) -> None:
+        """Let them be views of the copy: whoever changes it changes them."""
+        for each, view in zip(self.own, self._lying(self.flat.views(self.flat.values)), strict=True):
+            each.data = view
+
     @torch.no_grad()
     def read_gradient(self, out: Tensor) -> Tensor:
         """Their ``.grad`` into ``out`` (flat); 0 where there is none."""
