@@ -89,13 +89,10 @@ class RecordedCalls(Batch):
         return value, in_flat_order(model, parameters, total, self.turned)
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """The tensors of every call, and the gradients that came back."""
+        """The tensors that every call was given; what came back is seen where it goes in, after the forward."""
         for number, call in enumerate(self.calls):
             for place, tensor in enumerate(tensors_in([call.args, call.kwargs])):
                 yield f"call {number} input {place}", tensor
-            for place, gradient in enumerate(call.gradients):
-                if gradient is not None:
-                    yield f"call {number} output gradient {place}", gradient
 
     def _again(
         self, model: nn.Module, call: RecordedCall, device: torch.device
