@@ -39,13 +39,14 @@ LIGHT_LINES = [
 
 _PROBE = """
 import sys
+of_python = set(sys.modules)  # such as Debian's sitecustomize
 {before}
 from altgrad_cli.commands.app import app
 try:
     app({arguments!r}, prog_name="altgrad")
 except SystemExit as end:
     assert not end.code, end.code
-packages = {{name.partition(".")[0] for name in sys.modules}} - sys.stdlib_module_names
+packages = {{name.partition(".")[0] for name in sys.modules.keys() - of_python}} - sys.stdlib_module_names
 print(*sorted(name for name in packages if not name.startswith("_")), file=sys.stderr)
 """
 

@@ -89,7 +89,7 @@ class RecordedCalls(Batch):
         return value, in_flat_order(model, parameters, total, self.turned)
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """The tensors that every call was given; what came back is seen where it goes in, after the forward."""
+        """The tensors that every call was given; what came back is seen where it goes in, after that."""
         for number, call in enumerate(self.calls):
             for place, tensor in enumerate(tensors_in([call.args, call.kwargs])):
                 yield f"call {number} input {place}", tensor
