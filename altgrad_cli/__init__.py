@@ -19,7 +19,7 @@ from altgrad_cli.reexports import reexports
 if TYPE_CHECKING:
     from altgrad_cli.config.loading import load_config
     from altgrad_cli.formats.names import parse_format
-    from altgrad_cli.observing.lab import observe
+    from altgrad_cli.observing.start import observe
     from altgrad_cli.rounding.quantize import quantize
     from altgrad_cli.subjects.subject import Batch, Subject
     from altgrad_cli.training.engine import train
@@ -34,7 +34,7 @@ __getattr__, __dir__ = reexports(
         "Batch": "subjects.subject",
         "Subject": "subjects.subject",
         "load_config": "config.loading",
-        "observe": "observing.lab",
+        "observe": "observing.start",
         "parse_format": "formats.names",
         "quantize": "rounding.quantize",
         "train": "training.engine",

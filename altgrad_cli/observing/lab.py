@@ -1,100 +1,43 @@
-"""``observe``: what a loop is given, and what it can ask for."""
+"""What ``observe`` returns: it decides at every step of a loop, and gives the model back."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
-from altgrad_cli.errors import AltgradError, UsageError, check_choice
+from altgrad_cli.errors import AltgradError
 from altgrad_cli.observing.passes import LivePasses, StepSeen
-from altgrad_cli.observing.settings import observed_config
-from altgrad_cli.observing.wrappers import run_eagerly, unwrapped
-from altgrad_cli.runs.folder import RunDirectory, create_run
-from altgrad_cli.runs.loggers.jsonl import JsonlLog
+from altgrad_cli.observing.wrappers import run_eagerly
+from altgrad_cli.runs.folder import RunDirectory
 from altgrad_cli.runs.loggers.listener import FanOut, Listener
-from altgrad_cli.runs.loggers.live import LiveView
-from altgrad_cli.runs.loggers.wandb import wandb_listeners
 from altgrad_cli.runs.run import summarize
-from altgrad_cli.subjects.subject import Batch, Subject, every_layer_hidden
-from altgrad_cli.surgery.in_place import restore_layers
-from altgrad_cli.surgery.linear import PassSlot
-from altgrad_cli.surgery.precision_plan import LayerKind
-from altgrad_cli.training.after_step import Run, conclude_step, has_shadow, read_step
+from altgrad_cli.subjects.subject import Batch
+from altgrad_cli.surgery.in_place import PlacedLayer, restore_layers
+from altgrad_cli.training.after_step import Run, conclude_step, read_step
 from altgrad_cli.training.describe import describe_start
 from altgrad_cli.training.events import Event, RunEnded
-from altgrad_cli.training.faults import Faults, resolve_injections
-from altgrad_cli.training.in_use.building import live_state
 from altgrad_cli.training.in_use.calls import ClosureCalls
+from altgrad_cli.training.in_use.optimizer import LiveOptimizer
 from altgrad_cli.training.passes.buffers import buffer_values, put_buffers
-from altgrad_cli.training.saving.archive import Archive, PendingStep
+from altgrad_cli.training.saving.archive import PendingStep
 from altgrad_cli.training.step import Step, decide_step, propose_step
-from altgrad_cli.training.watch.monitors import Monitors
 
 NanPolicy = Literal["tell", "drop", "stop"]
+
+_UNSEEN = (
+    "the optimizer stepped, but the observed model was not called with gradients on: nothing was measured; "
+    "observe the module that the loop calls"
+)
 
 
 class NonfiniteStep(AltgradError):
     """A step was not finite and ``nan_policy`` is ``stop``: nothing of it has happened."""
-
-
-def observe(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    *,
-    precision: str = "e5m2",
-    regime: str = "standard",
-    rules: Sequence[tuple[str, str]] = (),
-    run_dir: str | Path | None = None,
-    monitors: bool = True,
-    capture: bool = True,
-    nan_policy: NanPolicy = "tell",
-    kind: Callable[[str], LayerKind] = every_layer_hidden,
-    subject: str | None = None,
-    live: bool = False,
-    settings: Sequence[str] = (),
-) -> Lab:
-    """Round, measure and capture in a loop that stays as it is, until ``close`` of what is returned.
-
-    Args:
-        model: its ``nn.Linear``, ``nn.Conv1d``, ``nn.Conv2d`` and Transformers' ``Conv1D`` round in place.
-        optimizer: any of torch's, or built like them; its step hooks are the moment before an update.
-        precision, regime: the format and what is rounded, as ``fp8_format`` and ``precision.regime``.
-        rules: (pattern of layer names, format), the first match wins.
-        run_dir: a new folder for events, configuration, checkpoints and reports; None writes nothing.
-        monitors: whether anything is measured beside the loss.
-        capture: keep what a capture needs: the step's inputs and a copy of the optimizer's state.
-        nan_policy: what becomes of a step that is not finite: ``tell`` lets it happen, ``drop`` undoes it,
-            ``stop`` raises ``NonfiniteStep`` before it happens.
-        kind: what a layer is; one that shares its weight is a head in any case.
-        subject: ``module:function`` that builds this model, recorded for whoever diagnoses a capture.
-        live: lines about the progress on stderr.
-        settings: further ``key=value`` of the configuration.
-
-    Raises:
-        UsageError: the model, the optimizer or a setting cannot be used; nothing was changed.
-    """
-    return Lab(
-        model,
-        optimizer,
-        precision=precision,
-        regime=regime,
-        rules=rules,
-        run_dir=None if run_dir is None else Path(run_dir),
-        monitors=monitors,
-        capture=capture,
-        nan_policy=nan_policy,
-        kind=kind,
-        subject=subject,
-        live=live,
-        settings=settings,
-    )
 
 
 class Lab:
@@ -102,82 +45,38 @@ class Lab:
 
     def __init__(
         self,
+        run: Run,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
         *,
-        precision: str,
-        regime: str,
-        rules: Sequence[tuple[str, str]],
-        run_dir: Path | None,
-        monitors: bool,
-        capture: bool,
+        rule: LiveOptimizer,
+        placed: list[tuple[str, PlacedLayer]],
+        directory: RunDirectory | None,
+        listeners: list[Listener],
         nan_policy: NanPolicy,
-        kind: Callable[[str], LayerKind],
-        subject: str | None,
-        live: bool,
-        settings: Sequence[str],
+        capture: bool,
     ) -> None:
-        check_choice("nan_policy", nan_policy, get_args(NanPolicy))
-        if type(optimizer).__name__ in ("LBFGS", "SparseAdam"):
-            raise UsageError(
-                f"{type(optimizer).__name__} takes several passes a step, or gradients that are not dense",
-                where="observe",
-                allowed="an optimizer that steps once on dense gradients",
-            )
+        """Listen to a run that ``observe`` has put together.
+
+        Args:
+            model: as the loop has it, wrapped or not.
+            rule, placed: its optimizer, and its layers that round where they stand.
+        """
         self.nan_policy: NanPolicy = nan_policy
         """What becomes of a step that is not finite; may be changed at any time."""
-        inner = unwrapped(model)
-        given = ",".join(f"{{pattern: '{pattern}', format: {fmt}}}" for pattern, fmt in rules)
-        config = observed_config(
-            optimizer,
-            precision=precision,
-            regime=regime,
-            monitors=monitors,
-            shadow=True,
-            subject=subject,
-            overrides=[*([f"precision.rules=[{given}]"] if given else []), *settings],
-        )
-        state, self._rule, self._placed = live_state(
-            config, inner, lambda live: optimizer, Subject(_no_build, _no_loss, None, None, kind), PassSlot()
-        )
-        self._model, self._capture, self._closure = inner, capture, None
-        self._wanted, self._ended = False, False
-        self._listeners: list[Listener] = []
-        try:
-            injections = resolve_injections(config.inject, state.plan, config.seed)
-            watched = Monitors(config, state)
-            watched.nonfinite.patience = config.max_steps
-            directory = None if run_dir is None else create_run(run_dir, config, where="run_dir")
-        except BaseException:
-            restore_layers(self._placed)
-            raise
-        faults = Faults(injections, config.seed)
-        self._directory: RunDirectory | None = directory
-        self._run = Run(
-            config=config,
-            state=state,
-            monitors=watched,
-            faults=faults,
-            archive=None if directory is None or not capture else Archive(directory.path, faults, {}),
-            capture_requested=self._asked,
-            shadow_buffer=torch.empty_like(state.flat.values) if has_shadow(config, state) else None,
-            validation=[],
-            keeps_nonfinite=nan_policy == "tell",
-        )
-        self._passes = LivePasses(self._run, inner, self._rule.live.turned)
+        self._run, self._rule, self._placed, self._directory = run, rule, placed, directory
+        self._capture = capture
+        self._closure: Callable[[], object] | None = None
+        self._wanted, self._ended, self._unseen_told = False, False, False
+        run.capture_requested = self._asked
+        self._passes = LivePasses(run, run.state.model, rule.live.turned)
         self._undo_eager = run_eagerly(model)
         self._hooks = [
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
+            rule.own.register_step_pre_hook(self._before_step),
+            rule.own.register_step_post_hook(self._after_step),
         ]
         self._pending: tuple[Step, StepSeen] | None = None
-        if directory is not None:
-            self._listeners.append(JsonlLog(directory.events))
-            self._listeners += wandb_listeners(config, directory, warn=_say)
-        if live:
-            self._listeners.append(LiveView(Console(stderr=True, force_terminal=False), config.max_steps))
-        self._heard = FanOut(self._listeners)
-        self._tell([describe_start(config, state, state.init_hash, None)])
+        self._heard = FanOut(listeners)
+        self._tell([describe_start(run.config, run.state, run.state.init_hash, None)])
 
     def __enter__(self) -> Lab:
         return self
@@ -203,7 +102,7 @@ class Lab:
 
         With it the step can be taken again: the float32 shadow is measured.
         """
-        self._closure = closure  # type: ignore[assignment]
+        self._closure = closure
         try:
             yield closure()
         finally:
@@ -268,7 +167,10 @@ class Lab:
         """Between backward and update: measure, decide, act; what is not finite is captured here."""
         seen = self._passes.take()
         self._pending = None
-        if seen is None or not seen.passes:
+        if seen is None:
+            if not self._unseen_told and not self._run.state.step:
+                self._unseen_told = True
+                warnings.warn(_UNSEEN, stacklevel=4)
             return
         run, rule = self._run, self._rule
         state = run.state
@@ -305,6 +207,7 @@ class Lab:
             self._conclude(step, seen, had_before=seen.buffers)
             if self.nan_policy == "stop":
                 self._pending = None
+                put_buffers(run.state.model, seen.buffers)
                 self._stop()
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
@@ -319,6 +222,7 @@ class Lab:
                 if policy == "drop":
                     rule.roll_back()
                     rule.forget()
+                    put_buffers(run.state.model, seen.buffers)
                 return
             step = propose_step(run.state, decided, run.faults)
             captured = run.stall_collapsed or self._wanted or step.number in run.config.runtime.capture_at
@@ -333,7 +237,7 @@ class Lab:
                 rule.go_on()
             else:
                 rule.forget()
-                put_buffers(self._model, seen.buffers)
+                put_buffers(self._run.state.model, seen.buffers)
                 if policy == "stop":
                     self._stop()
         finally:
@@ -343,16 +247,16 @@ class Lab:
         """The second half of the step; a model that is looked at again has the buffers from before it."""
         run = self._run
         run.keeps_nonfinite = self.nan_policy == "tell"
-        after = buffer_values(self._model) if had_before else {}
+        after = buffer_values(self._run.state.model) if had_before else {}
         if had_before:
-            put_buffers(self._model, had_before)
+            put_buffers(self._run.state.model, had_before)
         try:
             with self._passes.muted():
                 self._tell(
                     conclude_step(run, PendingStep(step, seen.streams_before), seen.census, seen.started)
                 )
         finally:
-            put_buffers(self._model, after)
+            put_buffers(self._run.state.model, after)
         interval = run.config.runtime.checkpoint_interval
         if run.archive is not None and interval and run.state.step % interval == 0:
             self._tell([run.archive.save_regular(run.state, run.monitors)])
@@ -364,15 +268,3 @@ class Lab:
             where=None if self._directory is None else str(self._directory.path),
             hint="nan_policy='drop' undoes such a step and goes on",
         )
-
-
-def _no_build(generator: torch.Generator) -> nn.Module:
-    raise AltgradError("an observed model is not built here")
-
-
-def _no_loss(output: Tensor, target: Tensor, /, *, reduction: str = "mean") -> Tensor:
-    raise AltgradError("the loss of an observed loop is its own")
-
-
-def _say(text: str) -> None:
-    Console(stderr=True).print(text)

@@ -1,10 +1,11 @@
-"""What stands round a model: compiled, DDP-wrapped, sharded."""
+"""What stands round a model or an optimizer: compiled, DDP-wrapped, sharded, handed on by a trainer."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
 
+import torch
 from torch import nn
 
 from altgrad_cli.errors import UsageError
@@ -33,6 +34,24 @@ def unwrapped(model: nn.Module) -> nn.Module:
             where="observe",
             allowed="a model as it is, compiled by torch.compile, or wrapped by DistributedDataParallel",
             hint="observe one replica, or wrap the model by DistributedDataParallel",
+        )
+    return inner
+
+
+def unwrapped_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimizer itself, inside what Accelerate and Lightning put round it: its own hooks see its steps.
+
+    Raises:
+        UsageError: it does not step once, on dense gradients.
+    """
+    inner = optimizer
+    while type(inner).__name__ in ("AcceleratedOptimizer", "LightningOptimizer"):
+        inner = inner.optimizer  # type: ignore[attr-defined]
+    if type(inner).__name__ in ("LBFGS", "SparseAdam"):
+        raise UsageError(
+            f"{type(inner).__name__} takes several passes a step, or gradients that are not dense",
+            where="observe",
+            allowed="an optimizer that steps once on dense gradients",
         )
     return inner
 

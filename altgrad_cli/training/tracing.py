@@ -14,7 +14,7 @@ replay it. Its sums over the rows can differ from those of the ranks in their la
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +26,7 @@ from altgrad_cli.config.precision import OPERAND_ROLES, Role
 from altgrad_cli.subjects.subject import Batch
 from altgrad_cli.surgery.linear import Scales, for_weight_gradient, operand_grids
 from altgrad_cli.training.faults import Faults
+from altgrad_cli.training.in_use.calls import output_tensors
 from altgrad_cli.training.parallel.ranks import ALONE
 from altgrad_cli.training.state import TrainState, fingerprint
 from altgrad_cli.training.step import Step, compute_step
@@ -167,7 +168,7 @@ def _module_of(parameter: str) -> str:
 
 def _output_hook(observer: _Observer, name: str) -> Callable[..., None]:
     def hook(module: Any, inputs: Any, output: object) -> None:
-        for tensor in _tensors_in(output):
+        for tensor in output_tensors(output):
             observer.see(tensor, phase="forward", module=name, role="output")
             if tensor.requires_grad:
                 tensor.register_hook(
@@ -175,16 +176,6 @@ def _output_hook(observer: _Observer, name: str) -> Callable[..., None]:
                 )
 
     return hook
-
-
-def _tensors_in(output: object) -> Iterator[Tensor]:
-    """The floating-point tensors of what a module gave: one, or a nest of tuples, lists and mappings."""
-    if isinstance(output, Tensor):
-        if output.is_floating_point():
-            yield output
-    elif isinstance(output, Mapping | tuple | list):
-        for part in output.values() if isinstance(output, Mapping) else output:
-            yield from _tensors_in(part)
 
 
 def _gradient_hook(observer: _Observer, module: str) -> Callable[[Tensor], None]:
