@@ -2,96 +2,56 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
-from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from altgrad_cli import observe
 from altgrad_cli.errors import UsageError
-from tests.observing.loops import Make, batch, network, plain_loop
+from tests.observing.habits import ONE_BY_ONE, OPTIMIZERS, Model, habitual_loop
+from tests.observing.loops import batch, network, plain_loop
 
-OPTIMIZERS: dict[str, Make] = {
-    "sgd": lambda model: torch.optim.SGD(model.parameters(), 0.1, momentum=0.9),
-    "adamw": lambda model: torch.optim.AdamW(model.parameters(), 1e-2, foreach=False),
-    "adamw_foreach": lambda model: torch.optim.AdamW(model.parameters(), 1e-2, foreach=True),
-    "adamw_fused": lambda model: torch.optim.AdamW(model.parameters(), 1e-2, fused=True),
-    "adafactor": lambda model: torch.optim.Adafactor(model.parameters(), 1e-2),
-    "groups": lambda model: torch.optim.AdamW(
-        [
-            {"params": model[0].parameters(), "lr": 1e-3},
-            {"params": model[2:].parameters(), "weight_decay": 0.5},
-        ]  # type: ignore[index]
-    ),
-}
+MATRIX = sorted(product(ONE_BY_ONE, OPTIMIZERS))
+SHORT = [(habit, [*OPTIMIZERS][number % len(OPTIMIZERS)]) for number, habit in enumerate(ONE_BY_ONE)]
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_losses_and_weights_are_those_without(name: str, tmp_path: Path) -> None:
-    plain, watched = network(), network()
-    expected = plain_loop(plain, OPTIMIZERS[name](plain), 20, clip=0.5)
-    optimizer = OPTIMIZERS[name](watched)
-    with observe(watched, optimizer, regime="fp32", run_dir=tmp_path / "run") as lab:
-        found = plain_loop(watched, optimizer, 20, clip=0.5)
-        assert lab.metrics["loss"] == found[-1]
-    assert found == expected
-    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), watched.parameters(), strict=True))
+def check(habit: str, name: str, steps: int, run: Path) -> None:
+    """Losses, weights, buffers, optimizer state and random numbers are those without ``observe``."""
+    plain, watched = Model(ONE_BY_ONE[habit]), Model(ONE_BY_ONE[habit])
+    optimizers = OPTIMIZERS[name](plain), OPTIMIZERS[name](watched)
+    expected, drawn = habitual_loop(plain, optimizers[0], steps), torch.rand(4)
+    with observe(watched, optimizers[1], regime="fp32", run_dir=run) as lab:
+        found = habitual_loop(watched, optimizers[1], steps)
+        assert torch.equal(torch.rand(4), drawn)
+        assert lab.metrics["step"] > steps // 2
+    assert found == expected and len(found) >= steps * 3 // 4
+    assert equal(plain.state_dict(), watched.state_dict())
+    assert equal(optimizers[0].state_dict(), optimizers[1].state_dict())
 
 
-class Habits(nn.Module):
-    """Tied weights, dropout, BatchNorm, a frozen layer, gradient checkpointing."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(3)
-        self.embed, self.norm, self.drop = nn.Embedding(8, 8), nn.BatchNorm1d(8), nn.Dropout(0.1)
-        self.frozen, self.body, self.head = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8, bias=False)
-        self.frozen.requires_grad_(False)
-        self.head.weight = self.embed.weight
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        h = self.drop(self.norm(self.frozen(self.embed(x).mean(1))))
-        return self.head(checkpoint(lambda h: F.gelu(self.body(h)), h, use_reentrant=False))
+def equal(one: object, other: object) -> bool:
+    """Of nests of tensors and plain values."""
+    if isinstance(one, torch.Tensor):
+        return isinstance(other, torch.Tensor) and torch.equal(one, other)
+    if isinstance(one, dict):
+        return isinstance(other, dict) and [*one] == [*other] and all(equal(one[k], other[k]) for k in one)
+    if isinstance(one, list | tuple):
+        return isinstance(other, list | tuple) and len(one) == len(other) and all(map(equal, one, other))
+    return one == other
 
 
-def habitual_loop(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[float]:
-    """Accumulation, bf16 autocast, evaluation between, an exception in the middle of a step."""
-    losses: list[float] = []
-    torch.manual_seed(7)
-    for step in range(8):
-        generator = torch.Generator().manual_seed(step)
-        for _ in range(3):
-            x, y = (torch.randint(8, shape, generator=generator) for shape in ((5, 4), (5,)))
-            with torch.autocast("cpu", torch.bfloat16):
-                loss = F.cross_entropy(model(x), y) / 3
-            loss.backward()
-            losses.append(loss.item())
-        if step == 4:
-            with contextlib.suppress(ZeroDivisionError):
-                model(x).sum().backward()
-                raise ZeroDivisionError
-            optimizer.zero_grad()
-            continue
-        optimizer.step()
-        optimizer.zero_grad()
-        model.eval()
-        with torch.no_grad():
-            losses.append(model(x).sum().item())
-        model.train()
-    return losses
+@pytest.mark.parametrize(("habit", "name"), SHORT)
+def test_a_loop_is_left_alone(habit: str, name: str, tmp_path: Path) -> None:
+    check(habit, name, 12, tmp_path / "run")
 
 
-def test_habits_of_loops_are_left_alone() -> None:
-    plain, watched = Habits(), Habits()
-    expected = habitual_loop(plain, torch.optim.AdamW(plain.parameters(), 1e-2))
-    optimizer = torch.optim.AdamW(watched.parameters(), 1e-2)
-    with observe(watched, optimizer, regime="fp32"):
-        assert habitual_loop(watched, optimizer) == expected
+@pytest.mark.campaign
+@pytest.mark.parametrize(("habit", "name"), MATRIX)
+def test_fifty_steps_of_every_habit_with_every_optimizer(habit: str, name: str, tmp_path: Path) -> None:
+    check(habit, name, 50, tmp_path / "run")
 
 
 def test_close_gives_the_model_back() -> None:
