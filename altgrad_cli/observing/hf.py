@@ -20,7 +20,8 @@ class TransformersObserver(TrainerCallback):
 
     Raises:
         TypeError: ``observe`` does not know one of them.
-        UsageError: when training begins: the Trainer compiles its model, or what ``observe`` refuses.
+        UsageError: when training begins: the Trainer compiles its model or has several processes, or what
+            ``observe`` refuses.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -36,6 +37,13 @@ class TransformersObserver(TrainerCallback):
                 "the Trainer compiles its model, and a compiled model is not observed",
                 where="torch_compile",
                 allowed="false",
+            )
+        if args.world_size > 1:
+            raise UsageError(
+                f"the Trainer has {args.world_size} processes",
+                where="world_size",
+                allowed="1",
+                hint="in a loop of one's own observe takes a model wrapped by DistributedDataParallel",
             )
         self.close()
         self.lab = observe(given["model"], given["optimizer"], **self._options)

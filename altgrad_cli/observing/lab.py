@@ -24,6 +24,7 @@ from altgrad_cli.training.describe import describe_start
 from altgrad_cli.training.events import Event, RunEnded
 from altgrad_cli.training.in_use.calls import ClosureCalls
 from altgrad_cli.training.in_use.optimizer import LiveOptimizer
+from altgrad_cli.training.parallel.ranks import Ranks
 from altgrad_cli.training.passes.buffers import buffer_values, put_buffers
 from altgrad_cli.training.saving.archive import PendingStep
 from altgrad_cli.training.step import Step, decide_step, propose_step
@@ -48,6 +49,7 @@ class Lab:
         run: Run,
         model: nn.Module,
         *,
+        ranks: Ranks,
         rule: LiveOptimizer,
         placed: list[tuple[str, PlacedLayer]],
         directory: RunDirectory | None,
@@ -59,6 +61,7 @@ class Lab:
 
         Args:
             model: as the loop has it, wrapped or not.
+            ranks: the processes that share its batches.
             rule, placed: its optimizer, and its layers that round where they stand.
         """
         self.nan_policy: NanPolicy = nan_policy
@@ -68,7 +71,7 @@ class Lab:
         self._closure: Callable[[], object] | None = None
         self._wanted, self._ended, self._unseen_told = False, False, False
         run.capture_requested = self._asked
-        self._passes = LivePasses(run, run.state.model, rule.live.turned)
+        self._passes = LivePasses(run, run.state.model, rule.live.turned, ranks)
         self._undo_eager = run_eagerly(model)
         self._hooks = [
             rule.own.register_step_pre_hook(self._before_step),

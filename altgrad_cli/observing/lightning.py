@@ -28,7 +28,8 @@ class LightningObserver(Callback):
 
     Raises:
         TypeError: ``observe`` does not know one of the options.
-        UsageError: when training begins: there are several optimizers, or what ``observe`` refuses.
+        UsageError: when training begins: there are several optimizers or processes, or what ``observe``
+            refuses.
     """
 
     def __init__(self, part: str = "", settings: Sequence[str] = (), **options: Any) -> None:
@@ -45,6 +46,13 @@ class LightningObserver(Callback):
                 where="configure_optimizers",
                 allowed="one",
                 hint="in a loop of one's own observe can be called for each",
+            )
+        if trainer.world_size > 1:
+            raise UsageError(
+                f"the Trainer has {trainer.world_size} processes",
+                where="devices",
+                allowed="1",
+                hint="in a loop of one's own observe takes a model wrapped by DistributedDataParallel",
             )
         model = pl_module.get_submodule(self._part)
         self.lab = observe(model, trainer.optimizers[0], settings=self._settings, **self._options)

@@ -21,7 +21,8 @@ from altgrad_cli.surgery.linear import OperandRounding, Scales, Tap
 from altgrad_cli.training.after_step import Run
 from altgrad_cli.training.in_use.calls import RecordedCall, RecordedCalls, output_tensors, tensors_in
 from altgrad_cli.training.measuring.codes import CodeCensus
-from altgrad_cli.training.measuring.reduce import whole_batch
+from altgrad_cli.training.measuring.reduce import whole_batch, whole_loss_and_counts
+from altgrad_cli.training.parallel.ranks import Ranks
 from altgrad_cli.training.passes.buffers import buffer_values
 from altgrad_cli.training.passes.eager import PassResult, deployed_rounding
 from altgrad_cli.training.state import TrainState
@@ -74,15 +75,15 @@ class StepSeen:
 class LivePasses:
     """Listens to one model; ``take`` hands over what a step had."""
 
-    def __init__(self, run: Run, model: nn.Module, turned: frozenset[str]) -> None:
-        self._run, self._turned = run, turned
+    def __init__(self, run: Run, model: nn.Module, turned: frozenset[str], ranks: Ranks) -> None:
+        self._run, self._turned, self._ranks = run, turned, ranks
         self.step: StepSeen | None = None
         self.aside = False
         """The model is being run by altgrad itself."""
         self._faults = ExitStack()
         self._handles = [
-            model.register_forward_pre_hook(self._before, with_kwargs=True),
-            model.register_forward_hook(self._after),
+            model.register_forward_pre_hook(torch.compiler.disable(self._before), with_kwargs=True),
+            model.register_forward_hook(torch.compiler.disable(self._after)),
         ]
         self._roots = _seen_roots(self._root)
         self._roots.__enter__()
@@ -191,11 +192,14 @@ class LivePasses:
     def result(self, step: StepSeen, gradient: Tensor) -> PassResult:
         """The step's passes as one, with the gradient that the optimizer is about to be given."""
         roundings = [each.rounding for each in step.passes]
-        stats = [each.stats for each in roundings if each.stats is not None]
+        counted = whole_batch([each.stats for each in roundings if each.stats is not None])
+        mine = torch.zeros((), device=gradient.device) if step.loss is None else step.loss
+        # The gradient is the mean over all ranks already; what is decided by the rest must be decided alike.
+        loss, stats = whole_loss_and_counts(self._ranks, mine / self._ranks.count, counted)
         return PassResult(
-            loss=torch.zeros((), device=gradient.device) if step.loss is None else step.loss,
+            loss=loss,
             gradient=gradient,
-            stats=whole_batch(stats),
+            stats=stats,
             scales_used={place: s for each in reversed(roundings) for place, s in each.scales_used.items()},
             rounded_weights=roundings[0].rounded_weights,
             streams_after=step.drawn,

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from altgrad_cli.errors import AltgradError, check_choice
 from altgrad_cli.observing.lab import Lab, NanPolicy
 from altgrad_cli.observing.settings import observed_config
-from altgrad_cli.observing.wrappers import unwrapped, unwrapped_optimizer
-from altgrad_cli.runs.folder import create_run
+from altgrad_cli.observing.wrappers import ranks_of, unwrapped, unwrapped_optimizer
+from altgrad_cli.runs.folder import RunDirectory, create_run
 from altgrad_cli.runs.loggers.jsonl import JsonlLog
 from altgrad_cli.runs.loggers.listener import Listener
 from altgrad_cli.runs.loggers.live import LiveView
@@ -53,7 +53,8 @@ def observe(
         optimizer: any of torch's, or built like them; its step hooks are the moment before an update.
         precision, regime: the format and what is rounded, as ``fp8_format`` and ``precision.regime``.
         rules: (pattern of layer names, format), the first match wins.
-        run_dir: a new folder for events, configuration, checkpoints and reports; None writes nothing.
+        run_dir: a new folder for events, configuration, checkpoints and reports; None writes nothing. Of the
+            processes of DistributedDataParallel each calls ``observe``, and rank 0 writes.
         monitors: whether anything is measured beside the loss.
         capture: keep what a capture needs: the step's inputs and a copy of the optimizer's state.
         nan_policy: what becomes of a step that is not finite: ``tell`` lets it happen, ``drop`` undoes it,
@@ -68,7 +69,7 @@ def observe(
     """
     check_choice("nan_policy", nan_policy, get_args(NanPolicy))
     optimizer = unwrapped_optimizer(optimizer)
-    inner = unwrapped(model)
+    inner, ranks = unwrapped(model), ranks_of(model)
     given = ",".join(f"{{pattern: '{pattern}', format: {fmt}}}" for pattern, fmt in rules)
     config = observed_config(
         optimizer,
@@ -85,7 +86,10 @@ def observe(
         faults = Faults(resolve_injections(config.inject, state.plan, config.seed), config.seed)
         watched = Monitors(config, state)
         watched.nonfinite.patience = config.max_steps
-        directory = None if run_dir is None else create_run(Path(run_dir), config, where="run_dir")
+        written = run_dir if ranks.speaks else None
+        directory: RunDirectory | None = ranks.agreed(
+            lambda: None if written is None else create_run(Path(written), config, where="run_dir")
+        )
     except BaseException:
         restore_layers(placed)
         raise
@@ -103,11 +107,12 @@ def observe(
     listeners: list[Listener] = []
     if directory is not None:
         listeners += [JsonlLog(directory.events), *wandb_listeners(config, directory, warn=_say)]
-    if live:
+    if live and ranks.speaks:
         listeners.append(LiveView(Console(stderr=True, force_terminal=False), config.max_steps))
     return Lab(
         run,
         model,
+        ranks=ranks,
         rule=rule,
         placed=placed,
         directory=directory,

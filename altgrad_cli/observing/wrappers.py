@@ -6,9 +6,11 @@ import warnings
 from collections.abc import Callable
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from altgrad_cli.errors import UsageError
+from altgrad_cli.training.parallel.ranks import ALONE, Ranks
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -21,8 +23,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
     while True:
         if hasattr(inner, "_orig_mod"):
             inner = inner._orig_mod  # type: ignore[assignment]
-        elif type(inner).__name__ in ("DistributedDataParallel", "DataParallel"):
-            inner = inner.module  # type: ignore[assignment]
+        elif isinstance(inner, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            inner = inner.module
         else:
             break
     names = {type(part).__name__ for part in inner.modules()}
@@ -36,6 +38,34 @@ def unwrapped(model: nn.Module) -> nn.Module:
             hint="observe one replica, or wrap the model by DistributedDataParallel",
         )
     return inner
+
+
+def ranks_of(model: nn.Module) -> Ranks:
+    """The processes among which DistributedDataParallel shares the batches of ``model``.
+
+    Raises:
+        UsageError: they are not all there are, or it is DataParallel's threads that share them.
+    """
+    layers = [model]
+    for name in ("_orig_mod", "module", "_orig_mod"):
+        if isinstance(inner := getattr(layers[-1], name, None), nn.Module):
+            layers.append(inner)
+    if any(isinstance(each, nn.DataParallel) and len(each.device_ids) > 1 for each in layers):
+        raise UsageError(
+            "DataParallel calls copies of the model, in threads",
+            where="observe",
+            allowed="DistributedDataParallel, or one device",
+        )
+    shared = next((each for each in layers if isinstance(each, nn.parallel.DistributedDataParallel)), None)
+    if shared is None:
+        return ALONE
+    if shared.process_group.size() != dist.get_world_size():
+        raise UsageError(
+            "the model is shared by a group of processes that are not all there are",
+            where="observe",
+            allowed="DistributedDataParallel over the default group",
+        )
+    return Ranks(dist.get_rank(), dist.get_world_size())
 
 
 def unwrapped_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:

@@ -92,7 +92,8 @@ def place_layers(
     ordered = dict(number_named([(name, layer.stand_in) for name, layer in found], kind))
     placed = sorted(found, key=lambda named: ordered[named[0]].index)
     for _, layer in placed:
-        layer.own.forward = layer.forward
+        # A compiled model that holds the layer leaves its graph here: what rounds is not to be traced.
+        layer.own.forward = torch.compiler.disable(layer.forward)  # type: ignore[no-untyped-call]
     return placed
 
 

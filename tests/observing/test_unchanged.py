@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import torch
 from altgrad_cli import observe
 from altgrad_cli.errors import UsageError
 from tests.observing.habits import ONE_BY_ONE, OPTIMIZERS, Model, habitual_loop
-from tests.observing.loops import batch, network, plain_loop
+from tests.observing.loops import batch, network
 
 MATRIX = sorted(product(ONE_BY_ONE, OPTIMIZERS))
 SHORT = [(habit, [*OPTIMIZERS][number % len(OPTIMIZERS)]) for number, habit in enumerate(ONE_BY_ONE)]
@@ -74,12 +73,3 @@ def test_a_refusal_leaves_the_model_alone() -> None:
     with pytest.raises(UsageError, match="float64"):
         observe(model, torch.optim.SGD(model.parameters(), 0.1))
     assert not any("forward" in each.__dict__ for each in model.modules())
-
-
-def test_a_compiled_model_runs_eagerly_and_says_so() -> None:
-    plain, inner = network(), network()
-    expected = plain_loop(plain, torch.optim.SGD(plain.parameters(), 0.1), 3)
-    compiled: Callable[..., object] = torch.compile(inner, backend="eager")
-    optimizer = torch.optim.SGD(inner.parameters(), 0.1)
-    with pytest.warns(UserWarning, match="runs eagerly"), observe(compiled, optimizer, regime="fp32"):  # type: ignore[arg-type]
-        assert plain_loop(compiled, optimizer, 3) == expected  # type: ignore[arg-type]
