@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from types import MappingProxyType
 
 from altgrad_cli.errors import FormatError, nearest
@@ -104,6 +105,11 @@ def parse_format(text: str | FP8Format) -> FP8Format:
         return text
     if not isinstance(text, str):
         raise FormatError(f"a format cannot be a {type(text).__name__}", allowed="an FP8Format or its name")
+    return _parsed(text)
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str) -> FP8Format:
     first, colon, rest = text.partition(":")
     element, at, shape = (BLOCK_NAMES.get(first.strip().upper(), first) + colon + rest).partition("@")
     try:

@@ -56,6 +56,10 @@ class FP8Format:
         check_specials(self)
         check_range(self)
 
+    def __hash__(self) -> int:
+        # Every rounding looks a format up: not the name and the blocks too, which few equals differ in.
+        return hash((self.exponent_bits, self.mantissa_bits, self.bias))
+
     # --- codes ---------------------------------------------------------------------------------
 
     @property

@@ -34,12 +34,13 @@ class Carrier(Enum):
     FLOAT64 = "float64, for exponents that float32 has not"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class RoundingPlan:
     """What the tensor code does for one (format, scale, overflow).
 
     x is divided by ``divisor`` before the rounding and multiplied by it after (None: nothing to do). Between
     the two everything is in units in which the format's 1 is ``one``, a power of two; so are the bounds.
+    Plans are compared by identity: ``plan_rounding`` makes each once, and every rounding looks them up.
     """
 
     format: FP8Format

@@ -12,8 +12,11 @@ from altgrad_cli.formats import FP8Format, parse_format
 from altgrad_cli.rounding.constants import Overflow, Rounding, plan_rounding
 from altgrad_cli.rounding.native.call import round_blocks, round_flat
 from altgrad_cli.rounding.scaling import checked_scale
+from altgrad_cli.rounding.scratch import result_like
 from altgrad_cli.rounding.statistics import STATS, Counters
 from altgrad_cli.rounding.stochastic import Key, advanced, draw_key
+
+_ROUNDINGS, _COUNTERS = get_args(Rounding), get_args(Counters)
 
 
 def round_to_grid(
@@ -54,8 +57,8 @@ def round_to_grid(
             that is not known.
     """
     format = parse_format(format)
-    check_choice("rounding", rounding, get_args(Rounding))
-    check_choice("counters", counters, get_args(Counters))
+    check_choice("rounding", rounding, _ROUNDINGS)
+    check_choice("counters", counters, _COUNTERS)
     _check_tensors(x, out, stats, bits)
     scale = checked_scale(scale, x.shape)
     known = None  # of one on a device
@@ -65,16 +68,15 @@ def round_to_grid(
     random: Key | Tensor | None = None
     if rounding == "stochastic":
         random = advanced(draw_key(generator), first) if bits is None else bits.reshape(-1)
-    with torch.no_grad():
-        x = x.detach().contiguous()
-        result = torch.empty(x.shape, dtype=torch.float32, device=x.device) if out is None else out.detach()
-        target = result if result.is_contiguous() else torch.empty_like(x, dtype=torch.float32)
-        if isinstance(scale, Tensor) and scale.dim():
-            round_blocks(x, target, scale.float(), plan, random, stats, counters)
-        else:
-            round_flat(x.view(-1), target.view(-1), plan, scale, random, stats, counters)
-        if target is not result:
-            result.copy_(target)
+    x = x.detach().contiguous()
+    result = result_like(x) if out is None else out.detach()
+    target = result if result.is_contiguous() else result_like(x)
+    if isinstance(scale, Tensor) and scale.dim():
+        round_blocks(x, target, scale.detach().float(), plan, random, stats, counters)
+    else:
+        round_flat(x, target, plan, scale, random, stats, counters)
+    if target is not result:
+        result.copy_(target)
     return result if out is None else out
 
 

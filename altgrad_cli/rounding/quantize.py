@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from altgrad_cli.errors import UsageError
 from altgrad_cli.formats import FP8Format, parse_format
 from altgrad_cli.rounding.codes import NAN_INDEX, code_histogram, code_index, dequantize, encode
 from altgrad_cli.rounding.constants import Overflow, Rounding
@@ -49,21 +50,53 @@ def quantize(
     rounding: Rounding = "nearest",
     overflow: Overflow = "saturate",
     generator: torch.Generator | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Q(x) in x's own shape and dtype, with the straight-through gradient: dQ/dx = 1 everywhere.
 
     Without a ``scale`` it is 1, or for a format with blocks the scales that its name asks for, powers of two
     rounded up where it asks for none; rows lie along the last dimension.
     Rounded once, on the float32 carrier; a dtype narrower than the result (bfloat16 or float16 with a scale
-    that is no power of two, or values beyond float16) rounds it to itself. Arguments, special values and
-    errors as ``round_to_grid``.
+    that is no power of two, or values beyond float16) rounds it to itself.
+
+    ``out``, of x's shape and dtype, receives the result and is returned; it may be x. That costs one pass
+    over the data. Without it the result is a new tensor: from 32 MiB on its pages are new to the process,
+    which costs about as much again, and they go back to the system with the tensor. No memory is kept between
+    calls; without a compiler, torch's operations keep 8 MiB of scratch a thread. As everywhere in torch,
+    ``out`` has no gradient. Other arguments, special values and errors as ``round_to_grid``.
+
+    Raises:
+        UsageError: an ``out`` of another shape or dtype, or where a gradient is asked for.
     """
     if scale is None:
         format = parse_format(format)
         grid = operand_grid(format, "amax" if format.block.name else "none")
         scale = grid.spread(grid.scales(x), x.shape)
+    differentiable = x.requires_grad and torch.is_grad_enabled()
+    options: dict[str, Any] = {"rounding": rounding, "overflow": overflow, "generator": generator}
+    if out is not None:
+        _check_out(x, out, differentiable)
+        if out.dtype == torch.float32:
+            return round_to_grid(x, format, scale, out=out, **options)
+        out.detach().copy_(round_to_grid(x, format, scale, **options))
+        return out
+    if not differentiable:
+        return round_to_grid(x, format, scale, **options).to(x.dtype)
     result: Tensor = _StraightThrough.apply(x, format, scale, rounding, overflow, generator)  # type: ignore[no-untyped-call]
     return result
+
+
+def _check_out(x: Tensor, out: Tensor, differentiable: bool) -> None:
+    if (out.dtype, out.shape) != (x.dtype, x.shape):
+        raise UsageError(
+            f"out is {out.dtype} of shape {tuple(out.shape)}", allowed=f"{x.dtype} of shape {tuple(x.shape)}"
+        )
+    if differentiable or (out.requires_grad and torch.is_grad_enabled()):
+        raise UsageError(
+            "a tensor that is written into has no gradient",
+            where="out",
+            hint="leave out away, or round under torch.no_grad()",
+        )
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -6,7 +6,10 @@ tensors because torch wraps a Python number anew at every call.
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import threading
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -17,6 +20,11 @@ SLICE = 1 << 19
 """Values a slice on the CPU: large enough to hide Python, small enough for the cache."""
 
 _KEPT_SIZES = 64
+
+
+_HUGE_PAGE = 1 << 21
+_LARGE_RESULT = 1 << 25
+"""Bytes: from here on glibc hands freed blocks back to the system, so that the next one is new."""
 
 
 class Buffer(NamedTuple):
@@ -55,6 +63,34 @@ def scratch(size: int, device: torch.device) -> Scratch:
             _store.sizes.clear()
         found = _store.sizes[size, device] = Scratch(size, device)
     return found
+
+
+def result_like(x: Tensor) -> Tensor:
+    """An uninitialised contiguous float32 tensor of the shape and device of ``x``, for a result.
+
+    The pages of a large one are mapped when they are first written, which costs several times the rounding;
+    where the system has huge pages to give, it is asked for them, and that becomes one more pass. The memory
+    is the tensor's own and goes back with it: who rounds again and again keeps an ``out``.
+    """
+    result = torch.empty(x.shape, dtype=torch.float32, device=x.device)
+    size = result.numel() * result.element_size()
+    if size >= _LARGE_RESULT and x.device.type == "cpu" and (advise := _advise()) is not None:
+        start = -(-result.data_ptr() // _HUGE_PAGE) * _HUGE_PAGE
+        end = (result.data_ptr() + size) // _HUGE_PAGE * _HUGE_PAGE
+        advise(start, end - start, _MADV_HUGEPAGE)
+    return result
+
+
+_MADV_HUGEPAGE = 14
+
+
+@lru_cache(maxsize=1)
+def _advise() -> Callable[[int, int, int], int] | None:
+    """The ``madvise`` of Linux; it only advises, so what it answers does not matter."""
+    advise = getattr(ctypes.CDLL(None), "madvise", None) if sys.platform.startswith("linux") else None
+    if advise is not None:
+        advise.argtypes, advise.restype = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int), ctypes.c_int
+    return advise
 
 
 def workspace(like: Tensor) -> Tensor:

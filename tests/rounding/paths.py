@@ -51,6 +51,12 @@ def _public(x: Tensor, format: FP8Format, scale: float, **options: object) -> Te
     return quantize(x.requires_grad_(), format, scale, **options).detach()  # type: ignore[arg-type]
 
 
+def _public_given_out(x: Tensor, format: FP8Format, scale: float, **options: object) -> Tensor:
+    out = torch.full(x.shape, 7.0)
+    assert quantize(x, format, scale, out=out, **options) is out  # type: ignore[arg-type]
+    return out
+
+
 def _float64(x: Tensor, format: FP8Format, scale: float, **options: object) -> Tensor:
     return round_to_grid(x.double(), format, scale, **options)  # type: ignore[arg-type]
 
@@ -74,6 +80,7 @@ PATHS: dict[str, Path] = {
     "tensor scale": _tensor_scale,
     "strided": _transposed,
     "autograd": _public,
+    "public, given out": _public_given_out,
     "float64": _float64,
     "without a kernel": _without_kernel,
     "counted without a kernel": _counted_without_kernel,

@@ -1,4 +1,4 @@
-"""Rounding flat tensors and blocks: natively where that is possible, else eagerly, with the same bits."""
+"""Rounding with one scale or with several: natively where possible, else eagerly, with the same bits."""
 
 from __future__ import annotations
 
@@ -69,22 +69,22 @@ def round_flat(
     *,
     rescale: bool = True,
 ) -> None:
-    """Round flat ``x`` of any float dtype into flat float32 ``out``; fill the row ``stats``.
+    """Round ``x`` with one scale into ``out``; fill the row ``stats``.
 
     Args:
-        out: may be ``x``.
+        x, out: contiguous, x of any float dtype and out float32, neither with a gradient; may be the same.
         random: the key or the bits of stochastic rounding.
         counters: what of the row to fill; the others are NaN.
         rescale: as ``Mode.rescale``.
     """
     kernel = _kernel_for(x)
-    if kernel is None or isinstance(scale, Tensor):
-        round_eager(x, out, plan, scale, random, stats, counters, rescale=rescale)
-        return
-    counted = None if stats is None else counters
-    x = _readable(x, out, counted)
-    if not _call(kernel, x, out, plan, None, SLICE, random, stats, counted, rescale=rescale):
-        round_eager(x, out, plan, scale, random, stats, counters, rescale=rescale)
+    if kernel is not None and not isinstance(scale, Tensor):
+        counted = None if stats is None else counters
+        x = _readable(x, out, counted)
+        if _call(kernel, x, out, plan, None, SLICE, random, stats, counted, rescale=rescale):
+            return
+    with torch.no_grad():
+        round_eager(x.view(-1), out.view(-1), plan, scale, random, stats, counters, rescale=rescale)
 
 
 def round_blocks(
@@ -99,21 +99,21 @@ def round_blocks(
     """Round ``x`` / ``scale`` and multiply back; fill the row ``stats``.
 
     Args:
-        x, out: contiguous, x of any float dtype and out float32; may be the same.
-        scale: float32, broadcasts with x dimension by dimension.
+        x, out: as for ``round_flat``.
+        scale: float32, without a gradient, broadcasts with x dimension by dimension.
         plan: made for scale 1.
         random, counters: as ``round_flat``, in the order of x.
     """
     kernel = _kernel_for(x)
     part = block_slice(x)
-    if kernel is None or x.dim() > _DIMENSIONS or part > _LONGEST_SUM:
-        round_blocks_eager(x, out, scale, plan, random, stats, counters)
-        return
-    counted = None if stats is None else counters
-    x = _readable(x, out, counted)
-    steps = [stride if size > 1 else 0 for stride, size in zip(scale.stride(), scale.shape, strict=True)]
-    blocks = _Blocks(x.dim(), tuple(x.shape), tuple(steps), scale.data_ptr())
-    if not _call(kernel, x, out, plan, blocks, part, random, stats, counted, rescale=True):
+    if kernel is not None and x.dim() <= _DIMENSIONS and part <= _LONGEST_SUM:
+        counted = None if stats is None else counters
+        x = _readable(x, out, counted)
+        steps = [stride if size > 1 else 0 for stride, size in zip(scale.stride(), scale.shape, strict=True)]
+        blocks = _Blocks(x.dim(), tuple(x.shape), tuple(steps), scale.data_ptr())
+        if _call(kernel, x, out, plan, blocks, part, random, stats, counted, rescale=True):
+            return
+    with torch.no_grad():
         round_blocks_eager(x, out, scale, plan, random, stats, counters)
 
 

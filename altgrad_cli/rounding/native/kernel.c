@@ -324,11 +324,18 @@ static void count_block(const Plan *p, Count *count, const float *restrict x, co
 
 static void count_extremes(Part *part, const float *restrict x, int n)
 {
-    int32_t top = 0, nonfinite = 0;
+    int32_t top = 0, nonfinite = 0, finite = 0;
     for (int i = 0; i < n; i++) {
-        const int32_t size = magnitude_bits(x[i]), finite = size < 0x7f800000;
-        nonfinite += !finite;
-        top = finite && size > top ? size : top;
+        const int32_t size = magnitude_bits(x[i]);
+        top = size > top ? size : top;
+    }
+    if (top >= 0x7f800000) {                   /* rare: look again, for the largest finite one */
+        for (int i = 0; i < n; i++) {
+            const int32_t size = magnitude_bits(x[i]);
+            nonfinite += size >= 0x7f800000;
+            finite = size < 0x7f800000 && size > finite ? size : finite;
+        }
+        top = finite;
     }
     part->nonfinite += nonfinite;
     if (top > part->own.top) part->own.top = top;
