@@ -1,4 +1,4 @@
-"""The bench: small runs of one setting, each made once, however many claims ask for it.
+"""The bench: small runs of one setting, each made once, however many claims read it.
 
 The setting was chosen by its fp32 and frozen runs alone. Of 3e-3, 6e-3 and 1e-2 the first was best for fp32
 and left the frozen blocks farthest behind. One layer for 500 steps costs what two cost for 300, at whose end
@@ -8,15 +8,12 @@ the loss still hung on when each seed had learnt to look back.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import fmean
 
 from altgrad_cli.claims.judgement import Condition, Measurement, SeedValues
-from altgrad_cli.config.loading import load_config
 from altgrad_cli.metrics.thresholds import ENDS_APART_FROM
-from altgrad_cli.training.engine import train
-from altgrad_cli.training.events import Evaluated, Number, RunStarted, StepCompleted
 
 Overrides = tuple[str, ...]
 """What an arm sets, as on the command line."""
@@ -53,6 +50,8 @@ SETTING_WORDS = (
 
 FP32: Overrides = ("precision.regime=fp32",)
 FROZEN: Overrides = ("precision.regime=frozen",)
+ENDS = (FP32, FROZEN)
+"""The arms of ``ENDS_APART``."""
 
 TRACKS = 0.05
 """Nats within which a run keeps up with the one that it is held against, and beyond which it trails."""
@@ -67,70 +66,41 @@ ENDS_APART = Condition(
 class BenchRun:
     """What a claim may read of a run."""
 
-    started: RunStarted
-    steps: tuple[StepCompleted, ...]
     validation_loss: float
     """The last one, of the deployed model; inf for a run that is not finite any more."""
-    planned_steps: int
-
-    @property
-    def lost_updates(self) -> float:
-        """Share of the planned updates that never happened: not finite, or after the run had to stop."""
-        return 1 - sum(step.committed for step in self.steps) / self.planned_steps
+    lost_updates: float = 0.0
+    """Share of the planned updates that never happened: not finite, or after the run had to stop."""
+    metrics: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """The values of each, of the steps that have one."""
+    predicted_stall: float | None = None
+    """Of the first step; None without stored weights."""
+    gains: tuple[tuple[float, ...], ...] = ()
+    """Those of each LayerNorm at the end of a run that was asked to keep its last checkpoint."""
 
     def metric(self, name: str) -> tuple[float, ...]:
-        """The values of a metric, of the steps that have one."""
-        return tuple(value for step in self.steps if (value := _number(step.metrics.get(name))) is not None)
+        """The values of a metric, none where it was not measured."""
+        return self.metrics.get(name, ())
 
 
-def _number(value: Number | str) -> float | None:
-    return None if value is None else float(value)
+RunKey = tuple[int, Overrides]
+"""Seed and arm."""
 
 
 class Bench:
-    """Makes runs, and remembers them.
+    """The runs that there are, and what claims read of several of them together.
 
     Args:
         seeds: of every arm.
-        setting: overrides of the config ``base`` that all runs share; tests give smaller ones.
-        listen: hears of every run before it starts.
+        runs: those that have been made; more may be put in.
     """
 
-    def __init__(
-        self,
-        seeds: Sequence[int] = SEEDS,
-        setting: Overrides = SETTING,
-        listen: Callable[[str], object] = lambda words: None,
-    ) -> None:
+    def __init__(self, seeds: Sequence[int] = SEEDS, runs: Mapping[RunKey, BenchRun] | None = None) -> None:
         self.seeds = tuple(seeds)
-        self._setting, self._listen = setting, listen
-        self._runs: dict[tuple[int, Overrides], BenchRun] = {}
-
-    @property
-    def runs(self) -> int:
-        """How many runs were made."""
-        return len(self._runs)
+        self.runs: dict[RunKey, BenchRun] = dict(runs or {})
 
     def run(self, seed: int, arm: Overrides) -> BenchRun:
-        """The run of ``arm`` with ``seed``, made now if it has not been."""
-        if (seed, arm) not in self._runs:
-            self._listen(f"run {self.runs + 1}: seed {seed}, {' '.join(arm)}")
-            self._runs[seed, arm] = self._make(seed, arm)
-        return self._runs[seed, arm]
-
-    def _make(self, seed: int, arm: Overrides) -> BenchRun:
-        config = load_config("base", [*self._setting, *arm, f"seed={seed}"])
-        started, steps, loss = None, [], math.inf
-        for event in train(config):
-            if isinstance(event, RunStarted):
-                started = event
-            elif isinstance(event, StepCompleted):
-                steps.append(event)
-            elif isinstance(event, Evaluated):
-                value = _number(event.validation_loss)
-                loss = value if value is not None and math.isfinite(value) else math.inf
-        assert started is not None, "a run says first that it has started"
-        return BenchRun(started, tuple(steps), loss, config.max_steps)
+        """The run of ``arm`` with ``seed``; KeyError for one that the claim does not name among its arms."""
+        return self.runs[seed, arm]
 
     def losses(self, arm: Overrides) -> tuple[float, ...]:
         """The last validation loss of every seed."""

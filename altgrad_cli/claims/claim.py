@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from altgrad_cli.claims.bench import Bench
+from altgrad_cli.claims.bench import Bench, Overrides
 from altgrad_cli.claims.judgement import Condition, Measurement
 
 
@@ -23,5 +23,10 @@ class Claim:
     conditions: tuple[Condition, ...]
     measure: Callable[[Bench], Measurement]
     """A sample a condition, in their order."""
-    trains: bool = True
-    """Whether it takes runs; else it is measured in a moment."""
+    arms: tuple[Overrides, ...] = ()
+    """Whose runs, one a seed, measuring reads; none where nothing is trained."""
+
+    @property
+    def trains(self) -> bool:
+        """Whether it takes runs; else it is measured in a moment."""
+        return bool(self.arms)

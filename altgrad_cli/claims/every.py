@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from altgrad_cli.claims import formats_compared, rounded_gradients, stored_weights
+from altgrad_cli.claims import block_scales, formats_compared, rounded_gradients, stored_weights
 from altgrad_cli.claims.claim import Claim
 from altgrad_cli.errors import UsageError, nearest
 
 CLAIMS: Mapping[str, Claim] = MappingProxyType(
     {
         claim.name: claim
-        for theme in (stored_weights, formats_compared, rounded_gradients)
+        for theme in (stored_weights, formats_compared, rounded_gradients, block_scales)
         for claim in theme.CLAIMS
     }
 )

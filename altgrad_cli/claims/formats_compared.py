@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 
 import torch
 
 from altgrad_cli.claims.bench import (
+    ENDS,
     ENDS_APART,
     FP32,
     FROZEN,
@@ -46,11 +47,25 @@ def _saturate(bench: Bench) -> Measurement:
     return bench.measured(lost, {"to inf": HYBRID_TO_INF, "saturating": HYBRID})
 
 
-def _behind(bench: Bench, best: str, others: Sequence[str]) -> Measurement:
-    """How far each of ``others`` lies behind ``best``, W, A and G on float32 masters."""
-    arms = {name: on_masters(name) for name in (best, *others)}
-    gaps = [bench.gap(arms[other], arms[best]) for other in others]
-    return bench.measured([bench.ends_apart(), *gaps], {"fp32": FP32, "frozen": FROZEN, **arms})
+def _by_name(*formats: str) -> dict[str, Overrides]:
+    """W, A and G in each of ``formats`` on float32 masters."""
+    return {name: on_masters(name) for name in formats}
+
+
+def _behind(arms: Mapping[str, Overrides]) -> Callable[[Bench], Measurement]:
+    """How far each of ``arms`` but the first lies behind the first."""
+    best, *others = arms.values()
+
+    def measure(bench: Bench) -> Measurement:
+        gaps = [bench.gap(other, best) for other in others]
+        return bench.measured([bench.ends_apart(), *gaps], {"fp32": FP32, "frozen": FROZEN, **arms})
+
+    return measure
+
+
+EIGHT_BITS = _by_name("E4M3", "E1M6", "E7M0")
+FOUR_BITS = _by_name(f"E2M1{BLOCK}", f"E1M2{BLOCK}", f"E3M0{BLOCK}")
+UNIFORM_FIRST = _by_name(f"E1M2{BLOCK}", f"E2M1{BLOCK}")
 
 
 def relative_shrinkage(format: str, seed: int, count: int = 1 << 18) -> float:
@@ -79,24 +94,28 @@ def failed_share(losses: Sequence[float], reference: Sequence[float]) -> float:
     return sum(not mine - theirs <= TRACKS for mine, theirs in pairs) / len(pairs)
 
 
+BOTH_RATES = (RATE, OTHER_RATE)
+SHORT: Mapping[str, Overrides] = {"fp32": FP32} | {
+    name: on_masters(name, "precision.scaling.recipe=none") for name in (SHORT_OF_EXPONENT, SHORT_OF_MANTISSA)
+}
+SHORT_AT_RATES = {
+    f"{name}, {rate:g}": _at(rate, arm) for (name, arm), rate in product(SHORT.items(), BOTH_RATES)
+}
+
+
 def _bits_removed(bench: Bench) -> Measurement:
-    rates = (RATE, OTHER_RATE)
-    arms: Mapping[str, Overrides] = {"fp32": FP32} | {
-        name: on_masters(name, "precision.scaling.recipe=none")
-        for name in (SHORT_OF_EXPONENT, SHORT_OF_MANTISSA)
-    }
     more = []
     for seed in bench.seeds:
         losses = {
-            name: [bench.run(seed, _at(rate, arm)).validation_loss for rate in rates]
-            for name, arm in arms.items()
+            name: [bench.run(seed, _at(rate, arm)).validation_loss for rate in BOTH_RATES]
+            for name, arm in SHORT.items()
         }
         exponent, mantissa = (
             failed_share(losses[name], losses["fp32"]) for name in (SHORT_OF_EXPONENT, SHORT_OF_MANTISSA)
         )
         more.append(exponent - mantissa)
-    shown = {f"{name}, {rate:g}": _at(rate, arm) for (name, arm), rate in product(arms.items(), rates)}
-    return bench.measured([bench.ends_apart(), SeedValues(tuple(more))], {"frozen": FROZEN, **shown}, rates)
+    samples = [bench.ends_apart(), SeedValues(tuple(more))]
+    return bench.measured(samples, {"frozen": FROZEN, **SHORT_AT_RATES}, BOTH_RATES)
 
 
 CLAIMS = (
@@ -112,6 +131,7 @@ CLAIMS = (
             Condition("loss of the FP8 pair over that of BF16, less 1", "below", 0.01),
         ),
         measure=_hybrid,
+        arms=(*ENDS, BF16, HYBRID),
     ),
     Claim(
         name="saturate",
@@ -125,6 +145,7 @@ CLAIMS = (
             Condition("share of updates lost where it saturates", "below", MOST_LOST),
         ),
         measure=_saturate,
+        arms=(HYBRID_TO_INF, HYBRID),
     ),
     Claim(
         name="valley-8-bit",
@@ -136,7 +157,8 @@ CLAIMS = (
             Condition("loss of E1M6 less that of E4M3", "above", 0.0, "nats"),
             Condition("loss of E7M0 less that of E4M3", "above", 0.0, "nats"),
         ),
-        measure=lambda bench: _behind(bench, "E4M3", ("E1M6", "E7M0")),
+        measure=_behind(EIGHT_BITS),
+        arms=(*ENDS, *EIGHT_BITS.values()),
     ),
     Claim(
         name="best-4-bit",
@@ -148,7 +170,8 @@ CLAIMS = (
             Condition("loss of E1M2 less that of E2M1", "above", 0.0, "nats"),
             Condition("loss of E3M0 less that of E2M1", "above", 0.0, "nats"),
         ),
-        measure=lambda bench: _behind(bench, f"E2M1{BLOCK}", (f"E1M2{BLOCK}", f"E3M0{BLOCK}")),
+        measure=_behind(FOUR_BITS),
+        arms=(*ENDS, *FOUR_BITS.values()),
     ),
     Claim(
         name="uniform-4-bit",
@@ -159,7 +182,8 @@ CLAIMS = (
             ENDS_APART,
             Condition("loss of E2M1 less that of E1M2", "above", 0.0, "nats"),
         ),
-        measure=lambda bench: _behind(bench, f"E1M2{BLOCK}", (f"E2M1{BLOCK}",)),
+        measure=_behind(UNIFORM_FIRST),
+        arms=(*ENDS, *UNIFORM_FIRST.values()),
     ),
     Claim(
         name="shrinkage",
@@ -171,7 +195,6 @@ CLAIMS = (
             Condition("the same on E2M1 less that on E1M2", "below", 0.0),
         ),
         measure=_shrinkage,
-        trains=False,
     ),
     Claim(
         name="exponent-bits",
@@ -184,5 +207,6 @@ CLAIMS = (
             Condition("share of runs that fail in E4M7 less that in E8M3", "above", 0.0),
         ),
         measure=_bits_removed,
+        arms=(*ENDS, *SHORT_AT_RATES.values()),
     ),
 )

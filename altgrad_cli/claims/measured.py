@@ -1,14 +1,14 @@
-"""Claims measured one after another, each with its verdict."""
+"""Claims measured as the runs that they read come in, each with its verdict."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from altgrad_cli.claims.bench import Bench
 from altgrad_cli.claims.claim import Claim
 from altgrad_cli.claims.judgement import Judgement, Measurement, judge
+from altgrad_cli.claims.making import Made, wanted_runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +18,6 @@ class MeasuredClaim:
     claim: Claim
     measurement: Measurement
     judgement: Judgement
-    seconds: float
-    """Processor time that measuring took, with the runs that no earlier claim had made."""
 
     def to_json(self) -> dict[str, object]:
         """Plain values, every condition with all that was measured of it."""
@@ -45,14 +43,38 @@ class MeasuredClaim:
             "rates": list(self.measurement.rates),
             "conditions": conditions,
             "losses": {name: list(values) for name, values in self.measurement.losses.items()},
-            "seconds": round(self.seconds, 1),
         }
 
 
-def measure_claims(claims: Sequence[Claim], bench: Bench) -> Iterator[MeasuredClaim]:
-    """Each of ``claims`` as soon as it is measured; runs of earlier ones are not made again."""
-    for claim in claims:
-        started = time.process_time()
-        measurement = claim.measure(bench)
-        judgement = judge(claim.conditions, measurement)
-        yield MeasuredClaim(claim, measurement, judgement, time.process_time() - started)
+@dataclass(frozen=True, slots=True)
+class Unmeasured:
+    """A claim of which a run is missing that it reads."""
+
+    claim: Claim
+    why: str
+
+
+def measure_claims(
+    claims: Sequence[Claim], made: Iterable[Made], seeds: Sequence[int]
+) -> Iterator[MeasuredClaim | Unmeasured]:
+    """Each of ``claims`` as soon as the last run that it reads has come in ``made``; it is judged once."""
+    bench = Bench(seeds)
+    missing = {claim.name: set(wanted_runs([claim], seeds)) for claim in claims}
+    yield from (_measured(claim, bench) for claim in claims if not missing[claim.name])
+    for key, run in made:
+        readers = [claim for claim in claims if key in missing[claim.name]]
+        if isinstance(run, str):
+            for claim in readers:
+                missing[claim.name].clear()
+                yield Unmeasured(claim, run)
+            continue
+        bench.runs[key] = run
+        for claim in readers:
+            missing[claim.name].remove(key)
+            if not missing[claim.name]:
+                yield _measured(claim, bench)
+
+
+def _measured(claim: Claim, bench: Bench) -> MeasuredClaim:
+    measurement = claim.measure(bench)
+    return MeasuredClaim(claim, measurement, judge(claim.conditions, measurement))

@@ -7,6 +7,7 @@ import math
 import torch
 
 from altgrad_cli.claims.bench import (
+    ENDS,
     ENDS_APART,
     FP32,
     FROZEN,
@@ -106,7 +107,6 @@ CLAIMS = (
             Condition("the same, stochastic", "below", 0.002),
         ),
         measure=_log_bias,
-        trains=False,
     ),
     Claim(
         name="log-gradients",
@@ -121,6 +121,7 @@ CLAIMS = (
             Condition("loss with stochastic rounding less fp32's", "below", TRACKS, "nats"),
         ),
         measure=_log_gradients,
+        arms=(*ENDS, LOG_NEAREST, LOG_STOCHASTIC),
     ),
     Claim(
         name="powers-of-two",
@@ -133,6 +134,7 @@ CLAIMS = (
             Condition("loss of the powers of two less fp32's", "below", TRACKS, "nats"),
         ),
         measure=_powers_of_two,
+        arms=(*ENDS, POWERS_OF_TWO),
     ),
     Claim(
         name="noise-threshold",
@@ -149,5 +151,6 @@ CLAIMS = (
             Condition("arms that are misplaced", "below", 0.5, "arms"),
         ),
         measure=_noise,
+        arms=(*ENDS, *NOISY.values(), *(arm + WATCHED for arm in NOISY.values())),
     ),
 )

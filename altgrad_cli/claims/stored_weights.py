@@ -9,6 +9,7 @@ import torch
 
 from altgrad_cli.claims.bench import (
     COMPENSATED,
+    ENDS,
     ENDS_APART,
     FP32,
     FROZEN,
@@ -48,13 +49,17 @@ def _accumulation(bench: Bench) -> Measurement:
     return Measurement((nearest, means, means), DRAWS)
 
 
-def _restored(format: str) -> Callable[[Bench], Measurement]:
-    """Nearest, stochastic and compensated updates of weights in ``format``, against fp32."""
-    arms = {
+def _updates(format: str) -> dict[str, Overrides]:
+    """Nearest, stochastic and compensated updates of weights in ``format``."""
+    return {
         "nearest": stored(format),
         "stochastic": stored(format, STOCHASTIC),
         "compensated": stored(format, *COMPENSATED),
     }
+
+
+def _restored(arms: dict[str, Overrides]) -> Callable[[Bench], Measurement]:
+    """How far each of ``arms`` lies behind fp32."""
 
     def measure(bench: Bench) -> Measurement:
         gaps = [bench.gap(arm) for arm in arms.values()]
@@ -63,11 +68,7 @@ def _restored(format: str) -> Callable[[Bench], Measurement]:
     return measure
 
 
-def _fixed_point(bench: Bench) -> Measurement:
-    arms = {"nearest": stored("E0M7"), "stochastic": stored("E0M7", STOCHASTIC)}
-    gaps = [bench.gap(arm) for arm in arms.values()]
-    return bench.measured([bench.ends_apart(), *gaps], {"fp32": FP32, "frozen": FROZEN, **arms})
-
+FIXED_POINT: dict[str, Overrides] = {"nearest": stored("E0M7"), "stochastic": stored("E0M7", STOCHASTIC)}
 
 SMALL_RATE = 3e-6
 BF16_AT_SMALL_RATE: Overrides = (
@@ -107,9 +108,8 @@ def _predicted(bench: Bench) -> Measurement:
         for format in PREDICTED:
             run = bench.run(seed, _at_constant_rate(format))
             observed = run.metric("bit_stall_rate")
-            said = run.started.predicted_stall
-            assert said is not None, "the weights are stored and the rule is AdamW"
-            misses_first.append(abs(float(said["first_step"]) - observed[0]))
+            assert run.predicted_stall is not None, "the weights are stored and the rule is AdamW"
+            misses_first.append(abs(run.predicted_stall - observed[0]))
             misses_later.append(
                 abs(mean_of_late(run.metric("predicted_stall_rate")) - mean_of_late(observed))
             )
@@ -140,7 +140,6 @@ CLAIMS = (
             Condition("the mean stochastic sum", "below", 2.01),
         ),
         measure=_accumulation,
-        trains=False,
     ),
     Claim(
         name="bf16-weights",
@@ -149,7 +148,8 @@ CLAIMS = (
         source="Zamirai et al., Revisiting BFloat16 Training, arXiv:2010.06192",
         here="W, A, G and the stored weights in BF16, the residual too; Adam's moments stay float32.",
         conditions=_restoration("BF16"),
-        measure=_restored("BF16"),
+        measure=_restored(_updates("BF16")),
+        arms=(*ENDS, *_updates("BF16").values()),
     ),
     Claim(
         name="fp8-weights",
@@ -158,7 +158,8 @@ CLAIMS = (
         source="the mechanism of arXiv:2010.06192, for E4M3",
         here="W, A, G and the stored weights in E4M3, the residual in BF16.",
         conditions=_restoration("E4M3"),
-        measure=_restored("E4M3"),
+        measure=_restored(_updates("E4M3")),
+        arms=(*ENDS, *_updates("E4M3").values()),
     ),
     Claim(
         name="fixed-point",
@@ -172,7 +173,8 @@ CLAIMS = (
             Condition("loss of E0M7 weights, nearest, less fp32's", "above", TRACKS, "nats"),
             Condition("loss of E0M7 weights, stochastic, less fp32's", "below", TRACKS, "nats"),
         ),
-        measure=_fixed_point,
+        measure=_restored(FIXED_POINT),
+        arms=(*ENDS, *FIXED_POINT.values()),
     ),
     Claim(
         name="invisible-updates",
@@ -182,6 +184,7 @@ CLAIMS = (
         here="BF16 weights cast from float32 masters, 40 steps from random weights, not a trained model.",
         conditions=(Condition("share of weights whose BF16 value a step leaves", "above", 0.985),),
         measure=_invisible,
+        arms=(BF16_AT_SMALL_RATE,),
     ),
     Claim(
         name="predicted-stall",
@@ -194,5 +197,6 @@ CLAIMS = (
             Condition("predicted stall less the observed, steps 31 to 60", "below", 0.05),
         ),
         measure=_predicted,
+        arms=tuple(_at_constant_rate(format) for format in PREDICTED),
     ),
 )

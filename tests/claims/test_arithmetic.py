@@ -10,18 +10,20 @@ import numpy as np
 import pytest
 import torch
 
-from altgrad_cli.claims import formats_compared, rounded_gradients, stored_weights
+from altgrad_cli.claims import block_scales, formats_compared, rounded_gradients, stored_weights
 from altgrad_cli.claims.bench import Bench
+from altgrad_cli.claims.block_scales import clamped_share
 from altgrad_cli.claims.every import CLAIMS
 from altgrad_cli.claims.formats_compared import failed_share, relative_shrinkage
 from altgrad_cli.claims.judgement import judge
 from altgrad_cli.claims.rounded_gradients import log_bias, signal_to_noise
 from altgrad_cli.claims.stored_weights import repeated_sum
+from tests.claims.planted import PlantedBench
 
 
-def verdict(name: str) -> str:
+def verdict(name: str, bench: Bench | None = None) -> str:
     claim = CLAIMS[name]
-    return judge(claim.conditions, claim.measure(Bench())).verdict
+    return judge(claim.conditions, claim.measure(bench or Bench())).verdict
 
 
 def test_the_nearest_sum_is_that_of_ml_dtypes() -> None:
@@ -61,6 +63,20 @@ def test_the_bias_on_powers_of_two_is_that_of_the_closed_form() -> None:
     assert log_bias("stochastic", seed=1) == pytest.approx(0, abs=2e-3)
 
 
+def test_clamped_gains_are_those_of_a_plain_loop() -> None:
+    """Against OCP's own words: a block's scale is 2^(floor(log2 of its largest) - 8)."""
+    for seed, spread in enumerate((0.02, 0.1, 0.5)):
+        gains = np.exp(np.random.default_rng(seed).normal(-0.05, spread, 200)).astype(np.float32)
+        top = 0
+        for block in np.split(gains, range(32, 200, 32)):
+            scaled = block / np.float32(2.0 ** (math.floor(math.log2(block.max())) - 8))
+            codes = np.minimum(scaled, 448).astype(ml_dtypes.float8_e4m3fn).astype(np.float32)
+            top += int((codes == 448).sum())
+        assert clamped_share(torch.from_numpy(gains)) == top / 200
+    assert clamped_share(torch.full((64,), 0.93)) == 1
+    assert clamped_share(torch.full((64,), 1.02)) == 0
+
+
 def test_a_run_that_is_not_finite_has_failed() -> None:
     assert failed_share([2.0, 2.1, math.inf, math.nan], [2.0, 2.0, 2.0, 2.0]) == 0.75
 
@@ -88,3 +104,9 @@ def test_stochastic_rounding_that_is_none_is_found(monkeypatch: pytest.MonkeyPat
 def test_rounding_that_does_not_shrink_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formats_compared, "quantize", lambda x, format: 1.01 * x)
     assert verdict("shrinkage") == "disagrees"
+
+
+def test_a_scale_that_clamps_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert verdict("clamped-gains", PlantedBench()) == "agrees"
+    monkeypatch.setattr(block_scales, "CLAMPING", "MXFP8_E4M3:ceil")
+    assert verdict("clamped-gains", PlantedBench()) == "disagrees"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
-from altgrad_cli.claims import every
+from altgrad_cli.claims import making
+from altgrad_cli.claims.bench import RunKey
 from altgrad_cli.claims.every import CLAIMS
+from altgrad_cli.claims.making import Made
 from altgrad_cli.commands.app import app
 from tests.claims.planted import PlantedBench
 
@@ -21,12 +24,7 @@ def run(*arguments: str) -> Result:
 @pytest.fixture
 def planted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every run ends at the same loss."""
-    monkeypatch.setattr("altgrad_cli.claims.bench.Bench._make", PlantedBench._make)
-    monkeypatch.setattr(
-        "altgrad_cli.claims.bench.Bench._plan",
-        (lambda arm: 2.0, lambda arm: 0, lambda arm: {}, 0.5),
-        raising=False,
-    )
+    monkeypatch.setattr(making, "make_runs", lambda wanted, *_: PlantedBench().made(wanted))
 
 
 def test_the_list_names_every_claim_and_its_source() -> None:
@@ -79,17 +77,76 @@ def test_the_report_says_what_was_measured_and_where(tmp_path: Path) -> None:
     assert run("powers-of-two", "--markdown", str(path)).exit_code == 2  # it exists
 
 
-def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(bench: object) -> None:
+def cut_short(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """Ctrl-C comes after so many runs."""
+
+    def runs(wanted: Sequence[RunKey], *_: object) -> Iterator[Made]:
+        yield from PlantedBench().made(wanted[:after])
         raise KeyboardInterrupt
 
-    claim = CLAIMS["shrinkage"]
-    monkeypatch.setattr(every, "CLAIMS", {"shrinkage": type(claim)(**_fields(claim), measure=interrupted)})
-    result = run("shrinkage")
+    monkeypatch.setattr(making, "make_runs", runs)
+
+
+def test_ctrl_c_is_130_and_what_was_measured_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut_short(monkeypatch, after=9)  # of fp32, frozen and E6M0 with three seeds, and of what comes after
+    path = tmp_path / "claims.md"
+    names = ("shrinkage", "powers-of-two", "noise-threshold")
+    result = run(*names, "--markdown", str(path), "--json")
+    assert result.exit_code == 130
+    assert result.stderr.endswith("interrupted; not measured: noise-threshold\n")
+    document = json.loads(result.stdout)
+    assert [claim["name"] for claim in document["claims"]] == ["shrinkage", "powers-of-two"]
+    assert document["not_measured"] == [{"name": "noise-threshold", "why": None}]
+    text = path.read_text("utf-8")
+    assert "**Not measured: noise-threshold.**" in text
+    assert "| shrinkage" in text
+
+
+def test_ctrl_c_before_anything_leaves_a_report_of_what_is_not_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_short(monkeypatch, after=0)
+    path = tmp_path / "claims.md"
+    result = run("powers-of-two", "--markdown", str(path))
     assert (result.exit_code, result.stdout) == (130, "")
-    assert result.stderr.endswith("interrupted\n")
+    assert "**Not measured: powers-of-two.**" in path.read_text("utf-8")
 
 
-def _fields(claim: object) -> dict[str, object]:
-    names = ("name", "sentence", "source", "here", "conditions", "trains")
-    return {name: getattr(claim, name) for name in names}
+def test_the_report_is_there_after_each_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is killed, and so cannot say goodbye, has left a report too."""
+    path = tmp_path / "claims.md"
+    found: list[str] = []
+
+    def runs(wanted: Sequence[RunKey], *_: object) -> Iterator[Made]:
+        for each in PlantedBench().made(wanted):
+            found.append(path.read_text("utf-8"))
+            yield each
+
+    monkeypatch.setattr(making, "make_runs", runs)
+    assert run("shrinkage", "powers-of-two", "fixed-point", "--markdown", str(path)).exit_code == 0
+    assert "**Not measured: fixed-point, powers-of-two.**" in found[0]
+    assert "**Not measured: powers-of-two.**" in found[-1]
+    assert "Not measured" not in path.read_text("utf-8")
+
+
+def test_a_failed_run_is_an_error_and_costs_its_claims_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def runs(wanted: Sequence[RunKey], *_: object) -> Iterator[Made]:
+        yield from ((key, "the worker process was killed by signal 9") for key in wanted)
+
+    monkeypatch.setattr(making, "make_runs", runs)
+    result = run("shrinkage", "saturate", "--json")
+    assert result.exit_code == 1
+    assert result.stderr.endswith("error: saturate: the worker process was killed by signal 9\n")
+    document = json.loads(result.stdout)
+    assert [claim["name"] for claim in document["claims"]] == ["shrinkage"]
+    assert document["not_measured"][0]["why"] == "the worker process was killed by signal 9"
+
+
+@pytest.mark.usefixtures("planted")
+def test_a_report_beside_replaces_nothing_that_is_not_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "claims.md"
+    (tmp_path / "claims").mkdir()
+    (tmp_path / "claims" / "claims.png").write_text("mine")
+    assert run("shrinkage", "--markdown", str(path)).exit_code == 2
+    assert not path.exists()
+    assert run("shrinkage", "--markdown", str(path), "--force").exit_code == 0
