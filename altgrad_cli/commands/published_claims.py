@@ -58,11 +58,11 @@ def claims(
     """
     from altgrad_cli.claims.every import chosen_claims
     from altgrad_cli.reporting.pages.measured_claims import FIGURE, claims_report, list_of_claims
+    from altgrad_cli.reporting.render.markdown import folder_beside
 
-    beside = None if markdown is None else markdown.with_suffix("") / f"{FIGURE}.png"
     check_outputs(("--markdown", markdown), force=force)
-    if beside is not None and beside.exists():
-        check_outputs(("--markdown", beside), force=force)
+    if markdown is not None and is_regular(markdown):
+        check_outputs(("--markdown", folder_beside(markdown) / f"{FIGURE}.png"), force=force)
     chosen = chosen_claims(names or [])
     if listed and json:
         rows = [{"name": each.name, "claim": each.sentence, "source": each.source} for each in chosen]

@@ -330,7 +330,7 @@ def test_what_the_user_had_is_unharmed(
             written = "elsewhere/page" if "link" in kind else "place/page.svg"
             assert new.keys() - set(pictures) == {written}
             assert new[written][2] == alone
-            assert bool(pictures) == (option == ("report", "--markdown"))
+            assert bool(pictures) == (option in [("report", "--markdown"), ("claims", "--markdown")])
 
 
 @pytest.mark.parametrize(("option", "kind"), in_parts(READS, bool), ids=name_of)

@@ -66,7 +66,7 @@ def write_markdown(report: Report, path: Path, *, pictures: bool = True) -> list
     # The logs are named as seen from the report, so that both may be moved together.
     logs = tuple(Path(os.path.relpath(log, path.parent)).as_posix() for log in report.logs)
     report = replace(report, logs=logs)
-    folder = _folder_beside(path)
+    folder = folder_beside(path)
     beside = folder.name if pictures and is_regular(path) else None
     files: dict[Path, str | bytes] = {path: to_markdown(report, beside)}
     if beside is not None:
@@ -80,12 +80,13 @@ def paths_beside(report: Report, path: Path) -> list[Path]:
     """Where pictures and long tables go; beside a pipe or a device there are none."""
     if not is_regular(path):
         return []
-    folder = _folder_beside(path)
+    folder = folder_beside(path)
     names = [f"{figure.key}.png" for figure in report.figures]
     return [folder / name for name in (*names, *tables_beside(report, folder.name))]
 
 
-def _folder_beside(path: Path) -> Path:
+def folder_beside(path: Path) -> Path:
+    """Where the pictures and long tables of a report at ``path`` lie."""
     return path.with_suffix("") if path.suffix else path.with_name(f"{path.name}-pictures")
 
 
