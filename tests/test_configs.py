@@ -19,6 +19,7 @@ from altgrad_cli.config.loading import (
 )
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import ConfigError, UsageError
+from altgrad_cli.surgery.precision_plan import LayerKind, plan_precision
 
 NAMES = list(shipped_configs())
 STUDY = [
@@ -84,6 +85,18 @@ def test_the_gpu_twin_differs_in_size_tokens_and_device_only(name: str) -> None:
     assert load_config(f"gpu/{name}") == load_config(
         name, [*size, "data.tokenizer=gpt2", "runtime.device=cuda"]
     )
+
+
+def test_fp8_tiles_is_what_deepseek_v3_trains_with() -> None:
+    """arXiv 2412.19437, section 3.3.2: tiles of 1 x 128 for A and G, 128 x 128 for W."""
+    config = load_config("fp8_tiles")
+    kinds: dict[str, LayerKind] = {"blocks.0.mlp.c_fc": "normalised", "lm_head": "head"}
+    inner, head = plan_precision(config.precision, config.fp8_format, kinds).layers
+    names = {role: (fmt.name, fmt.block.rows, fmt.block.columns) for role, fmt in inner.formats}
+    line = ("E4M3@128:float32", 1, 128)
+    tile = ("E4M3@128x128:float32", 128, 128)
+    assert names == {"weights": tile, "activations": line, "gradients": line}
+    assert {fmt.name for _, fmt in head.formats} == {"BF16"}
 
 
 def test_the_base_config_spells_out_the_defaults() -> None:

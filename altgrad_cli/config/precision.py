@@ -6,7 +6,7 @@ result is stored (M). A regime says which roles take part; rules, in order, make
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from altgrad_cli.config.limits import check_format, check_whole_numbers
@@ -71,18 +71,23 @@ class LayerRule:
     """An exception for the layers that match ``pattern`` (a glob over layer names); the first match wins."""
 
     pattern: str
-    format: str
-    """A format, or ``fp32`` to leave the layer unrounded."""
+    format: str | None = None
+    """A format, or ``fp32`` to leave the layer unrounded; None: the format under study."""
     roles: tuple[Role, ...] | None = None
     """The roles that are rounded there; None keeps the regime's, or W, A, G where the regime has none."""
     scaling: Recipe | None = None
+    activation_format: str | None = None
+    """Another format for A there, as E4M3@128:float32 beside W in E4M3@128x128:float32; None: the same."""
     gradient_format: str | None = None
     """Another format for G there, as E5M2 beside E4M3; None: the same."""
 
     def __post_init__(self) -> None:
-        check_format(self.format, "format", unrounded=True)
-        if self.gradient_format is not None:
-            check_format(self.gradient_format, "gradient_format")
+        if self.format is not None:
+            check_format(self.format, "format", unrounded=True)
+        for key in ("activation_format", "gradient_format"):
+            name = getattr(self, key)
+            if name is not None:
+                check_format(name, key)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,6 +106,23 @@ class PrecisionConfig:
     """Mix so many tokens of both operands of the weight gradient by a random Hadamard matrix before they are
     rounded; a power of two, 16 in NVFP4 training. None mixes none."""
     rules: tuple[LayerRule, ...] = ()
+
+    def rules_format(self, studied: str) -> str:
+        """The format of the first rule, where ``studied`` is the one under study."""
+        return self.rules[0].format or ("BF16" if self.regime == "bf16" else studied)
+
+    def for_another_format(self) -> PrecisionConfig:
+        """This for another format under study than the one it was written for.
+
+        What rules without a format of their own say of A and G belongs to that one, and is left out.
+        """
+        rules = []
+        for rule in self.rules:
+            if rule.format is None and (rule.roles, rule.scaling) == (None, None):
+                continue
+            own = rule.format is None
+            rules.append(replace(rule, activation_format=None, gradient_format=None) if own else rule)
+        return self if tuple(rules) == self.rules else replace(self, rules=tuple(rules))
 
     def __post_init__(self) -> None:
         if self.hadamard is not None and self.hadamard not in HADAMARD_SIZES:

@@ -149,18 +149,18 @@ def _plan_layer(
     unrounded = LayerPrecision(name, (), recipe, kind)
     for rule in config.rules:
         if fnmatchcase(name, rule.pattern):
-            if rule.format.lower() in FLOAT32_WORDS:
+            if rule.format is not None and rule.format.lower() in FLOAT32_WORDS:
                 return unrounded
-            fmt = parse_format(rule.format)
+            fmt = study_format if rule.format is None else parse_format(rule.format)
             roles = (regime_roles or OPERAND_ROLES) if rule.roles is None else rule.roles
             if rule.roles is None and fmt.name == "BF16":
                 # "keep this layer in BF16" means field practice: BF16 operands on a float32 master.
                 roles = OPERAND_ROLES
-            chosen = _recipe(fmt, recipe) if rule.scaling is None else recipe_for(fmt, rule.scaling)
             formats = _formats(kind, roles, fmt)
-            if rule.gradient_format is not None:
-                other = parse_format(rule.gradient_format)
-                formats = tuple((role, other if role == "gradients" else own) for role, own in formats)
+            others = {"activations": rule.activation_format, "gradients": rule.gradient_format}
+            formats = tuple((role, parse_format(others.get(role) or own.name)) for role, own in formats)
+            scaled = next((own for _, own in formats if own.name != "BF16"), fmt)
+            chosen = _recipe(scaled, recipe) if rule.scaling is None else recipe_for(scaled, rule.scaling)
             return replace(unrounded, formats=formats, recipe=chosen)
     if kind == "head":
         if config.regime in ("fp32", "frozen") or config.head_format.lower() in FLOAT32_WORDS:

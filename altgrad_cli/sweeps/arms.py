@@ -35,7 +35,7 @@ class Arm:
         """The format under study; fp32 and frozen have none but a rule's, and are named by regime."""
         regime = self.config.precision.regime
         if rules_alone(self.config.precision):
-            return self.config.precision.rules[0].format
+            return self.config.precision.rules_format(self.config.fp8_format)
         return {"fp32": "FP32", "frozen": "FP32", "bf16": "BF16"}.get(regime, self.config.fp8_format)
 
     def to_json(self) -> dict[str, object]:

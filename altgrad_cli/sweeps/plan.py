@@ -210,8 +210,15 @@ def _format_arm(variation: Variation, format_name: str, controls: Mapping[str, s
     precision = variation.base.precision
     regime = precision.regime
     rules_only = rules_alone(precision)  # then every format's arm is the same
-    config = replace(variation.base, fp8_format="E5M2" if rules_only else format_name)
-    studied = precision.rules[0].format if rules_only else format_name
+    given = variation.base.fp8_format
+    if rules_only:
+        asked = any(rule.format is None for rule in precision.rules)  # else the format makes no difference
+        studied, name = precision.rules_format(given), given if asked else "E5M2"
+    else:
+        studied = name = format_name
+        if parse_format(name) != parse_format(given):
+            precision = precision.for_another_format()
+    config = replace(variation.base, fp8_format=name, precision=precision)
     return Arm(
         name=arm_name(
             studied, regime, *variation.format_parts, seed=variation.seed, settings=variation.named_settings

@@ -257,6 +257,20 @@ def test_formats_in_blocks_are_tried_and_a_run_in_blocks_says_how_it_scales(capt
         assert len(blocks) == 2 * len(expected), "each in both roundings"
 
 
+def test_another_format_is_tried_without_the_tiles_of_the_first(capture: Capture) -> None:
+    """W, A and G of ``fp8_tiles`` are three grids; in a what-if all are the one that is named."""
+    tiles = "E4M3@8x8:float32"
+    rule = "{pattern: blocks.*, activation_format: E4M3@8:float32, gradient_format: E4M3@8:float32}"
+    settings = ("precision.regime=standard", f"fp8_format={tiles}", f"precision.rules=[{rule}]")
+    document = diagnose(capture(*settings, "runtime.capture_at=3"), Questions(what_if=True))
+    line = "E4M3@8:float32"
+    rounded = [each["formats"] for each in document["layers"]]
+    assert {"weights": tiles, "activations": line, "gradients": line} in rounded
+    tried = {each["change"]: each for each in document["counterfactuals"] if each["kind"] == "format"}
+    again = with_overrides(small(*settings), tried["E5M2, nearest, scale amax"]["overrides"])
+    assert (again.fp8_format, again.precision.rules) == ("E5M2", ())
+
+
 def test_a_variation_is_tried_once(capture: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the mechanism has tried is not tried again by the remedies, the grid and the bisection."""
     steps: list[object] = []

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from altgrad_cli.config.precision import OPERAND_ROLES, Role, ScalingConfig
 from altgrad_cli.errors import UsageError
-from altgrad_cli.formats import parse_format
+from altgrad_cli.formats import FP8Format, parse_format
 from altgrad_cli.formats.reference import round_blocks_exact
 from altgrad_cli.rounding.quantize import STATS, quantize
 from altgrad_cli.surgery.linear import (
@@ -270,6 +270,27 @@ def test_each_product_has_its_operands_in_blocks_along_what_it_reduces_over(bloc
     assert rounding.stats[0, :, COUNT].tolist() == [w.numel(), x.numel(), dy.numel()]
     apart = not torch.equal(rounded(w), rounded(w.T).T)
     assert apart == (block != "8x8:e8m0")
+
+
+def test_weights_in_tiles_and_their_partners_in_lines_as_fp8_tiles_has_them() -> None:
+    """W in one set of tiles for both of its products; A and G in blocks along what each reduces over."""
+
+    def rounded(matrix: Tensor, block: str) -> Tensor:
+        return torch.tensor(round_blocks_exact(matrix.tolist(), parse_format(f"E2M1@{block}:float32"))[0])
+
+    x, w, dy = operands()
+    tiles, line = parse_format("E2M1@8x8:float32"), parse_format("E2M1@8:float32")
+    formats: tuple[tuple[Role, FP8Format], ...] = tuple(zip(OPERAND_ROLES, (tiles, line, line), strict=True))
+    plan = PrecisionPlan((LayerPrecision("layer", formats, "amax"),), frozen_blocks=False)
+    found = products(rounding_for(plan, None), x, w, dy)
+    flat_x, flat_dy = x.flatten(0, -2), dy.flatten(0, -2)
+    y, dx, _ = loop_products(rounded(flat_x, "8"), rounded(w, "8x8"), rounded(flat_dy, "8"))
+    _, _, dw = loop_products(rounded(flat_x.T, "8").T, w, rounded(flat_dy.T, "8").T)
+    for got, expected in zip(found, (y.view_as(found[0]), dx.view_as(x), dw), strict=True):
+        assert relative_error(got, expected) < 1e-6
+    for other in (("8", "8"), ("8x8", "8x8")):  # neither of the two for all operands is the same thing
+        wrong, _, _ = loop_products(rounded(flat_x, other[0]), rounded(w, other[1]), flat_dy)
+        assert relative_error(found[0], wrong.view_as(found[0])) > 1e-3
 
 
 def test_an_evaluation_rounds_for_the_forward_product_alone() -> None:

@@ -208,3 +208,42 @@ def test_a_rule_may_give_the_gradients_a_format_of_their_own() -> None:
     assert rounded(plan(regime="standard", rules=(without,)))[NAMES[0]] == {W: "E4M3"}
     with pytest.raises(FormatError, match="E5N2"):
         LayerRule(pattern="*", format="E4M3", gradient_format="E5N2")
+
+
+def test_a_rule_may_give_the_activations_a_format_of_their_own() -> None:
+    tiles, line = "E4M3@128x128:float32", "E4M3@128:float32"
+    rule = LayerRule(pattern="blocks.*", format=tiles, activation_format=line)
+    made = rounded(plan(regime="standard", rules=(rule,)))
+    assert made[NAMES[0]] == {W: tiles, A: line, G: tiles}
+    assert made["lm_head"] == BF16_OPERANDS
+    assert rounded(plan(regime="uniform", rules=(rule,)))[NAMES[0]] == {A: line, G: tiles, M: tiles}
+    with pytest.raises(FormatError, match="E4N3"):
+        LayerRule(pattern="*", format="E4M3", activation_format="E4N3")
+
+
+def test_a_rule_without_a_format_keeps_the_one_under_study() -> None:
+    rule = LayerRule(pattern="blocks.*", gradient_format="E5M2")
+    assert rounded(plan("E4M3", regime="standard", rules=(rule,)))[NAMES[0]] == {
+        W: "E4M3",
+        A: "E4M3",
+        G: "E5M2",
+    }
+    assert rounded(plan("E4M3", regime="bf16", rules=(rule,)))[NAMES[0]] == BF16_OPERANDS | {G: "E5M2"}
+
+
+def test_another_format_under_study_goes_without_what_belongs_to_the_first() -> None:
+    own = LayerRule(pattern="blocks.0.*", activation_format="E4M3@128:float32", gradient_format="E5M2")
+    some = LayerRule(pattern="blocks.1.*", roles=(W, A), activation_format="E5M2")
+    kept = LayerRule(pattern="*", format="E4M3", gradient_format="E5M2")
+    rules = PrecisionConfig(rules=(own, some, kept)).for_another_format().rules
+    assert rules == (LayerRule(pattern="blocks.1.*", roles=(W, A)), kept)
+    untouched = PrecisionConfig(rules=(kept,))
+    assert untouched.for_another_format() is untouched
+
+
+def test_operands_beside_bf16_have_scales() -> None:
+    rule = LayerRule(pattern="blocks.*", format="BF16", activation_format="E4M3")
+    layer = plan(regime="standard", rules=(rule,)).layers[0]
+    assert (layer.recipe, layer.delayed_roles) == ("delayed", (W, A, G))
+    alone = LayerRule(pattern="blocks.*", format="BF16")
+    assert plan(regime="standard", rules=(alone,)).layers[0].recipe == "none"

@@ -194,6 +194,24 @@ def test_gradients_of_another_format_keep_it_where_a_role_is_restored() -> None:
     ] == ["E5M2"]
 
 
+def test_activations_of_another_format_keep_it_where_a_role_is_restored() -> None:
+    config, kinds = load_config("fp8_tiles"), layer_kinds(LAYERS)
+    for role, left in (("gradients", ["128x128", "128"]), ("weights", ["128", "128"])):
+        plan = plan_precision(restored(config, role, LAYERS[:1], kinds).precision, config.fp8_format, kinds)
+        assert [fmt.block.shape for _, fmt in plan.layers[0].formats] == left
+        assert [fmt.block.shape for _, fmt in plan.layers[1].formats] == ["128x128", "128", "128"]
+
+
+def test_an_order_beside_tiles_rounds_everything_in_the_format_asked_for() -> None:
+    asked = spec(base=load_config("fp8_tiles"), order=("E4M3@128x128:float32", "E5M2"), retries=False)
+    kinds = layer_kinds(LAYERS)
+    for arm in plan_sweep(asked, {})[-2:]:
+        precision = plan_precision(arm.config.precision, arm.config.fp8_format, kinds)
+        found = [fmt.name for _, fmt in precision.layers[0].formats]
+        own = ["E4M3@128x128:float32", "E4M3@128:float32", "E4M3@128:float32"]
+        assert (arm.format, found) in (("E4M3@128x128:float32", own), ("E5M2", ["E5M2"] * 3))
+
+
 def test_seeds_and_axes_multiply_and_share_what_they_can() -> None:
     asked = spec(
         order=("E7M0",),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Literal, NamedTuple
 
+from altgrad_cli.config.loading import as_word, flat, resolve
 from altgrad_cli.config.precision import Recipe, Role, RoundingMode
 from altgrad_cli.config.update_rules import RULES, default_rate
 from altgrad_cli.errors import AltgradError
@@ -144,6 +145,8 @@ def _on_grid(given: ReplayState, name: str, rounding: RoundingMode, recipe: Reci
     """The format ``name`` under study, in the recorded regime; a finite one saturates."""
     config, fmt = given.state.config, parse_format(name)
     precision = config.precision
+    if fmt != parse_format(given.state.format):
+        precision = precision.for_another_format()
     changed = replace(
         config,
         fp8_format=fmt.name,
@@ -161,6 +164,8 @@ def _on_grid(given: ReplayState, name: str, rounding: RoundingMode, recipe: Reci
         f"precision.rounding={rounding}",
         f"precision.scaling.recipe={recipe}",
     ]
+    if precision.rules != config.precision.rules:
+        overrides.append(f"precision.rules={as_word(flat(resolve(changed))['precision.rules'])}")
     if changed.precision.overflow != precision.overflow:
         overrides.append("precision.overflow=saturate")
     words = f"{fmt.name}, {rounding}, scale {recipe}"

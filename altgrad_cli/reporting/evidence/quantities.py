@@ -135,7 +135,9 @@ def _exceptions(log: RunRecord, _: Source) -> str | None:
     words = []
     for rule in _rules(log):
         roles = f" ({', '.join(rule['roles'])})" if rule.get("roles") else ""
-        words.append(f"{rule.get('pattern')} in {rule.get('format')}{roles}")
+        parts = {"activations": rule.get("activation_format"), "gradients": rule.get("gradient_format")}
+        apart = "".join(f", {role} in {name}" for role, name in parts.items() if name)
+        words.append(f"{rule.get('pattern')} in {rule.get('format') or log.format}{apart}{roles}")
     return "; ".join(words) or None
 
 
@@ -157,7 +159,7 @@ def studied_format(log: RunRecord) -> str | None:
     if log.control:
         return "BF16" if log.control == "bf16" else "FP32"
     if log.regime in CONTROLS and log.has_rules:
-        return str(_rules(log)[0].get("format"))
+        return str(_rules(log)[0].get("format") or ("BF16" if log.regime == "bf16" else log.format))
     return log.format
 
 

@@ -52,14 +52,16 @@ def _rule_without(precision: PrecisionConfig, entry: LayerPrecision, role: Role)
         roles.insert(0, "weights")
     if not roles:
         return LayerRule(pattern=entry.name, format="fp32")
-    own = next((fmt for role, fmt in entry.formats if role != "gradients"), entry.formats[0][1])
-    gradients = entry.format_of("gradients")
+    apart: tuple[Role, ...] = ("activations", "gradients")
+    own = next((fmt for role, fmt in entry.formats if role not in apart), entry.formats[0][1])
+    activations, gradients = (None if fmt in (None, own) else fmt.name for fmt in map(entry.format_of, apart))
     return LayerRule(
         pattern=entry.name,
         format=own.name,
         roles=tuple(roles),
         scaling=entry.recipe,
-        gradient_format=None if gradients in (None, own) else gradients.name,
+        activation_format=activations,
+        gradient_format=gradients,
     )
 
 
