@@ -18,9 +18,10 @@ from altgrad_cli.runs.folder import RunDirectory
 from altgrad_cli.runs.loggers.listener import FanOut, Listener
 from altgrad_cli.runs.run import summarize
 from altgrad_cli.subjects.subject import Batch
+from altgrad_cli.surgery.coverage import Coverage
 from altgrad_cli.surgery.in_place import PlacedLayer, restore_layers
 from altgrad_cli.training.after_step import Run, conclude_step, read_step
-from altgrad_cli.training.describe import describe_start
+from altgrad_cli.training.describe import describe_start, report_holes
 from altgrad_cli.training.events import Event, RunEnded
 from altgrad_cli.training.in_use.calls import ClosureCalls
 from altgrad_cli.training.in_use.optimizer import LiveOptimizer
@@ -79,7 +80,7 @@ class Lab:
         ]
         self._pending: tuple[Step, StepSeen] | None = None
         self._heard = FanOut(listeners)
-        self._tell([describe_start(run.config, run.state, run.state.init_hash, None)])
+        self._begun = False
 
     def __enter__(self) -> Lab:
         return self
@@ -94,6 +95,10 @@ class Lab:
         """What the last step showed, by name."""
         history = self._run.monitors.history
         return dict(history[-1]) if history else {}
+
+    def coverage(self) -> Coverage | None:
+        """Which share of the multiply-adds is rounded, and what is not; None before the first pass."""
+        return self._passes.coverage
 
     def capture_next(self) -> None:
         """Write a forensic checkpoint before the next update."""
@@ -121,6 +126,7 @@ class Lab:
         self._passes.close()
         restore_layers(self._placed)
         self._undo_eager()
+        self._begin()
         state, watched = self._run.state, self._run.monitors
         streak = watched.nonfinite.streak
         collapse: dict[str, Any] | None = None
@@ -140,6 +146,13 @@ class Lab:
             from altgrad_cli.reporting.report import write_failure_report
 
             write_failure_report(self._directory.path)
+
+    def _begin(self) -> None:
+        """Tell what is observed, once the first pass has shown it."""
+        if not self._begun:
+            self._begun, run = True, self._run
+            started = describe_start(run.config, run.state, run.state.init_hash, None, self._passes.coverage)
+            self._tell([started, *report_holes(run, started)])
 
     def _asked(self) -> bool:
         wanted, self._wanted = self._wanted, False
@@ -175,6 +188,7 @@ class Lab:
                 self._unseen_told = True
                 warnings.warn(_UNSEEN, stacklevel=4)
             return
+        self._begin()
         run, rule = self._run, self._rule
         state = run.state
         rule.live.read(state.flat.values)

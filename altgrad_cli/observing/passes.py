@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from altgrad_cli.surgery.coverage import Coverage, CoverageCount
 from altgrad_cli.surgery.linear import OperandRounding, Scales, Tap
 from altgrad_cli.training.after_step import Run
 from altgrad_cli.training.in_use.calls import RecordedCall, RecordedCalls, output_tensors, tensors_in
@@ -83,8 +84,12 @@ class LivePasses:
         self._faults = ExitStack()
         self._handles = [
             model.register_forward_pre_hook(torch.compiler.disable(self._before), with_kwargs=True),
+            model.register_forward_hook(torch.compiler.disable(self._counted), always_call=True),
             model.register_forward_hook(torch.compiler.disable(self._after)),
         ]
+        self.coverage: Coverage | None = None
+        """Of the first pass; None before its end."""
+        self._count: CoverageCount | None = None
         self._roots = _seen_roots(self._root)
         self._roots.__enter__()
 
@@ -155,6 +160,15 @@ class LivePasses:
         )
         step.passes.append(LivePass(rounding, torch.get_rng_state(), args, kwargs))
         state.slot.rounding = rounding
+        if self.coverage is None and self._count is None:
+            self._count = CoverageCount(state.model, dict(state.layers))
+            self._count.begin()
+
+    def _counted(self, module: nn.Module, args: Any, output: object) -> None:
+        """The end of the first pass; one that broke off, whose output is None, is not counted."""
+        if self._count is not None and not self.aside:
+            found, self._count = self._count.end(), None
+            self.coverage = None if output is None else found
 
     def _after(self, module: nn.Module, args: Any, output: object) -> None:
         if self.aside:

@@ -9,18 +9,21 @@ named without a number.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.hooks import RemovableHandle
 
 from altgrad_cli.surgery.linear import QuantizedLayer
 
 _ATTENTION = "scaled_dot_product"
+_CONFIGURED = "left in float32 by the configuration"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,68 +69,103 @@ def coverage(model: nn.Module, call: Callable[[], object]) -> Coverage:
         call: changes nothing that has to stay; called once, with autograd on, since torch's fused inference
             paths hide their products.
     """
-    mode = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
-    own: dict[str, Counter[str]] = {}
-    used: dict[str, bool] = {}
-    with torch.enable_grad(), _listening(model, mode, own, used), mode:
-        call()
-    modules = dict(model.named_modules())
-    left_out, counted = [], Counter[str]()
-    for name, operations in own.items():
-        module = modules.get(name)
-        counted["all"] += sum(operations.values())
-        if isinstance(module, QuantizedLayer):
-            counted["reached"] += sum(operations.values())
-        if used.get(name):
-            counted["rounded"] += sum(operations.values())
-            continue
-        for operation, count in operations.items():
-            left_out.append(UnroundedProducts(name or "(model)", operation, count, _why(module, operation)))
-        if module is not None and not operations and _has_matrix(module):
-            left_out.append(UnroundedProducts(name, "", 0, _why(module, "")))
-    left_out.sort(key=lambda each: -each.multiply_adds)
-    return Coverage(counted["all"], counted["reached"], counted["rounded"], tuple(left_out))
+    swapped = {name: each for name, each in model.named_modules() if isinstance(each, QuantizedLayer)}
+    count = CoverageCount(model, swapped)
+    with torch.enable_grad():
+        count.begin()
+        try:
+            call()
+        finally:
+            found = count.end()
+    return found
 
 
-@contextmanager
-def _listening(
-    model: nn.Module, mode: FlopCounterMode, own: dict[str, Counter[str]], used: dict[str, bool]
-) -> Iterator[None]:
-    """Fill ``own`` with the products of each module, less its children's; ``used`` with what is rounded."""
-    inside: list[Counter[str]] = [Counter()]
+class CoverageCount:
+    """Counts the products of one forward pass from ``begin`` to ``end``; both may stand inside its call.
 
-    def so_far() -> Counter[str]:
-        counts = mode.flop_counts.get("Global", {})
+    Args:
+        layers: those of ``model`` that altgrad can round, by name, or what stands for them.
+    """
+
+    def __init__(self, model: nn.Module, layers: Mapping[str, QuantizedLayer]) -> None:
+        self._model, self._layers = model, layers
+        self._mode = _Counter(display=False, custom_mapping=_FORMULAS)
+        self._own: dict[str, Counter[str]] = {}
+        """The products of each module, less its children's."""
+        self._used: dict[str, bool] = {}
+        self._inside: list[Counter[str]] = [Counter()]
+        self._handles: list[RemovableHandle] = []
+
+    def begin(self) -> None:
+        """Listen; nothing that the pass computes is changed by it."""
+        for name, module in self._model.named_modules():
+            if name:
+                self._handles.append(module.register_forward_pre_hook(partial(self._enter, name)))
+                self._handles.append(
+                    module.register_forward_hook(partial(self._leave, name), always_call=True)
+                )
+        self._mode.__enter__()  # type: ignore[no-untyped-call]
+        self._enter("")
+
+    def end(self) -> Coverage:
+        """Listen no more; what was counted."""
+        self._leave("")
+        self._mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        for handle in self._handles:
+            handle.remove()
+        modules = dict(self._model.named_modules())
+        left_out, counted = [], Counter[str]()
+        for name, operations in self._own.items():
+            spent, layer = sum(operations.values()), name in self._layers
+            counted["all"] += spent
+            counted["reached"] += spent * layer
+            if self._used.get(name):
+                counted["rounded"] += spent
+                continue
+            module = modules[name]
+            for operation, number in operations.items():
+                why = _CONFIGURED if layer else _why(module, operation)
+                left_out.append(UnroundedProducts(name or "(model)", operation, number, why))
+            if not operations and _has_matrix(module):
+                left_out.append(UnroundedProducts(name, "", 0, _CONFIGURED if layer else _why(module, "")))
+        left_out.sort(key=lambda each: -each.multiply_adds)
+        return Coverage(counted["all"], counted["reached"], counted["rounded"], tuple(left_out))
+
+    def _so_far(self) -> Counter[str]:
+        counts = self._mode.flop_counts.get("Global", {})
         return Counter({_words(operation): flops // 2 for operation, flops in counts.items()})
 
-    def enter(name: str, module: nn.Module) -> Callable[..., None]:
-        def hook(*_: object) -> None:
-            inside.append(so_far())
-            if isinstance(module, QuantizedLayer):
-                rounding = module.slot.rounding
-                used[name] = rounding is not None and not rounding.leaves_alone(module.index)
+    def _enter(self, name: str, *_: object) -> None:
+        self._inside.append(self._so_far())
+        layer = self._layers.get(name)
+        if layer is not None:
+            rounding = layer.slot.rounding
+            self._used[name] = rounding is not None and not rounding.leaves_alone(layer.index)
 
-        return hook
+    def _leave(self, name: str, *_: object) -> None:
+        spent = self._so_far()
+        spent.subtract(self._inside.pop())  # of the module and of its children, who took theirs away already
+        mine = Counter({key: number for key, number in spent.items() if number})
+        self._own.setdefault(name, Counter()).update(mine)
+        self._inside = [before + mine for before in self._inside]
 
-    def leave(name: str) -> Callable[..., None]:
-        def hook(*_: object) -> None:
-            spent = so_far()
-            spent.subtract(inside.pop())  # of the module and of its children, who took theirs away already
-            own.setdefault(name, Counter()).update({key: n for key, n in spent.items() if n})
-            for at, before in enumerate(inside):
-                inside[at] = before + Counter({key: n for key, n in spent.items() if n})
 
-        return hook
+class _Counter(FlopCounterMode):
+    """Of the whole pass; which module is at work is known by ``CoverageCount``, from any point of a call."""
 
-    handles = []
-    for name, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(enter(name, module)))
-        handles.append(module.register_forward_hook(leave(name), always_call=True))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.mod_tracker = _Everywhere()  # type: ignore[assignment]
+
+    def _count_flops(self, func_packet: Any, out: Any, args: Any, kwargs: Any) -> Any:
+        try:
+            return super()._count_flops(func_packet, out, args, kwargs)  # type: ignore[no-untyped-call]
+        except (RuntimeError, NotImplementedError, TypeError, ValueError, AssertionError):
+            return out  # a formula that fits the operation badly is no reason to stop somebody's pass
+
+
+class _Everywhere(nullcontext[None]):
+    parents = frozenset({"Global"})
 
 
 def _words(operation: Any) -> str:
@@ -135,9 +173,7 @@ def _words(operation: Any) -> str:
     return "fused attention" if _ATTENTION in name else name.strip("_")
 
 
-def _why(module: nn.Module | None, operation: str) -> str:
-    if isinstance(module, QuantizedLayer):
-        return "left in float32 by the configuration"
+def _why(module: nn.Module, operation: str) -> str:
     if operation == "fused attention":
         return "a fused attention: products of activations"
     if isinstance(module, nn.Embedding | nn.EmbeddingBag):

@@ -1,18 +1,20 @@
-"""The first event of a run: what is about to be trained, in words that need no code to be read."""
+"""The first events of a run: what is about to be trained, in words that need no code to be read."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from altgrad_cli.config.loading import resolve
-from altgrad_cli.config.run import TrainConfig
+from altgrad_cli.config.run import OBSERVED, TrainConfig, is_code
 from altgrad_cli.metrics.stall import first_step_stall_rate, predicted_stall_rate
 from altgrad_cli.rounding.constants import Rounding
-from altgrad_cli.surgery.coverage import coverage
+from altgrad_cli.surgery.coverage import Coverage, coverage
+from altgrad_cli.training.after_step import Run, alert_event
 from altgrad_cli.training.environment import describe_environment
-from altgrad_cli.training.events import RunStarted
+from altgrad_cli.training.events import Event, RunStarted
 from altgrad_cli.training.measuring.reduce import pool_values
 from altgrad_cli.training.passes.buffers import kept_buffers
 from altgrad_cli.training.passes.eager import deployed
@@ -22,9 +24,17 @@ from altgrad_cli.updates.schedule import learning_rate_at
 
 
 def describe_start(
-    config: TrainConfig, state: TrainState, init_hash: str, resumed_from: Path | None
+    config: TrainConfig,
+    state: TrainState,
+    init_hash: str,
+    resumed_from: Path | None,
+    covered: Coverage | None = None,
 ) -> RunStarted:
-    """The ``run_started`` event of a run that stands before its next step."""
+    """The ``run_started`` event of a run that stands before its next step.
+
+    Args:
+        covered: counted in a pass of the run; None counts in one more.
+    """
     corpus = state.subject.corpus
     return RunStarted(
         step=state.step,
@@ -59,25 +69,42 @@ def describe_start(
             subject=config.subject,
         ),
         injections=list(config.inject),
-        coverage=_coverage(state),
+        coverage=_coverage(state, covered),
         resumed_from=None if resumed_from is None else str(resumed_from),
     )
 
 
-def _coverage(state: TrainState) -> dict[str, Any] | None:
-    """``surgery.coverage`` of a forward pass on the next batch; nothing moves: no stream, buffer or history.
+def _coverage(state: TrainState, found: Coverage | None) -> dict[str, Any] | None:
+    """``found``, or that of a forward pass on the next batch; nothing moves: no stream, buffer or history.
 
     None where the model cannot be run under a counter, which is no reason not to train it.
     """
-    if state.subject.train is None:
-        return None
-    batch = state.subject.train(fork(state.streams["data"]))
-    try:
-        with kept_buffers(state.model), deployed(state, state.plan):
-            found = coverage(state.model, lambda: state.model(batch.x.to(state.device)))
-    except (RuntimeError, NotImplementedError, TypeError):
-        return None
+    if found is None:
+        if state.subject.train is None:
+            return None
+        batch = state.subject.train(fork(state.streams["data"]))
+        try:
+            with kept_buffers(state.model), deployed(state, state.plan):
+                found = coverage(state.model, lambda: state.model(batch.x.to(state.device)))
+        except (RuntimeError, NotImplementedError, TypeError):
+            return None
     return {**asdict(found), "share": found.share, "unreached": found.unreached}
+
+
+def report_holes(run: Run, started: RunStarted) -> Iterator[Event]:
+    """Warn where much of a user's own model cannot be rounded; before the first step.
+
+    Not of altgrad's own: what of them stays in float32 is the study's definition, the same in every run.
+    """
+    if started.coverage is None or not _of_others(run.config.subject) or not run.state.plan.rounds:
+        return
+    if run.config.monitors.enabled:
+        found = {"unreached_products": started.coverage["unreached"]}
+        yield from (alert_event(0, change) for change in run.monitors.alerts.update(found))
+
+
+def _of_others(subject: str) -> bool:
+    return subject == OBSERVED or is_code(subject)
 
 
 def predict_stall(config: TrainConfig, state: TrainState) -> dict[str, Any] | None:

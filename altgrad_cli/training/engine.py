@@ -14,13 +14,12 @@ from typing import Any
 import torch
 
 from altgrad_cli.checkpoints.file import VerifiedCheckpoint
-from altgrad_cli.config.run import TrainConfig, is_code
+from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.errors import UsageError
 from altgrad_cli.subjects.built_in import load_subject
 from altgrad_cli.subjects.subject import Batch, Draw, Subject
 from altgrad_cli.training.after_step import (
     Run,
-    alert_event,
     conclude_step,
     end_of_steps,
     evaluate,
@@ -28,9 +27,9 @@ from altgrad_cli.training.after_step import (
     has_shadow,
     read_step,
 )
-from altgrad_cli.training.describe import describe_start
+from altgrad_cli.training.describe import describe_start, report_holes
 from altgrad_cli.training.environment import keep_freed_memory
-from altgrad_cli.training.events import Event, RunStarted
+from altgrad_cli.training.events import Event
 from altgrad_cli.training.faults import DATA, Faults, check_data_faults, resolve_injections
 from altgrad_cli.training.parallel.ranks import ALONE, Ranks
 from altgrad_cli.training.parallel.shares import check_shares
@@ -110,7 +109,7 @@ def train(
     started = describe_start(config, state, initial_hash, resume_from.path if resume_from else None)
     yield started
     if state.step == 0:
-        yield from _report_holes(run, started)
+        yield from report_holes(run, started)
         yield from evaluate(run)
     if state.step >= config.max_steps:
         end_of_steps(run)  # killed between its last checkpoint and its last event
@@ -152,18 +151,6 @@ def _take_step(run: Run, draw: Draw) -> Iterator[Event]:
     # 8 measure the update, commit it; 9 decide to stop, emit
     yield from conclude_step(run, PendingStep(step, streams_before), census, started)
     yield from evaluate_and_save(run)
-
-
-def _report_holes(run: Run, started: RunStarted) -> Iterator[Event]:
-    """Warn where much of a user's own model cannot be rounded.
-
-    Not of altgrad's own: what of them stays in float32 is the study's definition, the same in every run.
-    """
-    if started.coverage is None or not is_code(run.config.subject) or not run.state.plan.rounds:
-        return
-    if run.config.monitors.enabled:
-        found = {"unreached_products": started.coverage["unreached"]}
-        yield from (alert_event(0, change) for change in run.monitors.alerts.update(found))
 
 
 def _validation_batches(config: TrainConfig, draw: Draw, state: TrainState) -> list[Batch]:
