@@ -9,7 +9,6 @@ import io
 import re
 import textwrap
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 
 import numpy as np
 from matplotlib import rc_context
@@ -331,18 +330,30 @@ def _draw_spread(figure: figures.SpreadFigure) -> Canvas:
             axes.plot(0, index, "x", color=palette.NONFINITE, markersize=8, markeredgewidth=2)
     low, high = axes.get_xlim()
     axes.set_xlim(min(low, -0.08), max(high, 1.08))
-    for (level, name), (after, _) in pairwise([*figure.levels, (np.inf, "")]):
+    for level, _ in figure.levels:
         axes.axvline(level, color=palette.GREY, linewidth=0.9, linestyle=":")
-        side = "right" if after - level < 0.15 else "center"  # room for the name of the next one
-        axes.annotate(
-            name, (level, 1.0), xycoords=("data", "axes fraction"), ha=side, va="bottom", fontsize=8
-        )
     _head(canvas, figure.title)
     axes.set_xlabel(figure.x_label)
     axes.set_yticks(range(len(figure.rows)), labels=[_short(row.label) for row in figure.rows])
     axes.set_ylim(len(figure.rows) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
+    _name_levels(canvas, axes, figure.levels)
     return canvas
+
+
+def _name_levels(canvas: Canvas, axes: Axes, levels: Sequence[tuple[float, str]]) -> None:
+    """The name of each level above its line, a line of text higher where it would touch the one before it."""
+    FigureCanvasAgg(canvas).draw()  # type: ignore[no-untyped-call]
+    ends: list[float] = []  # of the last name in each line of text, pixels
+    for level, name in levels:
+        drawn = axes.annotate(
+            name, (level, 1.0), (0, 2), ("data", "axes fraction"), "offset points",
+            ha="center", va="bottom", fontsize=8,
+        )  # fmt: skip
+        extent = drawn.get_window_extent()
+        row = next((row for row, end in enumerate(ends) if extent.x0 > end + 4), len(ends))
+        ends[row : row + 1] = [extent.x1]
+        drawn.xyann = (0, 2 + 10 * row)
 
 
 def _draw_trades(figure: figures.TradeFigure) -> Canvas:

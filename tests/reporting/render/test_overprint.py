@@ -99,9 +99,18 @@ def many_arms() -> list[figures.Figure]:
         figures.SpreadFigure(
             "spread", "Recovered fraction", "rho", spreads, ((0.0, "frozen"), (1.0, "fp32"))
         ),
+        figures.SpreadFigure("wide", "Recovered fraction", "rho", _wide(spreads), LEVELS),
         figures.TradeFigure("trade", "Lowest: E5M2", "bits", "nats", trades),
         figures.TradeFigure("close", "Lowest: E5M2", "bits", "nats", (trades[0], *map(_close, trades[1:3]))),
     ]
+
+
+LEVELS = ((0.0, "frozen"), (0.5, "failed below"), (0.9, "trained from"), (1.0, "fp32"))
+
+
+def _wide(spreads: tuple[figures.Spread, ...]) -> tuple[figures.Spread, ...]:
+    """``spreads`` with one run so far off that the levels come close to each other."""
+    return (replace(spreads[0], values=(-4.0, 2.0)), *spreads[1:])
 
 
 def _close(trade: figures.Trade) -> figures.Trade:
@@ -148,7 +157,7 @@ def test_the_mean_and_the_band_are_those_of_the_logs(three: Path, three_seeds: l
                 by_step.setdefault(event["step"], []).append(event["validation_loss"])
     figure = next(figure for figure in three_seeds if figure.key == "validation")
     assert isinstance(figure, figures.LineFigure)
-    curve = next(curve for curve in figure.curves if curve.label == "e7m0-uniform")
+    curve = next(curve for curve in figure.curves if curve.label == "E7M0")
     assert curve.band is not None
     assert curve.x.tolist() == sorted(by_step)
     for step, mean, low, high in zip(curve.x, curve.y, *curve.band, strict=True):
@@ -159,7 +168,7 @@ def test_the_mean_and_the_band_are_those_of_the_logs(three: Path, three_seeds: l
 def test_seeds_are_one_curve_with_a_band(three_seeds: list[figures.Figure]) -> None:
     loss = next(figure for figure in three_seeds if figure.key == "loss")
     assert isinstance(loss, figures.LineFigure)
-    curve = next(curve for curve in loss.curves if curve.label == "e5m2-uniform")
+    curve = next(curve for curve in loss.curves if curve.label == "E5M2")
     assert curve.band is not None
     assert (curve.band[0] <= curve.y).all() and (curve.y <= curve.band[1]).all()
     assert not any("-seed43" in curve.label for curve in loss.curves)

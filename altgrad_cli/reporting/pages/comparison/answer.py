@@ -15,6 +15,7 @@ from altgrad_cli.reporting.blocks.document import (
     Text,
     picture,
 )
+from altgrad_cli.reporting.evidence.labels import run_labels
 from altgrad_cli.reporting.evidence.scope import Scope
 from altgrad_cli.reporting.pages.comparison import plots
 from altgrad_cli.reporting.pages.comparison.rules_section import best_rules
@@ -57,17 +58,19 @@ def runs_of(found: FormatVerdict) -> tuple[str, ...]:
     return tuple(name for each in found.texts for name in each.runs)
 
 
-def display_names(verdicts: Sequence[FormatVerdict]) -> dict[str, str]:
-    """What each is called: its format where no other has it, else its arm."""
-    formats = Counter(found.format for found in verdicts)
-    return {found.arm: found.format if formats[found.format] == 1 else f"`{found.arm}`" for found in verdicts}
+def display_names(scope: Scope, verdicts: Sequence[FormatVerdict]) -> dict[str, str]:
+    """What each is called: its format and what tells it from the others, or its arm."""
+    labels = run_labels(scope.evidence.arms.values(), texts=False)
+    said = {found.arm: labels.get(runs_of(found)[0], found.arm) for found in verdicts}
+    taken = Counter(said.values())
+    return {arm: label if taken[label] == 1 else f"`{arm}`" for arm, label in said.items()}
 
 
 def _words(scope: Scope, verdicts: Sequence[FormatVerdict]) -> list[str]:
     """Which formats come to which word, and what that rests on."""
     if not verdicts:
         return ["No format was under study: these are controls."] if not scope.main_runs else []
-    names, cite = display_names(verdicts), scope.evidence.cite
+    names, cite = display_names(scope, verdicts), scope.evidence.cite
     by_word: dict[str | None, list[FormatVerdict]] = {}
     for found in verdicts:
         by_word.setdefault(found.word, []).append(found)
@@ -93,7 +96,7 @@ def _what_it_rests_on(scope: Scope, verdicts: Sequence[FormatVerdict]) -> str:
     by_evidence: dict[str, list[FormatVerdict]] = {}
     for found in verdicts:
         by_evidence.setdefault(found.evidence, []).append(found)
-    names, said = display_names(verdicts), []
+    names, said = display_names(scope, verdicts), []
     for members in by_evidence.values():
         runs = ",".join(scope.evidence.group_name(runs_of(found)) for found in members)
         words = scope.evidence.cite(f"{runs}: common format_evidence")
@@ -107,7 +110,7 @@ def _ends(scope: Scope, verdicts: Sequence[FormatVerdict]) -> list[str]:
     known = [found for found in verdicts if _gap(scope, found)]
     if not known:
         return []
-    names = display_names(verdicts)
+    names = display_names(scope, verdicts)
     first, last = known[0], known[-1]
     said = f"Loss above that of fp32: {names[first.arm]} {_gap(scope, first)}"
     if last is not first:
@@ -175,17 +178,20 @@ def _table(scope: Scope, verdicts: Sequence[FormatVerdict]) -> Table | None:
 
 
 def _settings_table(scope: Scope, verdicts: Sequence[FormatVerdict]) -> Table | None:
-    """Loss gaps, a row a format and regime, a column a setting; None where names do not come apart so."""
+    """Loss gaps, a row a format, a column a regime; with more settings a row a format and regime.
+
+    None where names do not come apart so.
+    """
     evidence = scope.evidence
-    rows: dict[str, None] = {}
-    settings: dict[str, None] = {}
-    for found in verdicts:
-        arm = evidence.arms[runs_of(found)[0]]
-        row = f"{arm.config.fp8_format}-{arm.config.precision.regime}".lower()
-        if not found.arm.startswith(f"{row}-") or len(found.texts) > 1:
-            return None
-        rows[row] = None
-        settings[found.arm.removeprefix(f"{row}-")] = None
+    regimes = {found.arm: evidence.arms[runs_of(found)[0]].config.precision.regime for found in verdicts}
+    stems = {arm: arm.partition(f"-{regime}")[0] for arm, regime in regimes.items()}
+    if any(arm != f"{stems[arm]}-{regime}" for arm, regime in regimes.items()):
+        stems = {arm: f"{stems[arm]}-{regime}" for arm, regime in regimes.items()}
+    alone = all(len(found.texts) == 1 for found in verdicts)
+    if not alone or any(not arm.startswith(f"{stem}-") for arm, stem in stems.items()):
+        return None
+    rows = dict.fromkeys(stems.values())
+    settings = dict.fromkeys(arm.removeprefix(f"{stem}-") for arm, stem in stems.items())
     known = {*evidence.groups, *evidence.runs}
     if len(settings) > SHOWN_ROWS or any(f"{row}-{each}" not in known for row in rows for each in settings):
         return None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -227,15 +229,21 @@ def _predictions(log: RunRecord) -> figures.Cloud | None:
     return figures.Cloud(log.name, x, y, tuple(names), run_color(log)) if names else None
 
 
-def loss_figure(runs: Sequence[RunRecord], minor: Collection[str] = ()) -> figures.LineFigure | None:
+def loss_figure(
+    runs: Sequence[RunRecord],
+    minor: Collection[str] = (),
+    labels: Mapping[str, str] = MappingProxyType({}),
+    text: str = "",
+) -> figures.LineFigure | None:
     """Training loss, smoothed over about ten steps; of few runs the raw values too, pale; NaN is a cross.
 
-    Runs that differ in their seed are one curve, their mean. Runs named in ``minor`` are drawn thin. A
+    Runs that differ in their seed are one curve, their mean, called as ``labels`` has it. ``text`` is named
+    where every text has a picture of its own. Runs named in ``minor`` are drawn thin. A
     collapse is marked at its step, one of a seed on the mean.
     """
     curves: list[figures.Curve] = []
     marks: list[figures.Mark] = []
-    for label, members in _by_seeds(runs).items():
+    for label, members in _by_seeds(runs, labels).items():
         found = (log.series("loss") for log in members)
         each = [(series.steps, smoothed(series.values)) for series in found if len(series)]
         if not each:
@@ -247,17 +255,29 @@ def loss_figure(runs: Sequence[RunRecord], minor: Collection[str] = ()) -> figur
         marks += [_mark(log, curve) for log in members if collapse_step(log)]
     if not curves:
         return None
-    title = f"Training loss: {_ends_words(curves)}"
-    return figures.LineFigure("loss", title, STEP, loss_axis(runs), tuple(curves), tuple(marks))
+    title = f"Training loss{text and f' on {text}'}: {_ends_words(curves)}"
+    return figures.LineFigure(
+        f"loss{text and f'-{text}'}", title, STEP, loss_axis(runs), tuple(curves), tuple(marks)
+    )
 
 
-def _by_seeds(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
-    """Runs that differ in nothing but their seed, by the name that they share."""
+def _by_seeds(
+    runs: Sequence[RunRecord], labels: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, list[RunRecord]]:
+    """Runs that differ in nothing but their seed, by the label or the name that they share."""
     named: dict[tuple[str, str], list[RunRecord]] = {}
     for log in runs:
         config = repr(sorted((key, repr(value)) for key, value in log.config.items() if key != "seed"))
         named.setdefault((log.name.replace(f"-seed{log.seed}", ""), config), []).append(log)
-    return {name if len(members) > 1 else members[0].name: members for (name, _), members in named.items()}
+    names = [
+        labels.get(members[0].name, name if len(members) > 1 else members[0].name)
+        for (name, _), members in named.items()
+    ]
+    alone = Counter(names)
+    return {
+        label if alone[label] == 1 else members[0].name: members
+        for label, members in zip(names, named.values(), strict=True)
+    }
 
 
 def _ends_words(curves: Sequence[figures.Curve]) -> str:
@@ -307,17 +327,22 @@ def _mark(log: RunRecord, curve: figures.Curve) -> figures.Mark:
     return figures.Mark(step, y, f"{log.name}: {kind}, step {step}", curve.color)
 
 
-def validation_figure(runs: Sequence[RunRecord], minor: Collection[str] = ()) -> figures.LineFigure | None:
-    """Validation loss of the deployed model of all runs; those named in ``minor`` are drawn thin."""
+def validation_figure(
+    runs: Sequence[RunRecord],
+    minor: Collection[str] = (),
+    labels: Mapping[str, str] = MappingProxyType({}),
+    text: str = "",
+) -> figures.LineFigure | None:
+    """Validation loss of the deployed model of all runs; arguments as for ``loss_figure``."""
     curves: list[figures.Curve] = []
-    for label, members in _by_seeds(runs).items():
+    for label, members in _by_seeds(runs, labels).items():
         each = [(log.validation.steps, log.validation.values) for log in members if len(log.validation)]
         if each:
             curves.append(_curve(label, members, each, curves, minor))
     if not curves:
         return None
-    title = f"Validation loss of the deployed model: {_ends_words(curves)}"
-    return figures.LineFigure("validation", title, STEP, loss_axis(runs), tuple(curves))
+    title = f"Validation loss of the deployed model{text and f' on {text}'}: {_ends_words(curves)}"
+    return figures.LineFigure(f"validation{text and f'-{text}'}", title, STEP, loss_axis(runs), tuple(curves))
 
 
 def _rho_words(rows: Sequence[figures.Spread]) -> str:

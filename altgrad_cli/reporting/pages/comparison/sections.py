@@ -19,6 +19,7 @@ from altgrad_cli.reporting.blocks.document import (
     picture,
     section,
 )
+from altgrad_cli.reporting.evidence.labels import run_labels
 from altgrad_cli.reporting.evidence.scope import Scope, shown_path
 from altgrad_cli.reporting.pages.comparison import plots
 from altgrad_cli.reporting.pages.comparison.attribution_section import attribution_section
@@ -32,6 +33,8 @@ from altgrad_cli.reporting.pages.run.failure_tables import layer_rates
 from altgrad_cli.reporting.pages.run.recommendations import recommendation
 from altgrad_cli.reporting.pages.run.run_sections import origin
 from altgrad_cli.runs.record import RunRecord
+from altgrad_cli.sweeps.arms import text_words
+from altgrad_cli.sweeps.format_verdicts.families import text_of
 from altgrad_cli.sweeps.results import is_sweep, read_spec
 
 MAX_PANELS = 6
@@ -76,18 +79,32 @@ def verdicts(scope: Scope) -> Section | None:
 
 
 def losses(scope: Scope) -> Section | None:
-    """Loss of all runs."""
+    """Loss of all runs, a picture a text: losses of two texts are on no common scale."""
     minor = {log.name for log in scope.runs if scope.kind(log) not in ("control", "format")}
-    return section(
-        "Loss",
-        picture(
-            plots.loss_figure(scope.runs, minor),
-            "Smoothed over about ten steps. A triangle: a collapse was detected; a cross: a "
-            "loss that was not finite; dashed: a curve that shares its colour or lies on another.",
-        ),
-        # Without a recovered fraction the report opens with it.
-        picture(plots.validation_figure(scope.runs, minor)) if recovery_picture(scope) else None,
+    opens_with_rho = recovery_picture(scope) is not None
+    caption = (
+        "Smoothed over about ten steps. A triangle: a collapse was detected; a cross: a "
+        "loss that was not finite; dashed: a curve that shares its colour or lies on another."
     )
+    blocks: list[Block | None] = []
+    for text, runs in _by_text(scope).items():
+        labels = run_labels(arm for log in runs if (arm := scope.arm(log)) is not None)
+        blocks.append(picture(plots.loss_figure(runs, minor, labels, text), caption))
+        if opens_with_rho:
+            blocks.append(picture(plots.validation_figure(runs, minor, labels, text)))
+    return section("Loss", *blocks)
+
+
+def _by_text(scope: Scope) -> dict[str, list[RunRecord]]:
+    """Word of a text -> its runs; all under an empty word where there is one, or a run is in no plan."""
+    of = {log.name: text_of(arm) for log in scope.runs if (arm := scope.arm(log)) is not None}
+    words = text_words(list(dict.fromkeys(of.values())))
+    if len(words) < 2 or len(of) < len(scope.runs):
+        return {"": scope.runs}
+    found: dict[str, list[RunRecord]] = {}
+    for log in scope.runs:
+        found.setdefault(words[of[log.name]], []).append(log)
+    return found
 
 
 def _drawn(scope: Scope) -> list[RunRecord]:

@@ -14,6 +14,7 @@ from altgrad_cli.reporting.blocks.document import (
     picture,
     section,
 )
+from altgrad_cli.reporting.evidence.labels import run_labels
 from altgrad_cli.reporting.evidence.scope import Scope
 from altgrad_cli.reporting.pages.comparison import plots
 from altgrad_cli.runs.record import RunRecord
@@ -28,12 +29,17 @@ def runs_by_arm(scope: Scope, runs: Sequence[RunRecord]) -> list[list[RunRecord]
 
 
 def _groups(scope: Scope) -> list[tuple[str, list[RunRecord], int]]:
-    """(name, runs, last step at which all were evaluated) of every arm that has a recovered fraction."""
+    """(label, runs, last step at which all were evaluated) of every arm that has a recovered fraction."""
     candidates = [
         log for log in scope.runs if log.control not in ("fp32", "frozen") and scope.evidence.judged(log).step
     ]
+    labels = run_labels(scope.evidence.arms.values())
     return [
-        (scope.evidence.group_name([log.name for log in members]), members, step)
+        (
+            labels.get(members[0].name) or scope.evidence.group_name([log.name for log in members]),
+            members,
+            step,
+        )
         for members in runs_by_arm(scope, candidates)
         if (step := last_common_step([log.validation for log in members])) is not None
     ]
