@@ -13,8 +13,8 @@ from altgrad_cli.sweeps.tuning import without_seed
 def run_groups(arms: Sequence[Arm], formats: Iterable[FormatVerdict]) -> dict[str, tuple[str, ...]]:
     """Name -> the runs it stands for: an arm over its seeds, a format over its texts too, or on one of them.
 
-    A name that a run has by itself, or that would mean two things, is none. A name that a format shares with its
-    arm on one text is the format's: with the text that arm has a name of its own.
+    A name that a run has by itself, or that would mean two things, is none. A name that a format shares with
+    its arm on one text is the format's: with the text that arm has a name of its own.
     """
     named: list[tuple[str, tuple[str, ...]]] = []
     for found in formats:
