@@ -12,6 +12,7 @@ import html
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from altgrad_cli.errors import UsageError
 from altgrad_cli.files import open_regular, reason_of
 from altgrad_cli.notation import unescape_markdown
 from altgrad_cli.reporting.blocks.sources import CITED, ROW
+from altgrad_cli.reporting.evidence.labels import run_labels
 from altgrad_cli.reporting.evidence.quantities import TEXTS
 from altgrad_cli.reporting.evidence.runs import Evidence
 from altgrad_cli.reporting.evidence.scope import Scope, gather
@@ -145,13 +147,20 @@ def metrics_named(text: str) -> set[str]:
     return set(arguments)
 
 
-@dataclass(slots=True)
+@dataclass
 class _Checker:
     """Compares what is printed, piece by piece, with what the evidence gives."""
 
     evidence: Evidence
     checked: int = 0
     differences: list[Mismatch] = field(default_factory=list)
+
+    @cached_property
+    def _names(self) -> set[str]:
+        """What runs, arms and formats are called: no digit in these is a number."""
+        arms = self.evidence.arms.values()
+        labels = (run_labels(arms, texts=texts).values() for texts in (True, False))
+        return {*self.evidence.runs, *self.evidence.groups}.union(*labels)
 
     def differ(self, line: int, printed: str, computed: str | None, source: str) -> None:
         """Note a difference."""
@@ -174,7 +183,7 @@ class _Checker:
         for match in CITED.finditer(line):
             self._compare(number, html.unescape(match["text"]), html.unescape(match["source"]))
         rest = _IMAGE.sub(" ", CITED.sub(" ", line))
-        for name in sorted((*self.evidence.runs, *self.evidence.groups), key=len, reverse=True):
+        for name in sorted(self._names, key=len, reverse=True):
             rest = rest.replace(name, " ")  # it may well hold digits that stand alone
         for match in () if rest.startswith("<!--") else _NUMBER.finditer(rest):
             self.differ(number, match[0], None, "a number without a source")

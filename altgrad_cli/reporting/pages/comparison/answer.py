@@ -22,7 +22,7 @@ from altgrad_cli.reporting.pages.comparison.rules_section import best_rules
 from altgrad_cli.reporting.pages.comparison.seeds import recovery_picture
 from altgrad_cli.sweeps.format_verdicts.words import FormatVerdict
 
-NAMED = 6
+NAMED = 5
 """Arms that a sentence names; of more it names the first, and their number."""
 CAUSES_NAMED = 2
 
