@@ -156,11 +156,12 @@ class _Checker:
     differences: list[Mismatch] = field(default_factory=list)
 
     @cached_property
-    def _names(self) -> set[str]:
-        """What runs, arms and formats are called: no digit in these is a number."""
+    def _names(self) -> list[str]:
+        """What runs, arms and formats are called, the longest first: no digit in these is a number."""
         arms = self.evidence.arms.values()
         labels = (run_labels(arms, texts=texts).values() for texts in (True, False))
-        return {*self.evidence.runs, *self.evidence.groups}.union(*labels)
+        names = {*self.evidence.runs, *self.evidence.groups}.union(*labels)
+        return sorted(names, key=len, reverse=True)
 
     def differ(self, line: int, printed: str, computed: str | None, source: str) -> None:
         """Note a difference."""
@@ -183,7 +184,7 @@ class _Checker:
         for match in CITED.finditer(line):
             self._compare(number, html.unescape(match["text"]), html.unescape(match["source"]))
         rest = _IMAGE.sub(" ", CITED.sub(" ", line))
-        for name in sorted(self._names, key=len, reverse=True):
+        for name in self._names:
             rest = rest.replace(name, " ")  # it may well hold digits that stand alone
         for match in () if rest.startswith("<!--") else _NUMBER.finditer(rest):
             self.differ(number, match[0], None, "a number without a source")

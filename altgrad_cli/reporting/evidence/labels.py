@@ -6,7 +6,6 @@ The arms ``e7m0-standard-seed42`` and ``e7m0-uniform-seed42`` of one sweep are `
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -44,12 +43,9 @@ def run_labels(arms: Iterable[Arm], texts: bool = True) -> dict[str, str]:
 def _varied(arms: Sequence[Arm]) -> Mapping[str, list[str]]:
     """Name of an arm -> the words of settings that vary; of defaults none but the regime."""
     configs = {arm.name: flat(resolve(arm.config)) for arm in arms}
-    keys = [key for config in configs.values() for key in config if key not in _NEVER_SAID]
-    counts = {
-        key: Counter(repr(config.get(key)) for config in configs.values()) for key in dict.fromkeys(keys)
-    }
-    varied = [key for key, found in counts.items() if len(found) > 1]
     usual = flat(resolve(TrainConfig()))
+    keys = dict.fromkeys(key for config in configs.values() for key in config if key not in _NEVER_SAID)
+    varied = [key for key in keys if len({repr(config.get(key)) for config in configs.values()}) > 1]
     return {
         name: [
             _word(key, config.get(key))
