@@ -52,7 +52,8 @@ def observe(
         model: its ``nn.Linear``, ``nn.Conv1d``, ``nn.Conv2d`` and Transformers' ``Conv1D`` round in place.
         optimizer: any of torch's, or built like them; its step hooks are the moment before an update.
         precision, regime: the format and what is rounded, as ``fp8_format`` and ``precision.regime``.
-        rules: (pattern of layer names, format), the first match wins.
+        rules: (pattern of layer names, format), the first match wins. An ``nn.Embedding`` is rounded only
+            where a rule is its very name.
         run_dir: a new folder for events, configuration, checkpoints and reports; None writes nothing. Of the
             processes of DistributedDataParallel each calls ``observe``, and rank 0 writes.
         monitors: whether anything is measured beside the loss.

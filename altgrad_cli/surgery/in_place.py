@@ -8,7 +8,7 @@ training keeps its modules, with their hooks and their place in optimizers and s
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from altgrad_cli.surgery.convolution import CONVOLUTIONS, QuantizedConvolution
+from altgrad_cli.surgery.embedding import QuantizedEmbedding
 from altgrad_cli.surgery.linear import PassSlot, QuantizedLayer, QuantizedLinear, rounded_product
 from altgrad_cli.surgery.precision_plan import LayerKind
 from altgrad_cli.surgery.swapping import number_named
@@ -42,6 +43,9 @@ class PlacedLayer:
         if rounding is None or rounding.leaves_alone(index):
             plain: Tensor = type(self.own).forward(self.own, x)
             return plain
+        if isinstance(self.stand_in, QuantizedEmbedding):  # which autocast leaves alone
+            looked_up: Tensor = self.stand_in(x)
+            return looked_up
         device = x.device.type
         product: Tensor
         with torch.autocast(device, enabled=False):
@@ -67,16 +71,18 @@ def _stand_in(layer: Any, slot: PassSlot, *, turned: bool) -> QuantizedLayer:
     if turned:
         inputs, outputs = layer.weight.shape
         return QuantizedLinear(nn.Linear(inputs, outputs, bias=False, device="meta"), slot)
+    if type(layer) is nn.Embedding:
+        return QuantizedEmbedding(layer, slot)
     return QuantizedLinear(layer, slot) if type(layer) is nn.Linear else QuantizedConvolution(layer, slot)
 
 
 def place_layers(
-    model: nn.Module, slot: PassSlot, kind: Callable[[str], LayerKind]
+    model: nn.Module, slot: PassSlot, kind: Callable[[str], LayerKind], asked: Collection[str] = ()
 ) -> list[tuple[str, PlacedLayer]]:
     """Let the layers of ``model`` that can round ask ``slot``; named, in the order of ``number_layers``.
 
-    These are those of ``prepare_layers``. A layer of a subclass, or one whose ``forward`` somebody has
-    replaced already, stays as it is.
+    These are those of ``prepare_layers``, and each ``nn.Embedding`` whose name is ``asked`` for. A layer of a
+    subclass, or one whose ``forward`` somebody has replaced already, stays as it is.
     """
     turned = getattr(sys.modules.get("transformers.pytorch_utils"), "Conv1D", None)
     found = [
@@ -87,7 +93,8 @@ def place_layers(
             ),
         )
         for name, module in model.named_modules()
-        if type(module) in (nn.Linear, *CONVOLUTIONS, turned) and "forward" not in module.__dict__
+        if type(module) in (nn.Linear, *CONVOLUTIONS, turned, *([nn.Embedding] if name in asked else []))
+        and "forward" not in module.__dict__
     ]
     ordered = dict(number_named([(name, layer.stand_in) for name, layer in found], kind))
     placed = sorted(found, key=lambda named: ordered[named[0]].index)

@@ -228,7 +228,7 @@ class QuantizedLayer(nn.Module):
         super().__init__()
         self.weight: nn.Parameter
         self.bias: nn.Parameter | None
-        self.weight, self.bias = layer.weight, layer.bias  # type: ignore[assignment]
+        self.weight, self.bias = layer.weight, getattr(layer, "bias", None)  # type: ignore[assignment]
         self.slot = slot
         self.index = -1  # set by number_layers, once the network is complete
 

@@ -23,11 +23,14 @@ from altgrad_cli.config.precision import (
 from altgrad_cli.errors import ConfigError, nearest
 from altgrad_cli.formats import FP8Format, parse_format
 
-LayerKind = Literal["head", "normalised", "hidden", "untrained"]
-"""What a linear layer is: the head, which keeps a float32 master; fed by a normalisation; any other; or one
-whose weight no optimizer changes, which is rounded as an operand and stored nowhere."""
-UNSTORED: tuple[LayerKind, ...] = ("head", "untrained")
+LayerKind = Literal["head", "normalised", "hidden", "embedding", "untrained"]
+"""What a layer is: the head, which keeps a float32 master; fed by a normalisation; any other linear layer; an
+embedding that a rule names, whose W alone is rounded, on a float32 master; or one whose weight no optimizer
+changes, which is rounded as an operand and stored nowhere."""
+UNSTORED: tuple[LayerKind, ...] = ("head", "embedding", "untrained")
 """Those whose weights are not stored on a grid in any regime."""
+UNMEASURED: tuple[LayerKind, ...] = ("embedding", "untrained")
+"""Those whose weight gradients are not measured one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +159,8 @@ def _plan_layer(
             if rule.roles is None and fmt.name == "BF16":
                 # "keep this layer in BF16" means field practice: BF16 operands on a float32 master.
                 roles = OPERAND_ROLES
+            if kind == "embedding":
+                roles = OPERAND_ROLES[:1]  # a look-up has no other operand, whatever the regime rounds
             formats = _formats(kind, roles, fmt)
             others = {"activations": rule.activation_format, "gradients": rule.gradient_format}
             formats = tuple((role, parse_format(others.get(role) or own.name)) for role, own in formats)

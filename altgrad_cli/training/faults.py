@@ -159,7 +159,9 @@ def _resolve(injection: Injection, plan: PrecisionPlan, seed: int) -> Injection:
     module, role = injection.module, injection.role
     kinds = {layer.name: layer.kind for layer in plan.layers}
     open_to = OPERAND_ROLES if injection.rank is None else _SPLIT_ROLES
-    candidates: dict[str, Sequence[Role]] = {layer.name: open_to for layer in plan.layers}
+    candidates: dict[str, Sequence[Role]] = {
+        layer.name: open_to if layer.kind != "embedding" else OPERAND_ROLES[:1] for layer in plan.layers
+    }
     if module is not None and module not in candidates:
         raise _unknown("module", module, [*candidates, DATA, OPTIMIZER])
     if injection.kind == "amax":
@@ -179,6 +181,8 @@ def _resolve(injection: Injection, plan: PrecisionPlan, seed: int) -> Injection:
     if role is None:
         open_roles = candidates[module]
         role = open_roles[chosen_index(injection, seed, len(open_roles), "role")]
+    if kinds[module] == "embedding" and role in _SPLIT_ROLES:
+        raise ConfigError(f"{module} is an embedding: it has no {role} that are rounded", where="inject")
     if role == "stored_weights" and kinds[module] == "head":
         raise ConfigError(f"{module} is a head: its weights are not stored on a grid", where="inject")
     return replace(injection, module=module, role=role)

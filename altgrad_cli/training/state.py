@@ -19,7 +19,7 @@ from altgrad_cli.rounding.scaling import AmaxHistory, finite_part
 from altgrad_cli.subjects.subject import Batch, Subject
 from altgrad_cli.surgery.convolution import check_convolutions
 from altgrad_cli.surgery.linear import PassSlot, QuantizedLayer, operand_grids
-from altgrad_cli.surgery.precision_plan import UNSTORED, LayerKind, PrecisionPlan, plan_precision
+from altgrad_cli.surgery.precision_plan import UNMEASURED, UNSTORED, LayerKind, PrecisionPlan, plan_precision
 from altgrad_cli.surgery.swapping import prepare_layers
 from altgrad_cli.training.parallel.ranks import ALONE, Ranks
 from altgrad_cli.training.streams import Streams
@@ -117,8 +117,8 @@ class TrainState:
 
     @property
     def trained_layers(self) -> int:
-        """How many of the layers, the first ones, have a weight that is trained."""
-        return sum(layer.kind != "untrained" for layer in self.plan.layers)
+        """How many of the layers, the first ones, have a weight that is trained and measured."""
+        return sum(layer.kind not in UNMEASURED for layer in self.plan.layers)
 
     def parameter_of(self, layer: str) -> str:
         """The parameter that is the weight of ``layer``: of a tied head it is the embedding's."""

@@ -42,7 +42,8 @@ def live_state(
         UsageError: a parameter of a layer is not float32, or nothing of the model would be rounded.
     """
     kinds: dict[str, LayerKind] = {}
-    placed = place_layers(model, slot, _kinds(model, subject.kind, kinds))
+    asked = {rule.pattern for rule in config.precision.rules}
+    placed = place_layers(model, slot, _kinds(model, subject.kind, kinds), asked)
     try:
         _check(placed)
         kinds = {name: kinds[name] for name, _ in placed}
@@ -94,8 +95,11 @@ def _kinds(
     bearers = Counter(id(each) for _, each in model.named_parameters(remove_duplicate=False))
 
     def kind(name: str) -> LayerKind:
-        weight = model.get_submodule(name).weight
-        if not weight.requires_grad:  # type: ignore[union-attr]
+        layer = model.get_submodule(name)
+        weight = layer.weight
+        if isinstance(layer, nn.Embedding):
+            found[name] = "embedding"
+        elif not weight.requires_grad:  # type: ignore[union-attr]
             found[name] = "untrained"
         else:
             found[name] = "head" if bearers[id(weight)] > 1 else asked(name)

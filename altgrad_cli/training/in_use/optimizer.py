@@ -86,7 +86,7 @@ class LiveOptimizer:
         self.own.state.clear()
         for slot, tensors in saved.items():
             for name, tensor in tensors.items():
-                turned = name in self.live.turned and tensor.T.shape == own[name].shape
+                turned = name in self.live.turned and tensor.shape[::-1] == own[name].shape
                 self.own.state[own[name]][slot] = tensor.T.contiguous() if turned else tensor.clone()
         self.steps = steps
 
