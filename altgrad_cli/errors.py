@@ -9,7 +9,8 @@
         └── CheckpointError    a file that is not a trustworthy checkpoint
 
 A message says what is wrong; ``where`` names the file and key or the layer, ``allowed`` the legal set
-and ``hint`` the next step. The command line renders the four parts; nothing else formats them.
+and ``hint`` the next step. The command line renders the four parts; in a program of one's own a traceback
+shows them, a line each.
 """
 
 from __future__ import annotations
@@ -36,6 +37,12 @@ class AltgradError(Exception):
         self.where = where
         self.allowed = allowed
         self.hint = hint
+
+    @property
+    def __notes__(self) -> list[str]:  # type: ignore[override]
+        """What Python prints below the message of an error that nobody caught."""
+        parts = (("where", self.where), ("allowed", self.allowed), ("hint", self.hint))
+        return [f"{word}: {text}" for word, text in parts if text is not None]
 
 
 class WriteError(AltgradError):

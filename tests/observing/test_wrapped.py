@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,19 +89,34 @@ def test_every_process_is_told_that_a_folder_is_taken(tmp_path: Path) -> None:
     assert "run" in first and first.splitlines()[0] == second.splitlines()[0]
 
 
-def test_a_sharded_model_is_refused_before_its_first_step(tmp_path: Path) -> None:
-    def said(ranks: Ranks) -> str:
+@pytest.mark.parametrize("parts", [[], [2], [0, 2, 4]])
+def test_a_sharded_model_is_refused_before_its_first_step(parts: list[int], tmp_path: Path) -> None:
+    """Sharded as a whole, in one part, or layer by layer; and afterwards it trains as if never given."""
+
+    def said(ranks: Ranks) -> tuple[str, bool]:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
-        model = network()
-        fully_shard(model, mesh=init_device_mesh("cpu", (ranks.count,)))
-        with pytest.raises(UsageError) as error:
-            observe(model, torch.optim.SGD(model.parameters(), 0.1))
-        assert not any("forward" in part.__dict__ for part in model.modules())
-        return str(error.value)
+        def sharded() -> tuple[nn.Module, torch.optim.Optimizer]:
+            model, mesh = network(), init_device_mesh("cpu", (ranks.count,))
+            for part in parts:
+                fully_shard(model[part], mesh=mesh)
+            if len(parts) != 1:
+                fully_shard(model, mesh=mesh)
+            return model, torch.optim.SGD(model.parameters(), 0.1)
 
-    assert all("sharded (FSDP)" in words for words in on_ranks(2, tmp_path, said))
+        model, optimizer = sharded()
+        with pytest.raises(UsageError) as error:
+            observe(model, optimizer)
+        assert not any("forward" in part.__dict__ for part in model.modules())
+        words = "".join(traceback.format_exception_only(error.value))
+        return words, plain_loop(model, optimizer, 2) == plain_loop(*sharded(), 2)
+
+    for words, trains_alike in on_ranks(2, tmp_path, said):
+        assert (
+            "sharded (FSDP)" in words and "hint: " in words and words.index("sharded") < words.index("hint")
+        )
+        assert trains_alike
 
 
 class Whole(nn.Module):
