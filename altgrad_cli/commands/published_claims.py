@@ -59,7 +59,9 @@ def claims(
     from altgrad_cli.claims.every import chosen_claims
     from altgrad_cli.reporting.pages.measured_claims import FIGURE, claims_report, list_of_claims
     from altgrad_cli.reporting.render.markdown import folder_beside
+    from altgrad_cli.training.parallel.launch import refuse_ranks
 
+    refuse_ranks("a test of claims", "leave torchrun out: --jobs N has N runs at a time")
     check_outputs(("--markdown", markdown), force=force)
     if markdown is not None and is_regular(markdown):
         check_outputs(("--markdown", folder_beside(markdown) / f"{FIGURE}.png"), force=force)

@@ -147,7 +147,9 @@ def sweep(
         parse_seeds,
         parse_texts,
     )
+    from altgrad_cli.training.parallel.launch import refuse_ranks
 
+    refuse_ranks("a sweep", "leave torchrun out: --jobs N has N runs at a time, --executor ray a cluster's")
     place = parse_workplace(executor)
     if resume is not None:
         options = {"--order": order, "--seeds": seeds, "--set": axes, "--out": out, "--rules": rules}

@@ -21,12 +21,14 @@ STANDARD = ("precision.regime=standard", "fp8_format=E3M4")
 
 def command(count: int, *words: str) -> list[str]:
     run = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count))
-    return [sys.executable, *run, "-m", "altgrad_cli", "train", *words]
+    return [sys.executable, *run, "-m", "altgrad_cli", *words]
 
 
-def start(count: int, *words: str) -> subprocess.Popen[str]:
+def start(count: int, *words: str, act: str = "train") -> subprocess.Popen[str]:
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command(count, *words), cwd=REPOSITORY, env={**os.environ, "CI": ""}, **pipes)
+    return subprocess.Popen(
+        command(count, act, *words), cwd=REPOSITORY, env={**os.environ, "CI": ""}, **pipes
+    )
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
@@ -54,6 +56,14 @@ def test_a_rank_that_is_killed_ends_all_with_one_message(tmp_path: Path) -> None
     assert err.count("step 1/8") == 1  # nobody but rank 0 talks
     assert [line["step"] for line in steps(folder)] == [1, 2, 3, 4]
     assert (folder / "checkpoints" / "step_000003.pt").exists()
+
+
+def test_a_sweep_is_refused_by_one_voice(tmp_path: Path) -> None:
+    code, out, err = ended(start(2, *ARGUMENTS, "--out", str(tmp_path / "sweep"), act="sweep"))
+    assert (code, out) == (1, "")  # torchrun's own code
+    assert err.count("error: torchrun shares one run among its processes, and a sweep is many runs") == 1
+    assert err.count("hint: leave torchrun out: --jobs N") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.campaign

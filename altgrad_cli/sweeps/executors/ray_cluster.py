@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import threading
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -12,10 +13,14 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from altgrad_cli.errors import UsageError
+from altgrad_cli.files import reason_of
 from altgrad_cli.sweeps.executors.messages import Task
 
 _START_SECONDS = 120.0
 """How long Ray may take to start, or to let this process join; it takes seconds."""
+_REACH_SECONDS = 10.0
+"""How long a machine may take to answer at all; Ray itself would go on asking one that is not there."""
+_ALLOWED = "ray, ray:auto or ray:HOST:PORT"
 _OBJECT_STORE_BYTES = 80 << 20
 """About the least that Ray takes: what a sweep and its workers say to each other is short."""
 
@@ -40,7 +45,8 @@ class Cluster:
         cpus: how many runs' worth of cores Ray may count on where it is started here.
 
     Raises:
-        UsageError: Ray is not installed, did not start, or the cluster does not let this process join.
+        UsageError: Ray is not installed, did not start, or the cluster does not answer or let this process
+            join.
     """
 
     def __init__(self, address: str | None, cpus: int) -> None:
@@ -57,6 +63,8 @@ class Cluster:
         if ray.is_initialized():
             raise UsageError("this process is part of a Ray cluster already", where="--executor")
         given = address or os.environ.get("RAY_ADDRESS")
+        if given is not None:
+            _reach(given)
         logging.getLogger("ray").setLevel(logging.ERROR)
         options = {"log_to_driver": False, "configure_logging": False, "logging_level": logging.ERROR}
         if given is None:
@@ -71,7 +79,7 @@ class Cluster:
             raise UsageError(
                 f"{what} failed: {words[0]}",
                 where="--executor",
-                allowed="ray, ray:auto or ray:HOST:PORT",
+                allowed=_ALLOWED,
                 hint="`ray status --address HOST:PORT` says whether a cluster answers" if given else None,
             ) from error
 
@@ -131,6 +139,23 @@ class Cluster:
         """Leave the cluster; what was started here ends."""
         self.ray.shutdown()
         self._done.set()
+
+
+def _reach(address: str) -> None:
+    """See that something answers at ``HOST:PORT``; what is no such address is left to Ray."""
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _REACH_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        reason = reason_of(error) if isinstance(error, OSError) else str(error)
+        raise UsageError(
+            f"no Ray cluster answers at {address}: {reason}",
+            where="--executor",
+            allowed=_ALLOWED,
+            hint=f"`ray start --head --port {port}` on that machine starts one; `ray` alone needs none",
+        ) from error
 
 
 def _say_nothing(*message: object, **how: object) -> None:

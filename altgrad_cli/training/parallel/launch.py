@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from altgrad_cli.errors import AltgradError
+from altgrad_cli.errors import AltgradError, UsageError
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
@@ -31,6 +31,26 @@ _GRACE_SECONDS = 3
 def launched() -> int:
     """How many ranks torchrun has started of this run; 1 where it has not."""
     return int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+
+
+def refuse_ranks(what: str, hint: str) -> None:
+    """Refuse ``what`` where torchrun has started several ranks, each of which would do all of it.
+
+    Raises:
+        UsageError: on the first rank; the others end silently.
+    """
+    if launched() == 1:
+        return
+    error = UsageError(
+        f"torchrun shares one run among its processes, and {what} is many runs",
+        where="torchrun",
+        allowed="altgrad train, or one process",
+        hint=hint,
+    )
+    if os.environ.get("RANK") == "0":
+        raise error
+    time.sleep(_GRACE_SECONDS)
+    raise SystemExit(error.exit_code)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -181,6 +182,18 @@ def test_what_no_node_has_is_not_waited_for(tmp_path: Path, nodes: TwoNodes) -> 
 
 
 RUN_ON_GPU = Task(name="", run_dir="", resume=False, device="cuda")
+
+
+def test_a_cluster_that_does_not_answer_is_one_error_at_once() -> None:
+    """Ray itself would warn for two minutes; behind a port that was free a moment ago there is no cluster."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    begun = time.monotonic()
+    with pytest.raises(UsageError, match=f"no Ray cluster answers at 127.0.0.1:{port}: connection ref") as no:
+        Cluster(f"127.0.0.1:{port}", cpus=2)
+    assert time.monotonic() - begun < 60
+    assert no.value.where == "--executor"
+    assert f"ray start --head --port {port}" in str(no.value.hint)
 
 
 def surroundings(folder: Path, **changes: Any) -> Surroundings:
