@@ -103,7 +103,7 @@ class RunRecord:
     @property
     def precision(self) -> JsonObject:
         """The precision of the configuration."""
-        precision: JsonObject = self.config.get("precision") or {}
+        precision: JsonObject = (self.started.config.get("precision") if self.started else None) or {}
         return precision
 
     @property

@@ -6,12 +6,13 @@ The arms ``e7m0-standard-seed42`` and ``e7m0-uniform-seed42`` of one sweep are `
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 
 from altgrad_cli.config.loading import as_word, flat, resolve
 from altgrad_cli.config.run import TrainConfig
 from altgrad_cli.sweeps.arms import Arm, text_words
+from altgrad_cli.sweeps.comparison import seed_groups
 from altgrad_cli.sweeps.format_verdicts.families import text_of
 from altgrad_cli.sweeps.tuning import without_seed
 
@@ -25,19 +26,22 @@ def run_labels(arms: Iterable[Arm], texts: bool = True) -> dict[str, str]:
     With several texts a label ends in its own (``E7M0, law``), unless ``texts`` is False. Where one
     label would stand for two arms, they keep their names.
     """
-    shown = [arm for arm in arms if arm.kind in ("control", "format")]
-    formats = [arm for arm in shown if arm.kind == "format"]
+    groups = [(group[0], group) for group in seed_groups(a for a in arms if a.kind in ("control", "format"))]
+    first = [arm for arm, _ in groups]
+    formats = [arm for arm in first if arm.kind == "format"]
     settings = _varied(formats)
-    words = text_words(list(dict.fromkeys(map(text_of, formats or shown))))
+    words = text_words(list(dict.fromkeys(map(text_of, formats or first))))
     labels: dict[str, str] = {}
-    meant: dict[str, set[TrainConfig]] = {}
-    for arm in shown:
+    for arm in first:
         named = [arm.format, *settings[arm.name]] if arm.kind == "format" else [arm.config.precision.regime]
         text = f", {words.get(text_of(arm), text_of(arm))}" if texts and len(words) > 1 else ""
-        label = labels[arm.name] = " ".join(named) + text
-        meant.setdefault(label, set()).add(replace(arm.config, seed=0))
-    alone = {label for label, configs in meant.items() if len(configs) == 1 or not texts}
-    return {arm.name: label if (label := labels[arm.name]) in alone else without_seed(arm) for arm in shown}
+        labels[arm.name] = " ".join(named) + text
+    alone = {label for label, count in Counter(labels.values()).items() if count == 1 or not texts}
+    return {
+        arm.name: label if (label := labels[leader.name]) in alone else without_seed(arm)
+        for leader, group in groups
+        for arm in group
+    }
 
 
 def _varied(arms: Sequence[Arm]) -> Mapping[str, list[str]]:
