@@ -21,7 +21,7 @@ from pathlib import Path
 from benchmarks.section import Claim, Options, Section
 
 PARTS = ("quantizers", "block_grids", "steps", "memory", "scaling", "startup")
-ON_REQUEST = ("sweep", "ray_overhead", "observing")
+ON_REQUEST = ("sweep", "ray_overhead", "many_arms", "observing")
 HUGE_PAGES = {"quantizers": "1", "block_grids": "1"}
 """Rounding 64 MB into a fresh tensor is dominated by page faults, for everybody: huge pages, where the kernel
 gives them, show the tools instead. The other parts run as a user's program does."""

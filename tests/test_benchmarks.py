@@ -14,8 +14,21 @@ import torch
 pytest.importorskip("benchmarks")  # a source distribution comes without them
 
 from altgrad_cli.formats import parse_format
+from altgrad_cli.sweeps.plan import plan_sweep
+from altgrad_cli.sweeps.results import read_sweep
 from benchmarks import __main__ as program
-from benchmarks import block_grids, memory, networks, part, peers, quantizers, scaling, startup, steps
+from benchmarks import (
+    block_grids,
+    many_arms,
+    memory,
+    networks,
+    part,
+    peers,
+    quantizers,
+    scaling,
+    startup,
+    steps,
+)
 from benchmarks.section import Claim, Options, Section, claims_table, table
 from benchmarks.timing import Measured, interleave
 from tests.small import SETTINGS
@@ -187,3 +200,10 @@ def test_the_report_has_tables_claims_and_what_is_missing() -> None:
 def test_a_part_that_breaks_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     section = part.measure("no-such-part", QUICK)
     assert section.lines[0] == "## no-such-part: not measured" and "exit code 2" in section.lines[2]
+
+
+def test_ten_thousand_arms_are_planned_and_what_is_finished_is_not_begun_again(tmp_path: Path) -> None:
+    assert len(plan_sweep(many_arms.specification(many_arms.SEEDS), {})) == 10_000
+    assert many_arms.write_runs(tmp_path / "sweep", seeds=1) == 80
+    many_arms.act_here("resume", tmp_path / "sweep", seeds=1)
+    assert len(read_sweep(tmp_path / "sweep").arms) == 80

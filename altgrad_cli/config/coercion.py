@@ -42,7 +42,6 @@ def field_types(cls: Hint) -> dict[str, Hint]:
     return {item.name: resolved[item.name] for item in dataclasses.fields(cls) if item.init}
 
 
-@cache
 def dotted_keys(cls: Hint) -> tuple[str, ...]:
     """Every section and every key, ``section.key`` for nested ones, in order of declaration."""
     keys: list[str] = []

@@ -28,7 +28,9 @@ def check_whole_numbers(section: object, prefix: str, limits: Mapping[str, tuple
     """
     for name, (low, high) in limits.items():
         value = getattr(section, name)
-        if not low <= value <= high:  # asked first: of thousands of configurations the words would take seconds
+        if (
+            not low <= value <= high
+        ):  # asked first: of thousands of configurations the words would take seconds
             require(False, f"{prefix}{name}", value, f"{low:,} to {high:,}")
 
 
