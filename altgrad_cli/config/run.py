@@ -27,6 +27,7 @@ Schedule = Literal["constant", "cosine", "linear"]
 
 
 MOST_STEPS = 10**9
+"""Also the ``max_steps`` of an observed loop, which alone knows its end."""
 MOST_TOKENS_A_STEP = 2**24
 _RUNTIME_LIMITS = {
     "threads": (1, 1024),
@@ -272,8 +273,11 @@ def is_code(subject: str) -> bool:
 
 
 def code_words(subject: str) -> tuple[str, str]:
-    """How a command line names the subject of a checkpoint, and of a run; "" where it need not."""
-    word = shlex.quote(subject)
+    """How a command line names the subject of a checkpoint, and of a run; "" where it need not.
+
+    Of a loop that nobody has named, the words leave the name to be filled in.
+    """
+    word = "MODULE:FUNCTION" if subject == OBSERVED else shlex.quote(subject)
     return (f" --subject {word}", f" subject={word}") if is_code(subject) else ("", "")
 
 

@@ -100,6 +100,8 @@ def next_command(opened: OpenedCheckpoint, diagnosis: Diagnosis, what_if: bool) 
     if kind == NONFINITE and not what_if and diagnosis.mechanism.stage != NOT_THE_FORMAT:
         command = f"altgrad diagnose-checkpoint {file}{option} --replay --what-if"
         return NextCommand(command, "see what would have saved this step")
+    if opened.saved.observed is not None:
+        return _in_the_loop(opened, diagnosis, f"altgrad diagnose-checkpoint {file}{option} --what-if")
     if run is None:
         return NextCommand(
             f"altgrad diagnose-checkpoint {file}{option} --what-if",
@@ -123,6 +125,22 @@ def next_command(opened: OpenedCheckpoint, diagnosis: Diagnosis, what_if: bool) 
             f"{resume} learning_rate={rate:g}", "a smaller step, to see whether the loss falls"
         )
     return NextCommand(resume, "nothing is wrong with this state")
+
+
+def _in_the_loop(opened: OpenedCheckpoint, diagnosis: Diagnosis, further: str) -> NextCommand:
+    """The same for an observed loop: only who runs it can let it go on."""
+    if diagnosis.failure.kind == NONFINITE:
+        found = rescuing_overrides(diagnosis.counterfactuals, diagnosis.minimal_bf16_layers)
+        if found:
+            command = f"altgrad_cli.observe(..., settings={found})"
+            return NextCommand(command, "in the loop itself, with the least change that saved this step")
+        return NextCommand(further, "no setting saved this step: look at what the loop does before it")
+    if diagnosis.failure.kind == STALL:
+        command = "altgrad_cli.observe(..., settings=['precision.rounding=stochastic'])"
+        return NextCommand(
+            command, "stochastic rounding of the update lets small steps through in expectation"
+        )
+    return NextCommand(further, "what other formats and settings would have made of this step")
 
 
 def rescuing_overrides(

@@ -109,7 +109,7 @@ def observe(
     if directory is not None:
         listeners += [JsonlLog(directory.events), *wandb_listeners(config, directory, warn=_say)]
     if live and ranks.speaks:
-        listeners.append(LiveView(Console(stderr=True, force_terminal=False), config.max_steps))
+        listeners.append(LiveView(Console(stderr=True, force_terminal=False), None))
     return Lab(
         run,
         model,

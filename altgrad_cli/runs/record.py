@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from altgrad_cli.config.precision import OPERAND_ROLES, Regime
+from altgrad_cli.config.run import MOST_STEPS
 from altgrad_cli.metrics.thresholds import COLLAPSE_WINDOW, END_WINDOW
 from altgrad_cli.runs.folder import JsonObject
 from altgrad_cli.runs.log import RESUMABLE, Line, read_lines
@@ -161,6 +162,11 @@ class RunRecord:
     def subject(self) -> str:
         """What was trained; a log that is older than the setting is of the GPT."""
         return str(self.config.get("subject") or "gpt")
+
+    @property
+    def observed(self) -> bool:
+        """Whether the loop was somebody else's: its seed, data, batch size and end are not known here."""
+        return self.config.get("max_steps") == MOST_STEPS
 
     @property
     def format(self) -> str | None:

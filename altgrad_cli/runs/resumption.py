@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from altgrad_cli.config.loading import changes, flat, from_plain, load_config, resolve, to_yaml
-from altgrad_cli.config.run import TrainConfig
+from altgrad_cli.config.run import MOST_STEPS, TrainConfig
 from altgrad_cli.errors import CheckpointError, ConfigError
 from altgrad_cli.files import unused, write_whole
 from altgrad_cli.runs.folder import CONFIG, SUMMARY, RunDirectory, unused_path
@@ -73,11 +73,17 @@ def plan_resumption(
         may_begin_anew: begin at step 0 where the run was ended before its first checkpoint.
 
     Raises:
-        CheckpointError: there is nothing to go on from.
+        CheckpointError: there is nothing to go on from, or only the loop that was observed could go on.
         ConfigError: the configuration differs from the run's in keys that no override names, or ends it
             before the step that it has reached.
     """
     history = read_history(directory.path)
+    if any(start["config"].get("max_steps") == MOST_STEPS for start in history.starts):
+        raise CheckpointError(
+            "this is the run of a loop of one's own (observe), and only that loop can go on with it",
+            where=str(directory.path),
+            hint="start the loop again, with another run_dir; diagnose-checkpoint reads what was captured",
+        )
     checkpoint, unusable = _checkpoint(directory, history)
     if checkpoint is None and (unusable or not (history.ended or may_begin_anew)):
         raise _nothing_to_go_on_from(directory, history, unusable)

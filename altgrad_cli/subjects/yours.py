@@ -17,7 +17,7 @@ from types import ModuleType
 
 import torch
 
-from altgrad_cli.config.run import TrainConfig, is_code
+from altgrad_cli.config.run import OBSERVED, TrainConfig, is_code
 from altgrad_cli.errors import AltgradError, UsageError, nearest
 from altgrad_cli.subjects.subject import Subject
 from altgrad_cli.subjects.trial import try_out
@@ -37,6 +37,13 @@ def subject_named(config: TrainConfig, named: str | None, *, say: str = "subject
     """
     if not is_code(config.subject):
         return None
+    if config.subject == OBSERVED and named in (None, OBSERVED):
+        raise UsageError(
+            "this is of a loop of one's own, and what its model is was not said (observe's subject=...)",
+            where="subject",
+            allowed="a function that builds the model, as an altgrad_cli.Subject",
+            hint=f"add: {say.format('MODULE:FUNCTION')}",
+        )
     if named is None or not is_code(named):
         raise UsageError(
             f"the subject {config.subject} is code, and code is loaded only where the command line names it",

@@ -50,6 +50,14 @@ class Coverage:
     left_out: tuple[UnroundedProducts, ...]
     """Everything else, the largest first."""
 
+    def __str__(self) -> str:
+        """A table for whoever prints it."""
+        if not self.multiply_adds:
+            return "no multiply-adds were counted"
+        whole = self.multiply_adds
+        rows = [f"{row.multiply_adds / whole:7.2%}  {row.module}: {row.why}" for row in self.left_out]
+        return "\n".join([f"{self.rounded / whole:.2%} of {whole:,} multiply-adds are rounded", *rows])
+
     @property
     def share(self) -> float | None:
         """The rounded share; None where nothing was counted."""

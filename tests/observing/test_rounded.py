@@ -171,6 +171,28 @@ def test_the_built_in_gpt_in_a_loop_of_ones_own_equals_train(regime: str, tmp_pa
         assert {k: v for k, v in mine["layers"].items() if k not in skipped} == layers
 
 
+def test_what_a_loop_has_thrown_away_is_no_part_of_the_next_step(tmp_path: Path) -> None:
+    """An exception between backward and update, and zero_grad: as if that pass had never been."""
+    captured = []
+    for fails in (False, True):
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        with observe(model, optimizer, run_dir=tmp_path / str(fails), precision="e4m3") as lab:
+            plain_loop(model, optimizer, 2)
+            if fails:
+                F.cross_entropy(model(batch(7)[0] * 1e4), batch(7)[1]).backward()
+                optimizer.zero_grad()
+            lab.capture_next()
+            expected = plain_loop(model, optimizer, 1, first=2)
+            assert lab.metrics["loss"] == expected[0]
+        saved = torch.load(tmp_path / str(fails) / "checkpoints" / "anomaly_step_3.pt", weights_only=True)
+        captured.append((lab.metrics, saved))
+    (plain, before), (found, after) = captured
+    assert len(after["batch"]["calls"]) == 1
+    assert before["trace"] == after["trace"]
+    assert found | {"tokens_per_second": None} == plain | {"tokens_per_second": None}
+
+
 @pytest.mark.parametrize("policy", ["tell", "drop", "stop"])
 def test_a_step_that_is_not_finite_is_captured_before_it_happens(policy: str, tmp_path: Path) -> None:
     model = network()

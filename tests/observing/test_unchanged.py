@@ -18,17 +18,19 @@ SHORT = [(habit, [*OPTIMIZERS][number % len(OPTIMIZERS)]) for number, habit in e
 
 
 def check(habit: str, name: str, steps: int, run: Path) -> None:
-    """Losses, weights, buffers, optimizer state and random numbers are those without ``observe``."""
+    """Losses, weights, buffers, optimizer state and random numbers are those without, captures or not."""
     plain, watched = Model(ONE_BY_ONE[habit]), Model(ONE_BY_ONE[habit])
     optimizers = OPTIMIZERS[name](plain), OPTIMIZERS[name](watched)
     expected, drawn = habitual_loop(plain, optimizers[0], steps), torch.rand(4)
-    with observe(watched, optimizers[1], regime="fp32", run_dir=run) as lab:
+    captures = ["runtime.capture_at=[3,8]"]
+    with observe(watched, optimizers[1], regime="fp32", run_dir=run, settings=captures) as lab:
         found = habitual_loop(watched, optimizers[1], steps)
         assert torch.equal(torch.rand(4), drawn)
         assert lab.metrics["step"] > steps // 2
     assert found == expected and len(found) >= steps * 3 // 4
     assert equal(plain.state_dict(), watched.state_dict())
     assert equal(optimizers[0].state_dict(), optimizers[1].state_dict())
+    assert (run / "checkpoints" / "anomaly_step_3.pt").exists()
 
 
 def equal(one: object, other: object) -> bool:

@@ -46,9 +46,12 @@ _WATCHED: tuple[tuple[str, tuple[str, ...], bool], ...] = (
 
 
 class LiveView:
-    """Shows one run. Quiet, it shows nothing; the log has everything in any case."""
+    """Shows one run. Quiet, it shows nothing; the log has everything in any case.
 
-    def __init__(self, console: Console, max_steps: int, *, quiet: bool = False) -> None:
+    ``max_steps`` is None where nobody knows when the run will end.
+    """
+
+    def __init__(self, console: Console, max_steps: int | None, *, quiet: bool = False) -> None:
         self._console, self._max_steps, self._quiet = console, max_steps, quiet
         self._layers: Sequence[str] = ()
         self._step: StepCompleted | None = None
@@ -129,7 +132,7 @@ class LiveView:
             self.say(self._progress_line(event))
 
     def _progress_line(self, event: StepCompleted) -> str:
-        parts = [f"step {event.step}/{self._max_steps}", f"loss {decimals(event.metrics.get('loss'), 4)}"]
+        parts = [self._place(event.step), f"loss {decimals(event.metrics.get('loss'), 4)}"]
         speed = event.metrics.get("tokens_per_second")
         if speed is not None:
             parts.append(f"{speed:,.0f} tokens/s")
@@ -141,8 +144,13 @@ class LiveView:
             parts.append(f"{_duration(left)} left")
         return ", ".join(parts)
 
+    def _place(self, step: int) -> str:
+        return f"step {step}" if self._max_steps is None else f"step {step}/{self._max_steps}"
+
     def _seconds_left(self) -> float | None:
         if self._first is None or self._step is None or self._step.step <= self._first[0]:
+            return None
+        if self._max_steps is None:
             return None
         taken = self._step.step - self._first[0]
         return (time.monotonic() - self._first[1]) / taken * (self._max_steps - self._step.step)
@@ -170,7 +178,7 @@ class LiveView:
         head = Table.grid(padding=(0, 2, 0, 0))
         head.add_row(
             ProgressBar(total=self._max_steps, completed=step.step, width=max(4, min(32, width - 52))),
-            f"step {step.step}/{self._max_steps}",
+            self._place(step.step),
             f"{_duration(left)} left" if left is not None else "",
             f"{step.metrics.get('tokens_per_second') or 0:,.0f} tokens/s",
             step.format,

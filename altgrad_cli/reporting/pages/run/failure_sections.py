@@ -54,11 +54,7 @@ def summary(scope: Scope, log: RunRecord) -> Section | None:
             f"**Format**: {n('grid')}, regime {n('regime')}, rounding {n('config.precision.rounding')}, "
             f"scaling {n('scaling')}; in force: {n('formats')}."
         ),
-        (
-            f"**Length**: {n('steps')} of {n('config.max_steps')} steps, seed {n('seed')}, "
-            f"peak learning rate {n('config.learning_rate')}; {n('dropped_steps')} updates dropped for a "
-            f"non-finite value."
-        ),
+        f"**Length**: {_length(scope, log)}; {n('dropped_steps')} updates dropped for a non-finite value.",
     ]
     # The reason of a stall collapse is the collapse, which has a line of its own.
     is_stall = (log.collapse or {}).get("class") == "stall_collapse"
@@ -81,6 +77,16 @@ def summary(scope: Scope, log: RunRecord) -> Section | None:
         )
     lines.append(_verdict(scope, log))
     return section("Summary", listed(lines))
+
+
+def _length(scope: Scope, log: RunRecord) -> str:
+    n = scope.evidence.of(log)
+    if log.observed:
+        return f"{n('steps')} steps of an observed loop, first learning rate {n('config.learning_rate')}"
+    return (
+        f"{n('steps')} of {n('config.max_steps')} steps, seed {n('seed')}, "
+        f"peak learning rate {n('config.learning_rate')}"
+    )
 
 
 def collapse_sentence(scope: Scope, log: RunRecord) -> str:
@@ -146,6 +152,8 @@ def attribution(scope: Scope, log: RunRecord) -> Section | None:
         f"- updates dropped for a non-finite value: {n('dropped_steps')}"
         + (f", the first at step {n('first_dropped_step')}." if log.dropped_steps else "."),
     ]
+    if log.observed and not len(log.series("gradient_cosine")) and log.regime != "fp32":
+        lines.append("- the float32 shadow is measured where `observe` is given the step as a closure.")
     roles = scope.evidence.table(
         "role",
         REGIME_ROLES["uniform"],

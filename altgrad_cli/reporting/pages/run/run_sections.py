@@ -46,15 +46,17 @@ def interventions(scope: Scope, log: RunRecord) -> Section | None:
 def limits(scope: Scope, log: RunRecord) -> Section | None:
     """What this one run cannot show."""
     n = scope.evidence.of(log)
+    seed = "One run" if log.observed else f"One seed ({n('seed')}), one corpus"
+    rate = n("config.learning_rate")
+    rates = f"one peak learning rate ({rate})"
+    if log.observed:
+        rates = f"the loop's own learning rates ({rate} at first)"
     lines = [
         (
-            f"One seed ({n('seed')}), one corpus, {n('parameters')} parameters and {n('steps')} steps: "
+            f"{seed}, {n('parameters')} parameters and {n('steps')} steps: "
             "how far it carries to another size, schedule or text was not measured here."
         ),
-        (
-            f"Everything is measured at one peak learning rate ({n('config.learning_rate')}); stall "
-            "depends on it directly."
-        ),
+        f"Everything is measured at {rates}; stall depends on it directly.",
         (
             "Values are rounded onto the format's grid and carried in float32; the speed and memory of "
             "real hardware are not part of it."
@@ -67,8 +69,12 @@ def limits(scope: Scope, log: RunRecord) -> Section | None:
 
 def configuration(_: Scope, log: RunRecord) -> Section | None:
     """The resolved configuration."""
-    text = configuration_text(log)
-    return section("Configuration", Verbatim(text, "yaml", f"{log.name}: configuration"))
+    text = Verbatim(configuration_text(log), "yaml", f"{log.name}: configuration")
+    loop = Text(
+        "Of an observed loop this says what is rounded, measured and kept. Its data, batch size, schedule "
+        "and length are its own; `seed` is of altgrad's own random numbers."
+    )
+    return section("Configuration", loop if log.observed else None, text)
 
 
 def reproduction(scope: Scope, log: RunRecord) -> Section | None:
@@ -76,13 +82,14 @@ def reproduction(scope: Scope, log: RunRecord) -> Section | None:
     folder = shlex.quote(shown_path(log.run_dir))
     option, override = code_words(log.subject)
     again = f"altgrad train {folder}/config.yaml{override} --out {folder}-again"
-    commands = [again, f"altgrad report {folder}"]
+    commands = [*([] if log.observed else [again]), f"altgrad report {folder}"]
     saved = [checkpoint for checkpoint in log.checkpoints if checkpoint.reason not in ("regular", "best")]
     anomalies = [checkpoint.path for checkpoint in saved if checkpoint.path]
     if anomalies:
         name = anomalies[0].replace("\\", "/").rpartition("/")[2]
         commands.append(f"altgrad diagnose-checkpoint {folder}/checkpoints/{name}{option}")
-    text = f"{origin(scope, log)} The same configuration gives the same numbers on the same kind of machine."
+    same = "A loop that seeds itself" if log.observed else "The same configuration"
+    text = f"{origin(scope, log)} {same} gives the same numbers on the same kind of machine."
     return section("Reproduce", Text(text), Verbatim("\n".join(commands), "sh"))
 
 
