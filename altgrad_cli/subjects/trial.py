@@ -45,6 +45,17 @@ def try_out(subject: Subject) -> None:
     _see_step(subject, model, batch)
 
 
+def try_build(subject: Subject) -> None:
+    """See that ``subject`` builds a model: all that is asked of one that an observed loop has trained.
+
+    Its steps are recorded call by call, random numbers included; it may have frozen and unused parameters.
+
+    Raises:
+        UsageError: it builds none.
+    """
+    _built(subject)
+
+
 def _see_hash(part: str, value: object) -> None:
     try:
         hash(value)

@@ -20,17 +20,20 @@ import torch
 from altgrad_cli.config.run import OBSERVED, TrainConfig, is_code
 from altgrad_cli.errors import AltgradError, UsageError, nearest
 from altgrad_cli.subjects.subject import Subject
-from altgrad_cli.subjects.trial import try_out
+from altgrad_cli.subjects.trial import try_build, try_out
 
 _SHAPE = "a function that takes the TrainConfig and returns an altgrad_cli.Subject"
 
 
-def subject_named(config: TrainConfig, named: str | None, *, say: str = "subject={}") -> Subject | None:
+def subject_named(
+    config: TrainConfig, named: str | None, *, say: str = "subject={}", observed: bool = False
+) -> Subject | None:
     """The user's subject of ``config``; None where it is one that altgrad has itself.
 
     Args:
         named: what the command line names; the only code that is loaded.
         say: how the command line names it, for the hint.
+        observed: as ``load_yours``.
 
     Raises:
         UsageError: the command line does not name the configuration's own, or that cannot be used.
@@ -50,14 +53,17 @@ def subject_named(config: TrainConfig, named: str | None, *, say: str = "subject
             where="subject",
             hint=f"if you trust it, add: {say.format(config.subject)}",
         )
-    return load_yours(named, config)
+    return load_yours(named, config, observed=observed)
 
 
-def load_yours(name: str, config: TrainConfig) -> Subject:
+def load_yours(name: str, config: TrainConfig, *, observed: bool = False) -> Subject:
     """What the function ``name`` (``module:function`` or ``file.py:function``) makes of it, tried out.
 
     The current folder can be imported from, as under ``python -m``; of a file, its own folder.
     Its random draws, from torch's default stream, start at the seed of ``config``.
+
+    Args:
+        observed: a loop of its own has trained it, and its step is to be taken again: it need only be built.
 
     Raises:
         UsageError: it is not there, fails, or gives what cannot be trained so that a step can be repeated.
@@ -68,7 +74,7 @@ def load_yours(name: str, config: TrainConfig) -> Subject:
             subject = _function(name)(config)
             if not isinstance(subject, Subject):
                 raise UsageError(f"{name} returned a {type(subject).__name__}", where=name, allowed=_SHAPE)
-            try_out(subject)
+            (try_build if observed else try_out)(subject)
         except AltgradError as error:
             error.where = error.where or name
             raise

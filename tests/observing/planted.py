@@ -44,6 +44,14 @@ def build_gpt2(generator: torch.Generator) -> nn.Module:
     return model
 
 
+def build_gpt2_that_drops(generator: torch.Generator) -> nn.Module:
+    model = build_gpt2(generator)
+    for part in model.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.1
+    return model
+
+
 def tokens(generator: torch.Generator) -> Batch:
     drawn = torch.randint(32, (2, 9), generator=generator)
     return Batch(x=drawn[:, :-1].contiguous(), y=drawn[:, 1:].contiguous())
@@ -56,3 +64,7 @@ def next_token(output: object, targets: Tensor, *, reduction: str = "mean") -> T
 
 def gpt2(config: object) -> Subject:
     return Subject(build_gpt2, next_token, tokens, tokens)
+
+
+def gpt2_that_drops(config: object) -> Subject:
+    return Subject(build_gpt2_that_drops, next_token, tokens, tokens)

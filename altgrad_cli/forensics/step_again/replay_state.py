@@ -161,7 +161,8 @@ def _subject(
         return subject_of_weights(config, opened.saved.weights, corpus), reason
     # Nothing that the file states is followed: the function is told of the data that the user names.
     told = replace(config, data=replace(config.data, path=data, hub=None, cache_dir=None))
-    subject = subject_named(told, named, say="--subject {}")
+    observed = opened.saved.observed is not None
+    subject = subject_named(told, named, say="--subject {}", observed=observed)
     assert subject is not None
     here = None if subject.corpus is None else subject.corpus.fingerprint
     if here == opened.saved.corpus.get("fingerprint"):
