@@ -113,6 +113,7 @@ def habitual_loop(model: Model, optimizer: torch.optim.Optimizer, steps: int) ->
                 continue  # and what came back stays, for the next step
             if habits.clips:
                 losses.append(nn.utils.clip_grad_norm_(model.parameters(), 0.1).item())
+            losses.append(torch.rand(()).item())  # a loop may draw from the default stream here, too
             optimizer.step()
         optimizer.zero_grad()
         if habits.evaluates:
