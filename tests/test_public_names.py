@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 
@@ -128,8 +129,9 @@ def test_a_scale_of_another_shape_is_refused_with_both_shapes(call):
         with pytest.raises(UsageError, match=r"shape \((4, 1|4,|0,)\) for a tensor of shape \(3, 4\)"):
             call(scale)
     assert torch.equal(call(torch.full((3, 1), 0.5)), call(0.5))
-    with pytest.raises(UsageError, match="cannot divide"):
-        call(torch.tensor([[1.0], [-1.0], [1.0]]))
+    for broken in (-1.0, 0.0, math.nan, math.inf, 1e-50, 1e39):  # the last two are none of float32
+        with pytest.raises(UsageError, match="cannot divide"):
+            call(torch.tensor([[1.0], [broken], [1.0]], dtype=torch.float64))
     with pytest.raises(UsageError, match="'half'"):
         call("half")
 

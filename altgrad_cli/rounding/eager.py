@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from altgrad_cli.rounding.constants import RoundingPlan, is_power_of_two
 from altgrad_cli.rounding.kernel import Mode, Scale, round_slice
@@ -83,7 +84,7 @@ def round_blocks_eager(
     counters: Counters = "all",
 ) -> None:
     """As ``native.call.round_blocks``."""
-    x = as_carrier(x)
+    x, scale = as_carrier(x), scale.float()
     if stats is not None and counters == "extremes":
         count_extremes(x.view(-1), stats)
         stats = None
@@ -103,6 +104,23 @@ def round_blocks_eager(
             if counted is None or not own_units(counted, given, target):
                 counted = count_everywhere(given, target, plan, s)
             add_row(stats, counted)
+
+
+def tile_amax_eager(matrix: Tensor, down: int, along: int) -> Tensor:
+    """As ``native.call.tile_amax``."""
+    height, width = matrix.shape
+    x = as_carrier(matrix)
+    if height % down or width % along:
+        x = functional.pad(x, (0, -width % along, 0, -height % down))
+    tall, wide = x.shape[0] // down, x.shape[1] // along
+    # Bits of magnitudes are ordered as the magnitudes are, nan on top, and integers are compared faster.
+    found = torch.zeros((tall, wide), dtype=torch.int32, device=x.device)
+    step = max(1, SLICE // max(1, down * x.shape[1])) if x.device.type == "cpu" else max(1, tall)
+    for start in range(0, tall if x.numel() else 0, step):
+        part = x[start * down : (start + step) * down].reshape(-1)
+        bits = torch.abs(part, out=scratch(part.numel(), x.device).gap.values).view(torch.int32)
+        torch.amax(bits.view(-1, down, wide, along), (1, 3), out=found[start : start + step])
+    return found.view(torch.float32)
 
 
 def _parts(x: Tensor, out: Tensor, scale: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

@@ -18,16 +18,14 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from altgrad_cli.config.precision import Recipe
 from altgrad_cli.formats import FP8Format
 from altgrad_cli.formats.block_spec import BlockSpec
 from altgrad_cli.formats.scale import compute_scale, round_up_to_power_of_two, stored_scale
-from altgrad_cli.rounding.eager import as_carrier
 from altgrad_cli.rounding.mode import round_to_grid
+from altgrad_cli.rounding.native.call import tile_amax
 from altgrad_cli.rounding.scaling import finite_part, named_scales, scales_of_amax
-from altgrad_cli.rounding.scratch import SLICE, scratch
 
 STORED_SLACK = 4.0
 """How far below the maximum the amax of stored weights must have fallen before their scale is lowered."""
@@ -41,7 +39,7 @@ class BlockShape(Protocol):
         """Whether all of a tensor do."""
 
     def amax(self, x: Tensor) -> Tensor:
-        """The largest |x| of each block, float64; NaN where a block holds one, 0 where it is empty."""
+        """The largest |x| of each block, float32 or float64; NaN where one is in it, 0 where it is empty."""
 
     @property
     def spans_rows(self) -> bool:
@@ -120,18 +118,7 @@ class Tiles:
     def amax(self, x: Tensor) -> Tensor:
         """(tiles down, tiles along)."""
         height, width, down, along = self._sizes(x.shape)
-        matrix = as_carrier(x).reshape(height, width)
-        if height % down or width % along:
-            matrix = functional.pad(matrix, (0, -width % along, 0, -height % down))
-        tall, wide = matrix.shape[0] // down, matrix.shape[1] // along
-        # Bits of magnitudes are ordered as the magnitudes are, nan on top, and integers are compared faster.
-        found = torch.zeros((tall, wide), dtype=torch.int32, device=x.device)
-        step = max(1, SLICE // max(1, down * matrix.shape[1])) if x.device.type == "cpu" else max(1, tall)
-        for start in range(0, tall if x.numel() else 0, step):
-            part = matrix[start * down : (start + step) * down].reshape(-1)
-            bits = torch.abs(part, out=scratch(part.numel(), x.device).gap.values).view(torch.int32)
-            torch.amax(bits.view(-1, down, wide, along), (1, 3), out=found[start : start + step])
-        return found.view(torch.float32).double()
+        return tile_amax(x.reshape(height, width), down, along)
 
     def spread(self, scales: Tensor, shape: Sequence[int]) -> Tensor:
         """Of ``shape``, or with 1 where all along or down share a scale."""
@@ -189,7 +176,7 @@ class Grid:
             return UNSCALED
         x = x.detach()
         amax = self.block.amax(x if x.device.type == "cpu" else finite_part(x))
-        if x.device.type == "cpu" and not bool(amax.isfinite().all()):
+        if x.device.type == "cpu" and amax.numel() and not math.isfinite(float(amax.max())):
             amax = self.block.amax(finite_part(x))
         if among is not None and self.block.spans_rows:
             amax = among(amax)
@@ -203,9 +190,9 @@ class Grid:
     def scales_of(self, amax: Tensor) -> Tensor:
         """The scales of blocks with these finite largest magnitudes."""
         if self.element.block.scale is not None:
-            return named_scales(amax * self.margin, self.element)
+            return named_scales(amax, self.element, self.margin)
         maximum = self.element.max_representable_value
-        return scales_of_amax(amax, maximum, power_of_two=self.power_of_two, margin=self.margin)
+        return scales_of_amax(amax.double(), maximum, power_of_two=self.power_of_two, margin=self.margin)
 
     def stored_scales(self, x: Tensor, before: Tensor | None = None, amax: float | None = None) -> Tensor:
         """The power-of-two scales of stored weights, with hysteresis, since each change re-encodes them.

@@ -72,7 +72,7 @@ def round_to_grid(
     result = result_like(x) if out is None else out.detach()
     target = result if result.is_contiguous() else result_like(x)
     if isinstance(scale, Tensor) and scale.dim():
-        round_blocks(x, target, scale.detach().float(), plan, random, stats, counters)
+        round_blocks(x, target, scale.detach(), plan, random, stats, counters)
     else:
         round_flat(x, target, plan, scale, random, stats, counters)
     if target is not result:

@@ -1,4 +1,4 @@
-"""Rounding with one scale or with several: natively where possible, else eagerly, with the same bits."""
+"""Rounding, and the amax of blocks: natively where possible, else eagerly, with the same bits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ from torch import Tensor
 
 from altgrad_cli.formats import parse_format
 from altgrad_cli.rounding.constants import Carrier, RoundingPlan, is_power_of_two, plan_rounding
-from altgrad_cli.rounding.eager import as_carrier, block_slice, round_blocks_eager, round_eager
+from altgrad_cli.rounding.eager import (
+    as_carrier,
+    block_slice,
+    round_blocks_eager,
+    round_eager,
+    tile_amax_eager,
+)
 from altgrad_cli.rounding.kernel import Scale
 from altgrad_cli.rounding.native.build import NoLibrary, built, symbol
 from altgrad_cli.rounding.scratch import SLICE
@@ -52,10 +58,11 @@ class _Blocks(ctypes.Structure):
     )
 
 
-_ARGUMENTS = (
+_ROUND = (
     *(c_void_p, c_void_p, c_void_p, c_int32, c_void_p, c_int64, c_int64),
     *(c_int32, c_void_p, c_uint32, c_uint32, c_int32, c_int32, c_void_p, c_int32),
 )
+_TILE_AMAX = (c_void_p, c_int32, c_int64, c_int64, c_int64, c_int64, c_void_p, c_int32)
 
 
 def round_flat(
@@ -100,7 +107,7 @@ def round_blocks(
 
     Args:
         x, out: as for ``round_flat``.
-        scale: float32, without a gradient, broadcasts with x dimension by dimension.
+        scale: without a gradient, used as float32, broadcasts with x dimension by dimension.
         plan: made for scale 1.
         random, counters: as ``round_flat``, in the order of x.
     """
@@ -109,12 +116,38 @@ def round_blocks(
     if kernel is not None and x.dim() <= _DIMENSIONS and part <= _LONGEST_SUM:
         counted = None if stats is None else counters
         x = _readable(x, out, counted)
+        scale = scale.double()
         steps = [stride if size > 1 else 0 for stride, size in zip(scale.stride(), scale.shape, strict=True)]
         blocks = _Blocks(x.dim(), tuple(x.shape), tuple(steps), scale.data_ptr())
         if _call(kernel, x, out, plan, blocks, part, random, stats, counted, rescale=True):
             return
     with torch.no_grad():
         round_blocks_eager(x, out, scale, plan, random, stats, counters)
+
+
+def tile_amax(matrix: Tensor, down: int, along: int) -> Tensor:
+    """The largest |x| of each tile of ``down`` x ``along`` values: float32 (tiles down, tiles along).
+
+    NaN where a tile holds one, 0 in an empty matrix. Tiles at the ends are cut.
+
+    Args:
+        matrix: 2-D, of any float dtype.
+    """
+    kernel = _kernel_for(matrix)
+    if kernel is None:
+        return tile_amax_eager(matrix, down, along)
+    return _tile_amax(kernel, matrix, down, along)
+
+
+def _tile_amax(kernel: Any, matrix: Tensor, down: int, along: int) -> Tensor:
+    x = (matrix if matrix.dtype in _INPUTS else as_carrier(matrix)).contiguous()
+    height, width = x.shape
+    found = torch.zeros((-(-height // down), -(-width // along)), dtype=torch.int32)
+    kernel.altgrad_tile_amax(
+        *(x.data_ptr(), _INPUTS[x.dtype], height, width, down, along),
+        *(found.data_ptr(), torch.get_num_threads()),
+    )
+    return found.view(torch.float32)
 
 
 def _readable(x: Tensor, out: Tensor, counted: Counters | None) -> Tensor:
@@ -144,7 +177,7 @@ def _call(
     elif random is not None:
         key = random
     row = stats if stats is None or stats.is_contiguous() else torch.empty_like(stats)
-    failed = kernel(
+    failed = kernel.altgrad_round(
         ctypes.byref(_plan_in_c(plan)),
         None if blocks is None else ctypes.byref(blocks),
         x.data_ptr(),
@@ -199,7 +232,7 @@ def _kernel_for(x: Tensor) -> Any:
 
 @lru_cache(maxsize=1)
 def native_kernel() -> Any:
-    """The C function, or None where there is none; why is logged once."""
+    """The library of C functions, or None where there is none; why is logged once."""
     try:
         lanes = 8 if torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2", "AVX512") else 4
         facts = (torch.__version__, torch.backends.cpu.get_cpu_capability())
@@ -227,7 +260,9 @@ def _has_torchs_bits(kernel: Any) -> bool:
         same = torch.equal(out.view(torch.int32), expected.view(torch.int32))
         if not (done and same and torch.equal(row, expected_row)):
             return False
-    return True
+    matrix = x[: 99 * 1003].view(99, 1003)
+    tiles = ((1, 32), (50, 7))
+    return all(torch.equal(_tile_amax(kernel, matrix, *t), tile_amax_eager(matrix, *t)) for t in tiles)
 
 
 def _load(path: Path) -> Any:
@@ -237,6 +272,6 @@ def _load(path: Path) -> Any:
     if all(runtime):
         library.altgrad_use_threads.argtypes = (c_void_p, c_void_p, c_void_p)
         library.altgrad_use_threads(*runtime)
-    kernel = library.altgrad_round
-    kernel.argtypes, kernel.restype = _ARGUMENTS, c_int32
-    return kernel
+    library.altgrad_round.argtypes, library.altgrad_round.restype = _ROUND, c_int32
+    library.altgrad_tile_amax.argtypes, library.altgrad_tile_amax.restype = _TILE_AMAX, None
+    return library

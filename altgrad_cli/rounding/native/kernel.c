@@ -1,5 +1,6 @@
 /* Rounding and counting in one pass: the arithmetic of rounding/kernel.py, rounding/stochastic.py and
    rounding/statistics.py, bit for bit. What the names of a plan mean stands in rounding/constants.py.
+   At the end: the largest magnitudes of tiles, from which the scales of blocks are made.
 
    A tensor is cut into slices, a slice into one chunk a thread, a chunk into blocks that stay in the first
    cache; each stage of the rounding is a short loop over a block, which the compiler turns into vectors.
@@ -39,7 +40,7 @@ typedef struct {
 
 typedef struct {                               /* a scale for each value, as what broadcasts */
     int64_t dimensions, sizes[DIMENSIONS], strides[DIMENSIONS];
-    const float *scales;
+    const double *scales;                      /* each a float: nobody has to copy them */
 } Blocks;
 
 typedef struct {
@@ -204,31 +205,54 @@ static void draw_noise(const Job *job, int64_t start, float *restrict noise, int
     }
 }
 
-/* The scale of each value from `start` on. */
-static void spread_scales(const Blocks *b, int64_t start, float *restrict s, int n)
+/* `runs` scales, each for `length` values. Returns 0 where each is a power of two with a normal inverse. */
+INLINE int32_t spread_runs(const double *from, int64_t step, float *restrict s, int64_t runs, const int64_t length)
+{
+    int32_t odd = 0;
+    for (int64_t r = 0; r < runs; r++) {
+        const float scale = (float)from[r * step];
+        for (int64_t j = 0; j < length; j++) s[r * length + j] = scale;
+        odd |= (bits_of(scale) & 0x7fffff) | (bits_of(scale) >= 254 << 23);
+    }
+    return odd;
+}
+
+/* The scale of each value from `start` on. Returns whether each is a power of two with a normal inverse. */
+static int spread_scales(const Blocks *b, int64_t start, float *restrict s, int n)
 {
     int64_t at[DIMENSIONS], rest = start, offset = 0;
     const int last = (int)b->dimensions - 1;
+    int32_t odd = 0;
     for (int d = last; d >= 0; d--) {
         at[d] = rest % b->sizes[d];
         rest /= b->sizes[d];
         offset += at[d] * b->strides[d];
     }
     for (int i = 0; i < n;) {
-        int64_t run = b->sizes[last] - at[last];
+        const double *from = b->scales + offset;
+        int64_t run = b->sizes[last] - at[last], runs = 0;
         if (run > n - i) run = n - i;
-        const float *from = b->scales + offset;
-        if (b->strides[last] == 0) for (int64_t j = 0; j < run; j++) s[i + j] = *from;
-        else for (int64_t j = 0; j < run; j++) s[i + j] = from[j * b->strides[last]];
-        i += (int)run;
-        at[last] += run;
-        offset += run * b->strides[last];
-        for (int d = last; d > 0 && at[d] == b->sizes[d]; d--) {
+        if (last && b->strides[last] == 0 && run == b->sizes[last]) {  /* whole blocks, one after the other */
+            runs = b->sizes[last - 1] - at[last - 1];
+            if (runs > (n - i) / run) runs = (n - i) / run;
+        }
+        if (runs && run == 32) odd |= spread_runs(from, b->strides[last - 1], s + i, runs, 32);
+        else if (runs && run == 16) odd |= spread_runs(from, b->strides[last - 1], s + i, runs, 16);
+        else if (runs) odd |= spread_runs(from, b->strides[last - 1], s + i, runs, run);
+        else if (b->strides[last] == 0) odd |= spread_runs(from, 0, s + i, 1, run);
+        else odd |= spread_runs(from, b->strides[last], s + i, run, 1);
+        const int moved = runs ? last - 1 : last;
+        const int64_t by = runs ? runs : run;
+        i += (int)(runs ? runs * run : run);
+        at[moved] += by;
+        offset += by * b->strides[moved];
+        for (int d = moved; d > 0 && at[d] == b->sizes[d]; d--) {
             offset += b->strides[d - 1] - at[d] * b->strides[d];
             at[d] = 0;
             at[d - 1]++;
         }
     }
+    return odd == 0;
 }
 
 /* Sums as torch takes them: WIDTH running sums, in LEVELS so that few values are added to a large one. */
@@ -365,8 +389,9 @@ static void round_chunk(const Job *job, int64_t start, int64_t size, Part *part)
         float *out = job->out + start + i;
         if (job->counted == EXTREMES) count_extremes(part, x, n);
         if (blocks) {
-            spread_scales(job->blocks, start + i, s, n);
-            for (int j = 0; j < n; j++) t[j] = x[j] / s[j];
+            if (spread_scales(job->blocks, start + i, s, n))  /* a product takes a fraction of the time */
+                for (int j = 0; j < n; j++) t[j] = x[j] * float_of((254 << 23) - bits_of(s[j]));
+            else for (int j = 0; j < n; j++) t[j] = x[j] / s[j];
             if (all) memcpy(q, t, n * sizeof(float));
             if (divisor != 1.0f) for (int j = 0; j < n; j++) t[j] /= divisor;
         } else {
@@ -384,7 +409,8 @@ static void round_chunk(const Job *job, int64_t start, int64_t size, Part *part)
         round_block(p, t, job->stochastic ? noise : NULL, n);
         if (!p->saturates) mark_overflow(p, t, n);
         if (!p->negative_zero) for (int j = 0; j < n; j++) t[j] += 0.0f;  /* -0 + 0 is 0 */
-        if (blocks) for (int j = 0; j < n; j++) out[j] = (t[j] *= factor) * s[j];
+        if (blocks && all) for (int j = 0; j < n; j++) out[j] = (t[j] *= factor) * s[j];
+        else if (blocks) for (int j = 0; j < n; j++) out[j] = t[j] * factor * s[j];
         else for (int j = 0; j < n; j++) out[j] = t[j] * factor;
         if (all) {
             const float *first = x;
@@ -511,4 +537,81 @@ int altgrad_round(const Plan *plan, const Blocks *blocks, const void *x, int inp
     const int done = counted == NOTHING ? DONE : fill_row(&job, (float *)(job.parts + slices * job.chunks));
     free(job.parts);
     return done;
+}
+
+typedef struct {
+    const void *x;                             /* a matrix, row after row */
+    int32_t input, parallel;
+    int64_t height, width, down, along;        /* of the matrix; and of a tile, cut at the ends */
+    int64_t tall, wide;                        /* tiles */
+    int32_t *found;
+} Tiles;
+
+/* Bits of magnitudes are ordered as the magnitudes are, nan on top. */
+INLINE int32_t bits_at(const void *x, const int input, int64_t i)
+{
+    return input == INPUT_FLOAT32 ? ((const int32_t *)x)[i] & 0x7fffffff
+                                  : (int32_t)(((const uint16_t *)x)[i] & 0x7fff) << 16;
+}
+
+INLINE int32_t largest(const void *x, const int input, int64_t start, int64_t n)
+{
+    int32_t top = 0;
+    for (int64_t i = start; i < start + n; i++) {
+        const int32_t size = bits_at(x, input, i);
+        top = size > top ? size : top;
+    }
+    return top;
+}
+
+/* One row of the matrix, tiles `first` to `last` along. `along` is a constant where this is called. */
+INLINE void look_along(const Tiles *job, int32_t *restrict found, int64_t row, int64_t first, int64_t last,
+                       const int input, const int64_t along)
+{
+    const int64_t start = row * job->width;
+    const int64_t whole = last * along <= job->width ? last : job->width / along;
+    for (int64_t c = first; c < whole; c++) {
+        const int32_t top = largest(job->x, input, start + c * along, along);
+        found[c] = top > found[c] ? top : found[c];
+    }
+    if (whole < last) {
+        const int32_t top = largest(job->x, input, start + whole * along, job->width - whole * along);
+        found[whole] = top > found[whole] ? top : found[whole];
+    }
+}
+
+INLINE void look_at(const Tiles *job, int64_t row, int64_t first, int64_t last, const int input)
+{
+    int32_t *found = job->found + row / job->down * job->wide;
+    if (job->along == 1) look_along(job, found, row, first, last, input, 1);
+    else if (job->along == 16) look_along(job, found, row, first, last, input, 16);
+    else if (job->along == 32) look_along(job, found, row, first, last, input, 32);
+    else look_along(job, found, row, first, last, input, job->along);
+}
+
+/* Some rows of tiles, or where they are few some columns. */
+static void look_share(void *argument)
+{
+    const Tiles *job = argument;
+    const int mine = job->parallel ? thread_number() : 0, all = job->parallel ? thread_count() : 1;
+    const int by_rows = job->tall >= all;
+    const int64_t of = by_rows ? job->tall : job->wide, first = of * mine / all, last = of * (mine + 1) / all;
+    const int64_t end = last * job->down < job->height ? last * job->down : job->height;
+    for (int64_t row = by_rows ? first * job->down : 0; row < (by_rows ? end : job->height); row++) {
+        if (job->input == INPUT_FLOAT32)
+            look_at(job, row, by_rows ? 0 : first, by_rows ? job->wide : last, INPUT_FLOAT32);
+        else
+            look_at(job, row, by_rows ? 0 : first, by_rows ? job->wide : last, INPUT_BFLOAT16);
+    }
+}
+
+/* `found`: zeros, one for each tile; becomes the bits of its largest magnitude. */
+void altgrad_tile_amax(const void *x, int input, int64_t height, int64_t width, int64_t down, int64_t along,
+                       int32_t *found, int threads)
+{
+    Tiles job = {x, input, 0, height, width, down, along, (height + down - 1) / down,
+                 (width + along - 1) / along, found};
+    job.parallel = threads > 1 && height * width > GRAIN && run_parallel;
+    if (job.parallel) run_parallel(look_share, &job, (unsigned)threads, 0);
+    else look_share(&job);
 }
