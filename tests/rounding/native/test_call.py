@@ -16,6 +16,7 @@ from altgrad_cli.rounding.grid import operand_grid
 from altgrad_cli.rounding.native import call
 from altgrad_cli.rounding.quantize import STATS, round_to_grid
 from tests.rounding.inputs import wild
+from tests.rounding.paths import need_kernel
 
 NAMES = ("E0M7", "E1M6", "E3M4", "E4M3", "E4M3:fnuz", "E5M2", "E7M0", "E7M0:bias=64", "BF16", "FP16", "E0M15")
 FAR = ("E5M2:bias=140", "E8M7:bias=130", "E8M0:bias=128", "E7M0:bias=0")
@@ -23,8 +24,7 @@ FAR = ("E5M2:bias=140", "E8M7:bias=130", "E8M0:bias=128", "E7M0:bias=0")
 
 @pytest.fixture(autouse=True)
 def kernel() -> None:
-    if call.native_kernel() is None:
-        pytest.skip("no compiler here")
+    need_kernel()
 
 
 def both_ways(x: Tensor, round_it: object, **options: object) -> Iterator[tuple[Tensor, Tensor]]:
@@ -86,6 +86,18 @@ def test_blocks_are_those_of_torchs_operations(name: str) -> None:
         for counters in ("all", "extremes"):
             assert_same(x, lambda x, s=scales, **o: grid.round(x, s, **o), counters=counters)
         assert_same(x, lambda x, s=scales, **o: grid.round(x, s, **o), rounding="stochastic", generator=None)
+
+
+@pytest.mark.parametrize("name", ["E2M1", "E4M3", "E7M0"])
+def test_scales_at_both_ends_of_float32_divide_exactly(name: str) -> None:
+    """2^127 has no normal inverse and 2^-127 is subnormal itself: neither may be turned into a product."""
+    exponents = (-149, -127, -126, -1, 0, 126, 127)
+    scales = torch.tensor([2.0**exponent for exponent in exponents], dtype=torch.float64).view(-1, 1)
+    x = torch.randn(len(exponents), 5000, generator=torch.Generator().manual_seed(6)) * scales.float()
+    assert_same(x, lambda x, **o: round_to_grid(x, name, scales, **o))
+    for row, scale in zip(x, scales, strict=True):
+        expected = round_to_grid((row.double() / scale).float(), name)
+        assert torch.equal(round_to_grid(row[None], name, scale[None])[0], expected * scale.float())
 
 
 def test_without_a_compiler_one_line_and_the_same_bits(
